@@ -1,0 +1,46 @@
+# `make engine` compiles a network, `make test` runs every test, `make check` reads the code. Each makes .venv first if it must.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+EXTRAS := dev,tensorrt,openvino,samples,authors,triton,sign
+
+# What a user may set: make engine MODEL=resnest50 PREC=int8 TARGET=onnxruntime CHECKPOINT=best.pth DATA=photos BATCH=1..8 ARGS="--max-drop 0.5"
+MODEL  ?= resnest-nano-elpv
+PREC   ?= int8
+
+flag = $(if $($(1)),--$(2) "$($(1))")
+
+.PHONY: engine test check fmt lock clean
+
+engine: $(VENV)/.ready
+	$(BIN)/radixrt engine --model "$(MODEL)" --precision "$(PREC)" $(call flag,TARGET,target) $(call flag,CHECKPOINT,checkpoint) \
+	  $(call flag,DATA,data) $(call flag,BATCH,batch) $(call flag,OUT,output) $(ARGS)
+
+test: $(VENV)/.ready
+	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+check: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p radixrt
+	$(BIN)/lint-imports
+
+fmt: $(VENV)/.ready
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+# Rebuilt only when the pins or the project's own metadata change.
+$(VENV)/.ready: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	# Its stubs ask for the library they describe, which comes from NVIDIA's own index: take the stubs alone.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps tensorrt-stubs==10.13.0.35.1
+	touch $@
+
+# Writes constraints.txt anew: one file for every Python from 3.10 to 3.13. Needs uv.
+lock:
+	uv pip compile pyproject.toml $(foreach e,$(subst $(comma), ,$(EXTRAS)),--extra $(e)) --universal --python-version 3.10 --no-header --no-annotate -o constraints.txt
+
+comma := ,
+
+clean:
+	rm -rf build dist .cache

@@ -1,0 +1,1 @@
+"""A graph and images become ranges and Q/DQ pairs: data, observers, ranges, placement, sensitivity, table."""

@@ -1,0 +1,54 @@
+"""What a calibration is, for those who ask for one and those who read its report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from pydantic import BaseModel, ConfigDict
+
+from radixrt.errors import InputError
+
+
+class Method(str, Enum):
+    """How a tensor's range is chosen from what was observed."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+    MSE = "mse"
+
+    @classmethod
+    def parse(cls, text: str) -> Method:
+        """Reads a method as a user writes it.
+
+        Raises:
+            InputError: the text names no method.
+        """
+        try:
+            return cls(text.lower())
+        except ValueError:
+            raise InputError(
+                f"unknown calibration method {text!r}: choose one of {', '.join(m.value for m in cls)}"
+            ) from None
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What a user may choose about a calibration. ``percentile`` is the share of values kept, in percent."""
+
+    method: Method = Method.MSE
+    percentile: float = 99.99
+
+
+class CalibrationSummary(BaseModel):
+    """The ``calibration`` part of ``report.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    images: int
+    seconds: float
+    peak_bytes: int
+    data_sha256: str
+    reused: bool = False

@@ -1,0 +1,182 @@
+"""The one contract every target keeps: what it can do here, how it builds, how it runs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from radixrt.errors import InputError, UnavailableError
+from radixrt.export.spec import BatchSpec, Precision
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Capability:
+    """What a target can do on this machine.
+
+    Attributes:
+        target: the target's name.
+        builds: an engine can be built here.
+        runs: an engine can be executed here.
+        version: the library's version, empty where it is missing.
+        device: the device in words, empty where there is none.
+        reason: why it does not build or does not run; empty where it does both.
+        hint: how to make it available.
+    """
+
+    target: str
+    builds: bool
+    runs: bool
+    version: str = ""
+    device: str = ""
+    reason: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of an engine. A dynamic dimension is -1."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a user may choose about a build. A target ignores what does not concern it."""
+
+    precision: Precision
+    batch: BatchSpec = field(default_factory=BatchSpec)
+    threads: int = 0
+    workspace_bytes: int | None = None
+    builder_level: int | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    cache_dir: Path | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    dla_core: int | None = None
+    refit: bool = False
+    strip_weights: bool = False
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """Files written by a build, the first of which is the one to open; ``notes`` are sentences for the report."""
+
+    files: tuple[Path, ...]
+    seconds: float
+    notes: tuple[str, ...] = ()
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+class Session(ABC):
+    """An open engine. Use it as a context manager; closing twice is harmless, running after close is an error."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    _closed: bool = False
+
+    def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        """Runs one batch.
+
+        Args:
+            feeds: every input by name, of the dtype and shape that ``inputs`` says (-1 takes any).
+
+        Returns:
+            Every output by name.
+
+        Raises:
+            InputError: a name, dtype or shape does not fit, or the session is closed.
+        """
+        if self._closed:
+            raise InputError("the session is closed: open the engine again")
+        self._check(feeds)
+        return self._run(feeds)
+
+    def _check(self, feeds: dict[str, Array]) -> None:
+        if set(feeds) != {spec.name for spec in self.inputs}:
+            raise InputError(f"the engine takes inputs {[s.name for s in self.inputs]}, not {sorted(feeds)}")
+        for spec in self.inputs:
+            array = feeds[spec.name]
+            if array.dtype != spec.dtype:
+                raise InputError(f"input {spec.name!r} is {array.dtype}, not {spec.dtype}: convert it first")
+            fits = len(array.shape) == len(spec.shape) and all(
+                want in (-1, got) for want, got in zip(spec.shape, array.shape, strict=True)
+            )
+            if not fits:
+                raise InputError(f"input {spec.name!r} has shape {array.shape}, the engine takes {spec.shape}")
+
+    @abstractmethod
+    def _run(self, feeds: dict[str, Array]) -> dict[str, Array]: ...
+
+    @abstractmethod
+    def _release(self) -> None: ...
+
+    def close(self) -> None:
+        """Frees what the session holds."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Target(ABC):
+    """One engine family. ``name`` is what the user writes, ``suffix`` the engine file's."""
+
+    name: str
+    suffix: str
+
+    @abstractmethod
+    def capability(self) -> Capability:
+        """What can be done here; never raises."""
+
+    def build(self, deploy: Path, out_dir: Path, options: BuildOptions) -> BuiltEngine:
+        """Builds ``out_dir/engine<suffix>`` from a deploy graph.
+
+        Args:
+            deploy: the strongly typed deploy graph, an ONNX file.
+            out_dir: an existing folder that takes the engine's files.
+            options: what the user chose.
+
+        Raises:
+            UnavailableError: the target cannot build here.
+            InputError: the graph has something the target cannot take; the message names the node.
+        """
+        capability = self.capability()
+        if not capability.builds:
+            raise UnavailableError(self.name, capability.reason, capability.hint)
+        return self._build(deploy, out_dir, options)
+
+    def open(self, engine: Path, *, threads: int = 0) -> Session:
+        """Opens a built engine.
+
+        Raises:
+            UnavailableError: the target cannot run here.
+            InputError: the file is not an engine of this target, or was made for another device or version.
+        """
+        capability = self.capability()
+        if not capability.runs:
+            raise UnavailableError(self.name, capability.reason, capability.hint)
+        return self._open(engine, threads)
+
+    @abstractmethod
+    def _build(self, deploy: Path, out_dir: Path, options: BuildOptions) -> BuiltEngine: ...
+
+    @abstractmethod
+    def _open(self, engine: Path, threads: int) -> Session: ...

@@ -1,0 +1,33 @@
+"""RadixRT: a deployment compiler for channel-attention CNNs.
+
+``import radixrt`` is light: the heavy libraries load when a call needs them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from radixrt.errors import GateError, InputError, RadixRTError, UnavailableError
+
+if TYPE_CHECKING:
+    from radixrt.api import compile, load, validate
+
+__version__ = "0.1.0"
+__all__ = [
+    "GateError",
+    "InputError",
+    "RadixRTError",
+    "UnavailableError",
+    "__version__",
+    "compile",
+    "load",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("compile", "load"):
+        from radixrt import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'radixrt' has no attribute {name!r}")

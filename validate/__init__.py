@@ -1,0 +1,1 @@
+"""An engine is held against the original: parity, accuracy, latency, drift, gates, report."""
