@@ -1,10 +1,10 @@
 """The written rule table: which form a grouped convolution gets where neither a clock nor a plan's cost can be had.
 
-Each rule is a target, a precision, what the shape must be, and the form. The first that fits decides; where none does,
-the form is ``keep``. The TensorRT rules come from its documented tensor layouts: an INT8 kernel reads channels in vectors
-of 32 (CHW32) and an FP16 kernel in vectors of 8 (HWC8); a narrower group leaves the rest of the vector idle, and a group
-width that is no multiple of 4 has no INT8 kernel at all. A convolution of two to four wide groups (ResNeSt's radix
-convolution) is well fed already.
+Each rule is a target, a precision, what the shape must be, and the form. The first that fits decides; where none
+does, the form is ``keep``. The TensorRT rules come from its documented tensor layouts: an INT8 kernel reads
+channels in vectors of 32 (CHW32) and an FP16 kernel in vectors of 8 (HWC8); a narrower group leaves the rest of the
+vector idle, and a group width that is no multiple of 4 has no INT8 kernel at all. A convolution of two to four wide
+groups (ResNeSt's radix convolution) is well fed already.
 """
 
 from __future__ import annotations

@@ -16,15 +16,13 @@ touched. A convolution whose weight is not a constant, or which is not 2-D, keep
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from radixrt.export.conv_form import KEEP, ChooseForm, ConvShape, Form, block_diagonal, read_shape
-from radixrt.export.names import module_of
+from radixrt.export.names import copy_origin, module_of
 from radixrt.export.rewrite_report import GroupedConvRecord
+from radixrt.export.weights import array_of, forget, initializer, is_constant
 
 
 def apply_forms(
@@ -65,28 +63,12 @@ def _decide(node: ir.Node, shape: ConvShape | str, chooser: ChooseForm) -> tuple
     if isinstance(shape, str):
         return KEEP, shape
     for value, what in zip(node.inputs[1:], ("weight", "bias"), strict=False):
-        if value is not None and ir.convenience.get_const_tensor(value) is None:
+        if value is not None and not is_constant(value):
             return KEEP, f"the {what} is not a constant"
     form, why = chooser(shape)
     if form.kind == "merge" and (form.factor < 2 or shape.groups % form.factor):
         raise ValueError(f"cannot merge {shape.groups} groups by {form.factor}")
     return form, why
-
-
-def _array(value: ir.Value) -> NDArray[Any]:
-    tensor = ir.convenience.get_const_tensor(value)
-    assert tensor is not None, "checked by _decide"
-    return tensor.numpy()
-
-
-def _initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """Adds a weight; two convolutions that share one share its new form too, as the name carries the form."""
-    if name in graph.initializers:
-        return graph.initializers[name]
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def _rewrite(graph: ir.Graph, node: ir.Node, shape: ConvShape, form: Form) -> None:
@@ -97,29 +79,17 @@ def _rewrite(graph: ir.Graph, node: ir.Node, shape: ConvShape, form: Form) -> No
         factor = shape.groups if form.kind == "dense" else form.factor
         weight = node.inputs[1]
         assert weight is not None, "checked by _decide"
-        wide = block_diagonal(_array(weight), shape.groups, factor)
-        node.replace_input_with(1, _initializer(graph, f"{weight.name}_g{shape.groups}x{factor}", wide))
+        wide = block_diagonal(array_of(weight), shape.groups, factor)
+        node.replace_input_with(1, initializer(graph, f"{weight.name}_g{shape.groups}x{factor}", wide))
         node.attributes["group"] = ir.AttrInt64("group", shape.groups // factor)
     for value in old_inputs:
-        _forget(graph, value)
-
-
-def _forget(graph: ir.Graph, value: ir.Value) -> None:
-    """Drops a weight that nothing reads any more."""
-    if value.uses() or value.is_graph_output() or value in graph.inputs:
-        return
-    producer = value.producer()
-    if producer is not None:
-        graph.remove(producer, safe=True)
-    elif value.name is not None and value.name in graph.initializers:
-        del graph.initializers[value.name]
+        forget(graph, value)
 
 
 def _split(graph: ir.Graph, node: ir.Node, shape: ConvShape) -> None:
     data, weight, bias = node.inputs[0], node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
     assert data is not None and weight is not None, "checked by read_shape"
-    output, groups = node.outputs[0], shape.groups
-    base, origin = node.name or output.name, dict(node.metadata_props)
+    output, groups, base = node.outputs[0], shape.groups, node.name or node.outputs[0].name
     width_in, width_out = shape.in_channels // groups, shape.out_channels // groups
 
     def part_of(whole: ir.Value, channels: int, suffix: str) -> ir.Value:
@@ -129,41 +99,26 @@ def _split(graph: ir.Graph, node: ir.Node, shape: ConvShape) -> None:
             part_shape = ir.Shape([images, channels, *size])
         return ir.Value(name=f"{whole.name}_{base}_{suffix}", shape=part_shape, type=whole.type)
 
-    sizes = _initializer(graph, f"split_sizes_{groups}x{width_in}", np.full(groups, width_in, np.int64))
+    new: list[ir.Node] = []
+
+    def add(op: str, inputs: list[ir.Value], attributes: list[ir.Attr], outputs: list[ir.Value], suffix: str) -> None:
+        made = ir.Node("", op, inputs, attributes, outputs=outputs, name=f"{base}_{suffix}")
+        made.metadata_props.update(node.metadata_props)
+        copy_origin(node, made)
+        new.append(made)
+
+    axis = [ir.AttrInt64("axis", 1)]
+    attributes = [a for name, a in node.attributes.items() if name != "group"]
     pieces = [part_of(data, width_in, f"in{i}") for i in range(groups)]
     results = [part_of(output, width_out, f"out{i}") for i in range(groups)]
-    attributes = [a for name, a in node.attributes.items() if name != "group"]
-    nodes = [
-        ir.Node(
-            "",
-            "Split",
-            [data, sizes],
-            [ir.AttrInt64("axis", 1)],
-            outputs=pieces,
-            name=f"{base}_split",
-            metadata_props=origin,
-        )
-    ]
+    sizes = initializer(graph, f"split_sizes_{groups}x{width_in}", np.full(groups, width_in, np.int64))
+    add("Split", [data, sizes], axis, pieces, "split")
     for i in range(groups):
         rows = slice(i * width_out, (i + 1) * width_out)
-        inputs = [pieces[i], _initializer(graph, f"{weight.name}_g{groups}_{i}", _array(weight)[rows])]
+        inputs = [pieces[i], initializer(graph, f"{weight.name}_g{groups}_{i}", array_of(weight)[rows])]
         if bias is not None:
-            inputs.append(_initializer(graph, f"{bias.name}_g{groups}_{i}", _array(bias)[rows]))
-        nodes.append(
-            ir.Node(
-                "", "Conv", inputs, attributes, outputs=[results[i]], name=f"{base}_{i}", metadata_props=dict(origin)
-            )
-        )
+            inputs.append(initializer(graph, f"{bias.name}_g{groups}_{i}", array_of(bias)[rows]))
+        add("Conv", inputs, attributes, [results[i]], str(i))
     joined = ir.Value(name=output.name, shape=output.shape, type=output.type)
-    nodes.append(
-        ir.Node(
-            "",
-            "Concat",
-            results,
-            [ir.AttrInt64("axis", 1)],
-            outputs=[joined],
-            name=f"{base}_concat",
-            metadata_props=dict(origin),
-        )
-    )
-    ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, [output], [joined])
+    add("Concat", results, axis, [joined], "concat")
+    ir.convenience.replace_nodes_and_values(graph, node, [node], new, [output], [joined])
