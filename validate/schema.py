@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from radixrt.calibration.spec import CalibrationSummary
+from radixrt.errors import InputError
 from radixrt.export.rewrite_report import RewriteReport
 
 SCHEMA_VERSION = 1
 
 
+SQNR_CAP_DB = 200.0
+"""What stands for the SQNR of two equal tensors, which is infinite: JSON has no infinity."""
+
+
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A figure that is not finite is a bug in what measured it, and JSON cannot say it either.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
 
 
 class ModelInfo(_Frozen):
@@ -25,8 +32,26 @@ class ModelInfo(_Frozen):
     parameters: int
 
 
+class WorstImage(_Frozen):
+    """An image whose logits lie far from the reference's; confidences are softmax values, 0 to 1."""
+
+    image: str
+    cosine: float
+    max_abs: float
+    reference: str
+    engine: str
+    reference_confidence: float
+    engine_confidence: float
+
+
 class Parity(_Frozen):
-    """How close the engine's outputs are to PyTorch's, over ``samples`` images."""
+    """How close the engine's outputs are to PyTorch's, over ``samples`` images.
+
+    ``cosine_min`` is over images; ``sqnr_db`` is capped at 200 dB, which stands for equality; ``top5_agreement`` is the
+    mean share of the reference's five best classes that are among the engine's; ``softmax_kl`` is the mean divergence
+    of the engine's softmax from the reference's, in nats. ``nonfinite`` images, whose logits hold a NaN or an infinity,
+    count as cosine 0 and as a disagreement, and are left out of the other figures.
+    """
 
     samples: int
     cosine_min: float
@@ -36,6 +61,9 @@ class Parity(_Frozen):
     top1_agreement: float
     top5_agreement: float
     softmax_kl: float
+    cosine_mean: float = 0.0
+    nonfinite: int = 0
+    worst: list[WorstImage] = []
 
 
 class Flip(_Frozen):
@@ -58,11 +86,22 @@ class ClassRow(_Frozen):
     engine_top1: float
 
 
+class ConfusionChange(_Frozen):
+    """How many images of ``label`` were called ``predicted`` by each of the two."""
+
+    label: str
+    predicted: str
+    reference: int
+    engine: int
+
+
 class Accuracy(_Frozen):
     """Top-1 of both on the same images, as shares from 0 to 1.
 
-    ``delta`` is engine minus reference; ``delta_ci95`` its paired 95 % interval. ``conclusion`` says in one sentence
-    what can be concluded from this many images.
+    ``delta`` is engine minus reference; ``delta_ci95`` its paired 95 % interval (Tango's score interval).
+    ``conclusion`` says in one sentence what can be concluded from this many images; ``images_needed`` is how many would
+    be enough to tell, where these are not. The confusion matrices (rows: label, columns: answer, both in the head's
+    order) are empty for heads of more than 64 classes; ``confusion_changes`` always has the largest differences.
     """
 
     samples: int
@@ -77,6 +116,8 @@ class Accuracy(_Frozen):
     classes: list[ClassRow] = []
     confusion_reference: list[list[int]] = []
     confusion_engine: list[list[int]] = []
+    confusion_changes: list[ConfusionChange] = []
+    images_needed: int | None = None
     conclusion: str = ""
 
 
@@ -93,8 +134,20 @@ class LatencyRow(_Frozen):
     samples_ms: list[float] = []
 
 
+class MachineReading(_Frozen):
+    """One property of the machine, in words, before and after the timed rounds."""
+
+    name: str
+    before: str
+    after: str
+
+
 class LatencyMethod(_Frozen):
-    """How the times were taken. ``noise`` is the ratio of the baseline's medians against itself in the same run."""
+    """How the times were taken.
+
+    ``noise`` is the ratio of the baseline's medians against itself in the same run; ``load`` is the one-minute load
+    average. ``peak_bytes`` is the peak resident memory of a process that opens the engine and runs it once.
+    """
 
     rounds: int
     warmup_rounds: int
@@ -109,10 +162,12 @@ class LatencyMethod(_Frozen):
     load_ms: float | None = None
     first_inference_ms: float | None = None
     peak_bytes: int | None = None
+    clock: str = "host"
+    machine: list[MachineReading] = []
 
 
 class Latency(_Frozen):
-    """``speedup_p50`` is the baseline's median over the engine's, at the smallest batch."""
+    """The engine's rows come first. ``speedup_p50`` is the baseline's median over the engine's, smallest batch."""
 
     rows: list[LatencyRow]
     speedup_p50: float
@@ -120,7 +175,12 @@ class Latency(_Frozen):
 
 
 class DriftRow(_Frozen):
-    """One layer's output in the deploy graph against the reference: where the error comes from."""
+    """One layer's output in the deploy graph against the reference: where the error comes from.
+
+    ``rounding_share`` and ``clipping_share`` split the error power that the layer's own Q/DQ adds (0 where it has
+    none). ``gain`` is the least-squares factor between the two tensors, 1 where nothing scales. ``first_drop`` marks
+    the first layer where the SQNR falls out of line with the layers before it.
+    """
 
     name: str
     op_type: str
@@ -128,6 +188,16 @@ class DriftRow(_Frozen):
     sqnr_db: float
     rounding_share: float
     clipping_share: float
+    gain: float = 1.0
+    first_drop: bool = False
+
+
+class LayerTime(_Frozen):
+    """The mean time of one layer of the engine, in milliseconds, as the engine's own profiler tells it."""
+
+    name: str
+    op_type: str
+    ms: float
 
 
 class Size(_Frozen):
@@ -159,7 +229,7 @@ class Quantization(_Frozen):
 class Report(_Frozen):
     """Everything one build can say about itself. Parts that were not executed are absent, and ``notes`` says why."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1] = Field(default=1, alias="schema")
     model: ModelInfo
     precision: str
     target: str
@@ -178,3 +248,37 @@ class Report(_Frozen):
     gates: list[Gate] = []
     passed: bool
     notes: list[str] = []
+    layer_times: list[LayerTime] = []
+    findings: list[str] = []
+
+    def to_json(self) -> str:
+        """The text of ``report.json``, by the published key names."""
+        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Writes ``report.json``."""
+        path.write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Report:
+        """Reads a ``report.json``.
+
+        Raises:
+            InputError: the file is missing, or is not a report of this schema version.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise InputError(f"cannot read the report {path}: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+            raise InputError(
+                f"{path} is not a report of schema {SCHEMA_VERSION}: {where}: {first['msg']}; build the bundle again"
+            ) from error
+
+
+def report_json_schema() -> dict[str, Any]:
+    """The JSON schema of ``report.json``, as published in ``docs/report.schema.json``."""
+    schema = Report.model_json_schema(by_alias=True, mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "RadixRT report"}

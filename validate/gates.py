@@ -1,0 +1,189 @@
+"""Limits that an engine must keep, and the judgement of each.
+
+A limit that could not be measured is not judged (``value`` is absent and the reason says why). On an engine that was
+executed, a limit that the user asked for by hand and that could not be measured fails: a gate that silently does not
+look is worse than none. On an engine that was built and not executed, only its size is judged.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from radixrt.errors import GateError, InputError
+from radixrt.validate.schema import Accuracy, Gate, Latency, LatencyRow, Parity, Size
+
+# Python 3.10 has the same module under its older name.
+tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+DEFAULT_MAX_DROP = 1.0
+
+
+class GateLimits(BaseModel):
+    """The limits of ``gates.toml``; an absent one is not judged.
+
+    Attributes:
+        max_drop: top-1 points the engine may lose.
+        min_agreement: share of images, 0 to 1, on which both give the same top-1 answer.
+        min_cosine: smallest cosine of the logits over all images.
+        max_p95_ms: 95th percentile of the engine's latency at its smallest batch, in milliseconds.
+        max_engine_bytes: size of the engine's files.
+        min_speedup: the baseline's median latency over the engine's.
+        strict: judge ``max_drop`` by the bound of its 95 % interval, not by the point estimate.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_drop: float | None = Field(default=None, ge=0, le=100)
+    min_agreement: float | None = Field(default=None, ge=0, le=1)
+    min_cosine: float | None = Field(default=None, ge=-1, le=1)
+    max_p95_ms: float | None = Field(default=None, gt=0)
+    max_engine_bytes: int | None = Field(default=None, gt=0)
+    min_speedup: float | None = Field(default=None, gt=0)
+    strict: bool = False
+
+    @property
+    def drop_limit(self) -> float:
+        """The limit on the drop of top-1, in points: the default where the user gave none."""
+        return DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop
+
+
+def read_gates(path: Path | None = None, **options: float | int | bool | None) -> GateLimits:
+    """Reads ``gates.toml`` (a flat table, or one under ``[gates]``); an option that is not ``None`` takes precedence.
+
+    Raises:
+        InputError: the file cannot be read, is not TOML, or a limit is unknown or out of its range.
+    """
+    table: dict[str, object] = {}
+    if path is not None:
+        try:
+            loaded = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"cannot read the gates file {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not a TOML file: {error}") from error
+        inner = loaded.get("gates", loaded)
+        table = inner if isinstance(inner, dict) else {"gates": inner}
+    merged = {**table, **{k: v for k, v in options.items() if v is not None}}
+    try:
+        return GateLimits.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(GateLimits.model_fields)
+        where = f"{path}" if path is not None and name in table else "the options"
+        raise InputError(f"bad gate {name!r} in {where}: {first['msg']}; the gates are {known}") from error
+
+
+def judge_gates(
+    limits: GateLimits,
+    *,
+    parity: Parity | None = None,
+    accuracy: Accuracy | None = None,
+    latency: Latency | None = None,
+    size: Size | None = None,
+    executed: bool = True,
+) -> list[Gate]:
+    """Judges every limit that was asked for, and the default drop of one top-1 point."""
+    return list(_judge(limits, parity, accuracy, latency, size, executed))
+
+
+def passed(gates: list[Gate]) -> bool:
+    """Whether no gate failed."""
+    return all(gate.passed for gate in gates)
+
+
+def demand(gates: list[Gate]) -> None:
+    """Raises where a gate failed.
+
+    Raises:
+        GateError: one sentence with every gate that failed.
+    """
+    failed = [f"{g.name} (limit {g.limit:g}): {g.reason.rstrip('.')}" for g in gates if not g.passed]
+    if failed:
+        raise GateError("; ".join(failed) + "; the bundle is kept and its report says so")
+
+
+def engine_row(latency: Latency) -> LatencyRow:
+    """The engine's row at its smallest batch: the one that gates and the summary speak about."""
+    engine = latency.rows[0].name
+    return min((row for row in latency.rows if row.name == engine), key=lambda row: row.batch)
+
+
+def _judge(
+    limits: GateLimits,
+    parity: Parity | None,
+    accuracy: Accuracy | None,
+    latency: Latency | None,
+    size: Size | None,
+    executed: bool,
+) -> Iterator[Gate]:
+    def gate(
+        name: str, limit: float | None, value: float | None, fits: Callable[[float, float], bool], missing: str, of: str
+    ) -> Iterator[Gate]:
+        if limit is None:
+            return
+        if value is None:
+            if not executed:
+                yield Gate(name=name, limit=limit, value=None, passed=True, reason="Not judged: not executed here.")
+            else:
+                yield Gate(name=name, limit=limit, value=None, passed=False, reason=f"Cannot be judged: {missing}.")
+            return
+        yield Gate(name=name, limit=limit, value=value, passed=fits(value, limit), reason=of)
+
+    def at_least(value: float, limit: float) -> bool:
+        return value >= limit
+
+    def at_most(value: float, limit: float) -> bool:
+        return value <= limit
+
+    yield _judge_drop(limits, accuracy, executed)
+    agreement = parity.top1_agreement if parity else None
+    images = f"Over {parity.samples} images." if parity else ""
+    yield from gate("min_agreement", limits.min_agreement, agreement, at_least, "no parity was measured", images)
+    cosine = parity.cosine_min if parity else None
+    yield from gate("min_cosine", limits.min_cosine, cosine, at_least, "no parity was measured", images)
+    row = engine_row(latency) if latency else None
+    p95 = row.p95_ms if row else None
+    batch = f"At batch {row.batch}." if row else ""
+    yield from gate("max_p95_ms", limits.max_p95_ms, p95, at_most, "no latency was measured", batch)
+    engine_bytes = size.engine_bytes if size else None
+    yield from gate("max_engine_bytes", limits.max_engine_bytes, engine_bytes, at_most, "no size is known", "")
+    speedup = latency.speedup_p50 if latency else None
+    noise = f"Against {latency.method.baseline}, whose own noise is {latency.method.noise:.3f}." if latency else ""
+    yield from gate("min_speedup", limits.min_speedup, speedup, at_least, "no latency was measured", noise)
+
+
+def _judge_drop(limits: GateLimits, accuracy: Accuracy | None, executed: bool) -> Gate:
+    limit = limits.drop_limit
+    if accuracy is None:
+        reason = "not executed here" if not executed else "no labels that fit the head"
+        # The default gate does not fail where there is nothing to compare; one asked for by hand must be judged.
+        skipped = limits.max_drop is None or not executed
+        verb = "Not judged" if skipped else "Cannot be judged"
+        return Gate(name="max_drop", limit=limit, value=None, passed=skipped, reason=f"{verb}: {reason}.")
+    drop = -accuracy.delta * 100
+    bound = -accuracy.delta_ci95[0] * 100
+    # A drop of exactly the limit passes, whatever the last bit of the division says.
+    within = (bound if limits.strict else drop) <= limit + 1e-9
+    judged = "interval's bound" if limits.strict else "measured drop"
+    if bound <= limit:
+        proof = f"the 95 % interval's bound ({bound:.2f} points) proves it"
+    elif accuracy.delta_ci95[1] * 100 < -limit:
+        proof = "the whole 95 % interval lies beyond the limit"
+    else:
+        needed = f"; about {accuracy.images_needed} would be enough" if accuracy.images_needed else ""
+        proof = (
+            f"not proved: the 95 % interval reaches a drop of {bound:.2f} points on {accuracy.samples} images{needed}"
+        )
+    return Gate(
+        name="max_drop",
+        limit=limit,
+        value=bound if limits.strict else drop,
+        passed=within,
+        reason=f"Judged by the {judged}; {proof}.",
+    )

@@ -1,0 +1,129 @@
+"""What can move a timing without the engine changing: load, governor, clocks, heat. Read before and after.
+
+Everything comes from ``/proc`` and ``/sys`` on Linux and from nvidia-ml-py where it is installed; what a machine does
+not tell is left out, never guessed.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from radixrt.validate.schema import MachineReading
+
+CPU = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+THERMAL = Path("/sys/class/thermal")
+
+
+@dataclass(frozen=True)
+class MachineState:
+    """One look at the machine; ``numbers`` have their unit in their name, ``words`` are settings."""
+
+    load: float
+    cores: int
+    numbers: dict[str, float] = field(default_factory=dict)
+    words: dict[str, str] = field(default_factory=dict)
+
+
+def read_machine() -> MachineState:
+    """Looks at the machine now; never raises."""
+    numbers: dict[str, float] = {}
+    words: dict[str, str] = {}
+    governor = _read(CPU / "scaling_governor")
+    if governor:
+        words["CPU governor"] = governor
+    clock = _read(CPU / "scaling_cur_freq")
+    if clock.isdigit():
+        numbers["CPU clock (MHz)"] = int(clock) / 1000
+    temperatures = [_read(zone / "temp") for zone in sorted(THERMAL.glob("thermal_zone*"))]
+    degrees = [int(t) / 1000 for t in temperatures if t.lstrip("-").isdigit()]
+    if degrees:
+        numbers["hottest thermal zone (°C)"] = max(degrees)
+    numbers |= _read_gpu()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return MachineState(load=load, cores=cores, numbers=numbers, words=words)
+
+
+def readings(before: MachineState, after: MachineState) -> list[MachineReading]:
+    """Both looks side by side, for the report."""
+    rows = [MachineReading(name="load average", before=f"{before.load:.2f}", after=f"{after.load:.2f}")]
+    rows += [
+        MachineReading(name=name, before=f"{value:.4g}", after=f"{after.numbers[name]:.4g}")
+        for name, value in before.numbers.items()
+        if name in after.numbers
+    ]
+    rows += [
+        MachineReading(name=name, before=setting, after=after.words.get(name, "unknown"))
+        for name, setting in before.words.items()
+    ]
+    return rows
+
+
+def warnings(before: MachineState, after: MachineState, *, own_threads: int) -> list[str]:
+    """Plain sentences about what moved, or was wrong from the start.
+
+    Args:
+        before: the look before the first timed round.
+        after: the look after the last.
+        own_threads: how many threads the timed runners keep busy, which is load of our own making.
+    """
+    found = []
+    if before.load > 0.5 * before.cores:
+        found.append(
+            f"The machine was busy before the timing began: load {before.load:.1f} on {before.cores} cores. "
+            "Times may be too long."
+        )
+    # The load average follows with a delay of a minute, so only an excess over our own work tells of others'.
+    if after.load > max(before.load, own_threads) + 1.0:
+        found.append(f"Other work ran during the timing: load rose from {before.load:.1f} to {after.load:.1f}.")
+    for name, setting in before.words.items():
+        if after.words.get(name) != setting:
+            found.append(f"{name} changed from {setting} to {after.words.get(name, 'unknown')} during the timing.")
+        elif setting not in ("performance", "schedutil"):
+            found.append(f"{name} is {setting}: clocks may follow the load; set it to performance for steady times.")
+    for name, value in before.numbers.items():
+        now = after.numbers.get(name, value)
+        if "clock" in name and "GPU" in name and value and abs(now / value - 1) > 0.10:
+            found.append(f"{name} moved from {value:.0f} to {now:.0f} during the timing.")
+        if "°C" in name and now - value > 15:
+            found.append(f"{name} rose from {value:.0f} to {now:.0f} during the timing: clocks may have been lowered.")
+        if "throttled" in name and now:
+            found.append("The GPU lowered its clocks for heat or power during the timing.")
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _read_gpu() -> dict[str, float]:
+    try:
+        import pynvml
+    except ImportError:
+        return {}
+    numbers: dict[str, float] = {}
+    try:
+        pynvml.nvmlInit()
+        try:
+            gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+            numbers["GPU clock (MHz)"] = float(pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM))
+            numbers["GPU memory clock (MHz)"] = float(pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_MEM))
+            numbers["GPU temperature (°C)"] = float(pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU))
+            numbers["GPU power (W)"] = float(pynvml.nvmlDeviceGetPowerUsage(gpu)) / 1000
+            reasons = int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
+            heat = (
+                pynvml.nvmlClocksThrottleReasonSwThermalSlowdown
+                | pynvml.nvmlClocksThrottleReasonHwSlowdown
+                | pynvml.nvmlClocksThrottleReasonSwPowerCap
+            )
+            numbers["GPU throttled"] = float(bool(reasons & heat))
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        pass  # Boards leave out some of these (Jetson all of them): what was read before the refusal still counts.
+    return numbers

@@ -1,0 +1,157 @@
+"""How far the engine's logits lie from the reference's, over all images, in one pass over batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+
+from radixrt.errors import InputError
+from radixrt.validate.schema import SQNR_CAP_DB, Parity, WorstImage
+
+Floats = NDArray[np.floating[Any]]
+WORST_IMAGES = 8
+
+
+def sqnr_db(signal_power: float, noise_power: float) -> float:
+    """Signal over noise in decibels, within ±200 dB; equality is 200."""
+    if noise_power <= 0:
+        return SQNR_CAP_DB
+    if signal_power <= 0:
+        return -SQNR_CAP_DB
+    return float(np.clip(10 * np.log10(signal_power / noise_power), -SQNR_CAP_DB, SQNR_CAP_DB))
+
+
+def check_pair(reference: Floats, engine: Floats) -> None:
+    """Refuses arrays that are not two sets of logits of the same images.
+
+    Raises:
+        InputError: they are not both of shape (images, classes), or hold no image.
+    """
+    if reference.shape != engine.shape or reference.ndim != 2 or 0 in reference.shape:
+        raise InputError(
+            f"the reference's output has shape {reference.shape} and the engine's {engine.shape}: "
+            "both must be (images, classes), the same, and not empty"
+        )
+
+
+def top_k(logits: Floats, k: int) -> NDArray[np.intp]:
+    """The indices of the ``k`` largest of each row, best first; equal values in index order, so that ties agree."""
+    return np.argsort(-logits, axis=1, kind="stable")[:, :k]
+
+
+class ParityAccumulator:
+    """Gathers parity batch by batch, so that the logits of a large test set need not be held.
+
+    Args:
+        classes: the head's names, for the worst images; numbers where there are none.
+    """
+
+    def __init__(self, classes: Sequence[str] = ()) -> None:
+        self._classes = tuple(classes)
+        self._images = self._values = self._nonfinite = self._agreements = 0
+        self._max_abs = self._sum_abs = self._signal = self._noise = self._divergence = 0.0
+        self._top5 = self._cosine_sum = 0.0
+        self._cosine_min = 1.0
+        self._worst: list[WorstImage] = []
+
+    def add(self, reference: Floats, engine: Floats, names: Sequence[str] | None = None) -> None:
+        """Adds a batch.
+
+        Args:
+            reference: logits (images, classes).
+            engine: logits of the same images.
+            names: the images' names; their positions where there are none.
+
+        Raises:
+            InputError: the shapes do not fit, or the reference itself is not finite.
+        """
+        check_pair(reference, engine)
+        names = names if names is not None else [f"#{self._images + i}" for i in range(len(reference))]
+        if not np.isfinite(reference).all():
+            bad = int(np.flatnonzero(~np.isfinite(reference).all(axis=1))[0])
+            raise InputError(
+                f"the reference's output for {names[bad]} is not finite: look for NaN or overflow in its weights"
+            )
+        finite: NDArray[np.bool_] = np.asarray(np.isfinite(engine).all(axis=1))
+        ref = reference.astype(np.float64)
+        eng = np.where(finite[:, None], engine.astype(np.float64), 0.0)
+        error = np.where(finite[:, None], eng - ref, 0.0)
+        norms = np.linalg.norm(ref, axis=1) * np.linalg.norm(eng, axis=1)
+        cosine = np.clip(np.divide((ref * eng).sum(axis=1), norms, out=np.zeros(len(ref)), where=norms > 0), -1, 1)
+        cosine[finite & ~ref.any(axis=1) & ~eng.any(axis=1)] = 1.0
+        k = min(5, ref.shape[1])
+        best_ref, best_eng = top_k(ref, k), top_k(eng, k)
+        agree = (best_ref[:, 0] == best_eng[:, 0]) & finite
+        log_ref, log_eng = log_softmax(ref, axis=1), log_softmax(eng, axis=1)
+        shared = (best_ref[:, :, None] == best_eng[:, None, :]).any(axis=2).mean(axis=1)
+
+        self._images += len(ref)
+        self._nonfinite += int((~finite).sum())
+        self._values += int(finite.sum()) * ref.shape[1]
+        self._agreements += int(agree.sum())
+        self._top5 += float(shared[finite].sum())
+        self._max_abs = max(self._max_abs, float(np.abs(error).max()))
+        self._sum_abs += float(np.abs(error).sum())
+        self._signal += float(np.square(ref[finite]).sum())
+        self._noise += float(np.square(error).sum())
+        self._divergence += float((np.exp(log_ref) * (log_ref - log_eng))[finite].sum())
+        self._cosine_sum += float(cosine.sum())
+        self._cosine_min = min(self._cosine_min, float(cosine.min()))
+
+        order = np.lexsort((-np.abs(error).max(axis=1), cosine))[:WORST_IMAGES]
+        self._worst += [
+            WorstImage(
+                image=names[i],
+                cosine=float(cosine[i]),
+                max_abs=float(np.abs(error[i]).max()),
+                reference=self._name(int(best_ref[i, 0])),
+                engine=self._name(int(best_eng[i, 0])) if finite[i] else "not finite",
+                reference_confidence=float(np.exp(log_ref[i].max())),
+                engine_confidence=float(np.exp(log_eng[i].max())) if finite[i] else 0.0,
+            )
+            for i in order
+        ]
+        self._worst = sorted(self._worst, key=lambda w: (w.cosine, -w.max_abs))[:WORST_IMAGES]
+
+    def result(self) -> Parity:
+        """The parity of everything added.
+
+        Raises:
+            InputError: nothing was added.
+        """
+        if not self._images:
+            raise InputError("no images to compare: give test images")
+        finite_images = self._images - self._nonfinite
+        return Parity(
+            samples=self._images,
+            cosine_min=self._cosine_min,
+            cosine_mean=self._cosine_sum / self._images,
+            max_abs=self._max_abs,
+            mean_abs=self._sum_abs / max(self._values, 1),
+            sqnr_db=sqnr_db(self._signal, self._noise) if finite_images else -SQNR_CAP_DB,
+            top1_agreement=self._agreements / self._images,
+            top5_agreement=self._top5 / self._images,
+            softmax_kl=max(0.0, self._divergence / max(finite_images, 1)),
+            nonfinite=self._nonfinite,
+            worst=self._worst,
+        )
+
+    def _name(self, index: int) -> str:
+        return self._classes[index] if index < len(self._classes) else str(index)
+
+
+def parity(
+    reference: Floats, engine: Floats, *, names: Sequence[str] | None = None, classes: Sequence[str] = ()
+) -> Parity:
+    """The parity of two logits arrays of shape (images, classes).
+
+    Raises:
+        InputError: the shapes do not fit, or the reference itself is not finite.
+    """
+    gathered = ParityAccumulator(classes)
+    gathered.add(reference, engine, names)
+    return gathered.result()

@@ -1,0 +1,136 @@
+"""What a reader must know first: the verdict and a handful of numbers, the same in Markdown and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from radixrt.validate.gates import engine_row
+from radixrt.validate.schema import Gate, Report
+
+RANDOM_WEIGHTS = "Weights are random: no accuracy is claimed for this network."
+
+Tone = Literal["good", "bad", "unproved"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``tone`` colours it; ``title`` must be enough on its own."""
+
+    title: str
+    tone: Tone
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number of the summary, with what it must be read beside."""
+
+    label: str
+    value: str
+    note: str
+
+
+def verdict(report: Report) -> Verdict:
+    """The one line that decides, and the sentences that a reader must not miss."""
+    failed = [gate for gate in report.gates if not gate.passed]
+    judged = [gate for gate in report.gates if gate.value is not None]
+    sentences = [f"{gate_title(gate)}: {gate_value(gate)}, limit {gate_limit(gate)}. {gate.reason}" for gate in failed]
+    if not report.executed:
+        sentences.append(
+            f"The {report.target} engine was built and was not executed on this machine: "
+            "nothing here measures its outputs, its accuracy or its speed."
+        )
+    if report.accuracy:
+        sentences.append(report.accuracy.conclusion)
+    if report.latency:
+        sentences += report.latency.method.warnings
+    if failed or not report.passed:
+        title = f"Failed: {len(failed)} of {_count(len(report.gates), 'gate')} not kept" if failed else "Failed"
+        return Verdict(title, "bad", tuple(sentences))
+    if not report.executed:
+        return Verdict("Built, not executed here", "unproved", tuple(sentences))
+    if not judged:
+        return Verdict("Built and executed; no gate was judged", "unproved", tuple(sentences))
+    kept = "the one gate was kept" if len(judged) == 1 else f"all {len(judged)} judged gates were kept"
+    return Verdict(f"Passed: {kept}", "good", tuple(sentences))
+
+
+def tiles(report: Report) -> list[Tile]:
+    """The summary's numbers, those that were measured."""
+    return list(_tiles(report))
+
+
+def _tiles(report: Report) -> Iterator[Tile]:
+    if accuracy := report.accuracy:
+        low, high = accuracy.delta_ci95
+        yield Tile(
+            "Top-1, engine",
+            percent(accuracy.engine_top1),
+            f"PyTorch {percent(accuracy.reference_top1)} on the same {accuracy.samples} images",
+        )
+        yield Tile(
+            "Change of top-1", f"{accuracy.delta * 100:+.2f} pt", f"95 %: {low * 100:+.2f} to {high * 100:+.2f} pt"
+        )
+    if parity := report.parity:
+        yield Tile("Same answer", percent(parity.top1_agreement), f"top-1 over {parity.samples} images")
+        yield Tile("Smallest cosine", f"{parity.cosine_min:.4f}", f"of the logits; SQNR {parity.sqnr_db:.1f} dB")
+    if latency := report.latency:
+        row = engine_row(latency)
+        yield Tile("Latency, median", milliseconds(row.p50_ms), f"p95 {milliseconds(row.p95_ms)} at batch {row.batch}")
+        yield Tile(
+            "Speed-up",
+            f"{latency.speedup_p50:.2f}x",
+            f"over {latency.method.baseline}; noise {abs(latency.method.noise - 1) * 100:.1f} %",
+        )
+    yield Tile("Engine", size(report.size.engine_bytes), f"deploy graph {size(report.size.deploy_onnx_bytes)}")
+
+
+def gate_title(gate: Gate) -> str:
+    """A gate's name in words."""
+    return {
+        "max_drop": "Drop of top-1 (points)",
+        "min_agreement": "Agreement of top-1",
+        "min_cosine": "Smallest cosine",
+        "max_p95_ms": "95th percentile of latency (ms)",
+        "max_engine_bytes": "Engine size (bytes)",
+        "min_speedup": "Speed-up",
+    }.get(gate.name, gate.name)
+
+
+def gate_limit(gate: Gate) -> str:
+    """A gate's limit with its direction."""
+    return f"{'≥' if gate.name.startswith('min') else '≤'} {gate.limit:,.6g}"
+
+
+def gate_value(gate: Gate) -> str:
+    """What was measured."""
+    return "not measured" if gate.value is None else f"{gate.value:,.6g}"
+
+
+def gate_state(gate: Gate) -> str:
+    """``kept``, ``failed`` or ``not judged``."""
+    return "failed" if not gate.passed else "kept" if gate.value is not None else "not judged"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage of two decimals."""
+    return f"{share * 100:.2f} %"
+
+
+def milliseconds(value: float) -> str:
+    """Milliseconds with three significant digits or more."""
+    return f"{value:.1f} ms" if value >= 100 else f"{value:.2f} ms" if value >= 1 else f"{value:.3f} ms"
+
+
+def size(count: int) -> str:
+    """Bytes in a unit a reader can compare."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= limit:
+            return f"{count / limit:.2f} {unit}"
+    return f"{count} B"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
