@@ -1,0 +1,238 @@
+"""A folder that is written whole or not at all.
+
+The new folder grows beside the old one as ``.<name>.tmp-<hex>``, is flushed to the disk, and trades places with it in
+one system call (``renameat2`` with ``RENAME_EXCHANGE``). Where the file system has no such call, two renames do it, and
+an interruption between them is mended by whoever opens the folder next. An exclusive lock on ``.<name>.lock`` keeps a
+second writer out; the kernel drops it when its holder dies, so what a killed build left behind is told apart from what
+a living one is writing.
+
+See ``docs/decisions/atomic-bundle.md``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from typing_extensions import Self
+
+from radixrt.errors import InputError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+# File systems without an exchange answer with one of these.
+_NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EXDEV}
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Swaps two names on one file system in a single step.
+
+    Returns:
+        False where the C library or the file system cannot; nothing has changed then.
+
+    Raises:
+        OSError: it failed for another reason.
+    """
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    if call(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _NO_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), str(first))
+
+
+def fsync(path: Path) -> None:
+    """Flushes one file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Flushes every file below a folder, then the folders that name them."""
+    for root, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            fsync(Path(root, name))
+        fsync(Path(root))
+
+
+def _leftovers(output: Path, kind: str) -> list[Path]:
+    """The folders an earlier writer of ``output`` left beside it; ``kind`` is ``tmp`` or ``old``."""
+    pattern = re.compile(re.escape(f".{output.name}.{kind}-") + "[0-9a-f]{8}")
+    with contextlib.suppress(FileNotFoundError), os.scandir(output.parent) as entries:
+        return [Path(e.path) for e in entries if pattern.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
+    return []
+
+
+def lock_path(output: Path) -> Path:
+    """The lock that the writers of ``output`` share."""
+    return output.with_name(f".{output.name}.lock")
+
+
+@contextlib.contextmanager
+def exclusive(output: Path, wait_s: float = 0) -> Iterator[None]:
+    """Holds the lock of ``output``; the file is removed on the way out.
+
+    Args:
+        output: the folder to be written; its parent exists.
+        wait_s: how long to wait for another writer.
+
+    Raises:
+        InputError: another writer holds it.
+    """
+    deadline = time.monotonic() + wait_s
+    path = lock_path(output)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The holder before us may have removed the file while we waited for it: then this lock guards nothing.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    break
+            os.close(descriptor)
+            continue
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            if time.monotonic() >= deadline:
+                who = f"process {holder}" if holder.isdigit() else "another process"
+                raise InputError(
+                    f"{output} is being written by {who}: wait until it is done, or choose another output"
+                ) from error
+            time.sleep(0.05)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        # Removed while still held, so nobody can lock a file that is about to vanish without noticing.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
+
+
+def restore(output: Path) -> None:
+    """Puts back the old folder when a swap was interrupted between its two renames; call with the lock held."""
+    if not os.path.lexists(output):
+        for old in _leftovers(output, "old"):
+            old.rename(output)
+            fsync(output.parent)
+            return
+
+
+def restore_if_abandoned(output: Path) -> bool:
+    """For readers: mends an interrupted swap whose writer is dead.
+
+    Returns:
+        True where the folder may be there now, or will be in a moment; False where there is nothing to wait for.
+    """
+    if not _leftovers(output, "old"):
+        return os.path.lexists(output)
+    with contextlib.suppress(InputError, OSError), exclusive(output):
+        restore(output)
+    return True
+
+
+class AtomicFolder:
+    """Writes ``folder``, which becomes ``output`` on :meth:`commit` and vanishes otherwise. A context manager.
+
+    Args:
+        output: what is made or replaced; its parents are created.
+        wait_s: how long to wait for another writer of the same output.
+    """
+
+    def __init__(self, output: Path, *, wait_s: float = 0) -> None:
+        # A link to a folder is replaced where it points, not turned into a folder.
+        self.output = output.absolute().resolve()
+        self._wait_s = wait_s
+        self._stack = contextlib.ExitStack()
+        self._folder: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder being written."""
+        if self._folder is None:
+            raise RuntimeError("the folder is written inside a with block, and only until commit")
+        return self._folder
+
+    def __enter__(self) -> Self:
+        with translate_disk_errors(self.output), contextlib.ExitStack() as stack:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(exclusive(self.output, self._wait_s))
+            restore(self.output)
+            self.clean()
+            folder = self.output.with_name(f".{self.output.name}.tmp-{secrets.token_hex(4)}")
+            folder.mkdir()
+            self._folder = folder
+            self._stack = stack.pop_all()
+        return self
+
+    def clean(self) -> None:
+        """Removes what writers that died left behind; the lock is held."""
+        for folder in _leftovers(self.output, "tmp") + _leftovers(self.output, "old"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def commit(self) -> None:
+        """Flushes the folder to the disk and puts it in place of the old one."""
+        folder = self.folder
+        with translate_disk_errors(self.output):
+            fsync_tree(folder)
+            if not os.path.lexists(self.output):
+                folder.rename(self.output)
+            elif not exchange(folder, self.output):
+                old = folder.with_name(folder.name.replace(".tmp-", ".old-"))
+                self.output.rename(old)
+                folder.rename(self.output)
+            fsync(self.output.parent)
+        self._folder = None
+        self.clean()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._stack:
+            folder, self._folder = self._folder, None
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                if isinstance(error, OSError) and _concerns(error, folder):
+                    with translate_disk_errors(self.output):
+                        raise error
+
+
+def _concerns(error: OSError, folder: Path) -> bool:
+    """Whether an error of the block is about the folder being written, rather than about what was read for it."""
+    named = isinstance(error.filename, (str, Path)) and Path(error.filename).is_relative_to(folder)
+    return named or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def translate_disk_errors(where: Path) -> Iterator[None]:
+    """Turns a full, read-only or forbidden disk into one sentence.
+
+    Raises:
+        InputError: the block failed for one of these reasons.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        reason = os.strerror(error.errno or 0).lower()
+        raise InputError(f"{where} cannot be written ({reason}): make room there or choose another output") from error

@@ -1,0 +1,281 @@
+"""The product of a build: a folder with graph, engine, report, runner, and a manifest that vouches for each of them.
+
+:class:`BundleWriter` makes one, whole or not at all; :meth:`Bundle.read` opens one and refuses what is not as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from typing_extensions import Self
+
+from radixrt.engines.atomic import AtomicFolder, fsync, restore_if_abandoned, translate_disk_errors
+from radixrt.engines.manifest import MANIFEST_NAME, MAX_BYTES, SIGNATURE_NAME, FileEntry, Manifest
+from radixrt.engines.signing import sign, verify
+from radixrt.errors import InputError
+
+REPORT_NAME = "report.json"
+CALIBRATION_NAME = "calibration.json"
+# A reader that meets a swap starts again; ten builds finishing while one bundle is read means that something is wrong.
+_ATTEMPTS = 10
+
+
+def sha256_of(path: Path) -> str:
+    """Hashes a file in pieces, so that a large engine does not fill the memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Every file below a folder as its relative POSIX name and its own status; links are not followed.
+
+    Raises:
+        InputError: something is neither a plain file nor a folder.
+    """
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda e: e.name):
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                for name, inner in _walk(Path(entry.path)):
+                    yield f"{entry.name}/{name}", inner
+            elif stat.S_ISREG(status.st_mode):
+                yield entry.name, status
+            else:
+                raise InputError(f"{entry.path} is not a plain file: a bundle holds nothing else, so build it again")
+
+
+def _refuse_to_replace(output: Path) -> None:
+    """Raises InputError where ``output`` holds anything that no build put there: it would be lost."""
+    if not os.path.lexists(output):
+        return
+    if not output.is_dir():
+        raise InputError(f"{output} is a file, and a bundle is a folder: choose another output")
+    present = {name for name, _ in _walk(output)}
+    if not present:
+        return
+    try:
+        manifest = Manifest.from_bytes(_manifest_bytes(output), str(output / MANIFEST_NAME))
+    except (InputError, OSError) as error:
+        raise InputError(
+            f"{output} is not a bundle of this RadixRT, so it is left alone: move it away or choose another output"
+        ) from error
+    foreign = sorted(present - {entry.name for entry in manifest.files} - {MANIFEST_NAME, SIGNATURE_NAME})
+    if foreign:
+        raise InputError(
+            f"{output} holds {foreign[0]}, which no build put there: move it away or choose another output"
+        )
+
+
+class BundleWriter:
+    """Writes a bundle beside ``output`` and puts it in place when it is finished. A context manager.
+
+    Files are written into :attr:`folder`; :meth:`finish` adds the runner, hashes everything, writes the manifest last
+    and swaps. Leaving the block in any other way leaves ``output`` as it was.
+
+    Args:
+        output: the bundle to make or to replace.
+        wait_s: how long to wait for another build of the same output before refusing.
+
+    Raises:
+        InputError: the output is taken, not writable, or holds something that is not a bundle.
+    """
+
+    def __init__(self, output: Path, *, wait_s: float = 0) -> None:
+        self._atomic = AtomicFolder(output, wait_s=wait_s)
+        self.output = self._atomic.output
+
+    @property
+    def folder(self) -> Path:
+        """The folder that takes the bundle's files until it is finished."""
+        return self._atomic.folder
+
+    @staticmethod
+    def check_writable(output: Path) -> None:
+        """Finds out, before anything long starts, whether a bundle could be written.
+
+        Raises:
+            InputError: the disk refuses, or the output holds something that is not a bundle.
+        """
+        output = output.absolute().resolve()
+        parent = output.parent
+        while not os.path.lexists(parent):
+            parent = parent.parent
+        if not parent.is_dir():
+            raise InputError(f"{output} cannot be made because {parent} is a file: choose another output")
+        with translate_disk_errors(output):
+            Path(tempfile.mkdtemp(prefix=".radixrt-", dir=parent)).rmdir()
+            _refuse_to_replace(output)
+
+    def __enter__(self) -> Self:
+        self.check_writable(self.output)
+        self._atomic.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._atomic.__exit__(kind, error, trace)
+
+    def finish(self, manifest: Manifest, *, sign_key: Path | None = None) -> Bundle:
+        """Completes the bundle and puts it in place.
+
+        Args:
+            manifest: everything but ``files``, which is filled in here.
+            sign_key: an Ed25519 private key; the bundle is signed where one is given.
+
+        Raises:
+            InputError: the key is not one, the disk is full, or the manifest names files that were not written.
+        """
+        from radixrt.engines.runner import write_runner
+
+        folder = self.folder
+        write_runner(folder)
+        files = tuple(
+            FileEntry(name=name, bytes=status.st_size, sha256=sha256_of(folder / name))
+            for name, status in _walk(folder)
+            if name not in (MANIFEST_NAME, SIGNATURE_NAME)
+        )
+        complete = manifest.model_copy(update={"files": files})
+        data = complete.to_bytes()
+        # Read back before anything is replaced: what could not be opened must not take the place of what can.
+        complete = Manifest.from_bytes(data, str(self.output / MANIFEST_NAME))
+        if sign_key is not None:
+            (folder / SIGNATURE_NAME).write_bytes(sign(data, sign_key))
+        (folder / MANIFEST_NAME).write_bytes(data)
+        _refuse_to_replace(self.output)
+        self._atomic.commit()
+        return Bundle(self.output, complete)
+
+
+def _manifest_bytes(folder: Path) -> bytes:
+    with (folder / MANIFEST_NAME).open("rb") as stream:
+        return stream.read(MAX_BYTES + 1)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose every file was found as its manifest says."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def read(cls, path: Path, *, require_signature: Path | None = None) -> Bundle:
+        """Opens a bundle. A build that replaces it meanwhile is noticed, and the reading starts again.
+
+        Args:
+            path: the bundle's folder.
+            require_signature: an Ed25519 public key; the manifest must be signed by its owner.
+
+        Raises:
+            InputError: it is no bundle, or a file is missing, foreign or changed, or the signature does not hold.
+        """
+        path = Path(path)
+        for attempt in range(_ATTEMPTS):
+            before = _try_manifest(path)
+            try:
+                if before is None:
+                    raise InputError(f"{path} has no {MANIFEST_NAME}: name a folder that radixrt made")
+                return cls(path, _verified(path, before, require_signature))
+            except (InputError, FileNotFoundError) as error:
+                # A swap in the middle of reading looks like damage; only damage that stays is damage.
+                if _try_manifest(path) != before or (before is None and _awaits_restore(path)):
+                    time.sleep(0.01 * attempt)
+                    continue
+                if isinstance(error, InputError):
+                    raise
+                raise InputError(f"{path} lost a file while it was read: build the bundle again") from error
+        raise InputError(f"{path} keeps being replaced: open it again when the builds are done")
+
+    @property
+    def engine(self) -> Path:
+        """The file that the target opens."""
+        return self.path / self.manifest.engine
+
+    @property
+    def deploy(self) -> Path:
+        """The strongly typed graph that the engine was built from."""
+        return self.path / self.manifest.deploy
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / REPORT_NAME
+
+    @property
+    def calibration_path(self) -> Path | None:
+        """The calibration table, where the precision has one."""
+        path = self.path / CALIBRATION_NAME
+        return path if path.exists() else None
+
+    @property
+    def signed(self) -> bool:
+        """A signature lies in the bundle; whose it is, only ``require_signature`` tells."""
+        return (self.path / SIGNATURE_NAME).exists()
+
+    def check_unchanged(self) -> None:
+        """Call after opening the engine: what was opened is what was verified.
+
+        Raises:
+            InputError: another build took the bundle's place in between.
+        """
+        if _try_manifest(self.path) != self.manifest.to_bytes():
+            raise InputError(f"{self.path} was replaced while it was being opened: open it again")
+
+    def copy_to(self, folder: Path) -> None:
+        """Copies the bundle's files, and nothing else, into an existing folder."""
+        for entry in self.manifest.files:
+            target = folder / entry.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.path / entry.name, target)
+            fsync(target)
+
+
+def _try_manifest(path: Path) -> bytes | None:
+    try:
+        return _manifest_bytes(path)
+    except OSError:
+        return None
+
+
+def _awaits_restore(path: Path) -> bool:
+    output = path.absolute().resolve()
+    return not output.exists() and restore_if_abandoned(output)
+
+
+def _verified(path: Path, data: bytes, require_signature: Path | None) -> Manifest:
+    """Holds a folder against its manifest.
+
+    Raises:
+        InputError: they differ; the message names the first file that does.
+    """
+    if require_signature is not None:
+        signature = path / SIGNATURE_NAME
+        if not signature.is_file():
+            raise InputError(f"{path} is not signed, and a signature is required: ask its maker for a signed one")
+        verify(data, signature.read_bytes()[:4096], require_signature, str(path))
+    manifest = Manifest.from_bytes(data, str(path / MANIFEST_NAME))
+    present = dict(_walk(path))
+    listed = {entry.name for entry in manifest.files}
+    for name in sorted(listed - present.keys()):
+        raise InputError(f"{path} lacks {name}, which its manifest lists: copy or build the bundle again")
+    for name in sorted(present.keys() - listed - {MANIFEST_NAME, SIGNATURE_NAME}):
+        raise InputError(f"{path} holds {name}, which its manifest does not list: remove it or build the bundle again")
+    for entry in manifest.files:
+        same = present[entry.name].st_size == entry.bytes and sha256_of(path / entry.name) == entry.sha256
+        if not same:
+            raise InputError(
+                f"{path / entry.name} is not what the build wrote (its SHA-256 differs): copy or build the bundle again"
+            )
+    return manifest

@@ -1,0 +1,192 @@
+"""``manifest.json``: what a bundle holds, what it was built from and where it runs.
+
+A manifest is read before anything else in a bundle is touched, so the loader takes nothing on trust: the size is
+bounded, a schema it does not know is refused, and a file name that could leave the folder is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime, timezone
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from radixrt.calibration.preprocess import Preprocess
+from radixrt.errors import InputError
+
+SCHEMA_VERSION = 1
+FORMAT = "radixrt-bundle"
+MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.sig"
+# A thousand labels and a dozen files make about 50 kB; more than this is not a manifest.
+MAX_BYTES = 16 << 20
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _safe_name(name: str) -> str:
+    """Returns a relative POSIX file name that stays inside its folder.
+
+    Raises:
+        ValueError: it is absolute, climbs, or holds what some system reads as a separator.
+    """
+    parts = name.split("/")
+    if not name or any(part in ("", ".", "..") for part in parts) or re.search(r"[\\:\x00-\x1f]", name):
+        raise ValueError(f"the file name {name!r} would leave the bundle")
+    if name in (MANIFEST_NAME, SIGNATURE_NAME):
+        raise ValueError(f"{name} cannot list itself")
+    return str(PurePosixPath(name))
+
+
+class FileEntry(_Frozen):
+    """One file of the bundle; ``name`` is relative to it, with forward slashes."""
+
+    name: str
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+    _name = field_validator("name")(_safe_name)
+
+
+class TensorInfo(_Frozen):
+    """An input or output; ``dtype`` is numpy's name, a dynamic dimension is -1."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class ModelIdentity(_Frozen):
+    """Which network this is; ``weights`` is ``random`` where no trained weights were given or reachable."""
+
+    name: str
+    source: str
+    weights: Literal["checkpoint", "pretrained", "random"]
+    parameters: int
+
+
+class BuiltFor(_Frozen):
+    """Where an engine may be opened.
+
+    Attributes:
+        system: the operating system, as ``platform.system()`` names it.
+        machine: the processor family, as ``platform.machine()`` names it.
+        library: the engine's library, such as ``tensorrt``.
+        library_version: the version that built it.
+        device: the device in words; empty for a plan built without one.
+        compute_capabilities: such as ``8.6``; empty where any device of the target will do.
+        version_compatible: a later library of the same major version may open it.
+        hardware_compatible: a newer GPU (compute capability 8.0 and up) may open it.
+    """
+
+    system: str
+    machine: str
+    library: str
+    library_version: str
+    device: str = ""
+    compute_capabilities: tuple[str, ...] = ()
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+
+class Manifest(_Frozen):
+    """The whole of ``manifest.json``.
+
+    Attributes:
+        built_for: where the engine may be opened; absent where it opens wherever its library does.
+        executed: the engine ran when the bundle was made; a plan built without a GPU has not.
+        engine: the file to open; ``deploy`` is the graph that it was built from.
+        created: UTC, ISO 8601 to the second.
+        files: every file but the manifest and its signature, by name.
+    """
+
+    format: Literal["radixrt-bundle"] = "radixrt-bundle"
+    schema_version: Literal[1] = 1
+    created: str
+    radixrt: str
+    libraries: dict[str, str] = {}
+    model: ModelIdentity
+    precision: Literal["fp32", "fp16", "int8"]
+    target: str
+    batch: tuple[Positive, Positive] = (1, 1)
+    built_for: BuiltFor | None = None
+    executed: bool
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    preprocessing: Preprocess
+    labels: tuple[str, ...] = ()
+    engine: str
+    deploy: str = "deploy.onnx"
+    files: tuple[FileEntry, ...] = ()
+
+    _engine = field_validator("engine", "deploy")(_safe_name)
+
+    @field_validator("files")
+    @classmethod
+    def _sorted(cls, files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+        names = [entry.name for entry in files]
+        if len(set(names)) != len(names):
+            raise ValueError("a file is listed twice")
+        return tuple(sorted(files, key=lambda entry: entry.name))
+
+    def to_bytes(self) -> bytes:
+        """The manifest as it stands on disk: the same manifest is always the same bytes."""
+        text = json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return f"{text}\n".encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Manifest:
+        """Reads a manifest of a finished bundle.
+
+        Args:
+            data: the file's bytes.
+            where: how an error names the file.
+
+        Raises:
+            InputError: it is not a manifest, is of a schema this version does not know, or contradicts itself.
+        """
+        content = _parse(data, where)
+        if content.get("format") != FORMAT:
+            raise InputError(f"{where} is not the manifest of a RadixRT bundle: name a folder that radixrt made")
+        version = content.get("schema_version")
+        if type(version) is not int or version < 1:
+            raise InputError(f"{where} has no valid schema_version: build the bundle again")
+        if version > SCHEMA_VERSION:
+            raise InputError(
+                f"{where} has schema {version}, this RadixRT reads up to {SCHEMA_VERSION}: upgrade RadixRT to open it"
+            )
+        try:
+            manifest = cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            field = ".".join(str(part) for part in first["loc"]) or "the manifest"
+            raise InputError(f"{where} is damaged at {field} ({first['msg']}): build the bundle again") from error
+        listed = {entry.name for entry in manifest.files}
+        for name in (manifest.engine, manifest.deploy):
+            if name not in listed:
+                raise InputError(f"{where} lists no hash for {name}: build the bundle again")
+        return manifest
+
+
+def _parse(data: bytes, where: str) -> dict[str, Any]:
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{where} is larger than {MAX_BYTES >> 20} MiB, which no manifest is: build the bundle again")
+    try:
+        content = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not valid JSON: build the bundle again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{where} is not a JSON object: build the bundle again")
+    return content
+
+
+def now() -> str:
+    """The present time as a manifest writes it."""
+    return datetime.now(timezone.utc).replace(microsecond=0).isoformat()

@@ -1,0 +1,422 @@
+#!/usr/bin/env python3
+"""Classifies images with the bundle that this file lies in. It stands alone.
+
+    python3 run.py photo.jpg              top-5 of one image, or of several, or of a folder
+    python3 run.py --bench photo.jpg      latency as well
+    python3 run.py --build                makes this device's TensorRT plan from deploy.onnx (a Jetson starts here)
+
+Needs Python 3.8, numpy, Pillow and the engine's own runtime: onnxruntime, openvino, or tensorrt or tensorrt_rtx with
+pycuda. Beside it lies pixels.py, which prepares the images as they were prepared for calibration.
+Exit codes: 0 done; 2 bad usage or bad input; 4 the engine cannot run on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any, Iterator, Sequence
+
+import numpy as np
+
+# A bundle's files are sealed: importing the module beside this file must not leave a __pycache__ there.
+sys.dont_write_bytecode = True
+import pixels  # noqa: E402
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+# TensorRT 8 reads neither opset 18 nor FP16 tensors beside Q/DQ; where a bundle serves it, this graph lies in it.
+DEPLOY_FOR_TENSORRT_8 = "deploy-trt8.onnx"
+MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+
+NEEDED = (
+    "format",
+    "schema_version",
+    "files",
+    "engine",
+    "deploy",
+    "target",
+    "batch",
+    "precision",
+    "preprocessing",
+    "labels",
+)
+
+
+class BadInputError(Exception):
+    """What the user gave cannot be used (exit 2)."""
+
+    exit_code = 2
+
+
+class UnavailableError(Exception):
+    """The engine cannot run on this machine (exit 4)."""
+
+    exit_code = 4
+
+
+# ---------------------------------------------------------------------------------------------- bundle
+
+
+def read_manifest(bundle: Path) -> dict[str, Any]:
+    """Reads the manifest and holds every file against its SHA-256."""
+    path = bundle / "manifest.json"
+    try:
+        manifest = json.loads(path.read_bytes().decode("utf-8"))
+        absent = [key for key in NEEDED if key not in manifest]
+        if absent or manifest["format"] != "radixrt-bundle" or manifest["schema_version"] != 1:
+            raise BadInputError(f"{path} is of a format that this runner does not know: use the run.py made with it")
+        for entry in manifest["files"]:
+            name = entry["name"]
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise BadInputError(f"{path} names the file {name}, which lies outside it: copy the bundle again")
+            check_file(bundle / name, entry["sha256"])
+    except OSError as error:
+        raise BadInputError(f"{error.filename} cannot be read ({error.strerror}): copy the bundle again") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadInputError(f"{path} is damaged: copy the bundle again") from error
+    return manifest  # type: ignore[no-any-return]
+
+
+def check_file(path: Path, expected: str) -> None:
+    """Refuses a file that is not what the build wrote."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for piece in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(piece)
+    if digest.hexdigest() != expected:
+        raise BadInputError(f"{path} is not what the build wrote (its SHA-256 differs): copy the bundle again")
+
+
+# ---------------------------------------------------------------------------------------------- images
+
+
+def find_images(arguments: Sequence[str]) -> list[Path]:
+    """The images named, folders searched through."""
+    found = []  # type: list[Path]
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not inside:
+                raise BadInputError(f"{path} holds no image: name a folder with {', '.join(SUFFIXES)} files")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise BadInputError(f"{path} does not exist: name an image or a folder of images")
+    return found
+
+
+def load_image(path: Path, spec: Any) -> np.ndarray:
+    """Reads one image as the input tensor's (C, H, W)."""
+    try:
+        return pixels.preprocess_image(pixels.open_image(path, spec.input_size[0]), spec)
+    except pixels.ImageUnusableError as error:
+        raise BadInputError(f"{path} is not an image that can be read ({error}): remove it or save it again") from error
+
+
+# --------------------------------------------------------------------------------------------- engines
+
+
+def load_module(runtime: str) -> Any:
+    """Imports an engine's runtime."""
+    try:
+        return importlib.import_module(MODULES[runtime])
+    except ImportError as error:
+        raise UnavailableError(f"{runtime} is not installed ({error}): for pip it is {MODULES[runtime]}") from error
+
+
+class OnnxRuntime:
+    """Runs an .onnx file on the CPU, or on CUDA where its provider is installed."""
+
+    def __init__(self, manifest: dict[str, Any], bundle: Path, engine: Path, plan: Path | None) -> None:
+        ort = load_module("onnxruntime")
+        known = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        providers = [name for name in known if name in ort.get_available_providers()]
+        self.session = ort.InferenceSession(str(engine), options, providers=providers)
+        self.name = self.session.get_inputs()[0].name
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Runs (N, C, H, W) to logits (N, classes)."""
+        return np.asarray(self.session.run(None, {self.name: batch})[0])
+
+
+class OpenVino:
+    """Runs an .xml and .bin pair on the CPU."""
+
+    def __init__(self, manifest: dict[str, Any], bundle: Path, engine: Path, plan: Path | None) -> None:
+        openvino = load_module("openvino")
+        self.request = openvino.Core().compile_model(str(engine), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Runs (N, C, H, W) to logits (N, classes)."""
+        return np.asarray(self.request([batch])[self.request.output(0)])
+
+
+class TensorRt:
+    """Runs a .plan on a GPU; its input and output are float32, whatever happens inside."""
+
+    def __init__(self, manifest: dict[str, Any], bundle: Path, engine: Path, plan: Path | None) -> None:
+        self.trt = trt = load_module(manifest["target"])
+        self.cuda, device = first_gpu(manifest["target"])
+        self.context = device.retain_primary_context()
+        self.context.push()
+        path = plan if plan is not None and plan.exists() else engine
+        if path is engine:
+            refuse_other_device(manifest, trt, device)
+        self.logger = trt.Logger(trt.Logger.ERROR)
+        self.engine = trt.Runtime(self.logger).deserialize_cuda_engine(path.read_bytes())
+        if self.engine is None:
+            raise UnavailableError(f"{path} does not open with {manifest['target']} {trt.__version__}: use --build")
+        self.execution = self.engine.create_execution_context()
+        self.stream = self.cuda.Stream()
+        names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
+        inputs = [n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+        self.input, self.output = inputs[0], next(n for n in names if n not in inputs)
+        self.buffers = {}  # type: dict[str, tuple[tuple[int, ...], Any, Any]]
+
+    def buffer(self, name: str, shape: tuple[int, ...]) -> Any:
+        """A pinned array and device memory of this shape, kept for the next run."""
+        kept = self.buffers.get(name)
+        if kept is None or kept[0] != shape:
+            host = self.cuda.pagelocked_empty(shape, np.float32)
+            kept = self.buffers[name] = (shape, host, self.cuda.mem_alloc(host.nbytes))
+            self.execution.set_tensor_address(name, int(kept[2]))
+        return kept
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Runs (N, C, H, W) to logits (N, classes)."""
+        self.execution.set_input_shape(self.input, batch.shape)
+        _, host_in, device_in = self.buffer(self.input, batch.shape)
+        _, host_out, device_out = self.buffer(self.output, tuple(self.execution.get_tensor_shape(self.output)))
+        np.copyto(host_in, batch)
+        self.cuda.memcpy_htod_async(device_in, host_in, self.stream)
+        if not self.execution.execute_async_v3(self.stream.handle):
+            raise UnavailableError("the engine failed on the device: see above, or make the plan with --build")
+        self.cuda.memcpy_dtoh_async(host_out, device_out, self.stream)
+        self.stream.synchronize()
+        return np.array(host_out)
+
+
+RUNNERS = {"onnxruntime": OnnxRuntime, "openvino": OpenVino, "tensorrt": TensorRt, "tensorrt-rtx": TensorRt}
+
+
+def first_gpu(runtime: str) -> tuple[Any, Any]:
+    """PyCUDA's driver module and the first GPU."""
+    try:
+        cuda = importlib.import_module("pycuda.driver")
+    except ImportError as error:
+        raise UnavailableError(f"{runtime} needs pycuda ({error}): for pip it is pycuda") from error
+    try:
+        cuda.init()
+        return cuda, cuda.Device(0)
+    except cuda.Error as error:
+        raise UnavailableError(f"{runtime} finds no GPU ({error}): try --runtime onnxruntime") from error
+
+
+def capability_of(device: Any) -> str:
+    """A GPU's compute capability, such as 8.7."""
+    return ".".join(str(number) for number in device.compute_capability())
+
+
+def refuse_other_device(manifest: dict[str, Any], trt: Any, device: Any) -> None:
+    """Refuses a plan made for something else, before it is deserialised."""
+    built = manifest.get("built_for") or {}
+    here = {"system": platform.system(), "machine": platform.machine(), "library_version": trt.__version__}
+    if built.get("version_compatible"):
+        built = dict(built, library_version=here["library_version"])
+    for key, value in here.items():
+        if built.get(key, value) != value:
+            raise UnavailableError(
+                f"the plan was built for {built[key]}, this is {value}: make one for this device with --build"
+            )
+    wanted, capability = built.get("compute_capabilities") or [], capability_of(device)
+    if wanted and capability not in wanted and not built.get("hardware_compatible"):
+        raise UnavailableError(
+            f"the plan was built for compute capability {', '.join(wanted)}, this GPU has {capability}: "
+            "make one for this device with --build"
+        )
+
+
+# --------------------------------------------------------------------------------------- making a plan
+
+
+def plan_path(manifest: dict[str, Any], module: Any, device: Any) -> Path:
+    """Where the plan for this graph, library and GPU is kept: outside the bundle, whose files are sealed."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radixrt" / "plans"
+    graph = next(entry["sha256"] for entry in manifest["files"] if entry["name"] == manifest["deploy"])
+    made_for = "|".join((graph, manifest["target"], module.__version__, device.name(), capability_of(device)))
+    return cache / (hashlib.sha256(made_for.encode()).hexdigest()[:32] + ".plan")
+
+
+def build_plan(manifest: dict[str, Any], bundle: Path, plan: Path, trt: Any) -> None:
+    """Builds the plan on this device and puts it in place when it is whole."""
+    rtx, major = manifest["target"] == "tensorrt-rtx", int(trt.__version__.split(".")[0])
+    typed = rtx or major >= 10
+    graph = bundle / manifest["deploy"]
+    if not typed and (bundle / DEPLOY_FOR_TENSORRT_8).exists():
+        graph = bundle / DEPLOY_FOR_TENSORRT_8
+    kinds = trt.NetworkDefinitionCreationFlag
+    logger = trt.Logger(trt.Logger.WARNING)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(kinds.STRONGLY_TYPED if typed else kinds.EXPLICIT_BATCH))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(graph.read_bytes()):
+        reason = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
+        raise UnavailableError(f"{manifest['target']} {trt.__version__} cannot take {graph.name}: {reason}")
+    config = builder.create_builder_config()
+    if not typed:
+        # These releases have no strongly typed networks: the flags allow what Q/DQ and casts in the graph ask for.
+        for name in {"fp32": (), "fp16": ("FP16",), "int8": ("FP16", "INT8")}[manifest["precision"]]:
+            config.set_flag(getattr(trt.BuilderFlag, name))
+    tensor = network.get_input(0)
+    shape = tuple(tensor.shape)
+    if -1 in shape:
+        low, high = manifest["batch"]
+        profile = builder.create_optimization_profile()
+        profile.set_shape(tensor.name, (low, *shape[1:]), (high, *shape[1:]), (high, *shape[1:]))
+        config.add_optimization_profile(profile)
+    started = time.perf_counter()
+    data = builder.build_serialized_network(network, config)
+    if data is None:
+        raise UnavailableError(f"{manifest['target']} {trt.__version__} could not build the plan: see above")
+    plan.parent.mkdir(parents=True, exist_ok=True)
+    partial = plan.with_name(f"{plan.name}.{os.getpid()}")
+    partial.write_bytes(bytes(data))
+    partial.replace(plan)
+    print(f"built {plan} in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+
+
+# ------------------------------------------------------------------------------------------------ main
+
+
+def batches(images: Sequence[Path], manifest: dict[str, Any]) -> Iterator[tuple[list[Path], np.ndarray]]:
+    """Images in batches that the engine takes; the last one is filled up with copies where the batch is fixed."""
+    low, high = manifest["batch"]
+    spec = argparse.Namespace(**manifest["preprocessing"])
+    for start in range(0, len(images), high):
+        paths = list(images[start : start + high])
+        tensors = [load_image(path, spec) for path in paths]
+        tensors += [tensors[-1]] * (low - len(tensors))
+        yield paths, np.stack(tensors)
+
+
+def top5(logits: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The five likeliest classes of one image."""
+    shares = np.exp(logits.astype(np.float64) - logits.max())
+    shares /= shares.sum()
+    order = np.argsort(-shares, kind="stable")[:5]
+    return [
+        {
+            "class": int(i),
+            "label": labels[i] if i < len(labels) else str(int(i)),
+            "probability": round(float(shares[i]), 6),
+        }
+        for i in order
+    ]
+
+
+def bench(runner: Any, batch: np.ndarray, rounds: int) -> dict[str, float]:
+    """Latency of one batch in milliseconds, from numpy array to numpy array."""
+    for _ in range(max(3, rounds // 10)):
+        runner.run(batch)
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        runner.run(batch)
+        times.append((time.perf_counter() - started) * 1e3)
+    summary = {f"p{q}_ms": round(float(np.percentile(times, q)), 3) for q in (50, 90, 95, 99)}
+    summary.update(batch=len(batch), rounds=rounds, images_per_s=round(1e3 * len(batch) / summary["p50_ms"], 1))
+    return summary
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description="Classifies images with this bundle; needs no RadixRT and no PyTorch.")
+    parser.add_argument("images", nargs="*", help="images, or folders of them")
+    parser.add_argument(
+        "--bundle", type=Path, default=Path(__file__).resolve().parent, help="default: where this file is"
+    )
+    parser.add_argument("--runtime", choices=sorted(MODULES), help="default: the one that the bundle was made for")
+    parser.add_argument("--build", action="store_true", help="make the TensorRT plan for this device from deploy.onnx")
+    parser.add_argument("--plan", type=Path, help="where --build puts the plan (default: the user's cache)")
+    parser.add_argument("--bench", action="store_true", help="measure latency on the first batch")
+    parser.add_argument("--rounds", type=int, default=100, help="how many times --bench runs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(argv)
+    if not options.images and not options.build:
+        parser.error("name an image or a folder of images, or ask for --build")
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    return options
+
+
+def open_runner(options: argparse.Namespace, manifest: dict[str, Any]) -> Any:
+    """Opens the engine that was asked for, making the plan first where that was asked for."""
+    bundle, engine = options.bundle, options.bundle / manifest["engine"]
+    runtime = options.runtime or manifest["target"]
+    if options.build and not runtime.startswith("tensorrt"):
+        runtime = "tensorrt"
+    if runtime != manifest["target"]:
+        # Another runtime than the bundle's own starts from the graph.
+        manifest = dict(manifest, target=runtime, built_for=None)
+        engine = bundle / manifest["deploy"]
+    plan = None
+    if runtime.startswith("tensorrt"):
+        trt = load_module(runtime)
+        _, device = first_gpu(runtime)
+        plan = options.plan or plan_path(manifest, trt, device)
+        if options.build:
+            context = device.retain_primary_context()
+            context.push()
+            build_plan(manifest, bundle, plan, trt)
+            context.pop()
+        elif engine.suffix == ".onnx" and not plan.exists():
+            raise UnavailableError(f"the bundle holds no plan for {runtime}: make one for this device with --build")
+    return RUNNERS[runtime](manifest, bundle, engine, plan)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    options = parse(argv)
+    try:
+        manifest = read_manifest(options.bundle)
+        images = find_images(options.images)
+        runner = open_runner(options, manifest)
+        results = []
+        timing = None
+        for paths, batch in batches(images, manifest):
+            for path, logits in zip(paths, runner.run(batch)):
+                results.append({"image": str(path), "top5": top5(logits, manifest["labels"])})
+            if options.bench and timing is None:
+                timing = bench(runner, batch, options.rounds)
+        show(results, timing, options.json)
+    except (BadInputError, UnavailableError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def show(results: Sequence[dict[str, Any]], timing: dict[str, float] | None, as_json: bool) -> None:
+    """Prints what was found."""
+    if as_json:
+        print(json.dumps({"results": results, "latency": timing}, indent=2))
+        return
+    for result in results:
+        print(result["image"])
+        for row in result["top5"]:
+            print(f"  {row['probability']:7.2%}  {row['label']}")
+    if timing is not None:
+        print("latency  " + "  ".join(f"{key} {value}" for key, value in timing.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
