@@ -1,0 +1,152 @@
+"""A list of image files that is read in batches: only the current batch is in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from radixrt.calibration.pixels import ImageUnusableError, open_image, preprocess_image
+from radixrt.calibration.preprocess import Preprocess
+from radixrt.errors import InputError
+
+#: The share of unusable images that a build tolerates.
+MAX_UNUSABLE = 0.05
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image file: ``name`` is what reports call it, ``label`` its class index."""
+
+    name: str
+    path: Path
+    label: int | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that could not be used, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """``images`` is float32 of shape (N, C, H, W); ``labels`` int64 of shape (N,), None where the data has none."""
+
+    images: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64] | None
+    names: tuple[str, ...]
+
+
+class ImageList:
+    """Images of one split, in a fixed order that mixes the classes, so that the first n stand for all.
+
+    ``skipped`` grows while batches are read: it names every image that was passed over so far.
+    """
+
+    def __init__(self, entries: Sequence[Entry], preprocess: Preprocess, workers: int = 0) -> None:
+        self._entries = tuple(entries)
+        self._preprocess = preprocess
+        self._workers = workers
+        self._skipped: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(entry.name for entry in self._entries)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(entry.path for entry in self._entries)
+
+    @property
+    def labels(self) -> tuple[int, ...] | None:
+        """The class index of each image, corrupt ones included; None where the data has none."""
+        labels = tuple(entry.label for entry in self._entries if entry.label is not None)
+        return labels if self._entries and len(labels) == len(self._entries) else None
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self._preprocess
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        return tuple(Skipped(name, reason) for name, reason in sorted(self._skipped.items()))
+
+    def take(self, count: int) -> ImageList:
+        """The first ``count`` images as a list of their own."""
+        return ImageList(self._entries[:count], self._preprocess, self._workers)
+
+    @cached_property
+    def sha256(self) -> str:
+        """A hash of the files' contents, whatever their names and order; unreadable files do not count."""
+        return hashlib.sha256(b"".join(sorted(_digest(entry.path) for entry in self._entries))).hexdigest()
+
+    def batches(self, size: int, limit: int | None = None) -> Iterator[ImageBatch]:
+        """Reads the images in order.
+
+        Args:
+            size: images in a batch; the last one, and one that lost unusable images, hold fewer.
+            limit: how many images of the list are looked at.
+
+        Raises:
+            InputError: more than 5 % of the images looked at are unusable.
+        """
+        if size < 1:
+            raise ValueError(f"a batch of {size} images")
+        entries = self._entries if limit is None else self._entries[:limit]
+        labelled = self.labels is not None
+        unusable: list[Skipped] = []
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(self._workers)) if self._workers > 1 else None
+            for start in range(0, len(entries), size):
+                chunk = entries[start : start + size]
+                decoded = list(pool.map(self._decode, chunk) if pool else map(self._decode, chunk))
+                good = []
+                for entry, result in zip(chunk, decoded, strict=True):
+                    if isinstance(result, Skipped):
+                        self._skipped[entry.name] = result.reason
+                        unusable.append(result)
+                        _refuse_too_many(unusable, len(entries))
+                    else:
+                        good.append((entry, result))
+                if good:
+                    yield ImageBatch(
+                        images=np.stack([pixels for _, pixels in good]),
+                        labels=np.array([entry.label for entry, _ in good], dtype=np.int64) if labelled else None,
+                        names=tuple(entry.name for entry, _ in good),
+                    )
+
+    def _decode(self, entry: Entry) -> npt.NDArray[np.float32] | Skipped:
+        try:
+            image = open_image(entry.path, self._preprocess.input_size[0])
+        except ImageUnusableError as error:
+            return Skipped(entry.name, str(error))
+        return preprocess_image(image, self._preprocess)
+
+
+def _digest(path: Path) -> bytes:
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return b""
+
+
+def _refuse_too_many(unusable: Sequence[Skipped], total: int) -> None:
+    if len(unusable) > MAX_UNUSABLE * total:
+        first = unusable[0]
+        raise InputError(
+            f"more than {MAX_UNUSABLE:.0%} of {total} images are unusable ({len(unusable)} so far), the first is"
+            f" {first.name} ({first.reason}): mend or remove them"
+        )

@@ -1,0 +1,135 @@
+"""An image becomes the numbers a network takes, with Pillow and NumPy only.
+
+The result equals timm's evaluation transform bit for bit. The steps are those of
+``timm.data.create_transform(is_training=False)``, which are torchvision's: open as RGB (or L for a network with one
+channel), resize, crop or pad about the centre, divide by 255, subtract the mean, divide by the standard deviation. The
+test holds every crop mode and interpolation against timm's own transform, with no tolerance.
+
+The file imports nothing of the project and keeps to Python 3.8, so that it can travel with a bundle as it stands.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Sequence  # noqa: UP035 - the home of Sequence in Python 3.8
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES = ("center", "squash", "border")
+
+#: Larger images are taken for decompression bombs. This is Pillow's own limit for its warning (a quarter GiB of RGB).
+MAX_PIXELS = 89_478_485
+
+# Formats that Pillow decodes itself. Its EPS plug-in starts Ghostscript, so a file may not choose its own format.
+FORMATS = ("PNG", "JPEG", "MPO", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+
+
+class ImageUnusableError(Exception):
+    """The file is no image that can be decoded; the message is the reason, without the file's name."""
+
+
+def open_image(path: Any, channels: int = 3) -> Image.Image:
+    """Decodes an image file completely.
+
+    Args:
+        path: the file.
+        channels: 3 gives mode RGB (grayscale is repeated), 1 gives mode L.
+
+    Raises:
+        ImageUnusableError: the file is missing, unreadable, truncated, no image, of a format not taken, or too large.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.format not in FORMATS:
+                raise ImageUnusableError(f"its content is {image.format}, not one of {', '.join(FORMATS)}")
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageUnusableError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+            decoded: Image.Image = image.convert("RGB" if channels == 3 else "L")
+            return decoded
+    except ImageUnusableError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageUnusableError(f"more than {MAX_PIXELS:,} pixels") from error
+    except UnidentifiedImageError as error:
+        raise ImageUnusableError("its content is no image") from error
+    except OSError as error:
+        raise ImageUnusableError(error.strerror or str(error)) from error
+    except Exception as error:  # Pillow's decoders raise SyntaxError, ValueError, struct.error, ... for damaged files
+        raise ImageUnusableError(f"cannot be decoded ({error})") from error
+
+
+def preprocess_image(image: Image.Image, preprocess: Any) -> np.ndarray:
+    """Turns a decoded image into one network input.
+
+    Args:
+        image: mode RGB or L, as :func:`open_image` gives it.
+        preprocess: anything with the attributes ``input_size`` (C, H, W), ``mean`` and ``std`` (C values each, on the
+            scale 0..1), ``crop_pct``, ``crop_mode`` (one of :data:`CROP_MODES`) and ``interpolation`` (one of
+            :data:`INTERPOLATIONS`).
+
+    Returns:
+        float32, shape (C, H, W).
+    """
+    pixels = np.asarray(shape_image(image, preprocess))
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    # The order of the float32 operations is torchvision's: ToTensor, then Normalize.
+    planes: np.ndarray = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
+    mean = np.asarray(preprocess.mean, dtype=np.float32).reshape(-1, 1, 1)
+    std = np.asarray(preprocess.std, dtype=np.float32).reshape(-1, 1, 1)
+    planes -= mean
+    planes /= std
+    return planes
+
+
+def shape_image(image: Image.Image, preprocess: Any) -> Image.Image:
+    """Resizes and crops an image to the network's height and width; the pixels stay 8 bit."""
+    height, width = preprocess.input_size[1:]
+    scaled = (math.floor(height / preprocess.crop_pct), math.floor(width / preprocess.crop_pct))
+    black = 0
+    if preprocess.crop_mode == "squash":
+        resized = _resize(image, scaled, preprocess.interpolation)
+        return _crop_or_pad(resized, (height, width), black)
+    if preprocess.crop_mode == "border":
+        resized = _resize(image, _keep_ratio(image, scaled, longest=True), preprocess.interpolation)
+        levels = tuple(round(255 * value) for value in preprocess.mean)
+        return _crop_or_pad(resized, (height, width), levels if len(levels) > 1 else levels[0])
+    square = scaled[0] == scaled[1]
+    size = _short_edge(image, scaled[0]) if square else _keep_ratio(image, scaled, longest=False)
+    return _crop_or_pad(_resize(image, size, preprocess.interpolation), (height, width), black)
+
+
+def _resize(image: Image.Image, size: Sequence[int], interpolation: str) -> Image.Image:
+    """``size`` is (height, width)."""
+    filters = getattr(Image, "Resampling", Image)  # Pillow before 9.1 has them in the module itself
+    return image.resize((size[1], size[0]), getattr(filters, interpolation.upper()))
+
+
+def _short_edge(image: Image.Image, edge: int) -> list[int]:
+    """The size whose shorter edge is ``edge``; the longer one rounds down, as torchvision's ``Resize`` does."""
+    if image.width <= image.height:
+        return [int(edge * image.height / image.width), edge]
+    return [edge, int(edge * image.width / image.height)]
+
+
+def _keep_ratio(image: Image.Image, target: Sequence[int], longest: bool) -> list[int]:
+    """The size that fits in (``longest``) or covers ``target``, rounded as timm's ``ResizeKeepRatio`` does."""
+    ratios = (image.height / target[0], image.width / target[1])
+    ratio = max(ratios) if longest else min(ratios)
+    return [round(image.height / ratio), round(image.width / ratio)]
+
+
+def _crop_or_pad(image: Image.Image, size: Sequence[int], fill: int | tuple[int, ...]) -> Image.Image:
+    """Takes (height, width) pixels about the centre. Where the image is smaller, the odd pixel goes right and below."""
+    height, width = size
+    pad_left, pad_top = max(0, (width - image.width) // 2), max(0, (height - image.height) // 2)
+    padded_size = (max(width, image.width), max(height, image.height))
+    if padded_size != image.size:
+        padded = Image.new(image.mode, padded_size, fill)
+        padded.paste(image, (pad_left, pad_top))
+        image = padded
+    left = round((image.width - width) / 2)
+    top = round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))

@@ -1,0 +1,156 @@
+"""How images are prepared for a network: what timm resolves for it, and what a user puts in its place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from radixrt.errors import InputError
+
+Numbers = str | Sequence[float]
+
+
+class Preprocess(BaseModel):
+    """The steps from a decoded image to a network's input; the manifest records it.
+
+    ``input_size`` is (C, H, W) with one or three channels; ``mean`` and ``std`` have C values on the scale 0..1 (one
+    value stands for all channels). What the steps do with them is :func:`radixrt.calibration.pixels.preprocess_image`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_size: tuple[Literal[1, 3], int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float = Field(default=0.875, gt=0, le=4)
+    crop_mode: Literal["center", "squash", "border"] = "center"
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = "bicubic"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_value_for_all_channels(cls, fields: Any) -> Any:
+        if not isinstance(fields, Mapping):
+            return fields
+        fields = dict(fields)
+        size = fields.get("input_size")
+        channels = size[0] if isinstance(size, Sequence) and size else 1
+        for name in ("mean", "std"):
+            value = fields.get(name)
+            if isinstance(value, Sequence) and len(value) == 1 and isinstance(channels, int):
+                fields[name] = tuple(value) * channels
+        return fields
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Preprocess:
+        channels, height, width = self.input_size
+        if not (1 <= height <= 8192 and 1 <= width <= 8192):
+            raise ValueError(f"input_size: {height} x {width} is outside 1..8192")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != channels:
+                raise ValueError(f"{name} has {len(values)} values for {channels} channels")
+            if not all(abs(value) < 1e6 for value in values):
+                raise ValueError(f"{name} must be finite")
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        return self
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Preprocess:
+        """Takes what ``timm.data.resolve_model_data_config`` gives; keys that are no preprocessing are left aside.
+
+        Raises:
+            InputError: a value is not one that preprocessing can use.
+        """
+        return _checked({name: config[name] for name in cls.model_fields if config.get(name) is not None})
+
+    @property
+    def fields_as_lists(self) -> dict[str, Any]:
+        """What JSON holds of it."""
+        return self.model_dump(mode="json")
+
+    def with_overrides(
+        self,
+        *,
+        input_size: str | Sequence[int] | None = None,
+        mean: Numbers | None = None,
+        std: Numbers | None = None,
+        crop_pct: float | None = None,
+        crop_mode: str | None = None,
+        interpolation: str | None = None,
+    ) -> Preprocess:
+        """Puts a user's choices in place of timm's; numbers may be text such as ``3,128,128``.
+
+        When only the number of channels changes, mean and std become the average over the former channels, as a
+        grayscale photograph has the average of its colours.
+
+        Raises:
+            InputError: a value is not one that preprocessing can use.
+        """
+        given: dict[str, Any] = {
+            "input_size": _numbers("input size", input_size, int),
+            "mean": _numbers("mean", mean, float),
+            "std": _numbers("std", std, float),
+            "crop_pct": crop_pct,
+            "crop_mode": crop_mode,
+            "interpolation": interpolation,
+        }
+        fields = self.model_dump() | {name: value for name, value in given.items() if value is not None}
+        channels = fields["input_size"][0]
+        for name in ("mean", "std"):
+            if given[name] is None and len(fields[name]) != channels:
+                fields[name] = (sum(fields[name]) / len(fields[name]),)
+        return _checked(fields)
+
+    def with_file(self, path: Path) -> Preprocess:
+        """Puts the choices of a JSON file in place of timm's.
+
+        The file holds the fields themselves, or holds them under ``data_config`` (as the sample networks do) or
+        ``pretrained_cfg`` (as timm's hub does). Other keys are left aside.
+
+        Raises:
+            InputError: the file is unreadable, no JSON object, or has a value that preprocessing cannot use.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read the preprocessing in {path}: {error}; it must be a JSON object") from error
+        if not isinstance(content, dict):
+            raise InputError(f"cannot read the preprocessing in {path}: it must be a JSON object")
+        for nested in ("data_config", "pretrained_cfg"):
+            if isinstance(content.get(nested), dict):
+                content = content[nested]
+                break
+        known = {name: content[name] for name in type(self).model_fields if content.get(name) is not None}
+        try:
+            return self.with_overrides(**known)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    def beside(self, checkpoint: Path) -> Preprocess:
+        """Applies the JSON file beside a checkpoint, where there is one (``best.json`` for ``best.pth``)."""
+        sidecar = checkpoint.with_suffix(".json")
+        return self.with_file(sidecar) if sidecar.is_file() else self
+
+
+def _checked(fields: dict[str, Any]) -> Preprocess:
+    try:
+        return Preprocess(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "values"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"preprocessing cannot use these {where}: {reason}; got {first['input']!r}") from error
+
+
+def _numbers(what: str, value: Any, kind: type[int] | type[float]) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        return tuple(kind(part) for part in parts)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"bad {what} {value!r}: write numbers with commas between them, such as 3,224,224") from error
