@@ -1,0 +1,178 @@
+"""Runs a plan: device memory, a stream and events by PyCUDA, in the primary context that PyTorch shares.
+
+Written for TensorRT 8.5 to 11 and TensorRT for RTX, and not executed where it was written: there is no GPU there.
+``make gpu-check`` is the command that tries it.
+
+Each input and output has a page-locked host buffer and a device buffer, sized for the largest batch. From the second
+run of a shape on, the copies and the kernels are replayed as one CUDA graph, where PyCUDA offers stream capture and
+the plan allows it; otherwise each run enqueues them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from radixrt.engines.base import Array, Session, TensorSpec
+from radixrt.engines.trt_api import TrtApi
+from radixrt.errors import InputError, RadixRTError
+
+_SEVERE = ("ERROR", "INTERNAL_ERROR")
+
+
+class CudaSession(Session):
+    """An open plan.
+
+    Args:
+        api: the library that built it.
+        engine: the plan's file.
+        use_graph: replay the work as a CUDA graph where possible.
+
+    Raises:
+        InputError: the plan is of another GPU, version or system, or is damaged.
+    """
+
+    def __init__(self, api: TrtApi, engine: Path, *, use_graph: bool = True) -> None:
+        self._api = api
+        self._errors: list[str] = []
+        self._cuda: Any = importlib.import_module("pycuda.driver")
+        self._cuda.init()
+        # PyTorch works in the device's primary context: a context of our own would double the memory and split the
+        # streams.
+        self._context: Any = self._cuda.Device(0).retain_primary_context()
+        with self._current():
+            self._open_plan(engine)
+            self._stream: Any = self._cuda.Stream()
+            self._start: Any = self._cuda.Event()
+            self._end: Any = self._cuda.Event()
+            self._allocate()
+        self._graphs: dict[tuple[tuple[int, ...], ...], Any] = {}
+        self._warm: set[tuple[tuple[int, ...], ...]] = set()
+        self._use_graph = use_graph and hasattr(self._cuda.Stream, "begin_capture")
+        self.last_device_ms = 0.0
+
+    @contextmanager
+    def _current(self) -> Iterator[None]:
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._cuda.Context.pop()
+
+    def _open_plan(self, engine: Path) -> None:
+        def sink(severity: str, text: str) -> None:
+            if severity in _SEVERE:
+                self._errors.append(text)
+
+        self._logger = self._api.logger(sink)
+        self._runtime = self._api.runtime(self._logger)
+        plan = self._runtime.deserialize_cuda_engine(engine.read_bytes())
+        if plan is None:
+            said = self._errors[-1].strip() if self._errors else "it gave no reason"
+            raise InputError(
+                f"{engine} does not open with {self._api.product} {self._api.version_text} on this GPU ({said}): "
+                "build it again here"
+            )
+        self._plan: Any = plan
+        self._execution: Any = plan.create_execution_context()
+        if self._execution is None:
+            size = self._api.device_memory_bytes(plan) / 1e6
+            raise RadixRTError(
+                f"{engine} needs {size:.0f} MB of GPU memory for its work, which is not free: close other programs"
+            )
+        names = [plan.get_tensor_name(index) for index in range(plan.num_io_tensors)]
+        specs = [TensorSpec(name, self._api.dtype(plan, name), tuple(plan.get_tensor_shape(name))) for name in names]
+        self.inputs = tuple(spec for spec in specs if self._api.is_input(plan, spec.name))
+        self.outputs = tuple(spec for spec in specs if not self._api.is_input(plan, spec.name))
+
+    def _allocate(self) -> None:
+        """Makes the buffers for the largest batch of the plan's profile, and gives the plan their addresses."""
+        self._largest = {}
+        for spec in self.inputs:
+            largest = tuple(self._plan.get_tensor_profile_shape(spec.name, 0)[2]) if -1 in spec.shape else spec.shape
+            self._largest[spec.name] = largest
+            self._execution.set_input_shape(spec.name, largest)
+        self._host: dict[str, Any] = {}
+        self._device: dict[str, Any] = {}
+        for spec in (*self.inputs, *self.outputs):
+            shape = tuple(self._execution.get_tensor_shape(spec.name))
+            size = math.prod(shape)
+            self._host[spec.name] = self._cuda.pagelocked_empty(size, spec.dtype)
+            self._device[spec.name] = self._cuda.mem_alloc(max(1, size * spec.dtype.itemsize))
+            self._execution.set_tensor_address(spec.name, int(self._device[spec.name]))
+
+    def _check(self, feeds: dict[str, Array]) -> None:
+        super()._check(feeds)
+        for spec in self.inputs:
+            smallest = self._plan.get_tensor_profile_shape(spec.name, 0)[0][0] if spec.shape[0] == -1 else spec.shape[0]
+            size = feeds[spec.name].shape[0]
+            if not smallest <= size <= self._largest[spec.name][0]:
+                raise InputError(
+                    f"input {spec.name!r} has a batch of {size}, the engine was built for {smallest} to "
+                    f"{self._largest[spec.name][0]}: build it with a wider BATCH"
+                )
+
+    def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        with self._current():
+            shapes = tuple(feeds[spec.name].shape for spec in self.inputs)
+            for spec in self.inputs:
+                array = feeds[spec.name]
+                self._host[spec.name][: array.size] = array.ravel()
+                if not self._execution.set_input_shape(spec.name, array.shape):
+                    raise InputError(
+                        f"input {spec.name!r} of shape {array.shape} is outside what the engine was built for"
+                    )
+            results = {spec.name: tuple(self._execution.get_tensor_shape(spec.name)) for spec in self.outputs}
+            self._start.record(self._stream)
+            graph = self._graphs.get(shapes)
+            if graph is not None:
+                graph.launch(self._stream)
+            elif self._use_graph and shapes in self._warm:
+                self._capture(shapes, results).launch(self._stream)
+            else:
+                # The first run of a shape initialises kernels, which cannot be captured.
+                self._enqueue(shapes, results)
+                self._warm.add(shapes)
+            self._end.record(self._stream)
+            self._stream.synchronize()
+            self.last_device_ms = float(self._end.time_since(self._start))
+            return {
+                name: np.array(self._host[name][: math.prod(shape)]).reshape(shape) for name, shape in results.items()
+            }
+
+    def _enqueue(self, shapes: tuple[tuple[int, ...], ...], results: dict[str, tuple[int, ...]]) -> None:
+        for spec, shape in zip(self.inputs, shapes, strict=True):
+            view = self._host[spec.name][: math.prod(shape)]
+            self._cuda.memcpy_htod_async(self._device[spec.name], view, self._stream)
+        if not self._execution.execute_async_v3(self._stream.handle):
+            said = self._errors[-1].strip() if self._errors else "it gave no reason"
+            raise RadixRTError(f"{self._api.product} failed to run the engine ({said})")
+        for name, shape in results.items():
+            self._cuda.memcpy_dtoh_async(self._host[name][: math.prod(shape)], self._device[name], self._stream)
+
+    def _capture(self, shapes: tuple[tuple[int, ...], ...], results: dict[str, tuple[int, ...]]) -> Any:
+        """Records the work of one run and keeps it. A graph holds for the shapes and buffers it was recorded with."""
+        self._stream.begin_capture(self._cuda.capture_mode.THREAD_LOCAL)
+        self._enqueue(shapes, results)
+        self._graphs[shapes] = self._stream.end_capture().instantiate()
+        return self._graphs[shapes]
+
+    def _release(self) -> None:
+        with self._current():
+            self._graphs.clear()
+            # The order matters: an execution context uses the plan, which uses the runtime.
+            self._execution = None
+            self._plan = None
+            self._runtime = None  # type: ignore[assignment]
+            for buffer in self._device.values():
+                buffer.free()
+            self._device.clear()
+            self._host.clear()
+            self._stream = self._start = self._end = None
+        self._context.detach()

@@ -1,0 +1,104 @@
+"""A strongly typed FP16 graph, given FP32 types again.
+
+Before: FP16 tensors and weights, a Cast to FP16 behind the input and one to FP32 before the output; Q/DQ pairs may
+have FP16 scales.
+
+After: the same graph with every FP16 tensor FP32, and no Cast left that changes nothing. Weights keep their FP16
+values, so what is computed differs from the FP16 graph only by rounding less. With ``keep_half_weights`` the large
+weights stay FP16 in the file, each behind a Cast that the engine folds when it loads: half the size. The scales of
+Q/DQ pairs are always converted, because engines look for them as constants.
+
+Used for ONNX Runtime on a CPU, which has no FP16 kernels, and for TensorRT 8.x, whose parser wants FP32 scales and
+takes the precision from builder flags.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+# Below this many values a weight is not worth a Cast of its own.
+_SMALL = 1024
+
+
+def has_half(model: ir.Model) -> bool:
+    """Says whether any tensor of the graph is FP16."""
+    weights = any(v.dtype is ir.DataType.FLOAT16 for v in model.graph.initializers.values())
+    return weights or any(value.dtype is ir.DataType.FLOAT16 for node in model.graph for value in node.outputs)
+
+
+def to_float32(model: ir.Model, *, keep_half_weights: bool = False) -> ir.Model:
+    """Returns a copy of the graph with FP32 types.
+
+    Args:
+        model: a deploy graph; it is not changed.
+        keep_half_weights: leave large weights FP16, each behind a Cast.
+    """
+    model = ir.from_proto(ir.to_proto(model))
+    graph = model.graph
+    for node in graph:
+        _retype_attributes(node)
+        for value in node.outputs:
+            if value.dtype is ir.DataType.FLOAT16:
+                value.dtype = ir.DataType.FLOAT
+    for value in (*graph.inputs, *graph.outputs):
+        if value.dtype is ir.DataType.FLOAT16:
+            value.dtype = ir.DataType.FLOAT
+    _remove_casts(graph)
+    for value in tuple(graph.initializers.values()):
+        if value.dtype is ir.DataType.FLOAT16:
+            _retype_weight(graph, value, keep_half_weights)
+    return model
+
+
+def _retype_attributes(node: ir.Node) -> None:
+    for name, attribute in tuple(node.attributes.items()):
+        if attribute.type is ir.AttributeType.TENSOR and attribute.value.dtype is ir.DataType.FLOAT16:
+            node.attributes[name] = ir.AttrTensor(name, ir.tensor(attribute.value.numpy().astype(np.float32)))
+        elif (
+            node.op_type in ("Cast", "EyeLike", "DequantizeLinear", "QuantizeLinear")
+            and name in ("to", "dtype", "output_dtype")
+            and attribute.value == ir.DataType.FLOAT16.value
+        ):
+            node.attributes[name] = ir.AttrInt64(name, ir.DataType.FLOAT.value)
+
+
+def _remove_casts(graph: ir.Graph) -> None:
+    """Takes out every Cast from FP32 to FP32, except one between a graph input and a graph output."""
+    for node in tuple(graph):
+        if node.op_type != "Cast" or node.inputs[0] is None or node.inputs[0].dtype is not ir.DataType.FLOAT:
+            continue
+        if node.attributes["to"].as_int() != ir.DataType.FLOAT.value:
+            continue
+        source, result = node.inputs[0], node.outputs[0]
+        if result.is_graph_output():
+            producer = source.producer()
+            if producer is None or source.is_graph_output():
+                continue
+            # The output keeps its name: the producer takes the output's value over.
+            name = result.name
+            ir.convenience.replace_all_uses_with(result, source)
+            index = list(graph.outputs).index(result)
+            graph.outputs[index] = source
+            source.shape, source.type = result.shape, result.type
+            graph.remove(node, safe=True)
+            source.name = name
+        else:
+            ir.convenience.replace_all_uses_with(result, source)
+            graph.remove(node, safe=True)
+
+
+def _retype_weight(graph: ir.Graph, value: ir.Value, keep_half: bool) -> None:
+    assert value.const_value is not None and value.name is not None
+    users = tuple(value.uses())
+    quantiser = any(use.node.op_type in ("QuantizeLinear", "DequantizeLinear") for use in users)
+    if keep_half and not quantiser and value.const_value.size > _SMALL and users:
+        cast = ir.node("Cast", [value], attributes={"to": ir.DataType.FLOAT.value}, name=f"{value.name}_to_float32")
+        cast.outputs[0].name = f"{value.name}_float32"
+        cast.outputs[0].dtype, cast.outputs[0].shape = ir.DataType.FLOAT, value.shape
+        for use in users:
+            use.node.replace_input_with(use.idx, cast.outputs[0])
+        graph.insert_before(next(iter(graph)), cast)
+    else:
+        value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
+        value.dtype = ir.DataType.FLOAT

@@ -1,0 +1,159 @@
+"""ONNX Runtime: the engine is a standard ONNX file, opened with the session options that serve a CPU best.
+
+``engine.onnx`` stays the portable graph and is optimised when it is opened. ONNX Runtime can save what its optimiser
+makes, but such a file holds fused operators of that very version, and above the "extended" level a memory layout
+chosen for the processor it was made on: a bundle is carried to other machines, so it must hold neither. What is saved
+is decided once, here:
+
+- int8: the u8/zero-point-128 twin of the deploy graph (the same numbers), because the x86 kernels take unsigned
+  activations.
+- fp16: ONNX Runtime's CPU provider has no FP16 convolution; it would cast every tensor forth and back. The engine
+  keeps the FP16 weights and computes in FP32. Where the CUDA provider is installed the FP16 graph is used as it is.
+- fp32: the deploy graph.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Session, Target, TensorSpec
+from radixrt.errors import InputError
+from radixrt.export.spec import Precision
+
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(bool)": np.bool_,
+}
+_INSTALL = "Install it with `pip install onnxruntime`."
+
+
+def session_options(threads: int = 0) -> Any:
+    """Returns the session options that engines are opened with.
+
+    Args:
+        threads: threads of one operator; 0 lets ONNX Runtime take one per physical core.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # These networks are one chain of operators: a second pool of threads would only contend with the first.
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = True
+    options.enable_mem_pattern = True
+    # Sigmoid gates and trained weights make denormals, which x86 handles a hundred times slower than zero.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    # Without VNNI, u8 x s8 products saturate at 16 bits: ask for the kernels that do not, so that every CPU gives the
+    # same numbers.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+class OnnxRuntimeSession(Session):
+    """An open ONNX Runtime session."""
+
+    def __init__(self, engine: Path, threads: int, *, profile_prefix: Path | None = None) -> None:
+        import onnxruntime as ort
+
+        options = session_options(threads)
+        if profile_prefix is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile_prefix)
+        providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in ort.get_available_providers()]
+        try:
+            self._session: Any = ort.InferenceSession(str(engine), options, providers=providers)
+        except Exception as error:  # ONNX Runtime's own exception classes are not public
+            raise InputError(
+                f"{engine} cannot be opened by ONNX Runtime ({_first_line(error)}): build it again"
+            ) from error
+        self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
+
+    def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        names = [spec.name for spec in self.outputs]
+        return dict(zip(names, self._session.run(names, feeds), strict=True))
+
+    def end_profiling(self) -> Path:
+        """Stops the profile that was asked for when the session was opened, and returns its file."""
+        return Path(self._session.end_profiling())
+
+    def _release(self) -> None:
+        self._session = None
+
+
+class OnnxRuntimeTarget(Target):
+    """The target that runs anywhere."""
+
+    name = "onnxruntime"
+    suffix = ".onnx"
+
+    def capability(self) -> Capability:
+        if importlib.util.find_spec("onnxruntime") is None:
+            return Capability(self.name, False, False, reason="onnxruntime is not installed", hint=_INSTALL)
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            return Capability(self.name, False, False, reason=f"onnxruntime does not load ({error})", hint=_INSTALL)
+        return Capability(self.name, True, True, version=ort.__version__, device="CUDA, CPU" if _cuda() else "CPU")
+
+    def _build(self, deploy: Path, out_dir: Path, options: BuildOptions) -> BuiltEngine:
+        import onnx_ir as ir
+
+        started = time.perf_counter()
+        try:
+            model = ir.load(deploy)
+        except Exception as error:  # protobuf raises its own errors for a damaged file
+            raise InputError(f"{deploy} is not a readable ONNX file: export the model again") from error
+        notes: tuple[str, ...] = ()
+        if options.precision is Precision.INT8:
+            from radixrt.calibration.twin import to_unsigned
+
+            model = to_unsigned(model)
+        elif options.precision is Precision.FP16 and not _cuda():
+            from radixrt.engines.float32_typed import to_float32
+
+            model = to_float32(model, keep_half_weights=True)
+            notes = (
+                "ONNX Runtime has no FP16 convolutions on a CPU: the engine keeps FP16 weights and computes in FP32.",
+            )
+        engine = out_dir / f"engine{self.suffix}"
+        ir.save(model, engine)
+        # Opening is the test that ONNX Runtime takes the graph; a refusal must come now, not on the user's machine.
+        OnnxRuntimeSession(engine, options.threads).close()
+        return BuiltEngine((engine,), time.perf_counter() - started, notes, {"provider": "CUDA" if _cuda() else "CPU"})
+
+    def _open(self, engine: Path, threads: int) -> Session:
+        return OnnxRuntimeSession(engine, threads)
+
+
+def _cuda() -> bool:
+    import onnxruntime as ort
+
+    return "CUDAExecutionProvider" in ort.get_available_providers()
+
+
+def _spec(value: Any) -> TensorSpec:
+    if value.type not in _DTYPES:
+        raise InputError(
+            f"tensor {value.name!r} is {value.type}, which no engine here takes: export the model with float32 inputs"
+        )
+    shape = tuple(dim if isinstance(dim, int) else -1 for dim in value.shape)
+    return TensorSpec(value.name, np.dtype(_DTYPES[value.type]), shape)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

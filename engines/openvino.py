@@ -1,0 +1,131 @@
+"""OpenVINO: Intel CPUs, GPUs and NPUs, and ARM CPUs, from the same deploy graph.
+
+The engine is OpenVINO's own ``.xml`` with its weights in a ``.bin`` beside it. Q/DQ pairs become OpenVINO's INT8
+kernels; what is left runs in BF16 where the processor multiplies it natively, else in FP32. An FP16 deploy graph
+keeps its FP16 weights in the file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Session, Target, TensorSpec
+from radixrt.errors import InputError
+
+_INSTALL = "Install it with `pip install openvino`."
+# OpenVINO's device, most useful first. "AUTO" is not used: it starts on the CPU and moves, which would measure two
+# things.
+_DEVICE = "CPU"
+
+
+class OpenVinoSession(Session):
+    """A compiled OpenVINO model and one inference request of it.
+
+    Args:
+        engine: the ``.xml`` file.
+        threads: threads of one inference; 0 lets OpenVINO choose.
+        profile: collect the time of each layer.
+        cache_dir: where compiled models are kept, so that the next opening is quick; None keeps none.
+    """
+
+    def __init__(self, engine: Path, threads: int, *, profile: bool = False, cache_dir: Path | None = None) -> None:
+        import openvino as ov
+
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
+        if threads:
+            config["INFERENCE_NUM_THREADS"] = threads
+        if profile:
+            config["PERF_COUNT"] = True
+        if cache_dir is not None:
+            config["CACHE_DIR"] = str(cache_dir)
+        core = ov.Core()
+        try:
+            self._compiled: Any = core.compile_model(core.read_model(str(engine)), _DEVICE, config)
+        except RuntimeError as error:
+            raise InputError(f"{engine} cannot be opened by OpenVINO ({_first_line(error)}): build it again") from error
+        self._request: Any = self._compiled.create_infer_request()
+        self.inputs = tuple(_spec(port) for port in self._compiled.inputs)
+        self.outputs = tuple(_spec(port) for port in self._compiled.outputs)
+
+    def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        # Inputs are shared, because they are not kept; outputs are copied, because the next run overwrites them.
+        results = self._request.infer(feeds, share_inputs=True, share_outputs=True)
+        return {spec.name: np.array(results[spec.name]) for spec in self.outputs}
+
+    def profiling(self) -> tuple[Any, ...]:
+        """Returns OpenVINO's record of each layer in the last run."""
+        return tuple(self._request.profiling_info)
+
+    @property
+    def inference_precision(self) -> str:
+        """The type of what is not INT8, as OpenVINO resolved it."""
+        return str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+
+    def _release(self) -> None:
+        self._request = None
+        self._compiled = None
+
+
+class OpenVinoTarget(Target):
+    """The target for Intel and ARM processors.
+
+    Args:
+        cache_dir: where compiled models are kept between openings; None keeps none.
+    """
+
+    name = "openvino"
+    suffix = ".xml"
+
+    def __init__(self, cache_dir: Path | None = None) -> None:
+        self._cache_dir = cache_dir
+
+    def capability(self) -> Capability:
+        if importlib.util.find_spec("openvino") is None:
+            return Capability(self.name, False, False, reason="openvino is not installed", hint=_INSTALL)
+        try:
+            import openvino as ov
+
+            device = str(ov.Core().get_property(_DEVICE, "FULL_DEVICE_NAME")).strip()
+        except Exception as error:  # a broken installation raises what it likes
+            return Capability(self.name, False, False, reason=f"openvino does not load ({error})", hint=_INSTALL)
+        return Capability(self.name, True, True, version=ov.__version__.split("-")[0], device=device)
+
+    def _build(self, deploy: Path, out_dir: Path, options: BuildOptions) -> BuiltEngine:
+        import openvino as ov
+
+        started = time.perf_counter()
+        try:
+            model = ov.Core().read_model(str(deploy))
+        except RuntimeError as error:
+            raise InputError(
+                f"OpenVINO cannot read {deploy.name} ({_first_line(error)}): use TARGET=onnxruntime for this model"
+            ) from error
+        engine = out_dir / f"engine{self.suffix}"
+        # The graph is typed already: nothing is compressed behind the user's back.
+        ov.save_model(model, str(engine), compress_to_fp16=False)
+        with OpenVinoSession(engine, options.threads) as session:
+            rest = session.inference_precision
+        return BuiltEngine(
+            (engine, engine.with_suffix(".bin")),
+            time.perf_counter() - started,
+            (f"OpenVINO computes what is not INT8 in {rest.upper()} on this processor.",),
+            {"inference_precision": rest},
+        )
+
+    def _open(self, engine: Path, threads: int) -> Session:
+        return OpenVinoSession(engine, threads, cache_dir=self._cache_dir)
+
+
+def _spec(port: Any) -> TensorSpec:
+    shape = tuple(-1 if dim.is_dynamic else dim.get_length() for dim in port.get_partial_shape())
+    return TensorSpec(port.get_any_name(), np.dtype(port.get_element_type().to_dtype()), shape)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

@@ -1,0 +1,49 @@
+"""Every target by name. A target whose library is missing is here too, and says so itself."""
+
+from __future__ import annotations
+
+import difflib
+
+from radixrt.engines.base import Target
+from radixrt.errors import InputError
+
+
+def all_targets() -> tuple[Target, ...]:
+    """Returns one object per target, in the order in which they are shown."""
+    from radixrt.engines.onnxruntime import OnnxRuntimeTarget
+    from radixrt.engines.openvino import OpenVinoTarget
+    from radixrt.engines.tensorrt import TensorRtTarget
+    from radixrt.engines.tensorrt_rtx import TensorRtRtxTarget
+
+    return (TensorRtTarget(), TensorRtRtxTarget(), OnnxRuntimeTarget(), OpenVinoTarget())
+
+
+def get(name: str) -> Target:
+    """Returns the target of that name.
+
+    Raises:
+        InputError: there is none; the nearest names are offered.
+    """
+    targets = {target.name: target for target in all_targets()}
+    found = targets.get(name.strip().lower())
+    if found is not None:
+        return found
+    near = difflib.get_close_matches(name.lower(), targets, n=2, cutoff=0.4) or sorted(targets)
+    raise InputError(f"unknown target {name!r}: did you mean {' or '.join(near)}?")
+
+
+def auto_targets() -> tuple[Target, ...]:
+    """Returns what ``TARGET=auto`` builds.
+
+    Classic TensorRT where its library and a GPU answer. Elsewhere ONNX Runtime, which runs on any CPU, and beside it
+    a TensorRT for RTX plan where that library is installed.
+    """
+    tensorrt = get("tensorrt")
+    if tensorrt.capability().runs:
+        return (tensorrt,)
+    return tuple(target for target in (get("onnxruntime"), get("tensorrt-rtx")) if target.capability().builds)
+
+
+def runnable_targets() -> tuple[Target, ...]:
+    """Returns every target that both builds and runs here: what ``TARGET=fastest`` compares."""
+    return tuple(t for t in all_targets() if t.capability().builds and t.capability().runs)

@@ -1,0 +1,77 @@
+"""TensorRT for RTX: a real plan, compiled on any x86-64 Linux machine for the GPUs that are named.
+
+It needs a GPU only to run. It has no timing cache. Without a choice the plan is compiled for Ampere, Ada and
+Blackwell (compute capabilities 8.6, 8.9 and 12.0). Running a plan needs an RTX GPU and could not be tried where this
+was written: there is none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import time
+from pathlib import Path
+
+from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Session, Target
+from radixrt.engines.gpu import find_gpu
+from radixrt.engines.plan_cost import PlanCost, compare_int8, cost_of_layers, node_macs, plan_cost
+from radixrt.engines.trt_api import TrtApi
+from radixrt.engines.trt_build import build_plan
+from radixrt.export.spec import Precision
+
+DEFAULT_CAPABILITIES = ("8.6", "8.9", "12.0")
+_INSTALL = "Install it with `pip install tensorrt-rtx` on x86-64 Linux or Windows."
+
+
+class TensorRtRtxTarget(Target):
+    """The target for RTX GPUs, built ahead of time."""
+
+    name = "tensorrt-rtx"
+    suffix = ".plan"
+
+    def capability(self) -> Capability:
+        if importlib.util.find_spec("tensorrt_rtx") is None:
+            return Capability(self.name, False, False, reason="tensorrt-rtx is not installed", hint=_INSTALL)
+        try:
+            version = TrtApi.load("tensorrt_rtx").version_text
+        except Exception as error:  # a broken installation raises what it likes
+            return Capability(self.name, False, False, reason=f"tensorrt-rtx does not load ({error})", hint=_INSTALL)
+        gpu = find_gpu()
+        if not gpu.usable:
+            reason = f"plans are built here and not executed: {gpu.reason}"
+            return Capability(self.name, True, False, version, "", reason, gpu.hint)
+        return Capability(self.name, True, True, version, gpu.name)
+
+    def _build(self, deploy: Path, out_dir: Path, options: BuildOptions) -> BuiltEngine:
+        started = time.perf_counter()
+        capabilities = tuple(dict.fromkeys(options.compute_capabilities)) or DEFAULT_CAPABILITIES
+        options = dataclasses.replace(options, compute_capabilities=capabilities)
+        graph = deploy.read_bytes()
+        plan = build_plan(TrtApi.load("tensorrt_rtx"), graph, options)
+        engine = out_dir / f"engine{self.suffix}"
+        engine.write_bytes(plan.data)
+        facts = {"compute_capabilities": ", ".join(capabilities)}
+        notes = [f"Built for compute capability {', '.join(capabilities)}."]
+        if not self.capability().runs:
+            notes.append("Built and not executed: no RTX GPU answers here.")
+        files = [engine]
+        if plan.log.layers:
+            cost = cost_of_layers(plan.log.layers[0], node_macs(graph, options.batch.max))
+            kernels = out_dir / "engine.kernels.json"
+            kernels.write_text(cost.model_dump_json(indent=1))
+            files.append(kernels)
+            facts |= {"kernels": str(cost.kernels), "bytes_moved": str(cost.bytes_moved)}
+            if options.precision is Precision.INT8:
+                notes += self._compare_with_fp16(deploy, cost, options)
+        return BuiltEngine(tuple(files), time.perf_counter() - started, tuple(notes), facts)
+
+    def _compare_with_fp16(self, deploy: Path, cost: PlanCost, options: BuildOptions) -> list[str]:
+        from radixrt.engines.unquantised import float16_twin
+
+        twin = plan_cost(float16_twin(deploy), dataclasses.replace(options, precision=Precision.FP16))
+        return list(compare_int8(cost, twin).notes)
+
+    def _open(self, engine: Path, threads: int) -> Session:
+        from radixrt.engines.cuda_session import CudaSession
+
+        return CudaSession(TrtApi.load("tensorrt_rtx"), engine)

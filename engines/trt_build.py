@@ -1,0 +1,176 @@
+"""From a deploy graph to a plan, for TensorRT and TensorRT for RTX alike.
+
+Parse, configure, build, and say what went wrong in the model's own names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from radixrt.engines.base import BuildOptions
+from radixrt.engines.trt_api import TrtApi
+from radixrt.errors import InputError
+from radixrt.export.spec import Precision
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+Progress = Callable[[str, int, int], bool]
+
+
+@dataclass
+class BuildLog:
+    """What the builder said: errors, warnings, and the list of compiled layers that it prints."""
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
+
+    def __call__(self, severity: str, text: str) -> None:
+        if severity in ("ERROR", "INTERNAL_ERROR"):
+            self.errors.append(text)
+        elif severity == "WARNING":
+            self.warnings.append(text)
+        elif text.startswith("Layers:"):
+            self.layers.append(text)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A built plan, and what the builder said meanwhile."""
+
+    data: bytes
+    log: BuildLog
+    timing_cache: bytes = b""
+
+
+def build_plan(
+    api: TrtApi,
+    graph: bytes,
+    options: BuildOptions,
+    *,
+    timing_cache: bytes | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Builds a plan.
+
+    Args:
+        api: the library.
+        graph: the ONNX file's bytes, in a form that this version reads (see ``legacy_graph`` for 8.x).
+        options: what the user chose.
+        timing_cache: timings of an earlier build on this device, b"" to start a cache, None to do without.
+        progress: called with (phase, done, total); returns False to stop.
+
+    Raises:
+        InputError: the graph has a node that the library cannot take (named by its torch module), an option it does
+            not offer, or no kernel fits.
+    """
+    log = BuildLog()
+    logger = api.logger(log)
+    builder = api.builder(logger)
+    network = api.network(builder)
+    parser = api.parser(network, logger)
+    if not parser.parse(graph):
+        raise InputError(_explain(api, graph, api.parser_errors(parser), log))
+    config = builder.create_builder_config()
+    monitor = _configure(api, builder, config, options, progress)
+    _add_profile(builder, network, config, options)
+    cache = config.create_timing_cache(timing_cache) if timing_cache is not None else None
+    if cache is not None:
+        config.set_timing_cache(cache, False)
+    plan = builder.build_serialized_network(network, config)
+    del monitor
+    if plan is None:
+        said = log.errors[-1] if log.errors else "it gave no reason"
+        raise InputError(
+            f"{api.product} {api.version_text} cannot build this graph ({said}): try another precision or a "
+            "larger workspace"
+        )
+    return Plan(bytes(memoryview(plan)), log, bytes(memoryview(cache.serialize())) if cache is not None else b"")
+
+
+def _configure(
+    api: TrtApi, builder: trt.Builder, config: trt.IBuilderConfig, options: BuildOptions, progress: Progress | None
+) -> Any:
+    api.set_detailed(config)
+    api.set_precision_flags(
+        config, half=options.precision is not Precision.FP32, int8=options.precision is Precision.INT8
+    )
+    if options.workspace_bytes is not None:
+        api.set_workspace(config, options.workspace_bytes)
+    if options.builder_level is not None:
+        api.set_builder_level(config, options.builder_level)
+    if options.version_compatible:
+        api.set_flag(config, "VERSION_COMPATIBLE", "version-compatible plans")
+        # The lean runtime inside such a plan is host code, which is never run here: leave it out, the library beside
+        # the plan loads it.
+        api.set_flag(config, "EXCLUDE_LEAN_RUNTIME", "version-compatible plans without host code")
+    if options.hardware_compatible:
+        api.set_hardware_compatible(config)
+    if options.refit:
+        api.set_flag(config, "REFIT", "refittable plans")
+    if options.strip_weights:
+        api.set_flag(config, "STRIP_PLAN", "plans without weights")
+    if options.dla_core is not None:
+        api.set_dla(builder, config, options.dla_core)
+    if api.rtx:
+        api.set_compute_capabilities(config, options.compute_capabilities)
+    return api.set_progress_monitor(config, progress) if progress is not None else None
+
+
+def _add_profile(
+    builder: trt.Builder, network: trt.INetworkDefinition, config: trt.IBuilderConfig, options: BuildOptions
+) -> None:
+    """Gives a dynamic batch its range; every other dimension must be static."""
+    batch = options.batch
+    profile = None
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        shape = tuple(tensor.shape)
+        if -1 not in shape:
+            continue
+        if -1 in shape[1:]:
+            raise InputError(
+                f"input {tensor.name!r} has shape {shape}, where only the batch may be open: export it with a "
+                "fixed image size"
+            )
+        profile = profile or builder.create_optimization_profile()
+        rest = shape[1:]
+        profile.set_shape(tensor.name, (batch.min, *rest), (batch.opt, *rest), (batch.max, *rest))
+    if profile is not None:
+        config.add_optimization_profile(profile)
+
+
+def _explain(api: TrtApi, graph: bytes, errors: tuple[tuple[int, str, str], ...], log: BuildLog) -> str:
+    """Turns the parser's errors into one sentence that names the torch module and a way out."""
+    if not errors:
+        said = log.errors[-1] if log.errors else "it gave no reason"
+        return f"{api.product} {api.version_text} cannot read the graph ({said}): export the model again"
+    index, name, description = errors[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    node = _find_node(graph, index, name)
+    if node is None:
+        return f"{api.product} {api.version_text} cannot read the graph: {description.strip()}{more}"
+    from radixrt.export.names import module_of
+
+    way_out = "use TARGET=onnxruntime for this model, or replace that operator in the model"
+    if "scale" in description.lower() and "quantize" in node.op_type.lower():
+        way_out = "build it at fp16, whose graph has no such pair"
+    return (
+        f"{api.product} {api.version_text} does not take {node.op_type} at {module_of(node)!r}{more}, saying "
+        f"{description.strip().rstrip('.')!r}: {way_out}"
+    )
+
+
+def _find_node(graph: bytes, index: int, name: str) -> ir.Node | None:
+    import onnx
+
+    nodes = list(ir.from_proto(onnx.load_from_string(graph)).graph)
+    named = [node for node in nodes if name and node.name == name]
+    if named:
+        return named[0]
+    return nodes[index] if 0 <= index < len(nodes) else None
