@@ -1,0 +1,64 @@
+"""Random weights that a compiler can be tried on: live residual branches, and BatchNorm statistics of real images.
+
+A freshly initialised network is degenerate in two ways. Its running statistics are those of no data (mean 0, variance
+1), so activations grow or die with depth. And training recipes set the last BatchNorm scale of each residual branch to
+zero (He et al. 2018, "bag of tricks"), so that every branch, attention block included, multiplies by zero. INT8
+measured on that would mean nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from radixrt.errors import InputError
+
+
+def enliven(module: torch.nn.Module) -> None:
+    """Sets each normalisation scale, and each scalar gain, that is zero throughout to one. A bias stays as it is."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            scale = name.endswith("weight") and parameter.ndim == 1
+            gain = parameter.ndim == 0
+            if (scale or gain) and not bool(parameter.any()):
+                parameter.fill_(1.0)
+
+
+def fit_statistics(module: torch.nn.Module, batches: Iterable[np.ndarray]) -> None:
+    """Sets every BatchNorm's running statistics to the average over ``batches``; weights and mode stay as they are.
+
+    Args:
+        module: a network in eval mode. Only its BatchNorms run in training mode meanwhile, so that dropout stays off.
+        batches: float32 images (N, C, H, W), normalised. Batches of one image are skipped: pooled maps have no
+            variance there.
+
+    Raises:
+        InputError: no batch holds two images, or the statistics come out as NaN or infinite.
+    """
+    norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    if not norms:
+        return
+    kept = [(layer, layer.training, layer.momentum) for layer in norms]
+    try:
+        for layer in norms:
+            layer.reset_running_stats()
+            layer.momentum = None  # a cumulative average instead of an exponential one
+            layer.train()
+        seen = 0
+        with torch.inference_mode():
+            for batch in batches:
+                if len(batch) >= 2:
+                    module(torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32)))
+                    seen += len(batch)
+    finally:
+        for layer, training, momentum in kept:
+            layer.train(training)
+            layer.momentum = momentum
+    if not seen:
+        raise InputError("BatchNorm statistics need at least two calibration images in one batch: give more images")
+    for name, buffer in module.named_buffers():
+        if buffer.is_floating_point() and not bool(buffer.isfinite().all()):
+            raise InputError(f"BatchNorm statistics fitted on the calibration images are not finite at {name}")

@@ -1,0 +1,129 @@
+"""A PyTorch module becomes an ONNX graph, through ``torch.export``.
+
+The graph has one input, ``input`` (float32, N x C x H x W, already normalised), and one output, ``logits`` (N x
+classes). A dynamic batch is the symbolic dimension ``batch``. Reading ONNX files is :mod:`radixrt.export.read_onnx`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from radixrt.errors import InputError
+from radixrt.export.names import NAME_SCOPES, set_module
+from radixrt.export.read_onnx import read_onnx
+from radixrt.export.spec import BatchSpec
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["BATCH_DIM", "INPUT_NAME", "OUTPUT_NAME", "capture", "read_onnx"]
+
+INPUT_NAME = "input"
+OUTPUT_NAME = "logits"
+BATCH_DIM = "batch"
+
+
+def capture(
+    module: torch.nn.Module, input_size: tuple[int, int, int], batch: BatchSpec | None = None, *, opset: int = 18
+) -> ir.Model:
+    """Exports a classifier to ONNX.
+
+    Args:
+        module: takes a float32 tensor (N, C, H, W) and returns logits (N, classes). It is put into eval mode.
+        input_size: channels, height, width.
+        batch: the batch sizes the graph must accept; one static image by default.
+        opset: the ONNX opset, 18 or later.
+
+    Returns:
+        The graph, with the torch module path in each node's metadata; not yet simplified.
+
+    Raises:
+        InputError: the module does not run on such an input, returns something else than logits, or cannot be exported.
+    """
+    import torch
+
+    batch = batch or BatchSpec()
+    if opset < 18:
+        raise InputError(f"cannot export at opset {opset}: the exporter starts at 18")
+    module.eval()
+    # A batch of one would be taken for a constant where the batch is dynamic.
+    example = torch.zeros(max(2, batch.max) if batch.dynamic else batch.max, *input_size)
+    _check_logits(module, example)
+    shapes: Any = ({0: torch.export.Dim(BATCH_DIM, min=batch.min, max=batch.max)},) if batch.dynamic else None
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes=shapes,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter documents no bound on what it raises
+        raise InputError(f"torch.export cannot capture this model: {_first_line(error)}") from error
+    assert program is not None
+    model: ir.Model = program.model
+    _name_convolutions(model)
+    return model
+
+
+def _check_logits(module: torch.nn.Module, example: torch.Tensor) -> None:
+    import torch
+
+    shape = "x".join(str(size) for size in example.shape)
+    try:
+        with torch.inference_mode():
+            output = module(example)
+    except Exception as error:  # a module may raise anything
+        raise InputError(f"the model does not run on an input of {shape}: {_first_line(error)}") from error
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or output.shape[0] != example.shape[0]:
+        found = f"shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else type(output).__name__
+        raise InputError(
+            f"the model returns {found} for an input of {shape}, not one tensor of logits (N, classes): wrap it in a "
+            "module that returns them"
+        )
+
+
+def _name_convolutions(model: ir.Model) -> None:
+    """Names a convolution that swallowed its BatchNorm after itself: the fusion leaves the BatchNorm's scope on it."""
+    for node in model.graph:
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.inputs) < 2:
+            continue
+        weight = node.inputs[1]
+        if weight is None or not weight.is_initializer() or not (weight.name or "").endswith(".weight"):
+            continue
+        if "batch_norm" in node.metadata_props.get(NAME_SCOPES, ""):
+            set_module(node, (weight.name or "").removesuffix(".weight"))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's progress lines, warnings and log records from the user's terminal."""
+    disabled = logging.root.manager.disable
+    sink = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
+
+
+def _first_line(error: BaseException) -> str:
+    """The cause at the bottom of a chain, in one line of at most 200 characters."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."

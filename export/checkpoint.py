@@ -1,0 +1,194 @@
+"""A checkpoint file becomes the weights of a module, and never runs code.
+
+``.safetensors`` holds tensors and nothing else. ``.pth`` and ``.pt`` are read with ``weights_only=True``, which
+refuses every pickled object except tensors and plain containers. The weights may be nested, as training scripts do
+(``state_dict``, ``model``, ``model_ema``; the exponential average is taken where there is one, as timm does), and the
+keys may carry the prefixes of wrappers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import zipfile
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from radixrt.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+_CONTAINERS = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "ema",
+    "state_dict", "model_state_dict", "model", "network", "net", "module",
+)  # fmt: skip
+_PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "backbone.")
+_LISTED = 10
+
+
+def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
+    """Reads the tensors of a checkpoint, as they are named in it.
+
+    Raises:
+        InputError: the file is missing, unreadable, truncated, holds pickled code, or holds no weights.
+    """
+    if not path.is_file():
+        raise InputError(f"no checkpoint at {path}")
+    if path.suffix == ".safetensors":
+        content: Any = _read_safetensors(path)
+    elif path.suffix in (".pth", ".pt", ".bin", ".ckpt", ".tar"):
+        content = _read_pickle(path)
+    else:
+        raise InputError(f"checkpoint {path} is of no known kind: give a .pth, .pt or .safetensors file")
+    state = _find_state(content)
+    if state is None:
+        raise InputError(
+            f"checkpoint {path} holds no weights: save the model's state_dict(), alone or under state_dict or model"
+        )
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
+        raise InputError(
+            f"checkpoint {path} is truncated or is not a safetensors file: {_first_line(error)}"
+        ) from error
+
+
+def _read_pickle(path: Path) -> Any:
+    import torch
+
+    try:
+        # timm keeps the training script's arguments beside the weights; a Namespace is data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            # Files of the old, unzipped kind cannot be mapped into memory.
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+    except Exception as error:  # a damaged file makes torch raise nearly anything
+        # torch wraps the refusal of a class in a long text of advice that ends with "just allow it".
+        if isinstance(error, pickle.UnpicklingError) and ("GLOBAL" in str(error) or "TorchScript" in str(error)):
+            raise InputError(
+                f"checkpoint {path} holds pickled Python objects, which are not loaded because they can run code: save "
+                "model.state_dict() alone, or as safetensors"
+            ) from error
+        if isinstance(error, RuntimeError) and "TorchScript" in str(error):
+            raise InputError(
+                f"checkpoint {path} is a TorchScript archive, which holds code: save model.state_dict() instead"
+            ) from error
+        raise InputError(f"checkpoint {path} is truncated or is not a PyTorch checkpoint: fetch it again") from error
+
+
+def _find_state(content: Any, depth: int = 3) -> dict[str, torch.Tensor] | None:
+    import torch
+
+    if not isinstance(content, Mapping) or depth == 0:
+        return None
+    for name in _CONTAINERS:
+        if isinstance(content.get(name), Mapping) and (state := _find_state(content[name], depth - 1)):
+            return state
+    if content and all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()):
+        return dict(content)
+    return None
+
+
+def strip_prefixes(state: Mapping[str, torch.Tensor], expected: Collection[str]) -> dict[str, torch.Tensor]:
+    """Takes wrappers' prefixes (``module.``, ``model.``...) off the keys, where that makes more of them fit.
+
+    Args:
+        state: weights by key.
+        expected: the module's own keys; a model whose keys do start with ``model.`` keeps them.
+    """
+    best = current = dict(state)
+    while prefix := next((p for p in _PREFIXES if current and all(key.startswith(p) for key in current)), None):
+        current = {key.removeprefix(prefix): value for key, value in current.items()}
+        if len(current.keys() & set(expected)) > len(best.keys() & set(expected)):
+            best = current
+    return best
+
+
+def load_weights(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Copies ``state`` into ``module``, all of it or nothing.
+
+    Raises:
+        InputError: keys are missing or left over, a shape differs, or a weight is not finite; each is named.
+    """
+    own = module.state_dict()
+    state = strip_prefixes(state, own.keys())
+    # Checkpoints from before PyTorch 0.4.1 have no such counters, and inference does not use them.
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    different = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    faults = [
+        f"{count} {what}: {_shorten(items)}"
+        for count, what, items in (
+            (len(missing), "missing", missing),
+            (len(unexpected), "unexpected", unexpected),
+            (len(different), "of another shape", different),
+        )
+        if items
+    ]
+    if faults:
+        raise InputError(f"{source} does not fit the model, whose keys must match: {'; '.join(faults)}")
+    module.load_state_dict({**own, **state})
+    check_finite(module, source)
+
+
+def check_finite(module: torch.nn.Module, source: str) -> None:
+    """Refuses weights that cannot be computed with.
+
+    Raises:
+        InputError: a weight is NaN or infinite, or a running variance is negative; it is named.
+    """
+    for name, tensor in module.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        if not bool(tensor.isfinite().all()):
+            bad = int((~tensor.isfinite()).sum())
+            raise InputError(f"{source}: {name} holds {bad} values that are NaN or infinite: take an earlier one")
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise InputError(f"{source}: {name} holds negative variances: take an earlier one")
+
+
+def data_config_beside(path: Path) -> dict[str, Any]:
+    """Reads the preprocessing from the JSON file beside a checkpoint (``best.json`` for ``best.pth``), if any.
+
+    The keys are timm's: ``input_size``, ``mean``, ``std``, ``crop_pct``, ``crop_mode``, ``interpolation``, at the top
+    or under ``pretrained_cfg`` as in the files on timm's hub. Other keys are left alone.
+
+    Raises:
+        InputError: the file is not JSON.
+    """
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return {}
+    try:
+        content = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{beside}, beside the checkpoint, is not readable JSON: mend or remove it") from error
+    if not isinstance(content, dict):
+        return {}
+    nested = content.get("pretrained_cfg")
+    values = {**content, **(nested if isinstance(nested, dict) else {})}
+    keys = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
+    return {key: tuple(values[key]) if isinstance(values[key], list) else values[key] for key in keys if key in values}
+
+
+def _shorten(items: Iterable[str]) -> str:
+    items = list(items)
+    rest = len(items) - _LISTED
+    return ", ".join(items[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

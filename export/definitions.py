@@ -1,0 +1,161 @@
+"""How each kind of model reference becomes a module: timm, the authors' package, a home-made factory."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from radixrt.errors import InputError, UnavailableError
+
+if TYPE_CHECKING:
+    import torch
+
+AUTHORS_MODELS = (
+    "resnest50",
+    "resnest101",
+    "resnest200",
+    "resnest269",
+    "resnest50_fast_1s1x64d",
+    "resnest50_fast_2s1x64d",
+    "resnest50_fast_4s1x64d",
+    "resnest50_fast_1s2x40d",
+    "resnest50_fast_2s2x40d",
+    "resnest50_fast_4s2x40d",
+    "resnest50_fast_1s4x24d",
+)
+
+# The crop sizes of the authors' README; the other networks use 224.
+_AUTHORS_SIZE = {"resnest101": 256, "resnest200": 320, "resnest269": 416}
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A network that can be built.
+
+    Attributes:
+        build: makes the module, with its default number of classes where ``None`` is given.
+        data_config: preprocessing, as timm resolves it, that overrides what the module itself says.
+        fixed_classes: the number of classes cannot be chosen.
+    """
+
+    build: Callable[[int | None], torch.nn.Module]
+    data_config: Mapping[str, Any] = field(default_factory=dict)
+    fixed_classes: bool = False
+
+
+def timm_definition(name: str) -> Definition:
+    """A model of timm, by its name there, perhaps with a tag (``resnest50d.in1k``)."""
+    import timm
+
+    def build(num_classes: int | None) -> torch.nn.Module:
+        options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+        module: torch.nn.Module = timm.create_model(name, pretrained=False, **options)
+        return module
+
+    return Definition(build)
+
+
+def authors_definition(name: str) -> Definition:
+    """A model of the ResNeSt authors' package.
+
+    Raises:
+        UnavailableError: the package is not installed.
+    """
+    try:
+        package = importlib.import_module("resnest.torch")
+    except ImportError as error:
+        raise UnavailableError(
+            f"resnest:{name}", "the resnest package cannot be imported", "pip install resnest"
+        ) from error
+    factory = getattr(package, name)
+
+    def build(num_classes: int | None) -> torch.nn.Module:
+        options = {} if num_classes is None else {"num_classes": num_classes}
+        module: torch.nn.Module = factory(pretrained=False, **options)
+        return module
+
+    size = _AUTHORS_SIZE.get(name, 224)
+    return Definition(build, {"input_size": (3, size, size), "interpolation": "bicubic", "crop_pct": 0.875})
+
+
+def factory_definition(reference: str) -> Definition:
+    """A home-made model: ``pkg.module:factory`` or ``path/to/file.py:factory``.
+
+    It is called with ``num_classes`` where it takes that.
+
+    Importing runs the user's code, because the user named it.
+
+    Raises:
+        InputError: there is no such module or factory, or it fails.
+    """
+    where, _, name = reference.rpartition(":")
+    try:
+        scope = _load_file(Path(where)) if where.endswith(".py") else _load_module(where)
+    except InputError:
+        raise
+    except Exception as error:  # importing runs whatever is in the file
+        raise InputError(f"{where} cannot be imported: {_cause(error)}") from error
+    factory = getattr(scope, name, None)
+    if not callable(factory):
+        raise InputError(f"{where} has no function or class {name!r} that makes a model")
+    takes_classes = _takes(factory, "num_classes")
+
+    def build(num_classes: int | None) -> torch.nn.Module:
+        import torch
+
+        options = {} if num_classes is None or not takes_classes else {"num_classes": num_classes}
+        try:
+            module = factory(**options)
+        except Exception as error:  # the factory is the user's
+            raise InputError(f"{reference} does not make a model: {_cause(error)}") from error
+        if not isinstance(module, torch.nn.Module):
+            raise InputError(f"{reference} returns {type(module).__name__}, not a torch.nn.Module")
+        return module
+
+    return Definition(build, fixed_classes=not takes_classes)
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"no file {path} that could define the model")
+    # A name of its own, so that a file called, say, statistics.py hides nothing.
+    name = f"_radixrt_user_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickling look the module up
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module
+
+
+def _load_module(name: str) -> Any:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)  # as ``python -m`` does
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(here)
+
+
+def _takes(factory: Callable[..., Any], name: str) -> bool:
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(p.name == name or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+def _cause(error: BaseException) -> str:
+    text = (str(error).splitlines() or [""])[0][:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

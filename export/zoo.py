@@ -1,0 +1,364 @@
+"""Which model a name means, and how it gets its weights.
+
+A name is one of people's names (:func:`known_models`), any name of timm's (``timm:`` may be left out), ``resnest:``
+and a name of the authors' package, ``pkg.module:factory``, ``path/to/file.py:factory``, or a path to an ``.onnx`` file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import onnx_ir as ir
+
+from radixrt.errors import InputError
+from radixrt.export import definitions
+from radixrt.export.definitions import Definition
+
+if TYPE_CHECKING:
+    import torch
+
+    from radixrt.export.samples import Sample
+
+Kind = Literal["timm", "resnest", "sample", "factory", "onnx"]
+Weights = Literal["checkpoint", "pretrained", "random"]
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A name people use, and the definition it stands for (``timm:resnest50d``)."""
+
+    name: str
+    definition: str
+    family: str
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A name that was understood.
+
+    Attributes:
+        name: short and fit for a folder's name.
+        kind: where the definition comes from.
+        target: the definition's name there: a timm name, ``module:factory``, a path.
+    """
+
+    name: str
+    kind: Kind
+    target: str
+
+    @property
+    def source(self) -> str:
+        """The definition, as reports name it."""
+        return self.target if self.kind in ("onnx", "factory") else f"{self.kind}:{self.target}"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its weights.
+
+    Attributes:
+        name: short and fit for a folder's name.
+        source: its definition.
+        weights: where the weights come from. ``random`` weights want BatchNorm statistics
+            (:func:`radixrt.export.batchnorm.fit_statistics`), and no accuracy may be claimed for them.
+        parameters: how many weights it has.
+        module: in eval mode; ``None`` for an ONNX file.
+        graph: the ONNX file's; ``None`` for a module.
+        data_config: preprocessing as timm resolves it: input_size, mean, std, crop_pct, crop_mode, interpolation.
+        num_classes: the length of the logits.
+        labels: the classes' names, where the model knows them.
+        note: why the weights are what they are, in a few words.
+    """
+
+    name: str
+    source: str
+    weights: Weights
+    parameters: int
+    module: torch.nn.Module | None
+    graph: ir.Model | None
+    data_config: dict[str, Any]
+    num_classes: int
+    labels: tuple[str, ...] = ()
+    note: str = ""
+
+
+_KNOWN = (
+    ("resnest14", "timm:resnest14d", "resnest"),
+    ("resnest26", "timm:resnest26d", "resnest"),
+    ("resnest50", "timm:resnest50d", "resnest"),
+    ("resnest101", "timm:resnest101e", "resnest"),
+    ("resnest200", "timm:resnest200e", "resnest"),
+    ("resnest269", "timm:resnest269e", "resnest"),
+    ("resnest50-fast-1s1x64d", "resnest:resnest50_fast_1s1x64d", "resnest"),
+    ("resnest50-fast-2s1x64d", "resnest:resnest50_fast_2s1x64d", "resnest"),
+    ("resnest50-fast-4s1x64d", "resnest:resnest50_fast_4s1x64d", "resnest"),
+    ("resnest50-fast-1s2x40d", "resnest:resnest50_fast_1s2x40d", "resnest"),
+    ("resnest50-fast-2s2x40d", "resnest:resnest50_fast_2s2x40d", "resnest"),
+    ("resnest50-fast-4s2x40d", "timm:resnest50d_4s2x40d", "resnest"),
+    ("resnest50-fast-1s4x24d", "timm:resnest50d_1s4x24d", "resnest"),
+    # timm's docstring: "should be equivalent to the SKNet-50 model in the Select Kernel paper".
+    ("sknet50", "timm:skresnext50_32x4d", "sknet"),
+    ("skresnet18", "timm:skresnet18", "sknet"),
+    ("skresnet34", "timm:skresnet34", "sknet"),
+    ("skresnet50", "timm:skresnet50", "sknet"),
+    ("skresnet50d", "timm:skresnet50d", "sknet"),
+    ("skresnext50", "timm:skresnext50_32x4d", "sknet"),
+    ("senet154", "timm:senet154", "senet"),
+    ("seresnet18", "timm:seresnet18", "senet"),
+    ("seresnet34", "timm:seresnet34", "senet"),
+    ("seresnet50", "timm:seresnet50", "senet"),
+    ("seresnet101", "timm:seresnet101", "senet"),
+    ("seresnet152", "timm:seresnet152", "senet"),
+    ("seresnet152d", "timm:seresnet152d", "senet"),
+    ("seresnext26", "timm:seresnext26d_32x4d", "senet"),
+    ("seresnext50", "timm:seresnext50_32x4d", "senet"),
+    ("seresnext101", "timm:seresnext101_32x4d", "senet"),
+    ("seresnext101-64x4d", "timm:seresnext101_64x4d", "senet"),
+)
+
+
+def known_models() -> tuple[KnownModel, ...]:
+    """The names people use, the sample networks first."""
+    from radixrt.export.samples import SAMPLES
+
+    samples = (KnownModel(sample.name, f"sample:{sample.name}", sample.family) for sample in SAMPLES)
+    return (*samples, *(KnownModel(*row) for row in _KNOWN))
+
+
+def resolve(name: str) -> ModelRef:
+    """Understands a model's name. Nothing is built and no code of the user's runs.
+
+    Raises:
+        InputError: the name means nothing; the nearest names are offered.
+    """
+    name = name.strip()
+    if name.lower().endswith(".onnx"):
+        if not Path(name).is_file():
+            raise InputError(f"no ONNX file at {name}")
+        return ModelRef(_folder_name(Path(name).stem), "onnx", name)
+    known = {model.name: model.definition for model in known_models()}
+    definition = known.get(name) or known.get(name.lower().replace("_", "-")) or name
+    kind, colon, target = definition.partition(":")
+    if kind == "sample" and colon and definition in known.values():
+        return ModelRef(name, "sample", target)
+    if kind == "resnest" and colon:
+        target = target.replace("-", "_")
+        if target not in definitions.AUTHORS_MODELS:
+            raise _unknown(name, [f"resnest:{model}" for model in definitions.AUTHORS_MODELS])
+        return ModelRef(_folder_name(name if name in known else f"resnest-{target}"), "resnest", target)
+    if kind == "timm" and colon:
+        _check_timm(name, target, prefix="timm:")
+        return ModelRef(_folder_name(name if name in known else target), "timm", target)
+    if colon:
+        path, _, factory = name.rpartition(":")
+        return ModelRef(_folder_name(f"{Path(path).stem if path.endswith('.py') else path}-{factory}"), "factory", name)
+    _check_timm(name, name)
+    return ModelRef(_folder_name(name), "timm", name)
+
+
+def load(
+    ref: ModelRef,
+    *,
+    checkpoint: Path | None = None,
+    num_classes: int | None = None,
+    seed: int = 0,
+    pretrained_timeout_s: float = 10.0,
+) -> LoadedModel:
+    """Builds a model with its weights.
+
+    Args:
+        ref: the model.
+        checkpoint: its weights; the number of classes then comes from its head. Without it: a sample's own weights,
+            timm's pretrained ones where its hub answers, else random ones. A home-made factory without a checkpoint
+            counts as random.
+        num_classes: the number of classes wanted. Pretrained weights of another number are not used: their head would
+            be random.
+        seed: of the random weights.
+        pretrained_timeout_s: how long timm's hub may take to answer.
+
+    Raises:
+        InputError: the definition, the checkpoint or the number of classes cannot be used.
+        UnavailableError: the package of the definition is not installed.
+    """
+    if num_classes is not None and num_classes < 1:
+        raise InputError(f"the number of classes must be 1 or more, not {num_classes}")
+    if ref.kind == "onnx":
+        return _load_onnx(ref, checkpoint, num_classes)
+    if ref.kind == "sample":
+        return _load_sample(ref, checkpoint, num_classes, seed)
+    definition = _definition(ref)
+    if checkpoint is not None:
+        return _load_checkpoint(ref, definition, checkpoint, num_classes)
+    note = "no checkpoint was given"
+    if ref.kind == "timm":
+        from radixrt.export.pretrained import load_pretrained
+
+        found = load_pretrained(ref.target, pretrained_timeout_s)
+        if isinstance(found, str):
+            note = found
+        elif num_classes is not None and _classes_of(found) != num_classes:
+            note = f"the pretrained weights have {_classes_of(found)} classes, not {num_classes}"
+        else:
+            return _loaded(ref, found, "pretrained", definition.data_config)
+    return _loaded(ref, _random(definition, num_classes, seed), "random", definition.data_config, note=note)
+
+
+def _definition(ref: ModelRef) -> Definition:
+    if ref.kind == "timm":
+        return definitions.timm_definition(ref.target)
+    if ref.kind == "resnest":
+        return definitions.authors_definition(ref.target)
+    return definitions.factory_definition(ref.target)
+
+
+def _load_onnx(ref: ModelRef, checkpoint: Path | None, num_classes: int | None) -> LoadedModel:
+    from radixrt.export.read_onnx import read_onnx
+
+    if checkpoint is not None:
+        raise InputError(f"{ref.target} holds its own weights: leave the checkpoint out")
+    graph = read_onnx(Path(ref.target))
+    size, classes = graph.graph.inputs[0].shape, graph.graph.outputs[0].shape
+    found = classes[-1] if classes is not None and len(classes) and isinstance(classes[-1], int) else None
+    if found is None:
+        raise InputError(f"the number of classes of {ref.target} is not fixed: export it with static channels")
+    if num_classes not in (None, found):
+        raise InputError(f"{ref.target} has {found} classes, not {num_classes}")
+    config: dict[str, Any] = {}
+    if size is not None and all(isinstance(side, int) for side in size[1:]):
+        config["input_size"] = tuple(size[1:])
+    parameters = sum(
+        value.const_value.size for value in graph.graph.initializers.values() if value.const_value is not None
+    )
+    return LoadedModel(ref.name, ref.source, "checkpoint", parameters, None, graph, _resolve_data_config(config), found)
+
+
+def _load_sample(ref: ModelRef, checkpoint: Path | None, num_classes: int | None, seed: int) -> LoadedModel:
+    from radixrt.export.samples import find
+
+    sample = find(ref.target)
+    assert sample is not None
+    definition = _sample_definition(sample)
+    if checkpoint is not None:
+        return _load_checkpoint(ref, definition, checkpoint, num_classes)
+    if num_classes not in (None, len(sample.labels)):
+        raise InputError(f"{ref.name} has {len(sample.labels)} classes, not {num_classes}")
+    return _loaded(ref, sample.load(), "checkpoint", definition.data_config, labels=sample.labels)
+
+
+def _sample_definition(sample: Sample) -> Definition:
+    return Definition(lambda classes: sample.build(classes or len(sample.labels)), sample.data_config)
+
+
+def _load_checkpoint(ref: ModelRef, definition: Definition, path: Path, num_classes: int | None) -> LoadedModel:
+    from radixrt.export.checkpoint import data_config_beside, load_weights, read_checkpoint, strip_prefixes
+
+    state = read_checkpoint(path)
+    module = definition.build(None)
+    state = strip_prefixes(state, module.state_dict().keys())
+    head = _head_of(module)
+    weight = state.get(f"{head}.weight")
+    if weight is not None and weight.ndim >= 1:
+        classes = int(weight.shape[0])
+        if num_classes not in (None, classes):
+            raise InputError(f"checkpoint {path} has {classes} classes in its head ({head}), not {num_classes}")
+        if classes != _classes_of(module) and not definition.fixed_classes and classes > 0:
+            module = definition.build(classes)
+    load_weights(module, state, f"checkpoint {path}")
+    return _loaded(ref, module, "checkpoint", {**definition.data_config, **data_config_beside(path)})
+
+
+def _random(definition: Definition, num_classes: int | None, seed: int) -> torch.nn.Module:
+    import torch
+
+    from radixrt.export.batchnorm import enliven
+
+    if num_classes is not None and definition.fixed_classes:
+        raise InputError("this factory takes no num_classes: leave the number of classes out, or let it take one")
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+        torch.manual_seed(seed)
+        module = definition.build(num_classes)
+    enliven(module)
+    return module
+
+
+def _loaded(
+    ref: ModelRef,
+    module: torch.nn.Module,
+    weights: Weights,
+    data_config: Mapping[str, Any],
+    *,
+    labels: tuple[str, ...] = (),
+    note: str = "",
+) -> LoadedModel:
+    from radixrt.export.checkpoint import check_finite
+
+    module.eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    check_finite(module, ref.source)
+    own = getattr(module, "pretrained_cfg", None) or getattr(module, "data_config", None) or {}
+    config = _resolve_data_config({**own, **data_config})
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return LoadedModel(
+        ref.name, ref.source, weights, parameters, module, None, config, _classes_of(module), labels, note
+    )
+
+
+def _resolve_data_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    from timm.data.config import resolve_data_config
+
+    # An empty configuration would make timm ask for a model.
+    resolved: dict[str, Any] = resolve_data_config({}, pretrained_cfg={"input_size": (3, 224, 224), **config})  # type: ignore[no-untyped-call]
+    channels = resolved["input_size"][0]
+    for key in ("mean", "std"):
+        if len(resolved[key]) != channels:
+            average = sum(resolved[key]) / len(resolved[key])
+            resolved[key] = (average,) * channels
+    return resolved
+
+
+def _head_of(module: torch.nn.Module) -> str:
+    """The name of the layer that makes the logits: what timm says, else the last linear layer or convolution."""
+    import torch
+
+    names: dict[int, str] = {id(layer): name for name, layer in module.named_modules()}
+    if callable(get := getattr(module, "get_classifier", None)):
+        head: Any = get()
+        head = head[0] if isinstance(head, (tuple, list)) else head
+        if id(head) in names and isinstance(head, (torch.nn.Linear, torch.nn.Conv2d)):
+            return names[id(head)]
+    layers: list[str] = [
+        name for name, layer in module.named_modules() if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))
+    ]
+    return layers[-1] if layers else ""
+
+
+def _classes_of(module: torch.nn.Module) -> int:
+    weight = dict(module.named_parameters()).get(f"{_head_of(module)}.weight")
+    return int(weight.shape[0]) if weight is not None else 0
+
+
+def _check_timm(name: str, target: str, prefix: str = "") -> None:
+    import timm
+
+    base, _, tag = target.partition(".")
+    if not timm.is_model(base):
+        known = [model.name for model in known_models()]
+        raise _unknown(name, [*known, *(f"{prefix}{model}" for model in timm.list_models())])
+    if tag and target not in timm.list_pretrained(f"{base}.*"):
+        raise _unknown(name, [f"{prefix}{model}" for model in timm.list_pretrained(f"{base}.*")])
+
+
+def _unknown(name: str, candidates: list[str]) -> InputError:
+    near = difflib.get_close_matches(name.lower(), candidates, n=3, cutoff=0.5)
+    offer = f"did you mean {', '.join(near)}?" if near else "`radixrt models` lists the names"
+    return InputError(f"unknown model {name!r}: {offer}")
+
+
+def _folder_name(text: str) -> str:
+    return re.sub(r"[^0-9A-Za-z._-]+", "-", text).strip("-.") or "model"
