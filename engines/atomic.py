@@ -32,7 +32,8 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 # File systems without an exchange answer with one of these.
 _NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EXDEV}
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 def exchange(first: Path, second: Path) -> bool:
@@ -219,12 +220,12 @@ class AtomicFolder:
 def _concerns(error: OSError, folder: Path) -> bool:
     """Whether an error of the block is about the folder being written, rather than about what was read for it."""
     named = isinstance(error.filename, (str, Path)) and Path(error.filename).is_relative_to(folder)
-    return named or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return named or error.errno in _FULL
 
 
 @contextlib.contextmanager
 def translate_disk_errors(where: Path) -> Iterator[None]:
-    """Turns a full, read-only or forbidden disk into one sentence.
+    """Turns a disk that is full, or does not take the name, into one sentence.
 
     Raises:
         InputError: the block failed for one of these reasons.
@@ -232,7 +233,7 @@ def translate_disk_errors(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK:
+        if error.errno not in _FULL | _REFUSED:
             raise
         reason = os.strerror(error.errno or 0).lower()
         raise InputError(f"{where} cannot be written ({reason}): make room there or choose another output") from error

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import stat
 import tempfile
 import time
@@ -18,8 +16,13 @@ from types import TracebackType
 
 from typing_extensions import Self
 
-from radixrt.engines.atomic import AtomicFolder, fsync, restore_if_abandoned, translate_disk_errors
+from radixrt.engines import registry
+from radixrt.engines.atomic import AtomicFolder, restore_if_abandoned, translate_disk_errors
+from radixrt.engines.base import Session
+from radixrt.engines.compatibility import check_fits, this_host
+from radixrt.engines.hashing import sha256_of
 from radixrt.engines.manifest import MANIFEST_NAME, MAX_BYTES, SIGNATURE_NAME, FileEntry, Manifest
+from radixrt.engines.runner import write_runner
 from radixrt.engines.signing import sign, verify
 from radixrt.errors import InputError
 
@@ -27,15 +30,6 @@ REPORT_NAME = "report.json"
 CALIBRATION_NAME = "calibration.json"
 # A reader that meets a swap starts again; ten builds finishing while one bundle is read means that something is wrong.
 _ATTEMPTS = 10
-
-
-def sha256_of(path: Path) -> str:
-    """Hashes a file in pieces, so that a large engine does not fill the memory."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
@@ -138,8 +132,6 @@ class BundleWriter:
         Raises:
             InputError: the key is not one, the disk is full, or the manifest names files that were not written.
         """
-        from radixrt.engines.runner import write_runner
-
         folder = self.folder
         write_runner(folder)
         files = tuple(
@@ -224,22 +216,31 @@ class Bundle:
         """A signature lies in the bundle; whose it is, only ``require_signature`` tells."""
         return (self.path / SIGNATURE_NAME).exists()
 
+    def open(self, *, threads: int = 0) -> Session:
+        """Opens the engine with the bundle's own target.
+
+        Raises:
+            UnavailableError: the target cannot run here.
+            InputError: the plan was built for something else than what is here, or the bundle was replaced meanwhile.
+        """
+        target = registry.get(self.manifest.target)
+        check_fits(self.manifest.built_for, this_host(target), str(self.path))
+        session = target.open(self.engine, threads=threads)
+        try:
+            self.check_unchanged()
+        except InputError:
+            session.close()
+            raise
+        return session
+
     def check_unchanged(self) -> None:
-        """Call after opening the engine: what was opened is what was verified.
+        """Call after reading a file of the bundle: what was read is what was verified.
 
         Raises:
             InputError: another build took the bundle's place in between.
         """
         if _try_manifest(self.path) != self.manifest.to_bytes():
             raise InputError(f"{self.path} was replaced while it was being opened: open it again")
-
-    def copy_to(self, folder: Path) -> None:
-        """Copies the bundle's files, and nothing else, into an existing folder."""
-        for entry in self.manifest.files:
-            target = folder / entry.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.path / entry.name, target)
-            fsync(target)
 
 
 def _try_manifest(path: Path) -> bytes | None:

@@ -127,7 +127,11 @@ def load_image(path: Path, spec: Any) -> np.ndarray:
 def load_module(runtime: str) -> Any:
     """Imports an engine's runtime."""
     try:
-        return importlib.import_module(MODULES[runtime])
+        module = importlib.import_module(MODULES[runtime])
+        # An empty folder of that name, as type stubs leave one, is imported without complaint.
+        if not hasattr(module, "__version__"):
+            raise ImportError("only an empty package of that name is here")
+        return module
     except ImportError as error:
         raise UnavailableError(f"{runtime} is not installed ({error}): for pip it is {MODULES[runtime]}") from error
 
