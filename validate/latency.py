@@ -77,7 +77,7 @@ class _Timing:
     steady: bool
 
 
-def measure_latency(
+def measure(
     runners: Mapping[str, Runner],
     images: NDArray[Any],
     options: LatencyOptions | None = None,

@@ -1,0 +1,51 @@
+"""Gates as JUnit XML, so that a CI system shows each as a test of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+from radixrt.validate.schema import Report
+from radixrt.validate.summary import gate_limit, gate_title, gate_value
+
+# XML 1.0 has no way to write these, not even escaped.
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def render_junit(report: Report) -> str:
+    """One suite for the build, one case for each gate: passed, failed, or skipped where it was not judged."""
+    name = f"{report.model.name}-{report.precision}-{report.target}"
+    failures = [gate for gate in report.gates if not gate.passed]
+    skipped = [gate for gate in report.gates if gate.passed and gate.value is None]
+    suite = ElementTree.Element(
+        "testsuite",
+        name=_clean(f"radixrt {name}"),
+        tests=str(len(report.gates)),
+        failures=str(len(failures)),
+        errors="0",
+        skipped=str(len(skipped)),
+        timestamp=_clean(report.created),
+    )
+    for gate in report.gates:
+        case = ElementTree.SubElement(suite, "testcase", classname=_clean(name), name=_clean(gate.name))
+        if gate in failures:
+            measured = f"{gate_title(gate)}: {gate_value(gate)}, limit {gate_limit(gate)}"
+            problem = ElementTree.SubElement(case, "failure", message=_clean(measured), type="GateError")
+            problem.text = _clean(gate.reason)
+        elif gate in skipped:
+            ElementTree.SubElement(case, "skipped", message=_clean(gate.reason))
+    suites = ElementTree.Element("testsuites")
+    suites.append(suite)
+    ElementTree.indent(suites)
+    return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def write_junit(report: Report, path: Path) -> None:
+    """Writes :func:`render_junit`'s text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_junit(report), encoding="utf-8")
+
+
+def _clean(text: str) -> str:
+    return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)

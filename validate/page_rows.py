@@ -1,0 +1,172 @@
+"""A report's parts as rows of text, the same for the Markdown file and the page."""
+
+from __future__ import annotations
+
+from radixrt.validate.schema import Accuracy, DriftRow, Latency, LayerTime, Parity, Report
+from radixrt.validate.summary import milliseconds, percent, size
+
+Row = tuple[object, ...]
+
+
+def accuracy_rows(accuracy: Accuracy) -> list[Row]:
+    """Top-1, and top-5 where a head has more than five classes: in a smaller one every label is among its five best."""
+    rows: list[Row] = [("top-1", percent(accuracy.reference_top1), percent(accuracy.engine_top1))]
+    if not 0 < len(accuracy.confusion_reference) <= 5:
+        rows.append(("top-5", percent(accuracy.reference_top5), percent(accuracy.engine_top5)))
+    return rows
+
+
+def class_rows(accuracy: Accuracy) -> list[Row]:
+    """Classes, the largest loss first."""
+    ordered = sorted(accuracy.classes, key=lambda c: c.engine_top1 - c.reference_top1)
+    return [
+        (
+            c.label,
+            c.samples,
+            percent(c.reference_top1),
+            percent(c.engine_top1),
+            f"{(c.engine_top1 - c.reference_top1) * 100:+.2f}",
+        )
+        for c in ordered
+    ]
+
+
+def confusion_rows(accuracy: Accuracy) -> list[Row]:
+    """Cells of the confusion matrix that changed most."""
+    return [(c.label, c.predicted, c.reference, c.engine) for c in accuracy.confusion_changes]
+
+
+def flip_rows(accuracy: Accuracy) -> list[Row]:
+    """Changed answers, the reference's surest first."""
+    return [
+        (f.image, f.label, f.reference, f"{f.reference_margin:.3f}", f.engine, f"{f.engine_margin:.3f}")
+        for f in accuracy.flips
+    ]
+
+
+def parity_rows(parity: Parity) -> list[Row]:
+    """How close the logits are."""
+    rows: list[Row] = [
+        ("images", parity.samples),
+        ("top-1 agreement", percent(parity.top1_agreement)),
+        ("top-5 agreement", percent(parity.top5_agreement)),
+        ("cosine of the logits, smallest", f"{parity.cosine_min:.6f}"),
+        ("cosine of the logits, mean", f"{parity.cosine_mean:.6f}"),
+        ("error of the logits, largest", f"{parity.max_abs:.3g}"),
+        ("error of the logits, mean", f"{parity.mean_abs:.3g}"),
+        ("SQNR of the logits", f"{parity.sqnr_db:.1f} dB"),
+        ("KL of the softmax", f"{parity.softmax_kl:.3g} nat"),
+    ]
+    if parity.nonfinite:
+        rows.append(("images whose logits hold NaN or infinity", parity.nonfinite))
+    return rows
+
+
+def worst_rows(parity: Parity) -> list[Row]:
+    """The images that lie furthest apart, with both predictions."""
+    return [
+        (
+            w.image,
+            f"{w.cosine:.5f}",
+            f"{w.max_abs:.3g}",
+            w.reference,
+            f"{w.reference_confidence:.3f}",
+            w.engine,
+            f"{w.engine_confidence:.3f}",
+        )
+        for w in parity.worst
+    ]
+
+
+def latency_rows(latency: Latency) -> list[Row]:
+    """Percentiles of each runner at each batch size."""
+    return [
+        (
+            r.name,
+            r.batch,
+            *(milliseconds(v) for v in (r.p50_ms, r.p90_ms, r.p95_ms, r.p99_ms)),
+            f"{r.images_per_s:.1f}",
+        )
+        for r in latency.rows
+    ]
+
+
+def latency_method(latency: Latency) -> str:
+    """How the times were taken, in a few sentences."""
+    method = latency.method
+    order = "interleaved" if method.interleaved else "separate"
+    transfers = "with" if method.includes_transfers else "without"
+    threads = f"{method.threads} threads" if method.threads else "the runtime's own number of threads"
+    text = (
+        f"{method.rounds} {order} rounds after {method.warmup_rounds} of warm-up, {threads}, {transfers} transfers, "
+        f"{method.clock} clock. {method.baseline} timed against itself in the same rounds gives {method.noise:.3f}: "
+        "a ratio nearer to 1 than that says nothing."
+    )
+    extra = []
+    if method.load_ms is not None:
+        extra.append(f"opening the engine took {milliseconds(method.load_ms)}")
+    if method.first_inference_ms is not None:
+        extra.append(f"the first inference took {milliseconds(method.first_inference_ms)}")
+    if method.peak_bytes is not None:
+        extra.append(f"its process needed {size(method.peak_bytes)} at the peak")
+    if extra:
+        sentence = ", ".join(extra)
+        text += f" {sentence[0].upper()}{sentence[1:]}."
+    return text
+
+
+def machine_rows(latency: Latency) -> list[Row]:
+    """The machine before and after."""
+    return [(m.name, m.before, m.after) for m in latency.method.machine]
+
+
+def drift_rows(drift: list[DriftRow]) -> list[Row]:
+    """Layers in order of depth."""
+    return [
+        (
+            f"{d.name} (first drop)" if d.first_drop else d.name,
+            d.op_type,
+            d.depth,
+            f"{d.sqnr_db:.1f}",
+            f"{d.gain:.3f}",
+            percent(d.rounding_share),
+            percent(d.clipping_share),
+        )
+        for d in sorted(drift, key=lambda d: d.depth)
+    ]
+
+
+def layer_rows(times: list[LayerTime]) -> list[Row]:
+    """Layers, the slowest first."""
+    return [(t.name, t.op_type, f"{t.ms:.4f}") for t in sorted(times, key=lambda t: -t.ms)]
+
+
+def quantization_rows(report: Report) -> list[Row]:
+    """How ranges were found and where they were used."""
+    rows: list[Row] = []
+    if (calibration := report.calibration) is not None:
+        reused = ", reused from an earlier build" if calibration.reused else f" in {calibration.seconds:.1f} s"
+        rows += [
+            ("method", calibration.method),
+            ("images", f"{calibration.images}{reused}"),
+            ("peak memory", size(calibration.peak_bytes)),
+            ("data, SHA-256", calibration.data_sha256),
+        ]
+    if (quantization := report.quantization) is not None:
+        rows += [
+            ("layers quantised", quantization.quantized),
+            ("layers kept in float", ", ".join(quantization.kept_float) or "none"),
+            ("float round trips between INT8 layers", quantization.float_round_trips),
+        ]
+        rows += [("recovery", step) for step in quantization.recovery]
+    return rows
+
+
+def environment_rows(report: Report) -> list[Row]:
+    """Where the numbers come from."""
+    return [
+        ("weights", report.model.weights),
+        ("source", report.model.source),
+        ("parameters", f"{report.model.parameters:,}"),
+        *sorted(report.environment.items()),
+    ]

@@ -1,0 +1,158 @@
+"""``report.html``: one page that needs nothing else, verdict first, readable at a glance, on screen and on paper.
+
+Everything from outside (names of images, classes and nodes, the command, the machine) is escaped: by jinja2's
+autoescape in the text, by :func:`radixrt.validate.figures.plain` inside the plots. A content security policy in the
+page forbids every request. The plot library stands in the page compressed, about 2 MB.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from radixrt.validate import page_rows as rows
+from radixrt.validate.figures import ROLES, Plot, report_plots
+from radixrt.validate.schema import Flip, Report
+from radixrt.validate.summary import (
+    RANDOM_WEIGHTS,
+    gate_limit,
+    gate_state,
+    gate_title,
+    gate_value,
+    tiles,
+    verdict,
+)
+
+HERE = Path(__file__).parent
+MOST_PICTURES = 24
+
+
+@dataclass(frozen=True)
+class ReportPage:
+    """What the template needs beside the report itself: tables as rows of text, plots, pictures."""
+
+    plots: list[Plot]
+    sections: list[tuple[str, str]]
+    flips: list[tuple[Flip, str]]
+    accuracy_rows: list[rows.Row]
+    class_rows: list[rows.Row]
+    confusion_rows: list[rows.Row]
+    flip_rows: list[rows.Row]
+    parity_rows: list[rows.Row]
+    worst_rows: list[rows.Row]
+    latency_rows: list[rows.Row]
+    latency_method: str
+    machine_rows: list[rows.Row]
+    drift_rows: list[rows.Row]
+    layer_rows: list[rows.Row]
+    block_rows: list[rows.Row]
+    refused_rows: list[rows.Row]
+    grouped_rows: list[rows.Row]
+    quantization_rows: list[rows.Row]
+    environment_rows: list[rows.Row]
+
+
+def render_html(report: Report, thumbnails: Mapping[str, bytes] | None = None) -> str:
+    """The whole page.
+
+    Args:
+        report: what to show.
+        thumbnails: small PNG or JPEG files by image name, for the changed answers; those it lacks stand in the table.
+    """
+    return render_page(
+        "report_page.html",
+        title=f"{report.model.name}, {report.precision}, {report.target}",
+        report=report,
+        page=_page(report, thumbnails or {}),
+        verdict=verdict(report),
+        tiles=tiles(report),
+        random_weights=RANDOM_WEIGHTS,
+        gate_title=gate_title,
+        gate_limit=gate_limit,
+        gate_value=gate_value,
+        gate_state=gate_state,
+    )
+
+
+def render_page(template: str, **context: object) -> str:
+    """Renders one of this package's templates with the shared style, script and plot library."""
+    return _environment().get_template(template).render(
+        css=_asset("page.css"),
+        script=_asset("page.js"),
+        library=packed_library(),
+        roles=Markup(json.dumps(ROLES)),
+        **context,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def packed_library() -> str:
+    """plotly.js, gzip and base64: a quarter of a page's megabytes, unpacked by the page itself."""
+    from plotly.offline import get_plotlyjs
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode("ascii")
+
+
+def picture_url(picture: bytes) -> str:
+    """A data URL of a PNG or JPEG file."""
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _asset(name: str) -> Markup:
+    # These are the package's own files; nothing from a report goes through here.
+    return Markup((HERE / name).read_text(encoding="utf-8"))
+
+
+def _page(report: Report, thumbnails: Mapping[str, bytes]) -> ReportPage:
+    accuracy = report.accuracy
+    flips = accuracy.flips if accuracy else []
+    pictures = [(flip, picture_url(thumbnails[flip.image])) for flip in flips if flip.image in thumbnails]
+    present = {
+        "gates": ("Gates", True),
+        "accuracy": ("Accuracy", accuracy is not None),
+        "flips": ("Changed answers", bool(flips)),
+        "parity": ("Parity", report.parity is not None),
+        "latency": ("Latency", report.latency is not None),
+        "drift": ("Drift", bool(report.drift)),
+        "layers": ("Time per layer", bool(report.layer_times)),
+        "rewrite": ("Rewrite", True),
+        "quantization": ("Quantisation", report.calibration is not None or report.quantization is not None),
+        "origin": ("Origin", True),
+    }
+    return ReportPage(
+        plots=report_plots(report),
+        sections=[(key, name) for key, (name, there) in present.items() if there],
+        flips=pictures[:MOST_PICTURES],
+        accuracy_rows=rows.accuracy_rows(accuracy) if accuracy else [],
+        class_rows=rows.class_rows(accuracy) if accuracy else [],
+        confusion_rows=rows.confusion_rows(accuracy) if accuracy else [],
+        flip_rows=rows.flip_rows(accuracy) if accuracy else [],
+        parity_rows=rows.parity_rows(report.parity) if report.parity else [],
+        worst_rows=rows.worst_rows(report.parity) if report.parity else [],
+        latency_rows=rows.latency_rows(report.latency) if report.latency else [],
+        latency_method=rows.latency_method(report.latency) if report.latency else "",
+        machine_rows=rows.machine_rows(report.latency) if report.latency else [],
+        drift_rows=rows.drift_rows(report.drift),
+        layer_rows=rows.layer_rows(report.layer_times),
+        block_rows=[(b.name, b.kind, b.radix, b.cardinality, b.lowering) for b in report.rewrite.attention_blocks],
+        refused_rows=[(r.node, r.reason) for r in report.rewrite.refused],
+        grouped_rows=[(g.name, g.groups, g.form, g.why) for g in report.rewrite.grouped_convs],
+        quantization_rows=rows.quantization_rows(report),
+        environment_rows=rows.environment_rows(report),
+    )
