@@ -67,11 +67,6 @@ class Preprocess(BaseModel):
         """
         return _checked({name: config[name] for name in cls.model_fields if config.get(name) is not None})
 
-    @property
-    def fields_as_lists(self) -> dict[str, Any]:
-        """What JSON holds of it."""
-        return self.model_dump(mode="json")
-
     def with_overrides(
         self,
         *,

@@ -1,7 +1,8 @@
 """Trains the sample networks: ``python -m samples.train [NAME ...]``.
 
 The seed, the single thread and deterministic kernels make a run repeatable: the same versions on the same kind of
-processor give the same weights. Each network leaves ``samples/<name>.safetensors`` and, beside it, ``samples/<name>.json``.
+processor give the same weights. Each network leaves ``samples/<name>.safetensors`` and, beside it,
+``samples/<name>.json``.
 """
 
 from __future__ import annotations
