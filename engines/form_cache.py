@@ -1,0 +1,122 @@
+"""Measured choices between equal forms, kept between builds.
+
+One JSON file: a list of entries, each a question (what was asked, of which target, version and device) with its
+answer. A file that is damaged, or of another schema, counts as empty: measuring again is always right, only slower.
+It is replaced by a rename, so a reader sees the old file or the new one, and written entries are merged with those
+that another build has added meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Question(BaseModel):
+    """What a measurement is valid for.
+
+    Attributes:
+        kind: what is chosen, such as ``grouped-conv``.
+        shape: the shape in words, with every figure that may change the answer.
+        precision: of the graph.
+        target: the target's name.
+        version: of the target's library.
+        device: in words, with the number of threads where the clock decides.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    shape: str
+    precision: str
+    target: str
+    version: str
+    device: str
+
+
+class Verdict(BaseModel):
+    """The form that won, and why: a clause for the report.
+
+    An answer is not settled where the machine was too busy to tell forms apart: it holds for this build, the next
+    one measures again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    form: str
+    why: str
+    settled: bool = True
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    question: Question
+    verdict: Verdict
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # A new way of measuring is a new number: old answers are then no answers.
+    schema_version: Literal[1] = 1
+    entries: list[_Entry] = []
+
+
+def default_cache() -> Path:
+    """Returns the file in the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``)."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "radixrt" / "forms.json"
+
+
+class FormCache:
+    """The answers of one file.
+
+    Args:
+        path: the JSON file, which need not exist; None keeps answers in memory only.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._answers = _read(path)
+
+    def get(self, question: Question) -> Verdict | None:
+        """Returns the answer to a question asked before, or None."""
+        return self._answers.get(question)
+
+    def put(self, question: Question, verdict: Verdict) -> None:
+        """Keeps an answer. A cache that cannot be written is no reason to fail a build: the answer stays in memory."""
+        self._answers[question] = verdict
+        if self.path is None or not verdict.settled:
+            return
+        self._answers = {**_read(self.path), **self._answers}
+        entries = [_Entry(question=q, verdict=v) for q, v in self._answers.items() if v.settled]
+        try:
+            _replace(self.path, _File(entries=entries).model_dump_json(indent=1))
+        except OSError:
+            self.path = None
+
+
+def _read(path: Path | None) -> dict[Question, Verdict]:
+    if path is None:
+        return {}
+    try:
+        return {entry.question: entry.verdict for entry in _File.model_validate_json(path.read_bytes()).entries}
+    except (OSError, ValidationError):
+        return {}
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(name).replace(path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,176 @@
+"""Small graphs that stand for one shape of a network: what is timed or compiled when forms are compared.
+
+A convolution is followed by its ReLU, as in these networks: an engine joins the two, and a form that keeps them
+apart must pay for it. The forms come from the same passes that rewrite the network. In INT8 every tensor between
+two operators carries a Q/DQ pair, as the placement leaves it around convolutions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx_ir as ir
+
+from radixrt.export.conv_form import ConvShape, Form
+from radixrt.export.grouped_conv import apply_forms
+from radixrt.export.pool_conv import PoolConvShape, PoolForm, apply_pool_forms
+from radixrt.export.spec import Precision
+from radixrt.export.weights import array_of, forget, initializer
+
+_OPSET = 18
+_SCALE = np.float32(3 / 127)  # inputs are standard normal: three sigma
+
+
+def grouped_conv_graph(shape: ConvShape, form: Form, precision: Precision) -> ir.Model:
+    """Returns Conv and Relu of a shape, in one form.
+
+    Raises:
+        ValueError: the shape's height or width is open.
+    """
+    x, nodes, y = _conv_chain(shape, precision)
+    model, _, _ = apply_forms(_model([x], nodes, y), lambda _: (form, ""))
+    return _quantise(model) if precision is Precision.INT8 else model
+
+
+def pool_conv_graph(shape: PoolConvShape, form: PoolForm, precision: Precision) -> ir.Model:
+    """Returns AveragePool, Conv 1x1 and Relu, or the one convolution that stands for the first two.
+
+    Raises:
+        ValueError: the shape's height or width is open.
+    """
+    whole = shape.conv
+    if whole.height is None or whole.width is None:
+        raise ValueError("the size is open")
+    top, left, bottom, right = whole.pads
+    kernel, stride = whole.kernel, shape.pool_stride
+    pooled = (
+        (whole.height + top + bottom - (kernel[0] - 1) * whole.dilation[0] - 1) // stride[0] + 1,
+        (whole.width + left + right - (kernel[1] - 1) * whole.dilation[1] - 1) // stride[1] + 1,
+    )
+    point = ConvShape(
+        whole.batch,
+        whole.in_channels,
+        whole.out_channels,
+        whole.groups,
+        (1, 1),
+        stride=(whole.stride[0] // stride[0], whole.stride[1] // stride[1]),
+        height=pooled[0],
+        width=pooled[1],
+    )
+    middle, nodes, y = _conv_chain(point, precision)
+    middle.name = "pooled"
+    x = _tensor("input", [whole.batch, whole.in_channels, whole.height, whole.width], precision)
+    attributes = [
+        ir.AttrInt64s("kernel_shape", kernel),
+        ir.AttrInt64s("strides", stride),
+        ir.AttrInt64s("pads", whole.pads),
+        ir.AttrInt64("count_include_pad", 1),
+    ]
+    if whole.dilation != (1, 1):
+        attributes.append(ir.AttrInt64s("dilations", whole.dilation))
+    pool = ir.Node("", "AveragePool", [x], attributes, outputs=[middle], name="pool")
+    model, _, _, _ = apply_pool_forms(_model([x], [pool, *nodes], y), lambda _: (form, ""))
+    return _quantise(model) if precision is Precision.INT8 else model
+
+
+def _tensor(name: str, shape: list[int], precision: Precision) -> ir.Value:
+    dtype = ir.DataType.FLOAT16 if precision is Precision.FP16 else ir.DataType.FLOAT
+    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+
+
+def _conv_chain(shape: ConvShape, precision: Precision) -> tuple[ir.Value, list[ir.Node], ir.Value]:
+    size = shape.output_size
+    if size is None or shape.height is None or shape.width is None:
+        raise ValueError("the size is open")
+    rng = np.random.default_rng(0)
+    dtype = np.float16 if precision is Precision.FP16 else np.float32
+    fan_in = shape.in_channels // shape.groups * shape.kernel[0] * shape.kernel[1]
+    weight = rng.standard_normal((shape.out_channels, shape.in_channels // shape.groups, *shape.kernel))
+    arrays = {"weight": weight / fan_in**0.5, "bias": rng.standard_normal(shape.out_channels) / 10}
+    x = _tensor("input", [shape.batch, shape.in_channels, shape.height, shape.width], precision)
+    middle = _tensor("conv_out", [shape.batch, shape.out_channels, *size], precision)
+    y = _tensor("output", [shape.batch, shape.out_channels, *size], precision)
+    constants = []
+    for name, array in arrays.items():
+        tensor = ir.tensor(array.astype(dtype), name=name)
+        constants.append(
+            ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        )
+    attributes = [
+        ir.AttrInt64("group", shape.groups),
+        ir.AttrInt64s("kernel_shape", shape.kernel),
+        ir.AttrInt64s("strides", shape.stride),
+        ir.AttrInt64s("dilations", shape.dilation),
+        ir.AttrInt64s("pads", shape.pads),
+    ]
+    conv = ir.Node("", "Conv", [x, *constants], attributes, outputs=[middle], name="conv")
+    return x, [conv, ir.Node("", "Relu", [middle], outputs=[y], name="relu")], y
+
+
+def _model(inputs: list[ir.Value], nodes: list[ir.Node], output: ir.Value) -> ir.Model:
+    constants = [v for node in nodes for v in node.inputs if v is not None and v.const_value is not None]
+    graph = ir.Graph(inputs, [output], nodes=nodes, initializers=constants, opset_imports={"": _OPSET}, name="form")
+    return ir.Model(graph, ir_version=10)
+
+
+def _quantise(model: ir.Model) -> ir.Model:
+    """Puts a symmetric Q/DQ pair on every tensor and every weight."""
+    graph = model.graph
+    for node in list(graph):
+        if node.op_type == "Conv":
+            _quantise_weight(graph, node)
+    outputs = set(graph.outputs)
+    before_relu = {node.inputs[0] for node in graph if node.op_type == "Relu"}
+    tensors = list(graph.inputs) + [value for node in list(graph) for value in node.outputs]
+    for value in tensors:
+        producer = value.producer()
+        # The ReLU belongs to what is in front of it: a pair in between would keep them apart.
+        apart = value in before_relu and producer is not None and producer.op_type == "Conv"
+        if not apart and (producer is None or producer.op_type != "DequantizeLinear"):
+            _insert_pair(graph, value, value in outputs)
+    return model
+
+
+def _constants(graph: ir.Graph) -> Iterable[ir.Value]:
+    return (
+        initializer(graph, "activation_scale", np.asarray(_SCALE)),
+        initializer(graph, "activation_zero_point", np.asarray(0, np.int8)),
+    )
+
+
+def _insert_pair(graph: ir.Graph, value: ir.Value, is_output: bool) -> None:
+    users = [(node, index) for node, index in value.uses()]
+    codes = ir.Value(name=f"{value.name}_codes", shape=value.shape, type=ir.TensorType(ir.DataType.INT8))  # type: ignore[arg-type]
+    real = ir.Value(name=f"{value.name}_real", shape=value.shape, type=value.type)  # type: ignore[arg-type]
+    scales = list(_constants(graph))
+    quantise = ir.Node("", "QuantizeLinear", [value, *scales], outputs=[codes], name=f"{value.name}_q")
+    dequantise = ir.Node("", "DequantizeLinear", [codes, *scales], outputs=[real], name=f"{value.name}_dq")
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], [quantise, dequantise])
+    else:
+        graph.insert_after(producer, [quantise, dequantise])
+    for node, index in users:
+        node.replace_input_with(index, real)
+    if is_output:
+        graph.outputs[graph.outputs.index(value)] = real
+
+
+def _quantise_weight(graph: ir.Graph, conv: ir.Node) -> None:
+    weight = conv.inputs[1]
+    assert weight is not None, "a Conv has a weight"
+    array = array_of(weight)
+    amax = np.abs(array).max(axis=tuple(range(1, array.ndim)))
+    scale = (np.maximum(amax, np.finfo(np.float32).tiny) / 127).astype(np.float32)
+    codes = np.clip(np.rint(array / scale.reshape(-1, 1, 1, 1)), -127, 127).astype(np.int8)
+    inputs = [
+        initializer(graph, f"{weight.name}_codes", codes),
+        initializer(graph, f"{weight.name}_scale", scale),
+        initializer(graph, f"{weight.name}_zero_point", np.zeros(len(scale), np.int8)),
+    ]
+    real = ir.Value(name=f"{weight.name}_real", shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.FLOAT))
+    node = ir.Node("", "DequantizeLinear", inputs, [ir.AttrInt64("axis", 0)], outputs=[real], name=f"{weight.name}_dq")
+    graph.insert_before(conv, [node])
+    conv.replace_input_with(1, real)
+    forget(graph, weight)

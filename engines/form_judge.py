@@ -1,0 +1,227 @@
+"""Which of several equal graphs a target runs best: by the clock where it runs here, else by the compiled plan.
+
+Both judges keep the first candidate, the original, unless another wins by more than noise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from radixrt.engines.base import Session
+from radixrt.engines.form_cache import Verdict
+from radixrt.engines.plan_cost import PlanCost
+from radixrt.errors import InputError
+
+Clock = Callable[[], float]
+
+
+class Judge(Protocol):
+    """Compares graphs of equal value on one target."""
+
+    def __call__(self, candidates: Mapping[str, ir.Model]) -> Verdict:
+        """Returns the name of the best candidate; the first is the original."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClockRules:
+    """How long the clock may take, and when it believes a difference.
+
+    Attributes:
+        budget_s: seconds for all candidates of one question, after warming up.
+        min_rounds: rounds at least, whatever the budget.
+        max_rounds: rounds at most.
+        sample_s: a sample repeats a run until it lasts about this long, so that the clock's own cost vanishes.
+        hopeless: a candidate whose best is this many times the original's worst after three rounds is dropped.
+        min_noise: differences up to this share are never believed: other kernels, caches and threads around the
+            convolution decide them in a whole network.
+        max_noise: above this the machine is too busy to tell: the original stays, and the next build asks again.
+    """
+
+    budget_s: float = 0.3
+    min_rounds: int = 7
+    max_rounds: int = 31
+    sample_s: float = 0.001
+    hopeless: float = 1.5
+    min_noise: float = 0.05
+    max_noise: float = 0.25
+
+
+def verdict_by_clock(
+    runs: Mapping[str, Callable[[], object]], rules: ClockRules | None = None, clock: Clock = time.perf_counter
+) -> Verdict:
+    """Times candidates in turn, round by round, so that a machine that slows down slows down for all of them.
+
+    The ratio is that of the medians. Noise is three standard errors of the median of the paired ratios, and never less
+    than ``rules.min_noise``.
+
+    Args:
+        runs: one call each; the first is the original.
+        rules: how long, and how sure.
+        clock: seconds, monotonic.
+    """
+    rules = rules or ClockRules()
+    names = list(runs)
+    original = names[0]
+    repeats = 1
+    for name in names:
+        runs[name]()
+        runs[name]()
+    single = _sample(runs[original], 1, clock)
+    repeats = max(1, min(50, math.ceil(rules.sample_s / max(single, 1e-9))))
+    times: dict[str, list[float]] = {name: [] for name in names}
+    started = clock()
+    for done in range(1, rules.max_rounds + 1):
+        # Each round starts elsewhere, so that nobody always runs in the wake of the same neighbour.
+        for name in names[done % len(names) :] + names[: done % len(names)]:
+            times[name].append(_sample(runs[name], repeats, clock))
+        if done == 3:
+            limit = rules.hopeless * max(times[original])
+            names = [name for name in names if name == original or min(times[name]) <= limit]
+        if len(names) == 1 or (done >= rules.min_rounds and clock() - started > rules.budget_s):
+            break
+    return _judge_times(original, {name: times[name] for name in names}, rules)
+
+
+def _sample(run: Callable[[], object], repeats: int, clock: Clock) -> float:
+    started = clock()
+    for _ in range(repeats):
+        run()
+    return (clock() - started) / repeats
+
+
+def _judge_times(original: str, times: Mapping[str, list[float]], rules: ClockRules) -> Verdict:
+    base = statistics.median(times[original])
+    ratios = {name: statistics.median(t) / base for name, t in times.items() if name != original}
+    if not ratios:
+        return Verdict(form=original, why=f"every other form is far slower ({_ms(base)} as it is)")
+    best = min(ratios, key=lambda name: ratios[name])
+    paired = [b / a for a, b in zip(times[original], times[best], strict=True)]
+    low, _, high = statistics.quantiles(paired, n=4)
+    # 0.93 IQR / sqrt(n) is the standard error of a median of nearly normal samples.
+    noise = max(rules.min_noise, 3 * 0.93 * (high - low) / math.sqrt(len(paired)))
+    figures = f"{_ms(base * ratios[best])} against {_ms(base)}, noise {100 * noise:.0f} %"
+    if noise > rules.max_noise:
+        return Verdict(form=original, why=f"the machine is too busy to tell forms apart ({figures})", settled=False)
+    if ratios[best] < 1 - noise:
+        return Verdict(form=best, why=f"{1 / ratios[best]:.2f}x as fast as {original} ({figures})")
+    return Verdict(form=original, why=f"{best} is not faster by more than noise ({figures})")
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms"
+
+
+class ClockJudge:
+    """Runs each candidate on the target.
+
+    Args:
+        open_graph: opens a graph, given it and a folder of its own for files.
+        rules: how long, and how sure.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        open_graph: Callable[[ir.Model, Path], Session],
+        rules: ClockRules | None = None,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self._open, self._rules, self._clock = open_graph, rules, clock
+
+    def __call__(self, candidates: Mapping[str, ir.Model]) -> Verdict:
+        names = list(candidates)
+        with tempfile.TemporaryDirectory(prefix="radixrt-forms-") as scratch, contextlib.ExitStack() as stack:
+            runs: dict[str, Callable[[], object]] = {}
+            for index, name in enumerate(names):
+                folder = Path(scratch, str(index))
+                folder.mkdir()
+                try:
+                    session = stack.enter_context(self._open(candidates[name], folder))
+                except InputError as error:
+                    if index == 0:
+                        return Verdict(form=name, why=f"could not be measured: {error}")
+                    continue
+                runs[name] = _bind(session)
+            return verdict_by_clock(runs, self._rules, self._clock)
+
+
+def _bind(session: Session) -> Callable[[], object]:
+    rng = np.random.default_rng(0)
+    feeds = {spec.name: rng.standard_normal(spec.shape).astype(spec.dtype) for spec in session.inputs}
+    return lambda: session.run(feeds)
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Turns kernels, bytes and multiply-adds into seconds, to weigh one against the other. Not a latency.
+
+    The defaults are the published peaks of a GeForce RTX 3060 (SM 8.6): 360 GB/s of memory, 12.7 T multiply-adds per
+    second in FP16 with FP32 sums; and two microseconds for launching a kernel.
+    """
+
+    bytes_per_s: float = 360e9
+    macs_per_s: float = 12.7e12
+    launch_s: float = 2e-6
+
+    def seconds(self, cost: PlanCost) -> float:
+        """Returns the sum over the kernels of the larger of memory and arithmetic time, and the launches."""
+        return sum(
+            max((row.bytes_read + row.bytes_written) / self.bytes_per_s, row.macs / self.macs_per_s) + self.launch_s
+            for row in cost.rows
+        )
+
+
+class PlanJudge:
+    """Compiles each candidate and weighs what the plan does.
+
+    Args:
+        cost: compiles a serialised ONNX graph and counts.
+        roofline: weighs the counts.
+        min_gain: the share by which a form must win.
+    """
+
+    def __init__(
+        self, cost: Callable[[bytes], PlanCost], roofline: Roofline | None = None, min_gain: float = 0.02
+    ) -> None:
+        self._cost, self._roofline, self._min_gain = cost, roofline or Roofline(), min_gain
+
+    def __call__(self, candidates: Mapping[str, ir.Model]) -> Verdict:
+        original = next(iter(candidates))
+        costs: dict[str, PlanCost] = {}
+        for name, model in candidates.items():
+            cost = self._compile(model)
+            if isinstance(cost, PlanCost):
+                costs[name] = cost
+            elif name == original:
+                return Verdict(form=name, why=f"could not be compiled: {cost}")
+        seconds = {name: self._roofline.seconds(cost) for name, cost in costs.items()}
+        others = [name for name in seconds if name != original]
+        if not others:
+            return Verdict(form=original, why="no other form compiles")
+        best = min(others, key=lambda name: seconds[name])
+        figures = f"plan cost {_figures(costs[best])} against {_figures(costs[original])}"
+        if seconds[best] < seconds[original] * (1 - self._min_gain):
+            return Verdict(form=best, why=figures)
+        return Verdict(form=original, why=f"{best} does not cost less ({figures})")
+
+    def _compile(self, model: ir.Model) -> PlanCost | InputError:
+        try:
+            return self._cost(ir.to_proto(model).SerializeToString())
+        except InputError as error:
+            return error
+
+
+def _figures(cost: PlanCost) -> str:
+    return f"{cost.kernels} kernels, {cost.bytes_moved / 1e6:.2f} MB, {cost.macs / 1e6:.0f} M multiply-adds"

@@ -1,0 +1,214 @@
+"""The choice between equal forms, made by measuring each distinct shape on the target.
+
+==============  =====================================================================================
+target          how a form is judged
+==============  =====================================================================================
+onnxruntime     by the clock, on this machine
+openvino        by the clock, on this machine
+tensorrt        by the clock where a GPU answers, else by the written rules
+tensorrt-rtx    by what the compiled plan does: kernels, bytes moved, multiply-adds (no GPU needed)
+==============  =====================================================================================
+
+Where a target's library is missing, the written rules decide (:mod:`radixrt.export.form_rules`). Answers are cached by
+shape, precision, target, version and device.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from radixrt.engines.base import BuildOptions, Capability, Session, Target
+from radixrt.engines.form_cache import FormCache, Question, Verdict, default_cache
+from radixrt.engines.form_graphs import grouped_conv_graph, pool_conv_graph
+from radixrt.engines.form_judge import ClockJudge, Judge, PlanJudge
+from radixrt.engines.plan_cost import PlanCost, plan_cost
+from radixrt.errors import InputError
+from radixrt.export.conv_form import KEEP, SPLIT, ChooseForm, ConvShape, Form, candidates
+from radixrt.export.form_rules import chooser_by_rules, chooser_fixed
+from radixrt.export.pool_conv import ChoosePoolForm, PoolConvShape, PoolForm
+from radixrt.export.spec import Precision
+
+POLICIES = ("keep", "split", "merge", "dense", "auto")
+# One dense convolution per group is never worth weighing beyond this many: each is a kernel of its own.
+_MAX_SPLIT = 8
+_ON_CPU = ("onnxruntime", "openvino")
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """Answers questions about forms for one target, precision and device; asks the judge only what the cache lacks.
+
+    Attributes:
+        judge: compares candidate graphs.
+        cache: earlier answers.
+        target: the target's name.
+        precision: that candidate graphs are made in.
+        version: of the target's library.
+        device: in words.
+    """
+
+    judge: Judge
+    cache: FormCache
+    target: str
+    precision: Precision
+    version: str
+    device: str
+
+    def choose(self, kind: str, shape: str, forms: Mapping[str, Callable[[], ir.Model]]) -> Verdict:
+        """Returns the best form of one shape.
+
+        Args:
+            kind: what is chosen, such as ``grouped-conv``.
+            shape: the shape in words, with every figure that may change the answer.
+            forms: the candidates, each a maker of its graph; the first is the original, kept unless another wins.
+        """
+        question = Question(
+            kind=kind,
+            shape=shape,
+            precision=self.precision.value,
+            target=self.target,
+            version=self.version,
+            device=self.device,
+        )
+        known = self.cache.get(question)
+        if known is not None and known.form in forms:
+            return known
+        verdict = self.judge({name: make() for name, make in forms.items()})
+        self.cache.put(question, verdict)
+        return verdict
+
+
+def measurer_for(target: str, precision: Precision, cache: Path | None = None, *, threads: int = 0) -> Measurer | str:
+    """Returns what measures forms for a target, or the reason why nothing can be measured.
+
+    Args:
+        target: the target's name.
+        precision: of the deploy graph.
+        cache: the JSON file of earlier answers; None takes the one in the user's cache folder.
+        threads: that the engine will run with; 0 is the target's own choice.
+
+    Raises:
+        InputError: there is no such target.
+    """
+    from radixrt.engines.registry import get
+
+    engine = get(target)
+    capability = engine.capability()
+    # A processor computes an FP16 graph in FP32: the same question, the same answer.
+    effective = Precision.FP32 if engine.name in _ON_CPU and precision is Precision.FP16 else precision
+    judge: Judge
+    if capability.runs and engine.name != "tensorrt-rtx":
+        judge = ClockJudge(_opener(engine, effective, threads))
+        device = f"{_device(capability)}, {threads or os.cpu_count()} threads"
+    elif engine.name == "tensorrt-rtx" and capability.builds:
+        judge = PlanJudge(_plan_cost_of(effective))
+        device = "plan cost, SM 8.6"
+    else:
+        return capability.reason or f"{engine.name} does not run here"
+    answers = FormCache(cache if cache is not None else default_cache())
+    return Measurer(judge, answers, engine.name, effective, capability.version, device)
+
+
+def chooser_for(policy: str, target: str, precision: Precision, cache: Path | None = None) -> ChooseForm:
+    """Returns what decides a grouped convolution's form: the meaning of ``--grouped-conv``.
+
+    Args:
+        policy: ``keep``, ``split``, ``merge``, ``dense`` (that form everywhere) or ``auto`` (measured on the target).
+        target: the target's name.
+        precision: of the deploy graph.
+        cache: the JSON file of earlier answers; None takes the one in the user's cache folder.
+
+    Raises:
+        InputError: no such policy or target.
+    """
+    if policy not in POLICIES:
+        raise InputError(f"unknown --grouped-conv {policy!r}: choose one of {', '.join(POLICIES)}")
+    if policy != "auto":
+        return chooser_fixed(policy)
+    measurer = measurer_for(target, precision, cache)
+    if isinstance(measurer, str):
+        return chooser_by_rules(target, precision, measurer)
+    return grouped_conv_chooser(measurer)
+
+
+def grouped_conv_chooser(measurer: Measurer) -> ChooseForm:
+    """Returns a chooser that measures each distinct shape once."""
+
+    def choose(shape: ConvShape) -> tuple[Form, str]:
+        if shape.output_size is None:
+            return KEEP, "the image size is open, so nothing could be measured"
+        forms = {str(f): f for f in candidates(shape) if f != SPLIT or shape.groups <= _MAX_SPLIT}
+        makers = {name: _maker(grouped_conv_graph, shape, form, measurer.precision) for name, form in forms.items()}
+        verdict = measurer.choose("grouped-conv", str(shape) + f" pads {shape.pads}", makers)
+        return forms[verdict.form], f"{measurer.target}: {verdict.why}"
+
+    return choose
+
+
+def pool_chooser_for(target: str, precision: Precision, cache: Path | None = None) -> ChoosePoolForm:
+    """Returns what decides between average pooling with a 1x1 convolution and one strided convolution.
+
+    Where nothing can be measured the pair stays: one convolution multiplies as often as the window has pixels.
+
+    Raises:
+        InputError: no such target.
+    """
+    measurer = measurer_for(target, precision, cache)
+
+    def choose(shape: PoolConvShape) -> tuple[PoolForm, str]:
+        if isinstance(measurer, str):
+            return "pool", f"rule: one convolution multiplies more ({measurer})"
+        if shape.conv.height is None or shape.conv.width is None:
+            return "pool", "the image size is open, so nothing could be measured"
+        names: tuple[PoolForm, ...] = ("pool", "conv")
+        makers = {name: _maker(pool_conv_graph, shape, name, measurer.precision) for name in names}
+        verdict = measurer.choose("pool-conv", f"{shape} pads {shape.conv.pads} / {shape.pool_stride}", makers)
+        return ("conv" if verdict.form == "conv" else "pool"), f"{measurer.target}: {verdict.why}"
+
+    return choose
+
+
+def _maker(make: Callable[..., ir.Model], *arguments: object) -> Callable[[], ir.Model]:
+    return lambda: make(*arguments)
+
+
+def _opener(target: Target, precision: Precision, threads: int) -> Callable[[ir.Model, Path], Session]:
+    """Returns the shortest way from a graph to a session; the two CPU targets open an ONNX file as it is."""
+
+    def open_graph(model: ir.Model, folder: Path) -> Session:
+        if target.name == "onnxruntime" and precision is Precision.INT8:
+            from radixrt.calibration.twin import to_unsigned
+
+            model = to_unsigned(model)
+        path = folder / "deploy.onnx"
+        ir.save(model, path)
+        if target.name in _ON_CPU:
+            return target.open(path, threads=threads)
+        static = BuildOptions(precision=precision, threads=threads)
+        return target.open(target.build(path, folder, static).files[0], threads=threads)
+
+    return open_graph
+
+
+def _plan_cost_of(precision: Precision) -> Callable[[bytes], PlanCost]:
+    options = BuildOptions(precision=precision)
+    return lambda graph: plan_cost(graph, options)
+
+
+def _device(capability: Capability) -> str:
+    """The device in words that tell two machines apart: where the target says just "CPU", the processor's own name."""
+    if capability.device and capability.device != "CPU":
+        return capability.device
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
