@@ -76,8 +76,18 @@ def new_figure(x_title: str, y_title: str = "") -> go.Figure:
         margin={"l": 8, "r": 16, "t": 36, "b": 8},
         hovermode="closest",
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
-        xaxis={"title": {"text": x_title, "standoff": 8}, "automargin": True, "gridcolor": GRID, "zeroline": False},
-        yaxis={"title": {"text": y_title, "standoff": 8}, "automargin": True, "gridcolor": GRID, "zeroline": False},
+        xaxis={
+            "title": {"text": x_title, "standoff": 8, "font": {"size": 13}},
+            "automargin": True,
+            "gridcolor": GRID,
+            "zeroline": False,
+        },
+        yaxis={
+            "title": {"text": y_title, "standoff": 8, "font": {"size": 13}},
+            "automargin": True,
+            "gridcolor": GRID,
+            "zeroline": False,
+        },
     )
     return figure
 

@@ -23,6 +23,7 @@ from radixrt.validate.figures import ROLES, Plot, report_plots
 from radixrt.validate.schema import Flip, Report
 from radixrt.validate.summary import (
     RANDOM_WEIGHTS,
+    count,
     gate_limit,
     gate_state,
     gate_title,
@@ -75,6 +76,7 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] | None = None) -
         verdict=verdict(report),
         tiles=tiles(report),
         random_weights=RANDOM_WEIGHTS,
+        count=count,
         gate_title=gate_title,
         gate_limit=gate_limit,
         gate_value=gate_value,

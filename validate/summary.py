@@ -47,7 +47,7 @@ def verdict(report: Report) -> Verdict:
     if report.latency:
         sentences += report.latency.method.warnings
     if failed or not report.passed:
-        title = f"Failed: {len(failed)} of {_count(len(report.gates), 'gate')} not kept" if failed else "Failed"
+        title = f"Failed: {len(failed)} of {count(len(report.gates), 'gate')} not kept" if failed else "Failed"
         return Verdict(title, "bad", tuple(sentences))
     if not report.executed:
         return Verdict("Built, not executed here", "unproved", tuple(sentences))
@@ -124,13 +124,14 @@ def milliseconds(value: float) -> str:
     return f"{value:.1f} ms" if value >= 100 else f"{value:.2f} ms" if value >= 1 else f"{value:.3f} ms"
 
 
-def size(count: int) -> str:
+def size(total: int) -> str:
     """Bytes in a unit a reader can compare."""
     for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= limit:
-            return f"{count / limit:.2f} {unit}"
-    return f"{count} B"
+        if total >= limit:
+            return f"{total / limit:.2f} {unit}"
+    return f"{total} B"
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """A number and its noun."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
