@@ -109,7 +109,9 @@ class BundleWriter:
         if not parent.is_dir():
             raise InputError(f"{output} cannot be made because {parent} is a file: choose another output")
         with translate_disk_errors(output):
-            Path(tempfile.mkdtemp(prefix=".radixrt-", dir=parent)).rmdir()
+            # A file without a name: a process that is killed here leaves nothing behind.
+            with tempfile.TemporaryFile(dir=parent):
+                pass
             _refuse_to_replace(output)
 
     def __enter__(self) -> Self:
