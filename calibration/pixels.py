@@ -38,7 +38,8 @@ def open_image(path: Any, channels: int = 3) -> Image.Image:
         channels: 3 gives mode RGB (grayscale is repeated), 1 gives mode L.
 
     Raises:
-        ImageUnusableError: the file is missing, unreadable, truncated, no image, of a format not taken, or too large.
+        ImageUnusableError: the file is missing, unreadable, truncated, no image, of a format not taken, too large,
+            or has pixels of more than 8 bits.
     """
     try:
         with Image.open(path) as image:
@@ -46,6 +47,8 @@ def open_image(path: Any, channels: int = 3) -> Image.Image:
                 raise ImageUnusableError(f"its content is {image.format}, not one of {', '.join(FORMATS)}")
             if image.width * image.height > MAX_PIXELS:
                 raise ImageUnusableError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+            if image.mode.startswith(("I", "F")):  # Pillow would clip them at 255: nearly white photographs
+                raise ImageUnusableError(f"its pixels have more than 8 bits (mode {image.mode}): scale them to 8")
             decoded: Image.Image = image.convert("RGB" if channels == 3 else "L")
             return decoded
     except ImageUnusableError:

@@ -79,6 +79,14 @@ def test_hostile_file_is_refused_with_its_reason(tmp_path: Path, content: bytes,
         open_image(path)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_deep_pixels_are_refused_where_pillow_would_clip_them(tmp_path: Path, dtype: type) -> None:
+    path = tmp_path / "deep.tif"
+    Image.fromarray(np.full((8, 8), 30_000, dtype=dtype)).save(path)
+    with pytest.raises(ImageUnusableError, match="more than 8 bits"):
+        open_image(path)
+
+
 def test_truncated_and_missing_files_are_refused(tmp_path: Path) -> None:
     whole = write_image(tmp_path / "whole.jpg", size=(64, 64)).read_bytes()
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
