@@ -1,0 +1,187 @@
+"""Images stream through a graph once; ranges of its tensors remain.
+
+The graph runs on onnxruntime with the tensors that any target's placement may quantise as extra outputs, one image
+at a time (so that batch size cannot matter, not even through a runtime that picks another kernel for another
+batch). Extremes are taken over every value; histograms over an evenly strided sample of at most ``SAMPLE`` values
+per tensor and image, whose stride depends on the tensor's shape alone. A stride co-prime to the tensor's size
+visits every channel, row and column.
+
+Memory: one image's activations, plus 64 KiB for each tensor observed, however many images are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from radixrt.calibration.graph_facts import infer
+from radixrt.calibration.observers import TensorObserver
+from radixrt.calibration.plan import observed_values
+from radixrt.calibration.progress_state import CollectState, load_state, save_state
+from radixrt.calibration.ranges import choose, percentile
+from radixrt.calibration.runtime import open_graph
+from radixrt.calibration.spec import CalibrationOptions, Method
+from radixrt.calibration.table import CalibrationTable, Candidates, HistogramSummary, TensorRange, model_sha256
+from radixrt.errors import InputError
+
+Array = NDArray[Any]
+
+SAMPLE = 1 << 15
+"""Values of one tensor and image that a histogram counts, at most."""
+
+_SAVE_EVERY_S = 20.0
+_QUANTILES = (50.0, 90.0, 99.0, 99.9, 99.99)
+
+
+def sample_stride(size: int, limit: int = SAMPLE) -> int:
+    """The smallest stride, co-prime to ``size``, that takes at most ``limit`` of ``size`` values."""
+    stride = max(1, math.ceil(size / limit))
+    while math.gcd(stride, size) != 1:
+        stride += 1
+    return stride
+
+
+def calibrate(
+    model: ir.Model,
+    batches: Iterable[Array],
+    options: CalibrationOptions | None = None,
+    *,
+    data_sha256: str | None = None,
+    state_path: Path | None = None,
+    threads: int = 0,
+    on_image: Callable[[int], None] | None = None,
+) -> CalibrationTable:
+    """Observes a graph on images and chooses its ranges.
+
+    Args:
+        model: a float32 graph with one input; not changed.
+        batches: float32 arrays of shape (N, C, H, W), normalised; N may differ from batch to batch.
+        options: how ranges are chosen.
+        data_sha256: the images' content hash as their source tells it; made from the pixels where absent.
+        state_path: where to keep what was observed, so that an interrupted calibration continues: a file found there
+            counts for the first images of ``batches``. Removed once the table is made.
+        threads: of the runtime; 0 lets it choose.
+        on_image: called with the number of images read so far.
+
+    Raises:
+        InputError: no images, images that do not fit the graph, or NaN or infinite activations (named).
+    """
+    options = options or CalibrationOptions()
+    started = time.monotonic()
+    inferred = infer(model.clone())
+    names = [v.name or "" for v in observed_values(inferred)]
+    fresh = CollectState(model_sha256(model), [TensorObserver(name) for name in names])
+    state = load_state(state_path, fresh) if state_path is not None else fresh
+    _stream(inferred, batches, state, state_path, threads, on_image)
+    if state.images == 0:
+        raise InputError("no calibration images were given: name a folder that holds some, with --data")
+    table = CalibrationTable(
+        method=options.method,
+        percentile=options.percentile,
+        images=state.images,
+        data_sha256=data_sha256 or state.data_sha256,
+        model_sha256=state.model_sha256,
+        seconds=time.monotonic() - started,
+        peak_bytes=_peak_bytes(),
+        tensors=tuple(_range(observer, options) for observer in state.observers),
+    )
+    if state_path is not None:
+        state_path.unlink(missing_ok=True)
+    return table
+
+
+def _stream(
+    model: ir.Model,
+    batches: Iterable[Array],
+    state: CollectState,
+    state_path: Path | None,
+    threads: int,
+    on_image: Callable[[int], None] | None,
+) -> None:
+    names = [o.name for o in state.observers]
+    source = model.graph.inputs[0].name or ""
+    computed = [n for n in names if n != source]
+    session = open_graph(model, computed, threads=threads)
+    batch = session.static_batch or 1
+    skip = state.images
+    saved = time.monotonic()
+    for images in _regroup(batches, batch):
+        if skip >= len(images):
+            skip -= len(images)
+            continue
+        fed = _fill(images, batch)
+        found = dict(zip(computed, session.run(fed, computed), strict=True))
+        found[source] = fed
+        for i in range(len(images)):
+            _observe(state, {name: value[i : i + 1] for name, value in found.items()}, images[i])
+            if on_image is not None:
+                on_image(state.images)
+        if state_path is not None and time.monotonic() - saved > _SAVE_EVERY_S:
+            save_state(state, state_path)
+            saved = time.monotonic()
+
+
+def _observe(state: CollectState, tensors: dict[str, Array], image: Array) -> None:
+    for observer in state.observers:
+        value = tensors[observer.name]
+        observer.observe(value, value.reshape(-1)[:: sample_stride(value.size)])
+    digest = hashlib.sha256(np.ascontiguousarray(image, np.float32).tobytes()).digest()
+    state.data_sum = (state.data_sum + int.from_bytes(digest, "big")) % (1 << 256)
+    state.images += 1
+
+
+def _regroup(batches: Iterable[Array], size: int) -> Iterable[Array]:
+    """The same images in groups of ``size``; the last may be smaller."""
+    rest: list[Array] = []
+    for images in batches:
+        for image in images:
+            rest.append(image)
+            if len(rest) == size:
+                yield np.stack(rest)
+                rest = []
+    if rest:
+        yield np.stack(rest)
+
+
+def _fill(images: Array, size: int) -> Array:
+    """Repeats the last image until a static batch is full."""
+    fed = np.ascontiguousarray(images, np.float32)
+    return fed if len(fed) == size else np.concatenate([fed, np.repeat(fed[-1:], size - len(fed), axis=0)])
+
+
+def _range(observer: TensorObserver, options: CalibrationOptions) -> TensorRange:
+    picked = {m: choose(observer, CalibrationOptions(m, options.percentile)) for m in Method}
+    histogram = observer.histogram
+    return TensorRange(
+        name=observer.name,
+        amax=picked[options.method],
+        minimum=float(observer.minimum.min()),
+        maximum=float(observer.maximum.max()),
+        candidates=Candidates(**{m.value: amax for m, amax in picked.items()}),
+        histogram=HistogramSummary(
+            values=histogram.total,
+            zeros=histogram.zeros,
+            quantiles=_quantiles(observer),
+        ),
+        dead_channels=observer.dead_channels,
+    )
+
+
+def _quantiles(observer: TensorObserver) -> tuple[float, float, float, float, float]:
+    found = [min(percentile(observer.histogram, q), observer.amax) for q in _QUANTILES]
+    return found[0], found[1], found[2], found[3], found[4]
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,142 @@
+"""What placement and calibration ask of a graph: what is wide, what is never negative, where a weight lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+from numpy.typing import NDArray
+
+COMMUTING = frozenset(
+    {"MaxPool", "Slice", "Split", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
+)
+"""Operations that move or select values and change none: they commute with quantisation under one scale."""
+
+_KEEPS_SIGN = COMMUTING | {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum", "ReduceMax"}
+_POSITIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Exp", "Abs"})
+_GATES = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
+
+
+def infer(model: ir.Model) -> ir.Model:
+    """Fills in missing shapes and types; placement's rules depend on them."""
+    return common.ShapeInferencePass()(model).model
+
+
+def constant(value: ir.Value | None) -> NDArray[Any] | None:
+    """The array behind an initializer or constant; None for what is computed or fed."""
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    return None if tensor is None else np.asarray(tensor.numpy())
+
+
+def attribute_int(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute, or its default."""
+    found = node.attributes.get(name)
+    return default if found is None else int(found.as_int())
+
+
+def static_dims(value: ir.Value | None) -> tuple[int | None, ...]:
+    """The dimensions of a value, None for each that is symbolic; empty where the rank is unknown."""
+    if value is None or value.shape is None:
+        return ()
+    return tuple(d if isinstance(d, int) else None for d in value.shape)
+
+
+def is_wide(value: ir.Value | None) -> bool:
+    """Whether a value is a feature map: rank 4 or 5 with more than one position in space (or an unknown number)."""
+    dims = static_dims(value)
+    return len(dims) >= 4 and any(d != 1 for d in dims[-2:])
+
+
+def is_pooled(value: ir.Value | None) -> bool:
+    """Whether a value is a vector per image: rank 2 or 3, or rank 4 and 5 over a 1x1 map."""
+    dims = static_dims(value)
+    return len(dims) in (2, 3) or (len(dims) >= 4 and all(d == 1 for d in dims[-2:]))
+
+
+def data_inputs(node: ir.Node) -> Iterator[ir.Value]:
+    """The inputs of a node that are computed or fed."""
+    for value in node.inputs:
+        if value is not None and constant(value) is None:
+            yield value
+
+
+def consumers(value: ir.Value) -> list[ir.Node]:
+    """The nodes that read a value, each once, in graph order of use."""
+    seen: dict[int, ir.Node] = {}
+    for node, _ in value.uses():
+        seen[id(node)] = node
+    return list(seen.values())
+
+
+def root_of(value: ir.Value) -> ir.Value:
+    """Follows a value back through commuting operations to where its numbers are made."""
+    while (node := value.producer()) is not None and node.op_type in COMMUTING and node.inputs[0] is not None:
+        value = node.inputs[0]
+    return value
+
+
+def activation_after(value: ir.Value) -> ir.Value:
+    """The value after a Relu or Clip that is the only reader of ``value``; ``value`` itself where there is none."""
+    readers = consumers(value)
+    if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip") and not value.is_graph_output():
+        return readers[0].outputs[0]
+    return value
+
+
+class Signs:
+    """Proves that values are never negative, from the structure of the graph alone.
+
+    Relu, sigmoid and softmax are not negative; moving, pooling, adding and multiplying what is not negative keeps
+    it so; and ``b + g * (a - b)`` with a gate g in [0, 1] lies between a and b (the two-way radix attention).
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, bool] = {}
+
+    def nonnegative(self, value: ir.Value) -> bool:
+        """Whether no input can make a number of ``value`` negative (rounding of the last bit aside)."""
+        key = id(value)
+        if key not in self._known:
+            self._known[key] = False  # a cycle cannot occur; a deep chain is cut here
+            self._known[key] = self._prove(value)
+        return self._known[key]
+
+    def _prove(self, value: ir.Value) -> bool:
+        const = constant(value)
+        if const is not None:
+            return bool((const >= 0).all())
+        node = value.producer()
+        if node is None:
+            return False
+        if node.op_type in _POSITIVE:
+            return True
+        if node.op_type == "Clip":
+            low = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+            return low is not None and float(low) >= 0
+        if node.op_type in _KEEPS_SIGN:
+            return node.inputs[0] is not None and self.nonnegative(node.inputs[0])
+        if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
+            return node.inputs[0] is not None and self.nonnegative(node.inputs[0])
+        if node.op_type in ("Mul", "Concat", "Max", "Sum"):
+            return all(v is not None and self.nonnegative(v) for v in node.inputs)
+        if node.op_type == "Add":
+            return all(v is not None and self.nonnegative(v) for v in node.inputs) or self._is_blend(node)
+        return False
+
+    def _is_blend(self, node: ir.Node) -> bool:
+        for base, product in (node.inputs, reversed(node.inputs)):
+            mul = None if product is None else product.producer()
+            if base is None or mul is None or mul.op_type != "Mul":
+                continue
+            for gate, difference in (mul.inputs, reversed(mul.inputs)):
+                sub = None if difference is None else difference.producer()
+                maker = None if gate is None else root_of(gate).producer()
+                if sub is None or maker is None or sub.op_type != "Sub" or maker.op_type not in _GATES:
+                    continue
+                first, second = sub.inputs
+                if second is base and first is not None and self.nonnegative(first) and self.nonnegative(base):
+                    return True
+        return False

@@ -1,0 +1,108 @@
+"""What a user may choose about a placement, and what a placement reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Family(str, Enum):
+    """Engines that want their Q/DQ pairs alike."""
+
+    TENSORRT = "tensorrt"
+    CPU = "cpu"
+
+    @classmethod
+    def of(cls, target: str) -> Family:
+        """The family of a target: TensorRT and TensorRT-RTX are one, everything else computes on CPUs."""
+        return cls.TENSORRT if target.startswith("tensorrt") else cls.CPU
+
+
+class Ends(str, Enum):
+    """Precision of the first and the last layer."""
+
+    FLOAT = "float"
+    INT8 = "int8"
+
+
+@dataclass(frozen=True)
+class PlacementOptions:
+    """What to quantise, and for whom.
+
+    Attributes:
+        target: the target's name.
+        exclude: layers kept in float, by node name or torch module path (which covers every layer inside).
+        first: the layers that read the graph's input.
+        last: the layers that make the graph's output.
+        narrow_groups: quantise grouped convolutions narrower than 16 channels a group, because they were measured
+            faster.
+        gates: quantise the gate path too; for measuring what that costs, never a default.
+        only: quantise nothing but these layers (for measuring one layer's sensitivity).
+    """
+
+    target: str = "tensorrt"
+    exclude: frozenset[str] = frozenset()
+    first: Ends = Ends.FLOAT
+    last: Ends = Ends.FLOAT
+    narrow_groups: bool = False
+    gates: bool = False
+    only: frozenset[str] | None = None
+
+    @property
+    def family(self) -> Family:
+        return Family.of(self.target)
+
+
+@dataclass(frozen=True)
+class KeptFloat:
+    """A layer that stays in float, and why. ``module`` is its torch module path where the graph keeps one."""
+
+    node: str
+    module: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """A way from one INT8 layer to the next that passes through float arithmetic.
+
+    Attributes:
+        source: the tensor that left INT8.
+        target: the tensor that entered it again.
+        through: the operations between, in order.
+        attention: it is the product of a feature map with its gate, which the design keeps in float.
+    """
+
+    source: str
+    target: str
+    through: tuple[str, ...]
+    attention: bool
+
+
+@dataclass(frozen=True)
+class PlacementReport:
+    """What a placement did.
+
+    Attributes:
+        quantized: names of the layers that run in INT8.
+        kept_float: the layers that do not.
+        points: tensors that carry a Q/DQ pair.
+        round_trips: ways between INT8 layers through float.
+        dead_channels: channels of quantised tensors that calibration only saw as zero.
+    """
+
+    quantized: tuple[str, ...]
+    kept_float: tuple[KeptFloat, ...]
+    points: tuple[str, ...]
+    round_trips: tuple[RoundTrip, ...]
+    dead_channels: int = 0
+
+    @property
+    def float_round_trips(self) -> int:
+        """Round trips that no rule asks for: those outside attention products."""
+        return sum(not trip.attention for trip in self.round_trips)
+
+    @property
+    def attention_products(self) -> int:
+        """Round trips that are the attention's own product, kept in float by design."""
+        return sum(trip.attention for trip in self.round_trips)

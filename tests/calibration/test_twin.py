@@ -1,0 +1,79 @@
+"""Protects idea 3 of the design: the CPU's unsigned graph is the device's signed graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from radixrt.calibration.collect import calibrate
+from radixrt.calibration.placement import place
+from radixrt.calibration.placement_spec import Ends, PlacementOptions
+from radixrt.calibration.runtime import logits, open_graph
+from radixrt.calibration.spec import CalibrationOptions, Method
+from radixrt.calibration.twin import to_unsigned
+from tests.calibration.nets import Net, images, plain, se_block, split_block
+
+BLOCKS = {"plain": plain, "se": se_block, "split": split_block}
+
+
+def quantised(model: ir.Model, target: str, **more: Ends) -> ir.Model:
+    # Calibrated on few and quiet images, so that the ones compared below saturate often.
+    table = calibrate(model, [images(2) * 0.5], CalibrationOptions(Method.MINMAX))
+    return place(model, table, PlacementOptions(target, **more))[0]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+@pytest.mark.parametrize("ends", list(Ends))
+def test_twin_equals_the_signed_graph_number_for_number(block: str, target: str, ends: Ends) -> None:
+    signed = quantised(BLOCKS[block](), target, first=ends, last=ends)
+    twin = to_unsigned(signed)
+    onnx.checker.check_model(ir.to_proto(twin), full_check=True)
+    kinds = {v.dtype for n in twin.graph if n.op_type == "QuantizeLinear" for v in n.outputs}
+    assert kinds == {ir.DataType.UINT8}
+    x = images(4, seed=2)
+    want = logits(open_graph(signed, optimize=False), x)
+    got = logits(open_graph(twin, optimize=False), x)
+    assert np.array_equal(want, got)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_integer_kernels_agree_to_one_step(positive: bool) -> None:
+    # Large weights and saturating activations: without VNNI, x86 overflows here unless the twin guards against it.
+    net = Net(channels=32, size=12)
+    x = net.op("Relu", ["input"], "x") if positive else "input"
+    net.op("Relu", [net.conv(x, "conv", 32)], "relu")
+    net.conv("relu", "out", 8)
+    model = net.build("out", shape=[8, 12, 12])
+    data = np.sign(images(2, size=12, channels=32)) * 3
+    table = calibrate(model, [data], CalibrationOptions(Method.MINMAX))
+    signed, _ = place(model, table, PlacementOptions("onnxruntime", first=Ends.INT8, last=Ends.INT8))
+    # The tensor right behind the integer convolution, before errors can travel on.
+    scale = table.amax("relu") / 127
+    exact = open_graph(signed, ["relu_dq"], optimize=False).run(data, ["relu_dq"])[0]
+    fast = open_graph(to_unsigned(signed), ["relu_dq"]).run(data, ["relu_dq"])[0]
+    steps = np.abs(exact - fast) / scale
+    assert steps.max() <= 1 + 1e-3
+    assert (steps > 0.5).mean() < 1e-3
+
+
+def test_convolutions_run_in_integers_on_the_cpu(tmp_path: object) -> None:
+    import onnxruntime as ort
+
+    twin = to_unsigned(quantised(plain(), "onnxruntime", first=Ends.INT8, last=Ends.INT8))
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = f"{tmp_path}/optimised.onnx"
+    options.log_severity_level = 3
+    ort.InferenceSession(ir.to_proto(twin).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = [n.op_type for n in onnx.load(f"{tmp_path}/optimised.onnx").graph.node]
+    assert kinds.count("QLinearConv") == 4
+    assert "Conv" not in kinds and "FusedConv" not in kinds
+
+
+def test_the_signed_graph_is_left_alone() -> None:
+    signed = quantised(plain(), "tensorrt")
+    before = ir.to_proto(signed).SerializeToString(deterministic=True)
+    to_unsigned(signed)
+    assert ir.to_proto(signed).SerializeToString(deterministic=True) == before
