@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,18 @@ class BuiltEngine:
     seconds: float
     notes: tuple[str, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The record of a build, with its files by name only."""
+        names = [file.name for file in self.files]
+        return json.dumps({"files": names, "seconds": self.seconds, "notes": self.notes, "facts": self.facts})
+
+    @classmethod
+    def from_json(cls, text: str, folder: Path) -> Self:
+        """Reads such a record, for files that lie in ``folder``."""
+        record = json.loads(text)
+        files = tuple(folder / name for name in record["files"])
+        return cls(files, record["seconds"], tuple(record["notes"]), record["facts"])
 
 
 class Session(ABC):

@@ -208,6 +208,20 @@ def load(
     return _loaded(ref, _random(definition, num_classes, seed), "random", definition.data_config, note=note)
 
 
+def from_module(module: torch.nn.Module, name: str, data_config: Mapping[str, Any] | None = None) -> LoadedModel:
+    """Takes a network that is in memory already, with the weights that it has.
+
+    Args:
+        module: maps images (N, C, H, W), normalised, to logits (N, classes); it is put into eval mode.
+        name: fit for a folder's name.
+        data_config: preprocessing as timm names it, where the module has no ``pretrained_cfg``.
+
+    Raises:
+        InputError: a weight is NaN or infinite.
+    """
+    return _loaded(ModelRef(name, "factory", name), module, "checkpoint", data_config or {})
+
+
 def _definition(ref: ModelRef) -> Definition:
     if ref.kind == "timm":
         return definitions.timm_definition(ref.target)

@@ -1,0 +1,176 @@
+"""The Python calls: ``radixrt.compile``, ``radixrt.load`` and ``radixrt.validate``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from typing_extensions import Self
+
+from radixrt.calibration.pixels import ImageUnusableError, open_image, preprocess_image
+from radixrt.calibration.preprocess import Preprocess
+from radixrt.calibration.spec import CalibrationOptions, Method
+from radixrt.engines.base import BuildOptions, Session
+from radixrt.engines.bundle import Bundle
+from radixrt.engines.registry import get
+from radixrt.errors import InputError
+from radixrt.export.spec import BatchSpec, Precision
+from radixrt.judge import session_runner
+from radixrt.pipeline import Engine, Result
+from radixrt.progress import Stages
+from radixrt.request import DEFAULT_MODEL, DataChoice, EngineRequest, ModelChoice
+from radixrt.validate.gates import GateLimits
+from radixrt.validate.schema import Report
+
+if TYPE_CHECKING:
+    import torch
+
+TOP = 5
+
+
+def compile(
+    model: str | Path | torch.nn.Module = DEFAULT_MODEL,
+    *,
+    precision: str = "int8",
+    target: str = "auto",
+    checkpoint: str | Path | None = None,
+    data: str | Path = "elpv",
+    input_size: tuple[int, int, int] | None = None,
+    batch: str | int = 1,
+    method: str = "mse",
+    gates: GateLimits | None = None,
+    output: str | Path | None = None,
+    progress: bool = False,
+) -> list[Result]:
+    """Compiles a network into one bundle per target and holds each against the original.
+
+    Args:
+        model: what ``radixrt engine --model`` takes, or a module in memory that maps images (N, C, H, W), normalised,
+            to logits (N, classes).
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        target: ``auto``, or names with commas between them.
+        checkpoint: trained weights; a module in memory has its own.
+        data: images that calibrate and judge.
+        input_size: channels, height, width, where timm does not know them.
+        batch: one size, or a range such as ``"1..8"``.
+        method: how ranges are chosen: ``minmax``, ``percentile``, ``entropy`` or ``mse``.
+        gates: limits that the engines must keep.
+        output: the bundle's folder, or the folder of several bundles.
+        progress: show the stages on standard error.
+
+    Returns:
+        The bundle and the report of each target.
+
+    Raises:
+        InputError: something given cannot be used.
+        UnavailableError: a named target cannot build here.
+        GateError: a limit was missed; the bundles are kept.
+    """
+    in_memory = None if isinstance(model, (str, Path)) else model
+    request = EngineRequest(
+        model=ModelChoice(
+            name=type(model).__name__ if in_memory is not None else str(model),
+            checkpoint=None if checkpoint is None else Path(checkpoint),
+            module=in_memory,
+        ),
+        data=DataChoice(
+            source=str(data), input_size=None if input_size is None else ",".join(str(size) for size in input_size)
+        ),
+        build=BuildOptions(Precision.parse(precision), BatchSpec.parse(str(batch))),
+        targets=tuple(name.strip() for name in target.split(",")),
+        calibration=CalibrationOptions(Method.parse(method)),
+        gates=gates or GateLimits(),
+        output=None if output is None else Path(output),
+        command="radixrt.compile",
+    )
+    return Engine(request, Stages(Console(stderr=True, quiet=not progress), 1)).run()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One class of one image, with its softmax probability from 0 to 1."""
+
+    image: str
+    label: str
+    probability: float
+
+
+class LoadedEngine:
+    """An open bundle. Use it as a context manager.
+
+    ``engine(images)`` takes normalised float32 (N, C, H, W) for any N and returns logits (N, classes).
+    """
+
+    def __init__(self, bundle: Bundle, session: Session) -> None:
+        self.bundle, self._session = bundle, session
+        self._run = session_runner(session, BatchSpec(*bundle.manifest.batch))
+        self._preprocess = Preprocess(**bundle.manifest.preprocessing.model_dump())
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._run(images)
+
+    def classify(self, path: str | Path, *, top: int = TOP) -> Iterator[Answer]:
+        """Yields the ``top`` classes of an image, best first; of each image where ``path`` is a folder.
+
+        Raises:
+            InputError: there is no such file, or it is not an image.
+        """
+        path = Path(path)
+        files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            try:
+                image = open_image(file, self._preprocess.input_size[0])
+            except (OSError, ImageUnusableError) as error:
+                raise InputError(f"{file} is not an image that can be read: {error}") from error
+            logits = self(preprocess_image(image, self._preprocess)[None])[0].astype(np.float64)
+            shares = np.exp(logits - logits.max())
+            shares /= shares.sum()
+            labels = self.bundle.manifest.labels
+            for index in np.argsort(-shares)[:top]:
+                yield Answer(str(file), labels[index] if index < len(labels) else str(index), float(shares[index]))
+
+    def close(self) -> None:
+        """Frees the engine."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(bundle: str | Path, *, threads: int = 0, require_signature: str | Path | None = None) -> LoadedEngine:
+    """Opens a bundle whose every file is as its manifest says.
+
+    Args:
+        bundle: the folder.
+        threads: CPU threads of one inference; 0 lets the runtime choose.
+        require_signature: an Ed25519 public key; the bundle must be signed by its owner.
+
+    Raises:
+        InputError: it is no bundle, was changed, was built for another device, or its signature does not hold.
+        UnavailableError: its engine cannot run here.
+    """
+    key = None if require_signature is None else Path(require_signature)
+    found = Bundle.read(Path(bundle), require_signature=key)
+    session = get(found.manifest.target).open(found.engine, threads=threads)
+    return LoadedEngine(found, session)
+
+
+def validate(bundle: str | Path, **options: Any) -> Report:
+    """Holds a bundle, or an engine that somebody else made, against the original network.
+
+    See :func:`radixrt.validating.validate_engine` for the options.
+    """
+    from radixrt.validating import validate_engine
+
+    return validate_engine(Path(bundle), **options)

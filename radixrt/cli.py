@@ -1,0 +1,22 @@
+"""The ``radixrt`` command: gathers the commands and turns errors into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+from radixrt import cli_bundle, cli_engine, cli_stages  # noqa: F401  # importing them adds their commands to `app`
+from radixrt.cli_app import app, err
+from radixrt.errors import RadixRTError
+
+
+def main() -> None:
+    """Runs the command; an error of ours is one sentence and its exit code."""
+    try:
+        app()
+    except RadixRTError as error:
+        err.print(f"[red]{'Failed' if error.exit_code == 3 else 'Error'}:[/red] ", end="")
+        err.print(str(error), markup=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("Interrupted: what stood there before stands there still.")
+        sys.exit(130)

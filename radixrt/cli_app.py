@@ -1,0 +1,53 @@
+"""What the commands share: the application, the consoles, and options that mean the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from radixrt.progress import Stages
+
+app = typer.Typer(
+    name="radixrt",
+    help="Compile channel-attention CNNs into FP32, FP16 and INT8 engines, and prove them against the original.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+MODEL_HELP = (
+    "A name from `radixrt models`, timm:NAME, resnest:NAME, pkg.module:factory, file.py:factory (both run that code), "
+    "or a path to an .onnx file."
+)
+ModelOpt = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
+ModelArg = Annotated[str, typer.Argument(help=MODEL_HELP)]
+CheckpointOpt = Annotated[Path | None, typer.Option(help="Trained weights: .pth, .pt or .safetensors.")]
+ClassesOpt = Annotated[int | None, typer.Option(help="Classes of the head, where no checkpoint decides.")]
+SeedOpt = Annotated[int, typer.Option(help="Seed of weights that no one trained.")]
+PrecisionOpt = Annotated[str, typer.Option("--precision", "-p", help="fp32, fp16 or int8.")]
+DataOpt = Annotated[str, typer.Option(help="elpv, a folder of class folders, a flat folder, or a CSV of path,label.")]
+BatchOpt = Annotated[str, typer.Option(help="Batch sizes: one (8) or a range (1..8).")]
+SizeOpt = Annotated[str | None, typer.Option(help="Channels, height, width: 3,128,128.")]
+MeanOpt = Annotated[str | None, typer.Option(help="Mean per channel, on the scale 0 to 1.")]
+StdOpt = Annotated[str | None, typer.Option(help="Standard deviation per channel, on the scale 0 to 1.")]
+CropOpt = Annotated[float | None, typer.Option(help="Share of the resized image that the centre crop keeps.")]
+InterpolationOpt = Annotated[str | None, typer.Option(help="bilinear, bicubic, nearest, ...")]
+PreprocessOpt = Annotated[Path | None, typer.Option(help="A JSON file with the preprocessing.")]
+CalibrationImagesOpt = Annotated[int, typer.Option(help="At most so many images calibrate.")]
+MethodOpt = Annotated[str, typer.Option(help="minmax, percentile, entropy or mse.")]
+GroupedOpt = Annotated[str, typer.Option(help="Grouped convolutions: keep, split, merge, dense or auto (measured).")]
+OutputFile = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
+OneTarget = Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt or tensorrt-rtx.")]
+
+
+def stages(total: int) -> Stages:
+    """A progress display on standard error."""
+    from radixrt.progress import Stages
+
+    return Stages(err, total)

@@ -1,0 +1,89 @@
+"""What is done with engines that exist: classify, judge, look inside, compare."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from radixrt.cli_app import DataOpt, app, out, stages
+from radixrt.cli_engine import print_result
+
+BundleArg = Annotated[Path, typer.Argument(help="A bundle: the folder that `radixrt engine` left.")]
+
+
+@app.command()
+def run(
+    bundle: BundleArg,
+    images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
+    top: Annotated[int, typer.Option(help="How many classes to print.")] = 5,
+    require_signature: Annotated[Path | None, typer.Option(help="An Ed25519 public key of the maker.")] = None,
+) -> None:
+    """Classify images with a bundle's engine."""
+    from radixrt.api import load
+
+    table = Table("image", "class", "probability")
+    with load(bundle, require_signature=require_signature) as engine:
+        for path in images:
+            for answer in engine.classify(path, top=top):
+                table.add_row(answer.image, answer.label, f"{answer.probability:.3f}")
+    out.print(table)
+
+
+@app.command()
+def validate(
+    engine: Annotated[Path, typer.Argument(help="A bundle, or an .onnx file that somebody else made.")],
+    reference: Annotated[str | None, typer.Option(help="The original network; a bundle knows its own.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="The original's trained weights.")] = None,
+    data: DataOpt = "elpv",
+    test_images: Annotated[int | None, typer.Option(help="At most so many images judge. Default: all.")] = None,
+    gates: Annotated[Path | None, typer.Option(help="A gates.toml; options take precedence.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Top-1 points the engine may lose (1.0).")] = None,
+    min_cosine: Annotated[float | None, typer.Option(help="Smallest cosine of the logits.")] = None,
+    strict: Annotated[bool, typer.Option(help="Judge --max-drop by the bound of its 95 % interval.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder that takes the report.")] = Path(
+        "validation"
+    ),
+    junit: Annotated[Path | None, typer.Option(help="Also write the gates as JUnit XML.")] = None,
+) -> None:
+    """Hold an engine against the original network, and write the report."""
+    from radixrt.api import validate as judge
+    from radixrt.errors import GateError
+    from radixrt.validate.gates import read_gates
+
+    report = judge(
+        engine,
+        reference=reference,
+        checkpoint=checkpoint,
+        data=data,
+        test_images=test_images,
+        gates=read_gates(gates, max_drop=max_drop, min_cosine=min_cosine, strict=strict or None),
+        output=output,
+        display=stages(4),
+        command=shlex.join(["radixrt", *sys.argv[1:]]),
+    )
+    if junit is not None:
+        from radixrt.validate.junit import write_junit
+
+        write_junit(report, junit)
+    print_result(output, report)
+    if not report.passed:
+        raise GateError(f"a gate failed: see {output / 'report.html'}")
+
+
+@app.command()
+def compare(
+    bundles: Annotated[list[Path], typer.Argument(help="Bundles, or their report.json files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("compare.html"),
+) -> None:
+    """Put several bundles on one page, with the Pareto front of accuracy against latency."""
+    from radixrt.validate.compare import render_comparison
+    from radixrt.validate.schema import Report
+
+    reports = [Report.read(path / "report.json" if path.is_dir() else path) for path in bundles]
+    output.write_text(render_comparison(reports), encoding="utf-8")
+    out.print(f"{output}: {len(reports)} reports side by side")

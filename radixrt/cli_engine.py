@@ -1,0 +1,181 @@
+"""``radixrt engine``, and what it knows. Heavy libraries load inside the commands, so that help is quick."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from radixrt.cli_app import (
+    BatchOpt,
+    CalibrationImagesOpt,
+    CheckpointOpt,
+    ClassesOpt,
+    CropOpt,
+    DataOpt,
+    GroupedOpt,
+    InterpolationOpt,
+    MeanOpt,
+    MethodOpt,
+    ModelOpt,
+    PrecisionOpt,
+    PreprocessOpt,
+    SeedOpt,
+    SizeOpt,
+    StdOpt,
+    app,
+    out,
+    stages,
+)
+
+
+@app.command()
+def engine(
+    model: ModelOpt = "resnest-nano-elpv",
+    precision: PrecisionOpt = "int8",
+    target: Annotated[str, typer.Option(help="auto, or targets with commas: onnxruntime,tensorrt-rtx")] = "auto",
+    checkpoint: CheckpointOpt = None,
+    num_classes: ClassesOpt = None,
+    seed: SeedOpt = 0,
+    data: DataOpt = "elpv",
+    batch: BatchOpt = "1",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Default: build/MODEL-PRECISION-TARGET.")
+    ] = None,
+    input_size: SizeOpt = None,
+    mean: MeanOpt = None,
+    std: StdOpt = None,
+    crop_pct: CropOpt = None,
+    interpolation: InterpolationOpt = None,
+    preprocess: PreprocessOpt = None,
+    calibration_images: CalibrationImagesOpt = 256,
+    test_images: Annotated[int | None, typer.Option(help="At most so many images judge. Default: all.")] = None,
+    method: MethodOpt = "mse",
+    grouped_conv: GroupedOpt = "auto",
+    max_drop: Annotated[float | None, typer.Option(help="Top-1 points the engine may lose (1.0).")] = None,
+    min_cosine: Annotated[float | None, typer.Option(help="Smallest cosine of the logits.")] = None,
+    min_agreement: Annotated[float | None, typer.Option(help="Share of equal top-1 answers, 0 to 1.")] = None,
+    max_p95_ms: Annotated[float | None, typer.Option(help="95th percentile of the latency.")] = None,
+    max_engine_bytes: Annotated[int | None, typer.Option(help="Size of the engine's files.")] = None,
+    min_speedup: Annotated[float | None, typer.Option(help="Median latency of the original over the engine's.")] = None,
+    strict: Annotated[bool, typer.Option(help="Judge --max-drop by the bound of its 95 % interval.")] = False,
+    gates: Annotated[Path | None, typer.Option(help="A gates.toml; options take precedence.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 lets the runtime choose.")] = 0,
+    compute_capability: Annotated[str | None, typer.Option(help="tensorrt-rtx: such as 8.6,8.9,12.0.")] = None,
+    workspace_mb: Annotated[int | None, typer.Option(help="TensorRT: builder workspace, in MiB.")] = None,
+    builder_level: Annotated[int | None, typer.Option(help="TensorRT: builder optimisation level, 0 to 5.")] = None,
+    latency_rounds: Annotated[int, typer.Option(help="Timed rounds per batch size.")] = 30,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Take nothing from earlier runs.")] = False,
+) -> None:
+    """Compile a network into an engine, hold it against the original, and leave a bundle with its report."""
+    from radixrt.calibration.spec import CalibrationOptions, Method
+    from radixrt.engines.base import BuildOptions
+    from radixrt.export.spec import BatchSpec, Precision
+    from radixrt.request import DataChoice, EngineRequest, ModelChoice, positive
+    from radixrt.validate.gates import read_gates
+
+    for what, value in (("--calibration-images", calibration_images), ("--test-images", test_images)):
+        positive(what, value)
+    request = EngineRequest(
+        model=ModelChoice(model, checkpoint, num_classes, seed),
+        data=DataChoice(
+            source=data,
+            input_size=input_size,
+            mean=mean,
+            std=std,
+            crop_pct=crop_pct,
+            interpolation=interpolation,
+            preprocess_file=preprocess,
+            calibration_images=calibration_images,
+            test_images=test_images,
+        ),
+        build=BuildOptions(
+            precision=Precision.parse(precision),
+            batch=BatchSpec.parse(batch),
+            threads=threads,
+            workspace_bytes=None if workspace_mb is None else workspace_mb << 20,
+            builder_level=builder_level,
+            compute_capabilities=tuple(compute_capability.split(",")) if compute_capability else (),
+        ),
+        targets=tuple(name.strip() for name in target.split(",")),
+        grouped_conv=grouped_conv,
+        calibration=CalibrationOptions(Method.parse(method)),
+        gates=read_gates(
+            gates,
+            max_drop=max_drop,
+            min_cosine=min_cosine,
+            min_agreement=min_agreement,
+            max_p95_ms=max_p95_ms,
+            max_engine_bytes=max_engine_bytes,
+            min_speedup=min_speedup,
+            strict=strict or None,
+        ),
+        latency_rounds=latency_rounds,
+        output=output,
+        fresh=fresh,
+        command=shlex.join(["radixrt", *sys.argv[1:]]),
+    )
+    from radixrt.pipeline import Engine
+
+    run = Engine(request, stages(1))
+    try:
+        run.run()
+    finally:
+        for result in run.results:
+            print_result(result.bundle.path, result.report)
+
+
+def print_result(path: Path, report: object) -> None:
+    """The few numbers that answer whether the engine is good, and where the rest stands."""
+    from radixrt.validate.schema import Report
+    from radixrt.validate.summary import tiles, verdict
+
+    assert isinstance(report, Report)
+    said = verdict(report)
+    colour = {"good": "green", "bad": "red", "unproved": "yellow"}[said.tone]
+    out.print(f"\n[bold]{path}[/bold]  [{colour}]{said.title}[/{colour}]")
+    table = Table.grid(padding=(0, 2))
+    for tile in tiles(report):
+        table.add_row(tile.label, f"[bold]{tile.value}[/bold]", f"[dim]{tile.note}[/dim]")
+    out.print(table)
+    out.print(f"[dim]The whole report: {path / 'report.html'}[/dim]")
+
+
+@app.command()
+def models(
+    attention: Annotated[bool, typer.Option(help="Compile each one's graph and count its attention blocks.")] = False,
+) -> None:
+    """List the networks that have a name, or count their attention blocks."""
+    from radixrt.export.zoo import known_models
+
+    if attention:
+        from radixrt.census import print_attention
+
+        print_attention(out, stages(1))
+        return
+    table = Table("name", "family", "definition")
+    for known in known_models():
+        table.add_row(known.name, known.family, known.definition)
+    out.print(table)
+    out.print("Also: timm:NAME, resnest:NAME, pkg.module:factory, file.py:factory, file.onnx")
+
+
+@app.command()
+def targets() -> None:
+    """Tell for each target whether it builds and runs here, or why not and how to install it."""
+    from radixrt.engines.registry import all_targets
+
+    table = Table("target", "builds", "runs", "version", "device", "why not, and what to do")
+    for target in all_targets():
+        can = target.capability()
+        why = f"{can.reason}. {can.hint}" if can.reason else ""
+        table.add_row(can.target, _yes(can.builds), _yes(can.runs), can.version, can.device, why)
+    out.print(table)
+
+
+def _yes(value: bool) -> str:
+    return "[green]yes[/green]" if value else "[yellow]no[/yellow]"

@@ -1,0 +1,178 @@
+"""The stages of a build, one command each: what ``radixrt engine`` does in one go, file by file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from radixrt.cli_app import (
+    BatchOpt,
+    CalibrationImagesOpt,
+    CheckpointOpt,
+    ClassesOpt,
+    CropOpt,
+    DataOpt,
+    GroupedOpt,
+    InterpolationOpt,
+    MeanOpt,
+    MethodOpt,
+    ModelArg,
+    OneTarget,
+    OutputFile,
+    PrecisionOpt,
+    PreprocessOpt,
+    SeedOpt,
+    SizeOpt,
+    StdOpt,
+    app,
+    err,
+    out,
+    stages,
+)
+
+GraphArg = Annotated[Path, typer.Argument(help="An .onnx file.")]
+
+
+@app.command()
+def export(
+    model: ModelArg,
+    output: OutputFile,
+    checkpoint: CheckpointOpt = None,
+    num_classes: ClassesOpt = None,
+    seed: SeedOpt = 0,
+    batch: BatchOpt = "1",
+    data: DataOpt = "elpv",
+    input_size: SizeOpt = None,
+) -> None:
+    """Capture a network as a simplified ONNX graph, held against PyTorch on real images."""
+    from radixrt.export.simplify import write_onnx
+    from radixrt.export.spec import BatchSpec
+    from radixrt.prepare import prepare
+    from radixrt.request import DataChoice, ModelChoice
+    from radixrt.reuse import Reuse
+
+    choice = ModelChoice(model, checkpoint, num_classes, seed)
+    with Reuse() as reuse:
+        prepared = prepare(choice, DataChoice(data, input_size), BatchSpec.parse(batch), stages(2), reuse)
+    write_onnx(prepared.graph, output)
+    if prepared.capture_error is not None:
+        out.print(f"{output}: differs from PyTorch by at most {prepared.capture_error:.2g} on real images")
+
+
+@app.command()
+def rewrite(
+    graph: GraphArg,
+    output: OutputFile,
+    report: Annotated[Path | None, typer.Option(help="Where to write what was done, as JSON.")] = None,
+    target: OneTarget = "onnxruntime",
+    precision: PrecisionOpt = "fp32",
+    grouped_conv: GroupedOpt = "auto",
+) -> None:
+    """Rewrite any ONNX file: attention into its canonical form, grouped convolutions into the form that runs best."""
+    from radixrt.export.read_onnx import read_onnx
+    from radixrt.export.simplify import simplify, write_onnx
+    from radixrt.export.spec import Precision
+    from radixrt.rewriting import rewrite_for
+
+    display = stages(1)
+    with display.stage("Rewriting attention and convolutions"):
+        model, done = rewrite_for(simplify(read_onnx(graph)), target, Precision.parse(precision), grouped_conv)
+        write_onnx(model, output)
+        if report is not None:
+            report.write_text(done.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    out.print(
+        f"{output}: {len(done.attention_blocks)} attention blocks and {len(done.grouped_convs)} grouped convolutions "
+        f"rewritten, {len(done.refused)} refused, {done.nodes_before} nodes became {done.nodes_after}"
+    )
+    for refusal in done.refused:
+        err.print(f"refused {refusal.node}: {refusal.reason}", markup=False)
+
+
+@app.command()
+def calibrate(
+    graph: GraphArg,
+    output: OutputFile = Path("calibration.json"),
+    data: DataOpt = "elpv",
+    method: MethodOpt = "mse",
+    calibration_images: CalibrationImagesOpt = 256,
+    input_size: SizeOpt = None,
+    mean: MeanOpt = None,
+    std: StdOpt = None,
+    crop_pct: CropOpt = None,
+    interpolation: InterpolationOpt = None,
+    preprocess: PreprocessOpt = None,
+) -> None:
+    """Choose a range for each tensor of a graph from images, and write the calibration table."""
+    from radixrt.calibration.spec import CalibrationOptions, Method
+    from radixrt.calibration.table import write_table
+    from radixrt.prepare import prepare
+    from radixrt.request import DataChoice, ModelChoice
+
+    choice = DataChoice(
+        data, input_size, mean, std, crop_pct, interpolation, preprocess, calibration_images=calibration_images
+    )
+    display = stages(3)
+    options = CalibrationOptions(Method.parse(method))
+    with Reuse() as reuse:
+        prepared = prepare(ModelChoice(str(graph)), choice, None, display, reuse)
+        with display.stage(f"Calibrating on {len(prepared.data.calibration)} images"):
+            table, _ = calibrated(prepared.graph, prepared.data.calibration, options, display, reuse)
+    write_table(table, output)
+    out.print(f"{output}: ranges of {len(table.ranges)} tensors from {table.images} images")
+
+
+@app.command()
+def quantize(
+    graph: GraphArg,
+    output: OutputFile,
+    table: Annotated[Path | None, typer.Option(help="The calibration table, for int8.")] = None,
+    precision: PrecisionOpt = "int8",
+    target: OneTarget = "onnxruntime",
+) -> None:
+    """Give a graph the types of a precision: INT8 as Q/DQ pairs with ranges from a table, FP16 as tensor types."""
+    from radixrt.calibration.table import read_table
+    from radixrt.deploy import typed_graph
+    from radixrt.errors import InputError
+    from radixrt.export.read_onnx import read_onnx
+    from radixrt.export.simplify import write_onnx
+    from radixrt.export.spec import Precision
+
+    model = read_onnx(graph)
+    chosen = Precision.parse(precision)
+    if chosen is Precision.INT8 and table is None:
+        raise InputError("int8 needs ranges: make a table with `radixrt calibrate` and name it with --table")
+    ranges = read_table(table, model=model) if table is not None else None
+    typed, report = typed_graph(model, chosen, target, ranges)
+    write_onnx(typed, output)
+    out.print(f"{output}: {chosen.value}" + (f", {len(report.quantized)} layers quantised" if report else ""))
+
+
+@app.command()
+def build(
+    graph: GraphArg,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder that takes the engine's files.")],
+    target: OneTarget = "onnxruntime",
+    precision: PrecisionOpt = "fp32",
+    batch: BatchOpt = "1",
+    compute_capability: Annotated[str | None, typer.Option(help="tensorrt-rtx: such as 8.6,8.9,12.0.")] = None,
+) -> None:
+    """Build an engine from a deploy graph, without a bundle around it."""
+    from radixrt.engines.base import BuildOptions
+    from radixrt.engines.registry import get
+    from radixrt.errors import InputError
+    from radixrt.export.spec import BatchSpec, Precision
+
+    if not graph.is_file():
+        raise InputError(f"there is no file {graph}: name a deploy graph, such as a bundle's deploy.onnx")
+    capabilities = tuple(compute_capability.split(",")) if compute_capability else ()
+    options = BuildOptions(Precision.parse(precision), BatchSpec.parse(batch), compute_capabilities=capabilities)
+    chosen = get(target)
+    output.mkdir(parents=True, exist_ok=True)
+    with stages(1).stage(f"Building the {chosen.name} engine"):
+        built = chosen.build(graph, output, options)
+    for file in built.files:
+        out.print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
+    for note in built.notes:
+        out.print(note, markup=False)

@@ -1,0 +1,158 @@
+"""A network's graph becomes a target's deploy graph: rewritten, calibrated, and given the types of the precision."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from radixrt.calibration.collect import calibrate
+from radixrt.calibration.images import ImageList
+from radixrt.calibration.placement import place
+from radixrt.calibration.placement_spec import Family, PlacementOptions, PlacementReport
+from radixrt.calibration.spec import CalibrationOptions, CalibrationSummary
+from radixrt.calibration.table import CalibrationTable, read_table, write_table
+from radixrt.export.rewrite_report import RewriteReport
+from radixrt.export.simplify import write_onnx
+from radixrt.export.spec import Precision
+from radixrt.export.typed import to_float16
+from radixrt.progress import Stages
+from radixrt.reuse import Reuse, graph_sha256
+from radixrt.rewriting import rewrite_for
+from radixrt.validate.schema import Quantization
+
+CALIBRATION_BATCH = 8
+
+
+@dataclass(frozen=True)
+class DeployGraph:
+    """A graph ready for one target, with what was done to it. ``float32`` is the same graph before it was typed."""
+
+    model: ir.Model
+    float32: ir.Model
+    rewrite: RewriteReport
+    table: CalibrationTable | None = None
+    calibration: CalibrationSummary | None = None
+    quantization: Quantization | None = None
+
+
+@dataclass(frozen=True)
+class DeployOptions:
+    """What decides a deploy graph beside the network itself."""
+
+    precision: Precision
+    target: str
+    grouped_conv: str
+    calibration: CalibrationOptions
+
+
+def deploy_graph(
+    graph: ir.Model, images: ImageList, options: DeployOptions, stages: Stages, reuse: Reuse
+) -> DeployGraph:
+    """Makes the deploy graph of a target.
+
+    Args:
+        graph: the network's simplified float32 graph; it is not changed.
+        images: those that calibrate.
+        options: precision, target, and how to choose forms and ranges.
+        stages: where progress is shown.
+        reuse: where results of earlier runs lie.
+
+    Raises:
+        InputError: the images cannot calibrate it.
+    """
+    with stages.stage("Rewriting attention and convolutions"):
+        model, report = rewritten(graph, options, reuse)
+    if options.precision is not Precision.INT8:
+        typed, _ = typed_graph(model, options.precision, options.target, None)
+        return DeployGraph(typed, model, report)
+    with stages.stage(f"Calibrating on {len(images)} images"):
+        table, summary = calibrated(model, images, options.calibration, stages, reuse)
+    with stages.stage("Placing Q/DQ"):
+        typed, placed = typed_graph(model, options.precision, options.target, table)
+    assert placed is not None
+    return DeployGraph(typed, model, report, table, summary, quantization(placed))
+
+
+def rewritten(graph: ir.Model, options: DeployOptions, reuse: Reuse) -> tuple[ir.Model, RewriteReport]:
+    """Rewrites a graph, or takes what an earlier run made of it."""
+    key = reuse.key(
+        "rewrite",
+        inputs={"graph": graph_sha256(graph)},
+        options={
+            "target": options.target,
+            "precision": options.precision.value,
+            "grouped_conv": options.grouped_conv,
+        },
+    )
+    found = reuse.find(key, "rewrite")
+    if found is None:
+
+        def write(folder: Path) -> None:
+            model, report = rewrite_for(graph, options.target, options.precision, options.grouped_conv)
+            write_onnx(model, folder / "graph.onnx")
+            (folder / "report.json").write_text(report.model_dump_json())
+
+        found = reuse.keep(key, "rewrite", write)
+    return ir.load(found / "graph.onnx"), RewriteReport.model_validate_json((found / "report.json").read_bytes())
+
+
+def calibrated(
+    model: ir.Model, images: ImageList, options: CalibrationOptions, stages: Stages, reuse: Reuse
+) -> tuple[CalibrationTable, CalibrationSummary]:
+    """Chooses ranges from images, or takes those of an earlier run on the same images and graph."""
+    data = images.sha256
+    key = reuse.key("calibrate", inputs={"graph": graph_sha256(model), "data": data}, options=options)
+    found = reuse.find(key, "calibration")
+    earlier = found is not None
+    if found is None:
+
+        def write(folder: Path) -> None:
+            start = time.monotonic()
+            batches = images.batches(CALIBRATION_BATCH)
+            tracked = stages.track(batches, -(-len(images) // CALIBRATION_BATCH))
+            table = calibrate(model, _arrays(tracked), options, data_sha256=data)
+            write_table(table, folder / "calibration.json")
+            summary = CalibrationSummary(
+                method=options.method.value,
+                images=table.images,
+                seconds=round(time.monotonic() - start, 3),
+                peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                data_sha256=data,
+            )
+            (folder / "summary.json").write_text(summary.model_dump_json())
+
+        found = reuse.keep(key, "calibration", write)
+    summary = CalibrationSummary.model_validate_json((found / "summary.json").read_bytes())
+    return read_table(found / "calibration.json"), summary.model_copy(update={"reused": earlier})
+
+
+def _arrays(batches: Iterator[object]) -> Iterator[object]:
+    for batch in batches:
+        yield batch.images  # type: ignore[attr-defined]
+
+
+def typed_graph(
+    model: ir.Model, precision: Precision, target: str, table: CalibrationTable | None
+) -> tuple[ir.Model, PlacementReport | None]:
+    """Gives a float32 graph the types of a precision. INT8 needs a table; what stays float is half on GPUs."""
+    if precision is Precision.FP32:
+        return model, None
+    if precision is Precision.FP16:
+        return to_float16(model), None
+    assert table is not None
+    placed, report = place(model, table, PlacementOptions(target=target))
+    return (to_float16(placed) if Family.of(target) is Family.TENSORRT else placed), report
+
+
+def quantization(report: PlacementReport) -> Quantization:
+    """What the report says of a placement."""
+    return Quantization(
+        quantized=len(report.quantized),
+        kept_float=[f"{kept.module}: {kept.reason}" for kept in report.kept_float],
+        float_round_trips=report.float_round_trips,
+    )

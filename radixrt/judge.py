@@ -1,0 +1,107 @@
+"""Holds one open engine against the reference: parity, accuracy and latency, on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from radixrt.engines.base import Session
+from radixrt.errors import InputError
+from radixrt.export.spec import BatchSpec
+from radixrt.prepare import Logits, Prepared
+from radixrt.progress import Stages
+from radixrt.request import DataChoice
+from radixrt.validate.accuracy import accuracy
+from radixrt.validate.gates import GateLimits
+from radixrt.validate.latency import LatencyOptions, measure
+from radixrt.validate.parity import parity
+from radixrt.validate.schema import Accuracy, Latency, Parity
+
+Runner = Callable[[NDArray[np.float32]], Logits]
+
+
+class Verdict(BaseModel):
+    """What was measured; ``accuracy`` is absent where labels do not fit the head or the weights are random."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    measured: str
+    parity: Parity
+    accuracy: Accuracy | None
+    latency: Latency
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How an engine is tried: batch sizes, images, the limits that conclusions speak about, timed rounds."""
+
+    batch: BatchSpec
+    data: DataChoice
+    limits: GateLimits
+    rounds: int
+
+
+def session_runner(session: Session, batch: BatchSpec) -> Runner:
+    """A call from images (N, C, H, W) to logits (N, classes) for any N, in batches that the engine takes."""
+    feed, answer = session.inputs[0].name, session.outputs[0].name
+
+    def run(images: NDArray[np.float32]) -> Logits:
+        parts = []
+        for start in range(0, len(images), batch.max):
+            part = images[start : start + batch.max]
+            missing = max(0, batch.min - len(part))
+            if missing:
+                part = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
+            logits = session.run({feed: np.ascontiguousarray(part)})[answer]
+            parts.append(logits[: len(logits) - missing])
+        return np.concatenate(parts)
+
+    return run
+
+
+def judge(session: Session, prepared: Prepared, trial: Trial, measured: str, stages: Stages) -> Verdict:
+    """Runs the engine and the reference over the test images, then times both.
+
+    Args:
+        session: the open engine.
+        prepared: the original and its images.
+        trial: how to try it.
+        measured: when, for the report.
+        stages: where progress is shown.
+
+    Raises:
+        InputError: there is no image to judge with, or more than 5 % of them are unreadable.
+    """
+    run = session_runner(session, trial.batch)
+    reference = prepared.reference
+    wanted = prepared.test_images(trial.data)
+    expected: list[Logits] = []
+    found: list[Logits] = []
+    names: list[str] = []
+    labels: list[int] = []
+    with stages.stage(f"Comparing with {reference.name} on {wanted} images"):
+        size = max(trial.batch.max, 8)
+        for images in stages.track(prepared.test.batches(size, wanted), -(-wanted // size)):
+            expected.append(reference.answer(images))
+            found.append(run(images.images))
+            names += images.names
+            labels += [int(label) for label in images.labels] if images.labels is not None else []
+    if not names:
+        raise InputError("the data gave no image to judge the engine with: give it some")
+    truth, answers = np.concatenate(expected), np.concatenate(found)
+    close = parity(truth, answers, names=names, classes=prepared.labels)
+    right = None
+    if prepared.labelled:
+        drop = trial.limits.drop_limit
+        right = accuracy(truth, answers, labels, names=names, classes=prepared.labels, max_drop_points=drop)
+    with stages.stage(f"Timing, interleaved with {reference.name}"):
+        sizes = tuple(sorted({trial.batch.min, trial.batch.max}))
+        few = next(prepared.test.batches(trial.batch.max)).images
+        few = np.resize(few, (trial.batch.max, *few.shape[1:]))
+        options = LatencyOptions(baseline=reference.name, batches=sizes, rounds=trial.rounds)
+        times = measure({"engine": run, reference.name: reference.run}, few, options)
+    return Verdict(measured=measured, parity=close, accuracy=right, latency=times)

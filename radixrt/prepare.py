@@ -1,0 +1,254 @@
+"""What all targets of one build share: the network, its images, its graph, and the answers it is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from radixrt.calibration.data import DataSource, ImageBatch, ImageList, Preprocess, load_data
+from radixrt.errors import InputError
+from radixrt.export.spec import BatchSpec
+from radixrt.export.zoo import LoadedModel, from_module, load, resolve
+from radixrt.progress import Stages
+from radixrt.request import DataChoice, ModelChoice
+from radixrt.reuse import Reuse, graph_sha256, weights_sha256
+
+Logits = NDArray[np.float32]
+BATCH_FOR_STATISTICS = 16
+IMAGES_FOR_STATISTICS = 64
+IMAGES_HELD_AGAINST = 2
+IMAGES_WITHOUT_LABELS = 64
+# Code that a user brings may compute something else tomorrow with the same weights, so its capture is never reused.
+PINNED_KINDS = ("timm", "resnest", "sample")
+
+
+@dataclass
+class Reference:
+    """The original network, and its answers, each computed once for all targets.
+
+    Attributes:
+        name: how the report calls it.
+        run: takes normalised images, float32 (N, C, H, W) for any N, and gives logits.
+    """
+
+    name: str
+    run: Callable[[NDArray[np.float32]], Logits]
+    _answers: dict[tuple[str, ...], Logits] = field(default_factory=dict)
+
+    def answer(self, batch: ImageBatch) -> Logits:
+        """The logits of a batch of the test."""
+        key = tuple(batch.names)
+        if key not in self._answers:
+            self._answers[key] = self.run(batch.images)
+        return self._answers[key]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network ready to be compiled for any target.
+
+    Attributes:
+        graph: its simplified graph, float32; ``graph_sha256`` is its hash.
+        data: calibration and test images.
+        labels: the names of the head's classes; empty where nobody knows them.
+        labelled: the test's labels are classes of this head and the weights are trained, so accuracy can be measured.
+        capture_error: largest difference of the logits between PyTorch and the captured graph, on real images.
+    """
+
+    model: LoadedModel
+    preprocess: Preprocess
+    data: DataSource
+    reference: Reference
+    graph: ir.Model
+    graph_sha256: str
+    labels: tuple[str, ...]
+    labelled: bool
+    capture_error: float | None
+
+    def test_images(self, choice: DataChoice) -> int:
+        """How many images judge the engine: all where accuracy can be measured, else enough for parity."""
+        available = len(self.test)
+        wanted = choice.test_images or (available if self.labelled else IMAGES_WITHOUT_LABELS)
+        return min(wanted, available)
+
+    @property
+    def test(self) -> ImageList:
+        """The images that judge; data without a test (a flat folder) lends those that calibrated, for parity only."""
+        return self.data.test if self.data.test is not None else self.data.calibration
+
+
+def prepare(choice: ModelChoice, data: DataChoice, batch: BatchSpec | None, stages: Stages, reuse: Reuse) -> Prepared:
+    """Loads a network and its images, captures its graph and holds it against the original.
+
+    Args:
+        choice: the network.
+        data: the images.
+        batch: the batch sizes the graph must take; ``None`` leaves those of an ONNX file.
+        stages: where progress is shown.
+        reuse: where an earlier capture of the same weights may lie.
+
+    Raises:
+        InputError: the network, its weights, the images or the graph cannot be used.
+    """
+    with stages.stage("Loading the network and its images"):
+        ref = None if choice.module is not None else resolve(choice.name)
+        if ref is None:
+            assert choice.module is not None
+            model = from_module(choice.module, choice.name)
+        else:
+            model = load(ref, checkpoint=choice.checkpoint, num_classes=choice.num_classes, seed=choice.seed)
+        preprocess = resolve_preprocess(model, choice, data)
+        images = load_data(data.source, preprocess, calibration_limit=data.calibration_images, workers=2)
+
+    labelled = images.test is not None and _labels_fit(images.labels, model)
+    with stages.stage("Capturing the graph"):
+        ready = _Statistics(model, images.calibration)
+        if model.module is None:
+            from radixrt.export.simplify import simplify
+
+            assert model.graph is not None
+            graph, error = simplify(with_batch(model.graph, batch)), None
+        else:
+            graph, error = _captured(
+                model,
+                preprocess,
+                batch or BatchSpec(),
+                images,
+                ready,
+                reuse,
+                ref is not None and ref.kind in PINNED_KINDS,
+            )
+    return Prepared(
+        model=model,
+        preprocess=preprocess,
+        data=images,
+        reference=_reference(model, graph, ready),
+        graph=graph,
+        graph_sha256=graph_sha256(graph),
+        labels=tuple(model.labels or (images.labels if labelled else ())),
+        labelled=labelled and model.weights != "random",
+        capture_error=error,
+    )
+
+
+def resolve_preprocess(model: LoadedModel, choice: ModelChoice, data: DataChoice) -> Preprocess:
+    """What timm resolves, then the JSON beside the checkpoint, then a JSON the user names, then single options.
+
+    Raises:
+        InputError: a value is not one that preprocessing can use.
+    """
+    preprocess = Preprocess.from_config(model.data_config)
+    if choice.checkpoint is not None:
+        preprocess = preprocess.beside(choice.checkpoint)
+    if data.preprocess_file is not None:
+        preprocess = preprocess.with_file(data.preprocess_file)
+    return preprocess.with_overrides(
+        input_size=data.input_size,
+        mean=data.mean,
+        std=data.std,
+        crop_pct=data.crop_pct,
+        interpolation=data.interpolation,
+    )
+
+
+def with_batch(graph: ir.Model, batch: BatchSpec | None) -> ir.Model:
+    """Gives a graph that was read from a file the batch that was asked for.
+
+    Raises:
+        InputError: the file has a static batch of another size.
+    """
+    value = graph.graph.inputs[0]
+    assert value.shape is not None
+    size = value.shape[0]
+    if batch is None:
+        return graph
+    if isinstance(size, int):
+        if batch != BatchSpec(size, size):
+            raise InputError(
+                f"the ONNX file has a static batch of {size}, not {batch}: export it anew, or ask for {size}"
+            )
+    elif not batch.dynamic:
+        value.shape = ir.Shape([batch.max, *list(value.shape)[1:]])
+    return graph
+
+
+class _Statistics:
+    """Fits the BatchNorm statistics of random weights the first time that somebody runs the network."""
+
+    def __init__(self, model: LoadedModel, images: ImageList) -> None:
+        self._model, self._images = model, images
+        self._done = model.weights != "random" or model.module is None
+
+    def fit(self) -> None:
+        if self._done:
+            return
+        from radixrt.export.batchnorm import fit_statistics
+
+        assert self._model.module is not None
+        batches = self._images.batches(BATCH_FOR_STATISTICS, min(len(self._images), IMAGES_FOR_STATISTICS))
+        fit_statistics(self._model.module, (batch.images for batch in batches))
+        self._done = True
+
+
+def _captured(
+    model: LoadedModel,
+    preprocess: Preprocess,
+    batch: BatchSpec,
+    images: DataSource,
+    statistics: _Statistics,
+    reuse: Reuse,
+    pinned: bool,
+) -> tuple[ir.Model, float]:
+    from radixrt.export.capture import capture
+    from radixrt.export.reference import hold_against
+    from radixrt.export.simplify import simplify, write_onnx
+
+    assert model.module is not None
+    key = reuse.key(
+        "capture",
+        inputs={
+            "weights": weights_sha256(model.module),
+            "statistics": images.calibration.sha256 if model.weights == "random" else "",
+        },
+        options={"source": model.source, "input_size": preprocess.input_size, "batch": str(batch)},
+    )
+    found = reuse.find(key, "capture") if pinned else None
+    if found is None:
+
+        def write(folder: Path) -> None:
+            statistics.fit()
+            assert model.module is not None
+            graph = simplify(capture(model.module, preprocess.input_size, batch))
+            few = next(images.calibration.batches(IMAGES_HELD_AGAINST)).images
+            error = hold_against(model.module, graph, few)
+            write_onnx(graph, folder / "graph.onnx")
+            (folder / "error.txt").write_text(repr(error))
+
+        found = reuse.keep(key if pinned else reuse.once(), "capture", write)
+    return ir.load(found / "graph.onnx"), float((found / "error.txt").read_text())
+
+
+def _labels_fit(data: Sequence[str], model: LoadedModel) -> bool:
+    """Whether the data's labels are classes of the head: the names agree, or their number where it has none."""
+    if not data:
+        return False
+    return tuple(data) == tuple(model.labels) if model.labels else len(data) == model.num_classes
+
+
+def _reference(model: LoadedModel, graph: ir.Model, statistics: _Statistics) -> Reference:
+    from radixrt.export.reference import onnx_runner, torch_runner
+
+    if model.module is None:
+        return Reference("ONNX Runtime, original graph", onnx_runner(graph))
+    run = torch_runner(model.module)
+
+    def fitted(images: NDArray[np.float32]) -> Logits:
+        statistics.fit()
+        return run(images)
+
+    return Reference("PyTorch eager", fitted)

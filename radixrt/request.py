@@ -1,0 +1,106 @@
+"""What a user asks for: one frozen object per subject, so that every entry point asks for the same things."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from radixrt.calibration.spec import CalibrationOptions
+from radixrt.engines.base import BuildOptions
+from radixrt.errors import InputError
+from radixrt.export.spec import BatchSpec, Precision
+from radixrt.validate.gates import GateLimits
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_MODEL = "resnest-nano-elpv"
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which network: a name that ``radixrt models`` lists or a path, and where its weights come from.
+
+    ``seed`` is for weights that no one trained; ``num_classes`` for a head that no checkpoint decides. ``module`` is a
+    network in memory, which ``name`` then only names.
+    """
+
+    name: str = DEFAULT_MODEL
+    checkpoint: Path | None = None
+    num_classes: int | None = None
+    seed: int = 0
+    module: torch.nn.Module | None = None
+
+    @property
+    def slug(self) -> str:
+        """The network's name as part of a folder's."""
+        from radixrt.export.zoo import resolve
+
+        return self.name if self.module is not None else resolve(self.name).name
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """Which images, how they are prepared, and how many are used.
+
+    Attributes:
+        source: ``elpv``, a folder or a CSV.
+        preprocess: overrides of what timm resolves, as ``Preprocess.with_overrides`` takes them; text as typed.
+        preprocess_file: a JSON file with such overrides.
+        calibration_images: at most so many images choose the ranges.
+        test_images: at most so many images judge the engine; all where ``None`` and the labels fit the head, else 64.
+    """
+
+    source: str = "elpv"
+    input_size: str | None = None
+    mean: str | None = None
+    std: str | None = None
+    crop_pct: float | None = None
+    interpolation: str | None = None
+    preprocess_file: Path | None = None
+    calibration_images: int = 256
+    test_images: int | None = None
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """Everything that decides what ``radixrt engine`` makes."""
+
+    model: ModelChoice = field(default_factory=ModelChoice)
+    data: DataChoice = field(default_factory=DataChoice)
+    build: BuildOptions = field(default_factory=lambda: BuildOptions(precision=Precision.INT8))
+    targets: tuple[str, ...] = ("auto",)
+    grouped_conv: str = "auto"
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    gates: GateLimits = field(default_factory=GateLimits)
+    latency_rounds: int = 30
+    output: Path | None = None
+    fresh: bool = False
+    command: str = ""
+
+    @property
+    def precision(self) -> Precision:
+        return self.build.precision
+
+    @property
+    def batch(self) -> BatchSpec:
+        return self.build.batch
+
+    def bundle_path(self, target: str, targets: Sequence[str]) -> Path:
+        """Where a bundle goes: ``--output`` itself for one target, a folder inside it for more."""
+        name = f"{self.model.slug}-{self.precision.value}-{target}"
+        if self.output is None:
+            return Path("build") / name
+        return self.output if len(targets) == 1 else self.output / name
+
+
+def positive(what: str, value: int | None) -> None:
+    """Refuses a count that is not one.
+
+    Raises:
+        InputError: the value is below 1.
+    """
+    if value is not None and value < 1:
+        raise InputError(f"{what} is {value}: it must be 1 or more")

@@ -1,0 +1,101 @@
+"""What an earlier run of the same command made is taken again, and the user is told what was."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+from typing_extensions import Self
+
+from radixrt import __version__
+from radixrt.engines.stages import StageCache, default_root, stage_key
+
+if TYPE_CHECKING:
+    import torch
+
+# The libraries whose change could change what a stage makes.
+LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime", "numpy")
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that decide what a build makes."""
+    return {"radixrt": __version__, **{name: version(name) for name in LIBRARIES}}
+
+
+def graph_sha256(model: ir.Model) -> str:
+    """A hash of a graph with its weights."""
+    return hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
+
+
+def weights_sha256(module: torch.nn.Module) -> str:
+    """A hash of a network's parameters and buffers, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Reuse:
+    """Finds the results of earlier stages. A context manager.
+
+    Args:
+        fresh: take nothing from earlier runs.
+        root: where results are kept.
+
+    Attributes:
+        taken: the stages whose result was found, in the order in which they were asked for.
+    """
+
+    def __init__(self, *, fresh: bool = False, root: Path | None = None) -> None:
+        self._stack = ExitStack()
+        root = root or default_root()
+        # A fresh run, or one whose home cannot be written to, keeps its results only while it lasts.
+        if fresh or not _writable(root):
+            root = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="radixrt-")))
+        self._cache = self._stack.enter_context(StageCache(root))
+        self.taken: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def key(self, stage: str, *, inputs: Mapping[str, str], options: object = None) -> str:
+        """The address of a stage's result; the versions of the libraries are part of it."""
+        return stage_key(stage, inputs=inputs, options=options, versions=library_versions())
+
+    def once(self) -> str:
+        """An address that nothing else has: for a result that must not be taken again."""
+        return self.key("once", inputs={"nonce": secrets.token_hex(16)})
+
+    def find(self, key: str, stage: str) -> Path | None:
+        """The folder with what the stage wrote in an earlier run."""
+        found = self._cache.get(key)
+        if found is not None:
+            self.taken.append(stage)
+        return found
+
+    def keep(self, key: str, stage: str, write: Callable[[Path], None]) -> Path:
+        """Does a stage and keeps what it writes into the folder that it is given."""
+        return self._cache.put(key, stage, write)
+
+
+def _writable(root: Path) -> bool:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            return True
+    except OSError:
+        return False

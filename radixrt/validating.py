@@ -1,0 +1,140 @@
+"""``radixrt validate``: an engine that exists, ours or somebody else's, is held against the original network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from radixrt.engines.base import Capability, Session, Target
+from radixrt.engines.bundle import Bundle
+from radixrt.engines.manifest import now
+from radixrt.engines.registry import get
+from radixrt.errors import InputError
+from radixrt.export.rewrite_report import RewriteReport
+from radixrt.export.spec import BatchSpec
+from radixrt.judge import Trial, judge
+from radixrt.pipeline import environment, write_reports
+from radixrt.prepare import prepare
+from radixrt.progress import Stages
+from radixrt.request import DataChoice, ModelChoice
+from radixrt.reuse import Reuse
+from radixrt.validate import gates as judgement
+from radixrt.validate.gates import GateLimits
+from radixrt.validate.schema import ModelInfo, Report, Size
+
+# Which target opens a file that no bundle describes.
+TARGET_OF_SUFFIX = {".onnx": "onnxruntime", ".xml": "openvino", ".plan": "tensorrt", ".engine": "tensorrt"}
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What is to be judged; ``bundle`` is absent for an engine that somebody else made."""
+
+    file: Path
+    target: Target
+    bundle: Bundle | None
+
+
+def validate_engine(
+    engine: Path,
+    *,
+    reference: str | None = None,
+    checkpoint: Path | None = None,
+    data: str = "elpv",
+    test_images: int | None = None,
+    gates: GateLimits | None = None,
+    output: Path | None = None,
+    display: Stages | None = None,
+    command: str = "radixrt.validate",
+) -> Report:
+    """Runs an engine and its original over the same images, times both, and judges the gates.
+
+    Args:
+        engine: a bundle, or a plain ``.onnx``, OpenVINO ``.xml`` or TensorRT ``.plan``.
+        reference: the original network, as ``radixrt engine --model`` takes it; a bundle knows its own.
+        checkpoint: the original's trained weights.
+        data: the images, as ``radixrt engine --data`` takes them.
+        test_images: at most so many images judge.
+        gates: the limits.
+        output: a folder that takes ``report.json``, ``report.md`` and ``report.html``; none are written without it.
+        display: where progress is shown.
+        command: what the report says it was made by.
+
+    Raises:
+        InputError: there is no such engine, or no reference for it.
+        UnavailableError: the engine cannot run here.
+    """
+    limits = gates or GateLimits()
+    stages = display or Stages(Console(quiet=True), 4)
+    judged = _find(engine)
+    bundle = judged.bundle
+    name = reference or (bundle.manifest.model.source.removeprefix("sample:") if bundle else None)
+    if name is None:
+        raise InputError(f"{engine} does not say which network it was made from: name it with --reference")
+    if (
+        bundle is not None
+        and bundle.manifest.model.weights == "checkpoint"
+        and checkpoint is None
+        and _needs_weights(name)
+    ):
+        raise InputError(f"{engine} was made from a checkpoint: name the same one with --checkpoint")
+    choice = DataChoice(source=data, test_images=test_images)
+    with judged.target.open(judged.file) as session:
+        batch = BatchSpec(*bundle.manifest.batch) if bundle else _batch_of(session)
+        with Reuse() as reuse:
+            prepared = prepare(ModelChoice(name, checkpoint), choice, BatchSpec(), stages, reuse)
+        verdict = judge(session, prepared, Trial(batch, choice, limits, rounds=30), now(), stages)
+    capability: Capability = judged.target.capability()
+    size = Size(
+        deploy_onnx_bytes=bundle.deploy.stat().st_size if bundle else 0, engine_bytes=judged.file.stat().st_size
+    )
+    found = judgement.judge_gates(
+        limits, parity=verdict.parity, accuracy=verdict.accuracy, latency=verdict.latency, size=size
+    )
+    model = prepared.model
+    report = Report(
+        model=ModelInfo(name=model.name, source=model.source, weights=model.weights, parameters=model.parameters),
+        precision=bundle.manifest.precision if bundle else "as given",
+        target=capability.target,
+        executed=True,
+        created=now(),
+        command=command,
+        environment=environment(capability),
+        rewrite=RewriteReport(),
+        parity=verdict.parity,
+        accuracy=verdict.accuracy,
+        latency=verdict.latency,
+        size=size,
+        gates=found,
+        passed=judgement.passed(found),
+        notes=[f"Judged as found: {engine}."],
+    )
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        write_reports(report, output)
+    return report
+
+
+def _find(engine: Path) -> _Judged:
+    if engine.is_dir():
+        bundle = Bundle.read(engine)
+        return _Judged(bundle.engine, get(bundle.manifest.target), bundle)
+    if not engine.is_file():
+        raise InputError(f"there is no engine at {engine}: name a bundle, an .onnx, an .xml or a .plan file")
+    target = TARGET_OF_SUFFIX.get(engine.suffix.lower())
+    if target is None:
+        raise InputError(f"cannot tell what {engine} is: name a bundle or one of {', '.join(TARGET_OF_SUFFIX)}")
+    return _Judged(engine, get(target), None)
+
+
+def _needs_weights(name: str) -> bool:
+    from radixrt.export.samples import find
+
+    return find(name) is None and not name.endswith(".onnx")
+
+
+def _batch_of(session: Session) -> BatchSpec:
+    size = session.inputs[0].shape[0]
+    return BatchSpec(1, 8) if size == -1 else BatchSpec(size, size)

@@ -1,0 +1,84 @@
+"""What the layout promises: one import name, light imports, one direction, a wheel that works by itself."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "timm", "onnxruntime", "openvino", "tensorrt_rtx", "plotly", "scipy")
+
+
+def _python(code: str, python: str = sys.executable, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+@pytest.mark.parametrize("module", ["radixrt", "radixrt.cli"])
+def test_importing_stays_light(module: str) -> None:
+    # `radixrt --help` must answer at once: no heavy library may load before a call needs it.
+    code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = _python(code)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_public_names_are_what_the_manual_says() -> None:
+    import radixrt
+
+    assert set(radixrt.__all__) == {
+        "GateError",
+        "InputError",
+        "RadixRTError",
+        "UnavailableError",
+        "__version__",
+        "compile",
+        "load",
+        "validate",
+    }
+    for name in radixrt.__all__:
+        assert getattr(radixrt, name) is not None
+
+
+def test_nothing_imports_the_packages_by_their_folder_names() -> None:
+    # `import export` would work from a checkout and fail from a wheel.
+    folders = ("export", "calibration", "engines", "validate")
+    pattern = re.compile(rf"^\s*(from|import) ({'|'.join(folders)})\b", re.MULTILINE)
+    files = [p for folder in (*folders, "tests", "benchmarks", "samples") for p in (ROOT / folder).rglob("*.py")]
+    files += (ROOT / "radixrt").glob("*.py")
+    assert [str(path) for path in files if pattern.search(path.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.slow
+def test_the_wheel_installs_and_imports_in_an_empty_venv(tmp_path: Path) -> None:
+    # The packages are reached through links: a build that does not follow them would ship an empty shell.
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (wheel,) = tmp_path.glob("radixrt-*.whl")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)], check=True)
+    code = (
+        "import radixrt, radixrt.errors, importlib.util as u, pathlib;"
+        "assert all(u.find_spec('radixrt.' + p) for p in ('export', 'calibration', 'engines', 'validate'));"
+        "assert not any(u.find_spec(p) for p in ('export', 'calibration', 'engines', 'validate'));"
+        "root = pathlib.Path(radixrt.__file__).parent;"
+        "assert (root / 'export' / 'spec.py').is_file() and (root / 'py.typed').is_file();"
+        "print(radixrt.__version__)"
+    )
+    done = _python(code, python, tmp_path)
+    assert done.stdout.strip() == "0.1.0", done.stderr
+
+
+def test_every_make_target_in_the_documents_exists() -> None:
+    # A command in a document that does not exist is the first thing a new user meets.
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    known = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    named = {t for p in texts for t in re.findall(r"`?make ([a-z][a-z-]+)\b(?=[` \n]|$)", p.read_text(encoding="utf-8"))}
+    commands = {t for t in named if "-" in t or t in ("engine", "test", "check", "fmt", "lock", "clean", "corpus", "fuzz")}
+    assert commands <= known, commands - known
