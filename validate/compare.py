@@ -106,6 +106,7 @@ def render_comparison(reports: Sequence[Report]) -> str:
         comparison=comparison,
         head=HEAD,
         rows=[_row(entry) for entry in comparison.entries],
+        kept=any(e.on_front and e.report.passed for e in comparison.entries),
         front=[f"{e.title} ({verdict(e.report).title})" for e in comparison.entries if e.on_front],
         schema_version=reports[0].schema_version,
     )
@@ -207,19 +208,25 @@ def _figure(comparison: Comparison) -> go.Figure:
                     "array": [(a.delta_ci95[1] - a.delta) * 100 for a in bars if a],
                     "arrayminus": [(a.delta - a.delta_ci95[0]) * 100 for a in bars if a],
                 }  # fmt: skip
+            colour = COLOURS[models.index(model) % len(COLOURS)]
+            symbol = SYMBOLS[targets.index(target) % len(SYMBOLS)]
             figure.add_scatter(
-                x=[e.latency_ms for e in group], y=[(e.score or 0) * 100 for e in group], error_y=intervals,
-                mode="markers+text", text=[plain(e.report.precision) for e in group], textposition="top right" if len(groups) % 2 else "bottom right",
+                x=[e.latency_ms for e in group],
+                y=[(e.score or 0) * 100 for e in group],
+                error_y=intervals,
+                mode="markers+text",
+                text=[plain(e.report.precision) for e in group],
+                # Two targets give the same precision much the same height: their labels part.
+                textposition="top right" if len(groups) % 2 else "bottom right",
                 name=plain(f"{model}, {target}"),
                 marker={
-                    "size": 12, "color": COLOURS[models.index(model) % len(COLOURS)],
-                    "symbol": [
-                        SYMBOLS[targets.index(target) % len(SYMBOLS)] + ("" if e.on_front else "-open") for e in group
-                    ],
+                    "size": 12,
+                    "color": colour,
+                    "symbol": [symbol if e.on_front else f"{symbol}-open" for e in group],
                     "line": {"width": 2},
                 },
                 hovertemplate="%{text}: %{x:.3f} ms, %{y:.2f} %<extra>" + plain(f"{model}, {target}") + "</extra>",
-            )  # fmt: skip
+            )
     times = [e.latency_ms or 0.0 for e in shown]
     if 0 < 10 * min(times) < max(times):
         figure.update_xaxes(type="log", dtick="D2")

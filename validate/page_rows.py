@@ -128,6 +128,7 @@ def drift_rows(drift: list[DriftRow]) -> list[Row]:
             d.op_type,
             d.depth,
             f"{d.sqnr_db:.1f}",
+            f"{d.drop_db:.1f}",
             f"{d.gain:.3f}",
             percent(d.rounding_share),
             percent(d.clipping_share),

@@ -179,7 +179,7 @@ class DriftRow(_Frozen):
 
     ``rounding_share`` and ``clipping_share`` split the error power that the layer's own Q/DQ adds (0 where it has
     none). ``gain`` is the least-squares factor between the two tensors, 1 where nothing scales. ``first_drop`` marks
-    the first layer where the SQNR falls out of line with the layers before it.
+    the first layer whose ``drop_db``, the fall of the SQNR under that of the layers that feed it, exceeds 6 dB.
     """
 
     name: str
@@ -190,6 +190,7 @@ class DriftRow(_Frozen):
     clipping_share: float
     gain: float = 1.0
     first_drop: bool = False
+    drop_db: float = 0.0
 
 
 class LayerTime(_Frozen):

@@ -1,0 +1,178 @@
+"""Where the error comes from: the deploy graph and its float32 reference run side by side, layer by layer.
+
+For each layer that both have: the SQNR of its output, the least-squares gain between the two outputs (1 where nothing
+scales), and how the error that its own quantisers add splits into rounding and clipping. The first drop is the first
+layer whose SQNR falls by more than six decibels under that of the layers that feed it: six decibels is one bit. An
+input that is still better than ``CLEAN_DB`` counts as ``CLEAN_DB``, because the first quantised layer of a sound INT8
+network falls that far by itself.
+
+Both graphs run on onnxruntime without its graph optimisations, so that no layer's output is fused away. That is the
+arithmetic of the deploy graph as written; for TensorRT, whose fusions keep the Q/DQ semantics, it is the twin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from radixrt.errors import InputError
+from radixrt.validate.drift_graph import MatchedLayer, Pair, match_layers, with_outputs
+from radixrt.validate.parity import sqnr_db
+from radixrt.validate.schema import DriftRow
+
+CLEAN_DB = 36.0
+DROP_DB = 6.0
+
+Array = NDArray[Any]
+
+
+@dataclass
+class _Sums:
+    """Running sums of one layer over the batches."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    product: float = 0.0
+
+    def add(self, reference: Array, deploy: Array) -> None:
+        ref, dep = reference.astype(np.float64).ravel(), deploy.astype(np.float64).ravel()
+        self.signal += float(ref @ ref)
+        self.noise += float(np.square(dep - ref).sum())
+        self.product += float(ref @ dep)
+
+
+@dataclass
+class _Own:
+    """Error power that one pair adds to its tensor."""
+
+    rounding: float = 0.0
+    clipping: float = 0.0
+
+
+@dataclass
+class _Tally:
+    layers: list[_Sums]
+    pairs: dict[Pair, _Own] = field(default_factory=dict)
+
+
+def drift(
+    reference: ir.Model,
+    deploy: ir.Model,
+    batches: Iterable[Array],
+    *,
+    threads: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> list[DriftRow]:
+    """Holds two graphs against each other, layer by layer.
+
+    Args:
+        reference: the float32 graph before quantising or retyping.
+        deploy: the graph made from it.
+        batches: images (N, C, H, W) as both take them; small batches keep the memory small, since every layer's
+            output is held for one batch of both.
+        threads: threads of the runtime; 0 is its own choice.
+        progress: called after each batch with how many are done.
+
+    Raises:
+        InputError: the graphs share no layer, the runtime refuses one, or there is no batch.
+    """
+    layers = match_layers(reference, deploy)
+    pairs = list(dict.fromkeys(pair for layer in layers for pair in layer.pairs))
+    sources = [pair.tensor for pair in pairs]
+    run_reference = _Graph(with_outputs(reference, [layer.reference for layer in layers]), "reference", threads)
+    run_deploy = _Graph(with_outputs(deploy, [layer.deploy for layer in layers] + sources), "deploy", threads)
+    tally = _Tally([_Sums() for _ in layers], {pair: _Own() for pair in pairs})
+    done = 0
+    for batch in batches:
+        expected = run_reference(batch, [layer.reference for layer in layers])
+        found = run_deploy(batch, [layer.deploy for layer in layers] + sources)
+        for sums, layer in zip(tally.layers, layers, strict=True):
+            if layer.deploy in found and expected[layer.reference].shape == found[layer.deploy].shape:
+                sums.add(expected[layer.reference], found[layer.deploy])
+        for pair in pairs:
+            if pair.tensor in found:
+                _add_own(tally.pairs[pair], pair, found[pair.tensor])
+        done += 1
+        if progress:
+            progress(done)
+    if not done:
+        raise InputError("no images to compare layers with: give test images")
+    return _rows(layers, tally)
+
+
+def drops_db(layers: list[MatchedLayer], levels: list[float]) -> list[float]:
+    """How far each layer's SQNR falls under that of the layers that feed it, in decibels; at most 0 is no fall.
+
+    Args:
+        layers: in order of execution.
+        levels: SQNR of each.
+    """
+    falls = []
+    for layer, level in zip(layers, levels, strict=True):
+        # The worst feeder bounds what the layer can give; one without feeders reads the clean image.
+        before = min((levels[i] for i in layer.feeders), default=CLEAN_DB)
+        falls.append(min(before, CLEAN_DB) - level)
+    return falls
+
+
+def _rows(layers: list[MatchedLayer], tally: _Tally) -> list[DriftRow]:
+    levels = [sqnr_db(sums.signal, sums.noise) for sums in tally.layers]
+    falls = drops_db(layers, levels)
+    first = next((i for i, fall in enumerate(falls) if fall > DROP_DB), None)
+    rows = []
+    for depth, (layer, sums) in enumerate(zip(layers, tally.layers, strict=True)):
+        rounding = sum(tally.pairs[pair].rounding for pair in layer.pairs)
+        clipping = sum(tally.pairs[pair].clipping for pair in layer.pairs)
+        own = rounding + clipping
+        rows.append(
+            DriftRow(
+                name=layer.name,
+                op_type=layer.op_type,
+                depth=depth,
+                sqnr_db=levels[depth],
+                rounding_share=rounding / own if own > 0 else 0.0,
+                clipping_share=clipping / own if own > 0 else 0.0,
+                gain=sums.product / sums.signal if sums.signal > 0 else 1.0,
+                first_drop=depth == first,
+                drop_db=falls[depth],
+            )
+        )
+    return rows
+
+
+def _add_own(own: _Own, pair: Pair, tensor: Array) -> None:
+    values = tensor.astype(np.float64).ravel()
+    steps = np.round(values / pair.scale) + pair.zero_point
+    kept = np.clip(steps, pair.low, pair.high)
+    error = np.square((kept - pair.zero_point) * pair.scale - values)
+    outside = steps != kept
+    own.clipping += float(error[outside].sum())
+    own.rounding += float(error[~outside].sum())
+
+
+class _Graph:
+    """A graph in onnxruntime with every optimisation off."""
+
+    def __init__(self, model: bytes, what: str, threads: int) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises a dozen classes of its own that share no base
+            raise InputError(f"onnxruntime cannot run the {what} graph layer by layer: {error}") from error
+        self._feed = self._session.get_inputs()[0].name
+        self._have = {output.name for output in self._session.get_outputs()}
+
+    def __call__(self, batch: Array, names: list[str]) -> dict[str, Array]:
+        wanted = [name for name in dict.fromkeys(names) if name in self._have]
+        outputs = self._session.run(wanted, {self._feed: np.ascontiguousarray(batch, dtype=np.float32)})
+        return dict(zip(wanted, outputs, strict=True))

@@ -1,0 +1,116 @@
+"""Names what is wrong, in sentences for the report: a layer, two classes, the preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixrt.validate.parity import Floats
+from radixrt.validate.schema import DriftRow
+
+GAIN_TOLERANCE = 0.15
+SHIFT_TOLERANCE = 0.02
+SURE = 0.9
+MOST_LAYERS = 3
+MOST_CLASS_PAIRS = 5
+
+
+def layer_findings(rows: Sequence[DriftRow]) -> list[str]:
+    """What the drift says: a layer whose output is scaled, the first drop and its cause, the next largest drops."""
+    if not rows:
+        return []
+    found = []
+    ordered = sorted(rows, key=lambda row: row.depth)
+    scaled = next((row for row in ordered if abs(row.gain - 1) > GAIN_TOLERANCE), None)
+    if scaled is not None:
+        found.append(
+            f"The output of {scaled.name} ({scaled.op_type}) is {scaled.gain:.2f} times the reference's, and "
+            "no layer before it is scaled: a scale there is wrong."
+        )
+    first = next((row for row in ordered if row.first_drop), None)
+    if first is None:
+        return found
+    found.append(
+        f"The SQNR first drops at {first.name} ({first.op_type}), by {first.drop_db:.1f} dB to {first.sqnr_db:.1f} dB"
+        f"{_cause(first)}."
+    )
+    worse = [row for row in sorted(ordered, key=lambda row: -row.drop_db) if row is not first and row.drop_db > 6]
+    if worse:
+        names = ", ".join(f"{row.name} ({row.drop_db:.1f} dB)" for row in worse[:MOST_LAYERS])
+        found.append(f"Further drops of more than 6 dB: {names}.")
+    return found
+
+
+def logit_findings(reference: Floats, engine: Floats, classes: Sequence[str] = ()) -> list[str]:
+    """Classes whose logits changed places, of arrays (images, classes)."""
+    if reference.shape != engine.shape or reference.ndim != 2 or reference.shape[0] < 3 or reference.shape[1] < 2:
+        return []
+    finite = np.isfinite(engine).all(axis=1)
+    if not finite.all():
+        return [
+            f"{int((~finite).sum())} of {len(finite)} images gave NaN or infinity: look for an overflow "
+            "(FP16 ends at 65504)."
+        ]
+    width = reference.shape[1]
+    correlation = np.nan_to_num(_correlate(reference, engine))
+    partner = correlation.argmax(axis=1)
+    title = [classes[i] if i < len(classes) else str(i) for i in range(width)]
+    swaps = [
+        (i, int(partner[i]))
+        for i in range(width)
+        if partner[i] > i and partner[partner[i]] == i and correlation[i, partner[i]] > max(SURE, correlation[i, i])
+    ]
+    return [
+        f"The engine's outputs of {title[i]} and {title[j]} are swapped: the order of its labels is wrong."
+        for i, j in swaps[:MOST_CLASS_PAIRS]
+    ]
+
+
+def input_findings(reference: NDArray[Any], engine: NDArray[Any]) -> list[str]:
+    """How two preprocessings of the same images differ, of arrays (N, C, H, W)."""
+    if reference.shape != engine.shape or reference.ndim != 4:
+        return [f"The reference reads images of shape {reference.shape[1:]} and the engine {engine.shape[1:]}."]
+    ref = np.moveaxis(reference.astype(np.float64), 1, 0).reshape(reference.shape[1], -1)
+    eng = np.moveaxis(engine.astype(np.float64), 1, 0).reshape(reference.shape[1], -1)
+    error, power = np.square(eng - ref).sum(), np.square(ref).sum()
+    if error <= 1e-6 * power:
+        return []
+    if len(ref) == 3 and np.square(eng[::-1] - ref).sum() < 0.1 * error:
+        return ["The engine reads its colour channels in the reverse order (RGB and BGR)."]
+    gains, shifts = [], []
+    for one, other in zip(ref, eng, strict=True):
+        spread = one.var()
+        gain = float(((one - one.mean()) * (other - other.mean())).mean() / spread) if spread > 0 else 1.0
+        gains.append(gain)
+        shifts.append(float(other.mean() - gain * one.mean()))
+    fitted = np.asarray(gains)[:, None] * ref + np.asarray(shifts)[:, None]
+    if np.square(eng - fitted).sum() > 0.1 * error:
+        return ["The engine's images differ from the reference's by more than mean and std: compare resize and crop."]
+    said = []
+    if max(abs(gain - 1) for gain in gains) > SHIFT_TOLERANCE:
+        said.append(f"scaled by {', '.join(f'{gain:.3f}' for gain in gains)} (another std)")
+    if max(abs(shift) for shift in shifts) > SHIFT_TOLERANCE:
+        said.append(f"shifted by {', '.join(f'{shift:+.3f}' for shift in shifts)} (another mean)")
+    return [f"The engine's preprocessing differs: its channels are {' and '.join(said)}."] if said else []
+
+
+def _cause(row: DriftRow) -> str:
+    if row.clipping_share > 0.5:
+        share = row.clipping_share * 100
+        return f"; {share:.0f} % of the error its quantisers add is clipping: its range is too narrow"
+    if row.rounding_share > 0.5:
+        share = row.rounding_share * 100
+        return f"; {share:.0f} % of the error its quantisers add is rounding: its range is too wide, or 8 bits too few"
+    return "; its activations are not quantised: look at its weights"
+
+
+def _correlate(left: Floats, right: Floats) -> NDArray[np.float64]:
+    def unit(array: Floats) -> NDArray[np.float64]:
+        centred = array.astype(np.float64) - array.mean(axis=0, dtype=np.float64)
+        norm = np.linalg.norm(centred, axis=0)
+        return np.asarray(centred / np.where(norm > 0, norm, 1.0), dtype=np.float64)
+
+    return np.asarray(unit(left).T @ unit(right), dtype=np.float64)
