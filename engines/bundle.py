@@ -22,7 +22,7 @@ from radixrt.engines.base import Session
 from radixrt.engines.compatibility import check_fits, this_host
 from radixrt.engines.hashing import sha256_of
 from radixrt.engines.manifest import MANIFEST_NAME, MAX_BYTES, SIGNATURE_NAME, FileEntry, Manifest
-from radixrt.engines.runner import write_runner
+from radixrt.engines.runner import write_legacy_graph, write_runner
 from radixrt.engines.signing import sign, verify
 from radixrt.errors import InputError
 
@@ -136,6 +136,8 @@ class BundleWriter:
         """
         folder = self.folder
         write_runner(folder)
+        if manifest.target.startswith("tensorrt"):
+            write_legacy_graph(folder / manifest.deploy)
         files = tuple(
             FileEntry(name=name, bytes=status.st_size, sha256=sha256_of(folder / name))
             for name, status in _walk(folder)

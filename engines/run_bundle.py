@@ -13,6 +13,7 @@ Exit codes: 0 done; 2 bad usage or bad input; 4 the engine cannot run on this ma
 from __future__ import annotations
 
 import argparse
+import atexit
 import hashlib
 import importlib
 import json
@@ -33,19 +34,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", "
 # TensorRT 8 reads neither opset 18 nor FP16 tensors beside Q/DQ; where a bundle serves it, this graph lies in it.
 DEPLOY_FOR_TENSORRT_8 = "deploy-trt8.onnx"
 MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-
-NEEDED = (
-    "format",
-    "schema_version",
-    "files",
-    "engine",
-    "deploy",
-    "target",
-    "batch",
-    "precision",
-    "preprocessing",
-    "labels",
-)
+NEEDED = ("format", "schema_version", "files", "engine", "deploy", "target", "batch", "precision", "labels")
 
 
 class BadInputError(Exception):
@@ -58,9 +47,6 @@ class UnavailableError(Exception):
     """The engine cannot run on this machine (exit 4)."""
 
     exit_code = 4
-
-
-# ---------------------------------------------------------------------------------------------- bundle
 
 
 def read_manifest(bundle: Path) -> dict[str, Any]:
@@ -76,6 +62,9 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise BadInputError(f"{path} names the file {name}, which lies outside it: copy the bundle again")
             check_file(bundle / name, entry["sha256"])
+        low, high = manifest["batch"]
+        if not 1 <= low <= high or len(manifest["preprocessing"]["input_size"]) != 3:
+            raise ValueError("batch or input_size")
     except OSError as error:
         raise BadInputError(f"{error.filename} cannot be read ({error.strerror}): copy the bundle again") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -91,9 +80,6 @@ def check_file(path: Path, expected: str) -> None:
             digest.update(piece)
     if digest.hexdigest() != expected:
         raise BadInputError(f"{path} is not what the build wrote (its SHA-256 differs): copy the bundle again")
-
-
-# ---------------------------------------------------------------------------------------------- images
 
 
 def find_images(arguments: Sequence[str]) -> list[Path]:
@@ -121,9 +107,6 @@ def load_image(path: Path, spec: Any) -> np.ndarray:
         raise BadInputError(f"{path} is not an image that can be read ({error}): remove it or save it again") from error
 
 
-# --------------------------------------------------------------------------------------------- engines
-
-
 def load_module(runtime: str) -> Any:
     """Imports an engine's runtime."""
     try:
@@ -139,13 +122,20 @@ def load_module(runtime: str) -> Any:
 class OnnxRuntime:
     """Runs an .onnx file on the CPU, or on CUDA where its provider is installed."""
 
-    def __init__(self, manifest: dict[str, Any], bundle: Path, engine: Path, plan: Path | None) -> None:
+    def __init__(self, engine: Path) -> None:
         ort = load_module("onnxruntime")
-        known = ("CUDAExecutionProvider", "CPUExecutionProvider")
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        # The same numbers on every CPU, and no slow path for denormals: what the build measured with.
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        known = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [name for name in known if name in ort.get_available_providers()]
-        self.session = ort.InferenceSession(str(engine), options, providers=providers)
+        try:
+            self.session = ort.InferenceSession(str(engine), options, providers=providers)
+        except Exception as error:  # its exception classes are not public
+            reason = " ".join(str(error).split())[:200]
+            raise UnavailableError(f"{engine} does not open with onnxruntime {ort.__version__}: {reason}") from error
         self.name = self.session.get_inputs()[0].name
 
     def run(self, batch: np.ndarray) -> np.ndarray:
@@ -154,34 +144,32 @@ class OnnxRuntime:
 
 
 class OpenVino:
-    """Runs an .xml and .bin pair on the CPU."""
+    """Runs an .xml and .bin pair, or an .onnx file, on the CPU."""
 
-    def __init__(self, manifest: dict[str, Any], bundle: Path, engine: Path, plan: Path | None) -> None:
+    def __init__(self, engine: Path) -> None:
         openvino = load_module("openvino")
-        self.request = openvino.Core().compile_model(str(engine), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+        try:
+            self.model = openvino.Core().compile_model(str(engine), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+        except RuntimeError as error:
+            raise UnavailableError(f"{engine} does not open with openvino {openvino.__version__}: {error}") from error
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Runs (N, C, H, W) to logits (N, classes)."""
-        return np.asarray(self.request([batch])[self.request.output(0)])
+        return np.asarray(self.model([batch])[self.model.output(0)])
 
 
 class TensorRt:
     """Runs a .plan on a GPU; its input and output are float32, whatever happens inside."""
 
-    def __init__(self, manifest: dict[str, Any], bundle: Path, engine: Path, plan: Path | None) -> None:
-        self.trt = trt = load_module(manifest["target"])
-        self.cuda, device = first_gpu(manifest["target"])
-        self.context = device.retain_primary_context()
-        self.context.push()
-        path = plan if plan is not None and plan.exists() else engine
-        if path is engine:
-            refuse_other_device(manifest, trt, device)
+    def __init__(self, plan: Path, trt: Any, cuda: Any) -> None:
+        self.cuda = cuda
         self.logger = trt.Logger(trt.Logger.ERROR)
-        self.engine = trt.Runtime(self.logger).deserialize_cuda_engine(path.read_bytes())
+        self.runtime = trt.Runtime(self.logger)
+        self.engine = self.runtime.deserialize_cuda_engine(plan.read_bytes())
         if self.engine is None:
-            raise UnavailableError(f"{path} does not open with {manifest['target']} {trt.__version__}: use --build")
+            raise UnavailableError(f"{plan} does not open with TensorRT {trt.__version__}: make one with --build")
         self.execution = self.engine.create_execution_context()
-        self.stream = self.cuda.Stream()
+        self.stream = cuda.Stream()
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
         inputs = [n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         self.input, self.output = inputs[0], next(n for n in names if n not in inputs)
@@ -210,20 +198,21 @@ class TensorRt:
         return np.array(host_out)
 
 
-RUNNERS = {"onnxruntime": OnnxRuntime, "openvino": OpenVino, "tensorrt": TensorRt, "tensorrt-rtx": TensorRt}
-
-
-def first_gpu(runtime: str) -> tuple[Any, Any]:
-    """PyCUDA's driver module and the first GPU."""
+def first_gpu() -> tuple[Any, Any]:
+    """PyCUDA's driver module and the first GPU, whose primary context is current from now to the end."""
     try:
         cuda = importlib.import_module("pycuda.driver")
     except ImportError as error:
-        raise UnavailableError(f"{runtime} needs pycuda ({error}): for pip it is pycuda") from error
+        raise UnavailableError(f"TensorRT needs pycuda ({error}): for pip it is pycuda") from error
     try:
         cuda.init()
-        return cuda, cuda.Device(0)
+        device = cuda.Device(0)
     except cuda.Error as error:
-        raise UnavailableError(f"{runtime} finds no GPU ({error}): try --runtime onnxruntime") from error
+        raise UnavailableError(f"no GPU answers ({error}): try --runtime onnxruntime") from error
+    device.retain_primary_context().push()
+    # PyCUDA ends the process with an error where a context is still current at its end.
+    atexit.register(cuda.Context.pop)
+    return cuda, device
 
 
 def capability_of(device: Any) -> str:
@@ -239,18 +228,10 @@ def refuse_other_device(manifest: dict[str, Any], trt: Any, device: Any) -> None
         built = dict(built, library_version=here["library_version"])
     for key, value in here.items():
         if built.get(key, value) != value:
-            raise UnavailableError(
-                f"the plan was built for {built[key]}, this is {value}: make one for this device with --build"
-            )
-    wanted, capability = built.get("compute_capabilities") or [], capability_of(device)
-    if wanted and capability not in wanted and not built.get("hardware_compatible"):
-        raise UnavailableError(
-            f"the plan was built for compute capability {', '.join(wanted)}, this GPU has {capability}: "
-            "make one for this device with --build"
-        )
-
-
-# --------------------------------------------------------------------------------------- making a plan
+            raise UnavailableError(f"the plan was built for {built[key]}, this is {value}: use --build")
+    wanted, found = built.get("compute_capabilities") or [], capability_of(device)
+    if wanted and found not in wanted and not built.get("hardware_compatible"):
+        raise UnavailableError(f"the plan was built for SM {' or '.join(wanted)}, this GPU is SM {found}: use --build")
 
 
 def plan_path(manifest: dict[str, Any], module: Any, device: Any) -> Path:
@@ -299,9 +280,6 @@ def build_plan(manifest: dict[str, Any], bundle: Path, plan: Path, trt: Any) -> 
     print(f"built {plan} in {time.perf_counter() - started:.1f} s", file=sys.stderr)
 
 
-# ------------------------------------------------------------------------------------------------ main
-
-
 def batches(images: Sequence[Path], manifest: dict[str, Any]) -> Iterator[tuple[list[Path], np.ndarray]]:
     """Images in batches that the engine takes; the last one is filled up with copies where the batch is fixed."""
     low, high = manifest["batch"]
@@ -317,15 +295,11 @@ def top5(logits: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
     """The five likeliest classes of one image."""
     shares = np.exp(logits.astype(np.float64) - logits.max())
     shares /= shares.sum()
-    order = np.argsort(-shares, kind="stable")[:5]
-    return [
-        {
-            "class": int(i),
-            "label": labels[i] if i < len(labels) else str(int(i)),
-            "probability": round(float(shares[i]), 6),
-        }
-        for i in order
-    ]
+    rows = []
+    for i in np.argsort(-shares, kind="stable")[:5].tolist():
+        label = labels[i] if i < len(labels) else str(i)
+        rows.append({"class": i, "label": label, "probability": round(float(shares[i]), 6)})
+    return rows
 
 
 def bench(runner: Any, batch: np.ndarray, rounds: int) -> dict[str, float]:
@@ -346,9 +320,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description="Classifies images with this bundle; needs no RadixRT and no PyTorch.")
     parser.add_argument("images", nargs="*", help="images, or folders of them")
-    parser.add_argument(
-        "--bundle", type=Path, default=Path(__file__).resolve().parent, help="default: where this file is"
-    )
+    parser.add_argument("--bundle", type=Path, default=Path(__file__).resolve().parent, help="default: this folder")
     parser.add_argument("--runtime", choices=sorted(MODULES), help="default: the one that the bundle was made for")
     parser.add_argument("--build", action="store_true", help="make the TensorRT plan for this device from deploy.onnx")
     parser.add_argument("--plan", type=Path, help="where --build puts the plan (default: the user's cache)")
@@ -358,8 +330,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if not options.images and not options.build:
         parser.error("name an image or a folder of images, or ask for --build")
-    if options.rounds < 1:
-        parser.error("--rounds must be at least 1")
+    options.rounds = max(options.rounds, 1)
     return options
 
 
@@ -373,19 +344,21 @@ def open_runner(options: argparse.Namespace, manifest: dict[str, Any]) -> Any:
         # Another runtime than the bundle's own starts from the graph.
         manifest = dict(manifest, target=runtime, built_for=None)
         engine = bundle / manifest["deploy"]
-    plan = None
-    if runtime.startswith("tensorrt"):
-        trt = load_module(runtime)
-        _, device = first_gpu(runtime)
-        plan = options.plan or plan_path(manifest, trt, device)
-        if options.build:
-            context = device.retain_primary_context()
-            context.push()
-            build_plan(manifest, bundle, plan, trt)
-            context.pop()
-        elif engine.suffix == ".onnx" and not plan.exists():
+    if runtime == "onnxruntime":
+        return OnnxRuntime(engine)
+    if runtime == "openvino":
+        return OpenVino(engine)
+    trt = load_module(runtime)
+    cuda, device = first_gpu()
+    plan = options.plan or plan_path(manifest, trt, device)
+    if options.build:
+        build_plan(manifest, bundle, plan, trt)
+    elif not plan.exists():
+        if engine.suffix == ".onnx":
             raise UnavailableError(f"the bundle holds no plan for {runtime}: make one for this device with --build")
-    return RUNNERS[runtime](manifest, bundle, engine, plan)
+        refuse_other_device(manifest, trt, device)
+        plan = engine
+    return TensorRt(plan, trt, cuda)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

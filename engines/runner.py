@@ -1,7 +1,9 @@
 """Puts the stand-alone runner into a bundle: two real modules of this package, copied as they are.
 
 ``run.py`` is ``engines/run_bundle.py``; beside it lies ``calibration/pixels.py``, so that images are prepared on the
-device by the very code that prepared them for calibration and validation.
+device by the very code that prepared them for calibration and validation. Where the runner may have to build a plan
+with TensorRT 8 (JetPack 5), whose parser reads neither opset 18 nor FP16 scales, the graph lies there in that older
+form too: the device has nothing that could convert it.
 """
 
 from __future__ import annotations
@@ -10,12 +12,47 @@ import shutil
 from pathlib import Path
 
 import radixrt.calibration
+from radixrt.errors import InputError
 
 RUNNER_NAME = "run.py"
 PIXELS_NAME = "pixels.py"
+LEGACY_NAME = "deploy-trt8.onnx"
+_TENSORRT_8_OPSET = 17
 
 
 def write_runner(folder: Path) -> None:
     """Copies the runner, which needs nothing of RadixRT, into a bundle."""
     shutil.copyfile(Path(__file__).with_name("run_bundle.py"), folder / RUNNER_NAME)
     shutil.copyfile(Path(radixrt.calibration.__path__[0]) / PIXELS_NAME, folder / PIXELS_NAME)
+
+
+def write_legacy_graph(deploy: Path) -> Path | None:
+    """Writes the form of a deploy graph that TensorRT 8 reads beside it.
+
+    Returns:
+        The file; None where the deploy graph itself will do, or where it has no such form (the runner then says what
+        the parser of the device says).
+
+    Raises:
+        InputError: the deploy graph is no ONNX file.
+    """
+    import onnx_ir as ir
+
+    from radixrt.engines.float32_typed import has_half, to_float32
+    from radixrt.engines.legacy_graph import to_opset_17
+
+    try:
+        model = ir.load(deploy)
+    except Exception as error:  # protobuf raises its own errors for a damaged file
+        raise InputError(f"{deploy} is not a readable ONNX file: export the model again") from error
+    half = has_half(model)
+    if not half and model.opset_imports.get("", 0) <= _TENSORRT_8_OPSET:
+        return None
+    model = to_float32(model) if half else model
+    try:
+        to_opset_17(model)
+    except InputError:
+        return None
+    target = deploy.with_name(LEGACY_NAME)
+    ir.save(model, target)
+    return target

@@ -68,7 +68,9 @@ def _private(path: Path) -> Ed25519PrivateKey:
 
     key = _load(path, (serialization.load_pem_private_key, serialization.load_ssh_private_key), password=None)
     if not isinstance(key, Ed25519PrivateKey):
-        raise InputError(f"{path} is not an Ed25519 private key: make one with openssl genpkey -algorithm ed25519")
+        raise InputError(
+            f"{path} is not an unencrypted Ed25519 private key: make one with openssl genpkey -algorithm ed25519"
+        )
     return key
 
 

@@ -1,0 +1,184 @@
+"""run.py: classifies with numpy, Pillow and the engine's runtime alone, and prepares images as the build did."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+from radixrt.calibration.pixels import open_image, preprocess_image
+from radixrt.engines.bundle import Bundle
+from tests.engines.bundles import write_bundle
+
+ENGINES = Path(__file__).resolve().parents[2] / "engines"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(1)
+    for index in range(5):
+        pixels = rng.integers(0, 256, size=(40 + index, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "tiny", batch=(1, 3)).path
+
+
+def run(bundle: Path, *arguments: object, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+    command = [python, str(bundle / "run.py"), *(str(argument) for argument in arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def expected_top(bundle: Path, photo: Path) -> tuple[str, float]:
+    """The best label and its share, by the package's own preprocessing and ONNX Runtime."""
+    manifest = Bundle.read(bundle).manifest
+    tensor = preprocess_image(open_image(photo), manifest.preprocessing)
+    logits = onnxruntime.InferenceSession(str(bundle / manifest.engine)).run(None, {"input": tensor[None]})[0][0]
+    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    return manifest.labels[int(shares.argmax())], float(shares.max())
+
+
+def test_a_folder_is_classified_as_the_package_would(bundle: Path, photos: Path) -> None:
+    # Five images in batches of three: the second batch is shorter.
+    done = run(bundle, photos, "--json")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)["results"]
+    assert [Path(result["image"]).name for result in results] == [f"{i}.png" for i in range(5)]
+    for result in results:
+        label, share = expected_top(bundle, Path(result["image"]))
+        assert result["top5"][0]["label"] == label
+        assert result["top5"][0]["probability"] == pytest.approx(share, abs=2e-6)
+        assert sum(row["probability"] for row in result["top5"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_fixed_batch_is_filled_up(tmp_path: Path, photos: Path) -> None:
+    fixed = write_bundle(tmp_path / "fixed", batch=(2, 2)).path
+    done = run(fixed, photos, "--json")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)["results"]
+    assert len(results) == 5
+    assert results[4]["top5"][0]["label"] == expected_top(write_bundle(tmp_path / "one").path, photos / "4.png")[0]
+
+
+def test_text_output_and_bench(bundle: Path, photos: Path) -> None:
+    done = run(bundle, photos / "0.png", "--bench", "--rounds", 5)
+    assert done.returncode == 0, done.stderr
+    assert expected_top(bundle, photos / "0.png")[0] in done.stdout.splitlines()[1]
+    assert "p50_ms" in done.stdout
+    assert "images_per_s" in done.stdout
+
+
+def test_running_leaves_the_bundle_sealed(bundle: Path, photos: Path) -> None:
+    assert run(bundle, photos / "0.png").returncode == 0
+    Bundle.read(bundle)
+
+
+def test_a_changed_byte_is_refused(tmp_path: Path, bundle: Path, photos: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    engine = bytearray((copy / "engine.onnx").read_bytes())
+    engine[-1] ^= 1
+    (copy / "engine.onnx").write_bytes(bytes(engine))
+    done = run(copy, photos / "0.png")
+    assert done.returncode == 2
+    assert "engine.onnx is not what the build wrote" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "name an image"),
+        (["nothing.png"], 2, "does not exist"),
+        (["{photos}/broken.png"], 2, "is not an image that can be read"),
+        (["{photos}/empty"], 2, "holds no image"),
+        (["--build"], 4, "is not installed"),
+        (["{photos}/0.png", "--runtime", "tensorrt"], 4, "is not installed"),
+    ],
+)
+def test_errors_are_one_sentence_with_the_documented_code(
+    bundle: Path, photos: Path, tmp_path: Path, arguments: list[str], code: int, said: str
+) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    (folder / "empty").mkdir()
+    done = run(bundle, *(argument.format(photos=folder) for argument in arguments))
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize("change", [{"files": [{"name": "../x", "sha256": ""}]}, {"format": "x"}, {"batch": None}])
+def test_a_damaged_manifest_is_refused(tmp_path: Path, bundle: Path, photos: Path, change: dict[str, object]) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    content = json.loads((copy / "manifest.json").read_text()) | change
+    (copy / "manifest.json").write_text(json.dumps(content))
+    done = run(copy, photos / "0.png")
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+
+
+@pytest.mark.parametrize("source", ["run_bundle.py", "../calibration/pixels.py"])
+def test_what_ships_is_python_38(source: str) -> None:
+    ast.parse((ENGINES / source).read_text(), feature_version=(3, 8))
+
+
+def test_what_ships_imports_nothing_of_the_project() -> None:
+    for source in ("run_bundle.py", "../calibration/pixels.py"):
+        tree = ast.parse((ENGINES / source).read_text())
+        modules = {
+            alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+        } | {str(node.module).split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert modules - set(sys.stdlib_module_names) <= {"numpy", "PIL", "pixels"}
+
+
+def oldest_python() -> str:
+    """The oldest supported Python that is here: run.py promises 3.8."""
+    names = [f"python3.{minor}" for minor in range(8, 14)]
+    return next((found for name in names if (found := shutil.which(name))), sys.executable)
+
+
+@pytest.mark.slow
+def test_it_runs_where_only_numpy_pillow_and_onnxruntime_are(tmp_path: Path, bundle: Path, photos: Path) -> None:
+    environment = tmp_path / "venv"
+    subprocess.run([oldest_python(), "-m", "venv", str(environment)], check=True)
+    inside = str(environment / "bin" / "python")
+    install = [
+        inside,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "numpy",
+        "pillow",
+        "onnxruntime",
+    ]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"the packages cannot be had here: {done.stderr.strip().splitlines()[-1]}")
+    copied = tmp_path / "carried" / "tiny"
+    shutil.copytree(bundle, copied)
+    assert run(copied, "--help", python=inside).returncode == 0
+    listing = subprocess.run([inside, "-c", "import torch"], capture_output=True, check=False)
+    assert listing.returncode != 0, "PyTorch is in the bare environment: this test would prove nothing"
+    done = run(copied, photos, "--json", python=inside)
+    assert done.returncode == 0, done.stderr
+    best = {Path(r["image"]).name: r["top5"][0] for r in json.loads(done.stdout)["results"]}
+    for name, row in best.items():
+        label, share = expected_top(bundle, photos / name)
+        # Another Pillow and another ONNX Runtime: the same picture to rounding.
+        assert (row["label"], row["probability"]) == (label, pytest.approx(share, abs=1e-3))
+    Bundle.read(copied)
