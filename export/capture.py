@@ -17,17 +17,16 @@ import onnx_ir as ir
 
 from radixrt.errors import InputError
 from radixrt.export.names import NAME_SCOPES, set_module
-from radixrt.export.read_onnx import read_onnx
+from radixrt.export.read_onnx import BATCH_DIM, read_onnx, with_batch
 from radixrt.export.spec import BatchSpec
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BATCH_DIM", "INPUT_NAME", "OUTPUT_NAME", "capture", "read_onnx"]
+__all__ = ["BATCH_DIM", "INPUT_NAME", "OUTPUT_NAME", "capture", "read_onnx", "with_batch"]
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
-BATCH_DIM = "batch"
 
 
 def capture(

@@ -1,23 +1,245 @@
-"""Reads an ONNX file that nobody vouches for."""
+"""Reads an ONNX image classifier that nobody vouches for.
+
+After: an ``onnx_ir.Model`` with one float32 image input and one output of logits, nodes in order and each with a name
+of its own, every weight in memory and a number, local functions inlined, opset 13 or later, and the batch either
+static or the symbolic dimension ``batch``.
+
+Everything else is refused with one sentence. The file is never believed: sizes are held against bytes, external data
+must lie in the file's folder, and operators that could run for ever have no place in a classifier.
+"""
 
 from __future__ import annotations
 
+import graphlib
+import math
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
+import onnx_ir.passes.common as common
+from onnx import TensorProto
 
 from radixrt.errors import InputError
+from radixrt.export.convert_opset import convert_opset, first_line, run_once
+from radixrt.export.onnx_tensors import load_tensors, type_name
+from radixrt.export.spec import BatchSpec
+
+BATCH_DIM = "batch"
+_OLDEST_OPSET = 13  # the first with per-channel Q/DQ
+_PROTOBUF_LIMIT = (1 << 31) - 1
+_LARGEST_VALUE = 1 << 29  # elements: 2 GB of float32; a 64-channel map of 1024 x 1024 is 1 << 26
+_UNBOUNDED = ("Loop", "Scan", "SequenceMap")
 
 
 def read_onnx(path: Path) -> ir.Model:
-    """Reads an ONNX image classifier.
+    """Reads an ONNX file.
 
     Raises:
-        InputError: the file is missing or is no ONNX model.
+        InputError: it is missing, damaged, hostile, or not an image classifier of a supported kind.
     """
+    path = Path(path)
+    proto = _parse(path)
+    _check_operators(proto, path)
+    _sort(proto, path)
+    load_tensors(proto, path)
+    _check_interface(proto, path)
+    if _opset(proto) < _OLDEST_OPSET:
+        proto = convert_opset(proto, _opset(proto), path)
+    _name_nodes(proto.graph)
+    proto = _infer(proto, path)
+    try:
+        run_once(proto)
+    except Exception as error:  # the runtime's own errors
+        raise InputError(f"{path} does not run on an image: {first_line(error)}") from error
+    try:
+        model: ir.Model = ir.from_proto(proto)
+        if model.functions:
+            common.InlinePass()(model)
+            common.NameFixPass()(model)
+    except Exception as error:  # onnx-ir raises several kinds, for graphs that the checker lets pass
+        raise InputError(f"{path} holds a graph that cannot be read: {first_line(error)}") from error
+    return model
+
+
+def with_batch(model: ir.Model, batch: BatchSpec) -> ir.Model:
+    """Gives a graph read from a file the batch that was asked for.
+
+    Args:
+        model: a graph with a dynamic batch, or with a static one that must then be ``batch`` already.
+        batch: a static size fixes a dynamic batch; a range keeps it.
+
+    Raises:
+        InputError: the graph's batch is static and another one, or does not survive being fixed.
+    """
+    shape = model.graph.inputs[0].shape
+    assert shape is not None
+    if isinstance(shape[0], int):
+        if batch.dynamic or batch.max != shape[0]:
+            raise InputError(f"the graph takes a batch of {shape[0]}, not {batch}: export it with a dynamic batch")
+        return model
+    if batch.dynamic:
+        return model
+    proto = ir.to_proto(model)
+    _set_batch(proto.graph, batch.max)
+    fixed: ir.Model = ir.from_proto(_infer(proto, Path("the graph")))
+    return fixed
+
+
+def _parse(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise InputError(f"no ONNX file at {path}")
+    if path.stat().st_size > _PROTOBUF_LIMIT:
+        raise InputError(f"{path} is larger than 2 GB, which no ONNX file can be: keep its weights as external data")
+    proto = onnx.ModelProto()
     try:
-        return ir.load(path)
-    except Exception as error:  # protobuf, onnx-ir and the file system each raise their own
-        raise InputError(f"{path} is not a readable ONNX file") from error
+        proto.ParseFromString(path.read_bytes())
+    except Exception as error:  # protobuf's own, the file system's, too little memory
+        raise InputError(f"{path} is truncated or is not an ONNX file: export it again") from error
+    if not proto.ir_version or not proto.graph.node or not proto.opset_import:
+        raise InputError(f"{path} is truncated or is not an ONNX file: it holds no graph")
+    if not proto.graph.output:
+        raise InputError(f"{path} has no output: name the logits as the graph's output")
+    newest = onnx.defs.onnx_opset_version()
+    if not 1 <= _opset(proto) <= newest:
+        raise InputError(f"{path} is written for opset {_opset(proto)}: export it at {_OLDEST_OPSET} to {newest}")
+    del proto.training_info[:]
+    return proto
+
+
+def _opset(proto: onnx.ModelProto) -> int:
+    return next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def _check_operators(proto: onnx.ModelProto, path: Path) -> None:
+    if proto.graph.sparse_initializer:
+        raise InputError(f"{path} holds sparse weights, which are not supported: export them dense")
+    local = {(function.domain, function.name) for function in proto.functions}
+    pending = [proto.graph.node, *(function.node for function in proto.functions)]
+    while pending:
+        for node in pending.pop():
+            what = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in local:
+                raise InputError(f"{path}: node {node.name!r} is a {what}, which is no standard ONNX operator")
+            if node.op_type in _UNBOUNDED:
+                raise InputError(f"{path}: node {node.name!r} is a {what}; loops have no place in an image classifier")
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    pending.append(attribute.g.node)
+                pending.extend(graph.node for graph in attribute.graphs)
+
+
+def _sort(proto: onnx.ModelProto, path: Path) -> None:
+    """Puts the nodes in an order in which they can run."""
+    nodes = list(proto.graph.node)
+    makers: dict[str, int] = {}
+    for index, node in enumerate(nodes):
+        for name in filter(None, node.output):
+            if name in makers:
+                raise InputError(f"{path} makes {name!r} twice and is not a valid ONNX graph: export it again")
+            makers[name] = index
+    order: graphlib.TopologicalSorter[int] = graphlib.TopologicalSorter()
+    for index, node in enumerate(nodes):
+        order.add(index, *(makers[name] for name in _reads(node) if name in makers))
+    try:
+        indices = list(order.static_order())
+    except graphlib.CycleError as error:
+        first = nodes[error.args[1][0]]
+        raise InputError(
+            f"{path} holds a cycle through node {first.name or first.output[0]!r}: export it again"
+        ) from error
+    if any(
+        maker > index for index, node in enumerate(nodes) for n in _reads(node) if (maker := makers.get(n, -1)) >= 0
+    ):
+        del proto.graph.node[:]
+        proto.graph.node.extend(nodes[index] for index in indices)
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """The values a node reads, those that its subgraphs take from outside included."""
+    names, pending = list(node.input), [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    while pending:
+        for inner in pending.pop().node:
+            names.extend(inner.input)
+            pending.extend(attribute.g for attribute in inner.attribute if attribute.HasField("g"))
+    return names
+
+
+def _check_interface(proto: onnx.ModelProto, path: Path) -> None:
+    """One float32 image in, one output; the batch, where it is not fixed, becomes ``batch``."""
+    graph = proto.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    # Before IR version 4, weights were listed among the inputs.
+    inputs = [value for value in graph.input if value.name not in weights]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs[:5]) or "none"
+        raise InputError(f"{path} has {len(inputs)} inputs ({names}): an image classifier has one")
+    if len(graph.output) != 1:
+        names = ", ".join(value.name for value in graph.output[:5])
+        raise InputError(f"{path} has {len(graph.output)} outputs ({names}): keep the logits only")
+    for value in (inputs[0], graph.output[0]):
+        element = value.type.tensor_type.elem_type
+        if element != TensorProto.FLOAT:
+            raise InputError(
+                f"{path}: {value.name} is {type_name(element)}: the image and the logits must be float32 (already "
+                "normalised); precision is chosen in the build"
+            )
+    sides = inputs[0].type.tensor_type.shape.dim
+    if len(sides) != 4:
+        raise InputError(f"{path}: input {inputs[0].name} has {len(sides)} dimensions: an image is N x C x H x W")
+    if any(not side.HasField("dim_value") or side.dim_value < 1 for side in sides[1:]):
+        raise InputError(
+            f"{path}: the channels, height and width of {inputs[0].name} must be fixed: export it with them"
+        )
+    if sides[0].HasField("dim_value") and sides[0].dim_value >= 1:
+        _set_batch(graph, sides[0].dim_value)
+    else:
+        _set_batch(graph, BATCH_DIM)
+
+
+def _set_batch(graph: onnx.GraphProto, batch: int | str) -> None:
+    side = graph.input[0].type.tensor_type.shape.dim[0]
+    if isinstance(batch, int):
+        side.dim_value = batch
+    else:
+        side.dim_param = batch
+    # What the file says about values in between may speak of another batch; it is all inferred anew.
+    del graph.value_info[:]
+    graph.output[0].type.tensor_type.ClearField("shape")
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Gives each node a name of its own: reports and calibration speak of nodes by name."""
+    taken: set[str] = {node.name for node in graph.node}
+    seen: set[str] = set()
+    for index, node in enumerate(graph.node):
+        name = node.name
+        if not name or name in seen:
+            name = f"{node.name or node.op_type}_{index}"
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
+        seen.add(name)
+
+
+def _infer(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Checks the model and infers its shapes; what no memory would hold is refused before anything computes it."""
+    try:
+        # First, because the checker wants to see a shape on the output.
+        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+        onnx.checker.check_model(inferred)
+    except Exception as error:  # C++ errors come through as several kinds
+        raise InputError(f"{path} is not a valid ONNX graph: {first_line(error)}") from error
+    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
+        sides = [max(side.dim_value, 1) for side in value.type.tensor_type.shape.dim]
+        if math.prod(sides) > _LARGEST_VALUE:
+            shape = "x".join(map(str, sides))
+            raise InputError(f"{path}: {value.name} would have {shape} elements, more than this compiler takes on")
+    sides = inferred.graph.output[0].type.tensor_type.shape.dim
+    if len(sides) != 2 or sides[1].dim_value < 1:
+        raise InputError(
+            f"{path}: output {inferred.graph.output[0].name} is not N x classes with a fixed number of them"
+        )
+    return inferred

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from radixrt.errors import RadixRTError
@@ -28,13 +29,16 @@ def torch_runner(module: torch.nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     return run
 
 
-def onnx_runner(model: ir.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """The same call, through onnxruntime on the CPU. The graph must take the batch it is given."""
+def onnx_runner(model: ir.Model | onnx.ModelProto) -> Callable[[np.ndarray], np.ndarray]:
+    """The same call, through onnxruntime on the CPU, the graph run as it stands. It must take the batch it is given."""
     import onnxruntime as ort
 
+    proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
     options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 4
+    # A reference is what the graph says, not what a runtime makes of it.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def run(images: np.ndarray) -> np.ndarray:

@@ -2,17 +2,17 @@
 
 Before: the exporter's graph (or an ONNX file), with stack traces, local paths and perhaps chains of Shape nodes.
 After: the graph as onnxsim leaves it, valid for ``onnx.checker``, each value with a type and a shape, and the torch
-module path on each node, as ``pkg.torch.onnx.name_scopes`` or in its name. onnxsim drops node metadata; it is put back
-by the names of the values that nodes compute.
+module path on each node, as ``pkg.torch.onnx.name_scopes`` or in its name.
+
+onnxsim keeps the names of nodes and values and drops the nodes' metadata. The module paths are put back by node name,
+which survives the fusion of a convolution with its BatchNorm, else by the name of the value that the node makes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import os
-import tempfile
-from pathlib import Path
+import math
 
 import onnx
 import onnx_ir as ir
@@ -20,9 +20,11 @@ import onnx_ir.passes.common as common
 
 from radixrt.errors import InputError
 from radixrt.export.names import NAME_SCOPES
+from radixrt.export.write_onnx import PROTOBUF_LIMIT, weight_bytes, write_onnx
 
-_PROTOBUF_LIMIT = 1 << 31
-_ROOM = 1 << 26  # what a graph needs beside its weights, generously
+__all__ = ["check", "infer_shapes", "simplify", "strip_metadata", "write_onnx"]
+
+_LARGEST_FOLDED = "256MB"  # a folded constant ends up in the file; the largest weight of the known networks is 8 MB
 
 
 def simplify(model: ir.Model) -> ir.Model:
@@ -31,17 +33,18 @@ def simplify(model: ir.Model) -> ir.Model:
     Raises:
         InputError: the graph is not valid ONNX, cannot be simplified, or a shape in it cannot be inferred.
     """
-    origins = _origins(model)
-    proto = ir.to_proto(model)
-    import onnxsim  # takes a while to load
-
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            proto, _ = onnxsim.simplify(proto)
-    except Exception as error:  # onnxsim raises what its C++ passes and the runtime raise
-        raise InputError(f"onnxsim cannot simplify the graph: {str(error).splitlines()[0]}") from error
-    result: ir.Model = ir.from_proto(proto)
-    _restore(result, origins)
+    if weight_bytes(model) >= PROTOBUF_LIMIT:
+        raise InputError("the model has 2 GB of weights or more, which is more than onnxsim takes")
+    model = model.clone()
+    if model.functions:
+        common.InlinePass()(model)
+        common.NameFixPass()(model)
+    by_node, by_value = _origins(model)
+    result: ir.Model = ir.from_proto(_run_onnxsim(ir.to_proto(model)))
+    for node in result.graph:
+        scopes = by_node.get(node.name or "") or by_value.get(node.outputs[0].name or "")
+        if scopes is not None:
+            node.metadata_props[NAME_SCOPES] = scopes
     strip_metadata(result)
     infer_shapes(result)
     check(result)
@@ -56,8 +59,7 @@ def strip_metadata(model: ir.Model) -> None:
         graph.doc_string = None
         graph.metadata_props.clear()
         for value in (*graph.inputs, *graph.initializers.values()):
-            value.doc_string = None
-            value.metadata_props.clear()
+            _strip_value(value)
         for node in graph:
             node.doc_string = None
             scopes = node.metadata_props.get(NAME_SCOPES)
@@ -65,8 +67,7 @@ def strip_metadata(model: ir.Model) -> None:
             if scopes is not None:
                 node.metadata_props[NAME_SCOPES] = scopes
             for value in node.outputs:
-                value.doc_string = None
-                value.metadata_props.clear()
+                _strip_value(value)
 
 
 def infer_shapes(model: ir.Model) -> None:
@@ -80,6 +81,30 @@ def infer_shapes(model: ir.Model) -> None:
         for value in node.outputs:
             if value.name and (value.shape is None or value.dtype is None):
                 raise InputError(f"the shape of {value.name!r} (a {node.op_type}) cannot be inferred")
+    _name_batch(model)
+
+
+def _name_batch(model: ir.Model) -> None:
+    """Gives the batch its name back behind a Reshape to ``[-1, ...]``, where inference invents one (``unk__0``).
+
+    With one free dimension on either side and as many elements in the others, the two are the same.
+    """
+    same: dict[str | None, str | None] = {}
+    for node in model.graph:
+        if node.op_type != "Reshape" or node.inputs[0] is None:
+            continue
+        source, target = node.inputs[0].shape, node.outputs[0].shape
+        if source is None or target is None:
+            continue
+        free_in = [same.get(side.value, side.value) for side in source if not isinstance(side, int)]
+        free_out = [side.value for side in target if not isinstance(side, int)]
+        fixed_in, fixed_out = (math.prod(side for side in shape if isinstance(side, int)) for shape in (source, target))
+        if len(free_in) == len(free_out) == 1 and fixed_in == fixed_out and free_out[0] not in (None, *free_in):
+            same[free_out[0]] = free_in[0]
+    for node in model.graph:
+        for value in node.outputs:
+            if value.shape is not None and any(not isinstance(s, int) and s.value in same for s in value.shape):
+                value.shape = ir.Shape(s if isinstance(s, int) else same.get(s.value, s.value) for s in value.shape)
 
 
 def check(model: ir.Model) -> None:
@@ -91,42 +116,42 @@ def check(model: ir.Model) -> None:
     try:
         onnx.checker.check_model(ir.to_proto(model))
     except onnx.checker.ValidationError as error:
-        raise InputError(f"the graph is not valid ONNX: {str(error).splitlines()[0]}") from error
+        raise InputError(f"the graph is not valid ONNX: {_first_line(error)}") from error
 
 
-def write_onnx(model: ir.Model, path: Path) -> None:
-    """Writes ``model`` to ``path`` in one step: a reader sees the old file or the new one, never a part.
+def _run_onnxsim(proto: onnx.ModelProto) -> onnx.ModelProto:
+    import onnxsim  # takes a while to load
 
-    Weights of 2 GB or more, which protobuf cannot hold, go to ``<name>.data`` beside it.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
     try:
-        ir.save(model, temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            simplified: onnx.ModelProto = onnxsim.simplify(proto, tensor_size_threshold=_LARGEST_FOLDED)[0]
+    except Exception as error:  # onnxsim raises what its C++ passes and the runtime raise
+        raise InputError(f"onnxsim cannot simplify the graph: {_first_line(error)}") from error
+    for tensor in simplified.graph.initializer:
+        # Here, because onnx-ir keeps a tensor's own remarks out of reach.
+        tensor.ClearField("doc_string")
+        tensor.ClearField("metadata_props")
+    return simplified
 
 
-def weight_bytes(model: ir.Model) -> int:
-    """The bytes of the graph's weights."""
-    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-
-
-def _origins(model: ir.Model) -> dict[str, str]:
-    return {
-        value.name: node.metadata_props[NAME_SCOPES]
-        for node in model.graph
-        if NAME_SCOPES in node.metadata_props
-        for value in node.outputs
-        if value.name
-    }
-
-
-def _restore(model: ir.Model, origins: dict[str, str]) -> None:
+def _origins(model: ir.Model) -> tuple[dict[str, str], dict[str, str]]:
+    """Module paths by node name and by value name."""
+    by_node: dict[str, str] = {}
+    by_value: dict[str, str] = {}
     for node in model.graph:
-        for value in node.outputs:
-            if value.name in origins:
-                node.metadata_props[NAME_SCOPES] = origins[value.name]
+        scopes = node.metadata_props.get(NAME_SCOPES)
+        if scopes is None:
+            continue
+        if node.name:
+            by_node[node.name] = scopes
+        by_value.update((value.name, scopes) for value in node.outputs if value.name)
+    return by_node, by_value
+
+
+def _strip_value(value: ir.Value) -> None:
+    value.doc_string = None
+    value.metadata_props.clear()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,319 @@
+"""An ONNX file from anywhere is read whole or refused in one sentence; nothing it claims is believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from radixrt.errors import InputError
+from radixrt.export.read_onnx import read_onnx, with_batch
+from radixrt.export.simplify import simplify, write_onnx
+from radixrt.export.spec import BatchSpec
+
+
+def tiny(batch: int | str = "N", opset: int = 18, **changes: object) -> onnx.ModelProto:
+    """A convolution, a pool and a linear layer: 3 x 8 x 8 images, 5 classes."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.standard_normal((4, 3, 3, 3)).astype(np.float32),
+        "b": np.zeros(4, np.float32),
+        "fc": rng.standard_normal((4, 5)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "w", "b"], ["c"], "conv"),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "fc"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, 8, 8])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 5])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def save(model: onnx.ModelProto, folder: Path) -> Path:
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    result: np.ndarray = session.run(None, {session.get_inputs()[0].name: images})[0]
+    return result
+
+
+def test_a_good_file_keeps_its_interface_and_its_values(tmp_path: Path) -> None:
+    model = read_onnx(save(tiny(), tmp_path))
+    assert [value.name for value in model.graph.inputs] == ["image"]
+    assert str(model.graph.inputs[0].shape) == "[batch,3,8,8]"
+    assert str(model.graph.outputs[0].shape) == "[batch,5]"
+    names = [node.name for node in model.graph]
+    assert all(names) and len(set(names)) == len(names)
+    images = np.random.default_rng(1).standard_normal((3, 3, 8, 8)).astype(np.float32)
+    written = tmp_path / "out.onnx"
+    write_onnx(simplify(model), written)
+    np.testing.assert_allclose(run(onnx.load(written), images), run(tiny(), images), rtol=0, atol=1e-5)
+
+
+def test_a_batch_can_be_fixed_but_not_changed(tmp_path: Path) -> None:
+    dynamic = read_onnx(save(tiny(), tmp_path))
+    fixed = with_batch(dynamic, BatchSpec(4, 4))
+    assert str(fixed.graph.inputs[0].shape) == "[4,3,8,8]"
+    assert str(fixed.graph.outputs[0].shape) == "[4,5]"
+    assert with_batch(dynamic, BatchSpec(1, 4)) is dynamic
+    with pytest.raises(InputError, match="batch of 4, not 2"):
+        with_batch(fixed, BatchSpec(2, 2))
+
+
+def test_nodes_in_any_order_are_sorted(tmp_path: Path) -> None:
+    model = tiny()
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(nodes))
+    assert next(iter(read_onnx(save(model, tmp_path)).graph)).op_type == "Conv"
+
+
+def test_weights_listed_as_inputs_are_weights(tmp_path: Path) -> None:
+    model = tiny()
+    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [4, 3, 3, 3]))
+    assert [value.name for value in read_onnx(save(model, tmp_path)).graph.inputs] == ["image"]
+
+
+def test_an_old_opset_is_converted_and_computes_the_same(tmp_path: Path) -> None:
+    old = tiny(opset=11)
+    model = read_onnx(save(old, tmp_path))
+    assert model.opset_imports[""] == 18
+    images = np.ones((2, 3, 8, 8), np.float32)
+    written = tmp_path / "out.onnx"
+    write_onnx(model, written)
+    np.testing.assert_allclose(run(onnx.load(written), images), run(old, images), rtol=0, atol=1e-5)
+
+
+def test_local_functions_are_inlined(tmp_path: Path) -> None:
+    model = tiny()
+    opsets = [helper.make_opsetid("", 18)]
+    body = [helper.make_node("Relu", ["x"], ["y"])]
+    model.functions.append(helper.make_function("mine", "Act", ["x"], ["y"], body, opsets))
+    model.graph.node[1].CopyFrom(helper.make_node("Act", ["c"], ["r"], "act", domain="mine"))
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    assert "Relu" in [node.op_type for node in read_onnx(save(model, tmp_path)).graph]
+
+
+def external(model: onnx.ModelProto, **entries: str) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value)
+
+
+def test_external_data_beside_the_file_is_read(tmp_path: Path) -> None:
+    model = tiny()
+    (tmp_path / "w.bin").write_bytes(b"skip" + model.graph.initializer[0].raw_data)
+    expected = numpy_helper.to_array(model.graph.initializer[0])
+    external(model, location="w.bin", offset="4")
+    found = read_onnx(save(model, tmp_path)).graph.initializers["w"].const_value
+    assert found is not None
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def _nan(model: onnx.ModelProto) -> None:
+    values = numpy_helper.to_array(model.graph.initializer[0]).copy()
+    values[0, 0, 0, 0] = np.nan
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(values, "w"))
+
+
+def _cycle(model: onnx.ModelProto) -> None:
+    model.graph.node[0].input[0] = "r"
+
+
+def _gigantic_weight(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].dims[0] = 1 << 40
+
+
+def _gigantic_value(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1 << 15, 1 << 15, 1, 1]), "huge"))
+    model.graph.node.insert(0, helper.make_node("ConstantOfShape", ["huge"], ["zeros"]))
+    model.graph.node.insert(1, helper.make_node("ReduceMax", ["zeros"], ["most"]))
+    model.graph.node.append(helper.make_node("Add", ["scores", "most"], ["sum"]))
+
+
+def _complex(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(2, np.complex64), "phases"))
+
+
+def _strings(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array(["cat"], object), "names"))
+
+
+def _bytes_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+
+
+def _two_inputs(model: onnx.ModelProto) -> None:
+    model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, 5]))
+
+
+def _flat_input(model: onnx.ModelProto) -> None:
+    del model.graph.input[0].type.tensor_type.shape.dim[2:]
+
+
+def _free_size(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+
+
+def _no_output(model: onnx.ModelProto) -> None:
+    del model.graph.output[:]
+
+
+def _two_outputs(model: onnx.ModelProto) -> None:
+    model.graph.output.append(helper.make_tensor_value_info("p", TensorProto.FLOAT, None))
+
+
+def _map_output(model: onnx.ModelProto) -> None:
+    del model.graph.node[2:]
+    model.graph.output[0].name = "r"
+
+
+def _wrong_channels(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 7
+
+
+def _foreign_operator(model: onnx.ModelProto) -> None:
+    model.graph.node[1].domain = "com.example"
+
+
+def _unknown_operator(model: onnx.ModelProto) -> None:
+    model.graph.node[1].op_type = "Rleu"
+
+
+def _loop(model: onnx.ModelProto) -> None:
+    model.graph.node[1].op_type = "Loop"
+
+
+def _future(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 9999
+
+
+def _ancient(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 1
+
+
+def _missing_value(model: onnx.ModelProto) -> None:
+    model.graph.node[1].input[0] = "nowhere"
+
+
+def _twice_made(model: onnx.ModelProto) -> None:
+    model.graph.node[1].output[0] = "c"
+
+
+def _recursive_function(model: onnx.ModelProto) -> None:
+    body = [helper.make_node("Act", ["x"], ["y"], domain="mine")]
+    model.functions.append(helper.make_function("mine", "Act", ["x"], ["y"], body, [helper.make_opsetid("mine", 1)]))
+    model.graph.node[1].CopyFrom(helper.make_node("Act", ["c"], ["r"], "act", domain="mine"))
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_nan, "w holds 1 NaN"),
+        (_cycle, "cycle"),
+        (_gigantic_weight, "w claims .* holds|more than 2 GB"),
+        (_gigantic_value, "more than this compiler takes on"),
+        (_complex, "phases is of the unsupported type complex64"),
+        (_strings, "names is of the unsupported type string"),
+        (_bytes_input, "image is uint8"),
+        (_two_inputs, r"2 inputs \(image, mask\)"),
+        (_flat_input, "2 dimensions"),
+        (_free_size, "must be fixed"),
+        (_no_output, "no output"),
+        (_two_outputs, "2 outputs"),
+        (_map_output, "not N x classes"),
+        (_wrong_channels, "does not run on an image"),
+        (_foreign_operator, "com.example.Relu"),
+        (_unknown_operator, "not a valid ONNX graph"),
+        (_loop, "loops have no place"),
+        (_future, "opset 9999"),
+        (_ancient, "opset 1 "),
+        (_missing_value, "not a valid ONNX graph"),
+        (_twice_made, "not a valid ONNX graph"),
+        (_recursive_function, "read|valid"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_what_cannot_be_compiled_is_refused_by_name(
+    spoil: Callable[[onnx.ModelProto], None], message: str, tmp_path: Path
+) -> None:
+    model = tiny()
+    spoil(model)
+    with pytest.raises(InputError, match=message) as caught:
+        read_onnx(save(model, tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"location": "../secret.bin"}, "outside"),
+        ({"location": "/etc/hostname"}, "outside"),
+        ({"location": "link.bin"}, "outside"),
+        ({"location": ""}, "outside"),
+        ({"location": "a\0b"}, "outside"),
+        ({"location": "nothing.bin"}, "missing"),
+        ({"location": "short.bin"}, "does not hold"),
+        ({"location": "short.bin", "offset": "-4"}, "does not hold"),
+        ({"location": "short.bin", "offset": "x"}, "bad place"),
+        ({"location": "short.bin", "length": "1"}, "does not hold"),
+    ],
+)
+def test_external_data_stays_in_its_folder(entries: dict[str, str], message: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret.bin").write_bytes(bytes(1000))
+    (folder / "short.bin").write_bytes(bytes(10))
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    model = tiny()
+    external(model, **entries)
+    with pytest.raises(InputError, match=message):
+        read_onnx(save(model, folder))
+
+
+@pytest.mark.parametrize("content", [b"", b"not onnx", bytes(range(256)) * 4, tiny().SerializeToString()[:-300]])
+def test_what_is_no_onnx_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(content)
+    with pytest.raises(InputError):
+        read_onnx(tmp_path / "x.onnx")
+    with pytest.raises(InputError, match="no ONNX file at"):
+        read_onnx(tmp_path / "absent.onnx")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 255), st.integers(0, 10_000))
+def test_a_damaged_file_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, place: int, value: int, end: int
+) -> None:
+    # Whatever a byte or a cut does, the answer is a graph or an InputError, never another exception.
+    content = bytearray(tiny().SerializeToString())
+    content[place % len(content)] = value
+    path = tmp_path_factory.getbasetemp() / "damaged.onnx"
+    path.write_bytes(content if end % 4 else content[: end % len(content)])
+    try:
+        model = read_onnx(path)
+    except InputError:
+        return
+    assert len(model.graph.inputs) == 1
