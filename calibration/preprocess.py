@@ -62,10 +62,13 @@ class Preprocess(BaseModel):
     def from_config(cls, config: Mapping[str, Any]) -> Preprocess:
         """Takes what ``timm.data.resolve_model_data_config`` gives; keys that are no preprocessing are left aside.
 
+        timm keeps ImageNet's three means for a network with one channel, which then takes their average.
+
         Raises:
             InputError: a value is not one that preprocessing can use.
         """
-        return _checked({name: config[name] for name in cls.model_fields if config.get(name) is not None})
+        fields = {name: config[name] for name in cls.model_fields if config.get(name) is not None}
+        return _checked(_averaged_for_one_channel(fields, ("mean", "std")))
 
     def with_overrides(
         self,
@@ -79,8 +82,8 @@ class Preprocess(BaseModel):
     ) -> Preprocess:
         """Puts a user's choices in place of timm's; numbers may be text such as ``3,128,128``.
 
-        When only the number of channels changes, mean and std become the average over the former channels, as a
-        grayscale photograph has the average of its colours.
+        When only the number of channels changes to one, mean and std become the average over the three, as a grayscale
+        photograph has the average of its colours; when it changes to three, the one value serves each.
 
         Raises:
             InputError: a value is not one that preprocessing can use.
@@ -94,11 +97,7 @@ class Preprocess(BaseModel):
             "interpolation": interpolation,
         }
         fields = self.model_dump() | {name: value for name, value in given.items() if value is not None}
-        channels = fields["input_size"][0]
-        for name in ("mean", "std"):
-            if given[name] is None and len(fields[name]) != channels:
-                fields[name] = (sum(fields[name]) / len(fields[name]),)
-        return _checked(fields)
+        return _checked(_averaged_for_one_channel(fields, [name for name in ("mean", "std") if given[name] is None]))
 
     def with_file(self, path: Path) -> Preprocess:
         """Puts the choices of a JSON file in place of timm's.
@@ -129,6 +128,14 @@ class Preprocess(BaseModel):
         """Applies the JSON file beside a checkpoint, where there is one (``best.json`` for ``best.pth``)."""
         sidecar = checkpoint.with_suffix(".json")
         return self.with_file(sidecar) if sidecar.is_file() else self
+
+
+def _averaged_for_one_channel(fields: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    size = fields.get("input_size")
+    if not isinstance(size, Sequence) or not size or size[0] != 1:
+        return fields
+    average = {name: (sum(fields[name]) / len(fields[name]),) for name in names if fields.get(name)}
+    return {**fields, **average}
 
 
 def _checked(fields: dict[str, Any]) -> Preprocess:

@@ -37,6 +37,9 @@ def test_one_channel_takes_the_average_of_three() -> None:
     gray = BASE.with_overrides(input_size="1,64,64")
     assert gray.mean == (pytest.approx(sum(BASE.mean) / 3),)
     assert len(gray.std) == 1
+    assert Preprocess.from_config({**BASE.model_dump(), "input_size": (1, 64, 64)}).mean == gray.mean
+    again = gray.with_overrides(input_size="3,64,64")
+    assert again.mean == gray.mean * 3
 
 
 @pytest.mark.parametrize(
