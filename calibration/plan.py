@@ -77,7 +77,7 @@ def observed_values(model: ir.Model) -> list[ir.Value]:
     """The tensors whose ranges any placement of this graph may need: what calibration has to watch, in graph order."""
     roots: dict[int, ir.Value] = {}
     for target in ("tensorrt", "onnxruntime"):
-        options = PlacementOptions(target, first=Ends.INT8, last=Ends.INT8, narrow_groups=True)
+        options = PlacementOptions(target, first=Ends.INT8, last=Ends.INT8, narrow_groups=True, gates=True)
         for value in make_plan(model, options).points:
             root = root_of(value)
             roots[id(root)] = root

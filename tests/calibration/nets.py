@@ -102,7 +102,7 @@ def split_block() -> ir.Model:
     """Stem, a split-attention block of radix 2 in the lowered form ``U1 + g (U0 - U1)``, head."""
     net = Net()
     x = stem(net)
-    u = net.conv_relu(x, "u", 32, groups=2)
+    u = net.conv_relu(x, "u", 32)
     for i, (start, stop) in enumerate(((0, 16), (16, 32))):
         bounds = [net.const(f"{k}{i}", np.array([v], np.int64)) for k, v in (("start", start), ("stop", stop))]
         axis = net.const(f"axis{i}", np.array([1], np.int64))

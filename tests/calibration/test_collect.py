@@ -1,0 +1,143 @@
+"""Protects calibration as a whole: no batch size, order or interruption changes a table, and bad input is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from radixrt.calibration import collect
+from radixrt.calibration.collect import calibrate, sample_stride
+from radixrt.calibration.runtime import open_graph
+from radixrt.calibration.spec import CalibrationOptions, Method
+from radixrt.calibration.table import CalibrationTable
+from radixrt.errors import InputError
+from tests.calibration.nets import Net, images, plain, split_block
+
+DATA = images(6)
+
+
+def essence(table: CalibrationTable) -> CalibrationTable:
+    return table.model_copy(update={"seconds": 0.0, "peak_bytes": 0})
+
+
+@pytest.fixture(scope="module")
+def reference() -> CalibrationTable:
+    return essence(calibrate(plain(), [DATA], threads=1))
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.permutations(range(len(DATA))), st.sets(st.integers(1, len(DATA) - 1)))
+def test_batches_and_order_change_nothing(reference: CalibrationTable, order: list[int], cuts: set[int]) -> None:
+    # The stated tolerance is none: bit for bit, the content hash included.
+    batches = np.split(DATA[list(order)], sorted(cuts))
+    assert essence(calibrate(plain(), batches, threads=1)) == reference
+
+
+def test_a_static_batch_sees_the_same_as_brute_force() -> None:
+    net = Net(batch=4)
+    net.head(net.conv_relu("input", "a", 8))
+    model = net.build(shape=[4])
+    table = calibrate(
+        model, [DATA], CalibrationOptions(Method.MINMAX), threads=1
+    )  # 6 images: the second batch is padded
+    padded = np.concatenate([DATA, DATA[-1:], DATA[-1:]])
+    graph = open_graph(model, ["a"], threads=1)
+    seen = np.concatenate([graph.run(padded[:4], ["a"])[0], graph.run(padded[4:], ["a"])[0]])[:6]
+    assert table.images == 6
+    assert table.amax("a") == float(np.abs(seen).max())
+    found = table.find("a")
+    assert found is not None
+    assert found.histogram.values == seen.size
+
+
+def test_ranges_are_those_of_all_activations(reference: CalibrationTable) -> None:
+    graph = open_graph(plain(), ["out"], threads=1)
+    seen = np.concatenate([graph.run(DATA[i : i + 1], ["out"])[0] for i in range(len(DATA))])
+    found = reference.find("out")
+    assert found is not None
+    assert found.candidates.minmax == float(seen.max())
+    assert found.minimum == 0.0
+    assert found.histogram.zeros == int((seen == 0).sum())
+    dead = tuple(int(c) for c in np.flatnonzero(seen.max(axis=(0, 2, 3)) == 0))
+    assert found.dead_channels == dead
+
+
+def test_splits_share_the_range_of_what_they_split() -> None:
+    table = calibrate(split_block(), [DATA[:2]])
+    names = [t.name for t in table.tensors]
+    assert "u" in names
+    assert "u0" not in names and "u1" not in names
+
+
+class Interrupted(Exception):
+    pass
+
+
+def broken(data: np.ndarray, after: int) -> Iterator[np.ndarray]:
+    for i, image in enumerate(data):
+        if i == after:
+            raise Interrupted
+        yield image[None]
+
+
+def test_an_interrupted_run_resumes(
+    reference: CalibrationTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect, "_SAVE_EVERY_S", 0.0)
+    state = tmp_path / "calibration.part.npz"
+    with pytest.raises(Interrupted):
+        calibrate(plain(), broken(DATA, 4), state_path=state, threads=1)
+    read: list[int] = []
+    table = calibrate(plain(), [DATA], state_path=state, threads=1, on_image=read.append)
+    assert read == [5, 6], "the images read before were read again"
+    assert essence(table) == reference
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"hello"])
+def test_a_damaged_state_is_not_used(reference: CalibrationTable, tmp_path: Path, content: bytes) -> None:
+    state = tmp_path / "calibration.part.npz"
+    state.write_bytes(content)
+    assert essence(calibrate(plain(), [DATA], state_path=state, threads=1)) == reference
+
+
+def test_a_state_of_another_graph_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "_SAVE_EVERY_S", 0.0)
+    state = tmp_path / "calibration.part.npz"
+    with pytest.raises(Interrupted):
+        calibrate(split_block(), broken(DATA, 4), state_path=state, threads=1)
+    assert calibrate(plain(), [DATA], state_path=state, threads=1).images == len(DATA)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 15, (1 << 15) + 1, 64 * 56 * 56, 3 * 224 * 224, 2048 * 49])
+def test_the_sample_visits_every_channel_row_and_column(size: int) -> None:
+    stride = sample_stride(size)
+    assert np.gcd(stride, size) == 1
+    assert len(range(0, size, stride)) <= 1 << 15
+
+
+def test_no_images() -> None:
+    with pytest.raises(InputError, match="no calibration images"):
+        calibrate(plain(), [])
+
+
+def test_images_of_another_size() -> None:
+    with pytest.raises(InputError, match="do not fit"):
+        calibrate(plain(), [images(1, size=20)])
+
+
+def test_nan_in_an_image_is_named() -> None:
+    bad = DATA.copy()
+    bad[3, 0, 0, 0] = np.nan
+    with pytest.raises(InputError, match="'input' holds NaN"):
+        calibrate(plain(), [bad])
+
+
+def test_overflow_inside_the_graph_is_named() -> None:
+    with np.errstate(over="ignore"), pytest.raises(InputError, match="holds NaN or infinite"):
+        calibrate(plain(), [DATA * np.float32(1e38)])
