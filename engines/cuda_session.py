@@ -1,11 +1,11 @@
 """Runs a plan: device memory, a stream and events by PyCUDA, in the primary context that PyTorch shares.
 
-Written for TensorRT 8.5 to 11 and TensorRT for RTX, and not executed where it was written: there is no GPU there.
-``make gpu-check`` is the command that tries it.
+Written for TensorRT 8.5 to 11 and TensorRT for RTX, and not executed where it was written: there is no GPU there. Its
+calls are held against the recorded API of each version, and ``make gpu-check`` is the command that tries it.
 
 Each input and output has a page-locked host buffer and a device buffer, sized for the largest batch. From the second
-run of a shape on, the copies and the kernels are replayed as one CUDA graph, where PyCUDA offers stream capture and
-the plan allows it; otherwise each run enqueues them.
+run of a shape on, the copies and the kernels are replayed as one CUDA graph, where ``cuda-bindings`` is there to record
+it (TensorRT for RTX records its own); a new shape starts anew, because an execution context keeps state of the last.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 
 from radixrt.engines.base import Array, Session, TensorSpec
+from radixrt.engines.cuda_graph import CudaGraph, find_driver
 from radixrt.engines.trt_api import TrtApi
 from radixrt.errors import InputError, RadixRTError
 
+Shapes = tuple[tuple[int, ...], ...]
 _SEVERE = ("ERROR", "INTERNAL_ERROR")
 
 
@@ -33,14 +35,16 @@ class CudaSession(Session):
         api: the library that built it.
         engine: the plan's file.
         use_graph: replay the work as a CUDA graph where possible.
+        runtime_cache: where TensorRT for RTX keeps the kernels that it specialises for this GPU; None keeps none.
 
     Raises:
         InputError: the plan is of another GPU, version or system, or is damaged.
     """
 
-    def __init__(self, api: TrtApi, engine: Path, *, use_graph: bool = True) -> None:
+    def __init__(self, api: TrtApi, engine: Path, *, use_graph: bool = True, runtime_cache: Path | None = None) -> None:
         self._api = api
         self._errors: list[str] = []
+        self._runtime_cache = runtime_cache
         self._cuda: Any = importlib.import_module("pycuda.driver")
         self._cuda.init()
         # PyTorch works in the device's primary context: a context of our own would double the memory and split the
@@ -52,9 +56,10 @@ class CudaSession(Session):
             self._start: Any = self._cuda.Event()
             self._end: Any = self._cuda.Event()
             self._allocate()
-        self._graphs: dict[tuple[tuple[int, ...], ...], Any] = {}
-        self._warm: set[tuple[tuple[int, ...], ...]] = set()
-        self._use_graph = use_graph and hasattr(self._cuda.Stream, "begin_capture")
+        # TensorRT for RTX captures by itself, as its execution context was told.
+        self._driver: Any = find_driver() if use_graph and not api.rtx else None
+        self._graph: CudaGraph | None = None
+        self._shapes: Shapes = ()
         self.last_device_ms = 0.0
 
     @contextmanager
@@ -71,7 +76,7 @@ class CudaSession(Session):
                 self._errors.append(text)
 
         self._logger = self._api.logger(sink)
-        self._runtime = self._api.runtime(self._logger)
+        self._runtime: Any = self._api.runtime(self._logger)
         plan = self._runtime.deserialize_cuda_engine(engine.read_bytes())
         if plan is None:
             said = self._errors[-1].strip() if self._errors else "it gave no reason"
@@ -80,7 +85,9 @@ class CudaSession(Session):
                 "build it again here"
             )
         self._plan: Any = plan
-        self._execution: Any = plan.create_execution_context()
+        known = self._runtime_cache.read_bytes() if self._runtime_cache and self._runtime_cache.exists() else b""
+        self._execution: Any
+        self._execution, self._specialised = self._api.execution_context(plan, known)
         if self._execution is None:
             size = self._api.device_memory_bytes(plan) / 1e6
             raise RadixRTError(
@@ -119,60 +126,68 @@ class CudaSession(Session):
                 )
 
     def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        shapes = tuple(feeds[spec.name].shape for spec in self.inputs)
         with self._current():
-            shapes = tuple(feeds[spec.name].shape for spec in self.inputs)
             for spec in self.inputs:
                 array = feeds[spec.name]
                 self._host[spec.name][: array.size] = array.ravel()
-                if not self._execution.set_input_shape(spec.name, array.shape):
-                    raise InputError(
-                        f"input {spec.name!r} of shape {array.shape} is outside what the engine was built for"
-                    )
-            results = {spec.name: tuple(self._execution.get_tensor_shape(spec.name)) for spec in self.outputs}
+            again = shapes == self._shapes
+            if not again:
+                self._set_shapes(shapes)
             self._start.record(self._stream)
-            graph = self._graphs.get(shapes)
-            if graph is not None:
-                graph.launch(self._stream)
-            elif self._use_graph and shapes in self._warm:
-                self._capture(shapes, results).launch(self._stream)
+            if self._graph is not None:
+                self._graph.launch()
+            elif again and self._driver is not None:
+                # The first run of a shape initialises kernels, which cannot be captured: this is the second.
+                self._graph = CudaGraph(self._driver, self._stream.handle, self._enqueue)
+                self._graph.launch()
             else:
-                # The first run of a shape initialises kernels, which cannot be captured.
-                self._enqueue(shapes, results)
-                self._warm.add(shapes)
+                self._enqueue()
             self._end.record(self._stream)
             self._stream.synchronize()
             self.last_device_ms = float(self._end.time_since(self._start))
             return {
-                name: np.array(self._host[name][: math.prod(shape)]).reshape(shape) for name, shape in results.items()
+                name: np.array(self._host[name][: math.prod(shape)]).reshape(shape)
+                for name, shape in self._results.items()
             }
 
-    def _enqueue(self, shapes: tuple[tuple[int, ...], ...], results: dict[str, tuple[int, ...]]) -> None:
+    def _set_shapes(self, shapes: Shapes) -> None:
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+        self._shapes = ()
         for spec, shape in zip(self.inputs, shapes, strict=True):
-            view = self._host[spec.name][: math.prod(shape)]
-            self._cuda.memcpy_htod_async(self._device[spec.name], view, self._stream)
+            if not self._execution.set_input_shape(spec.name, shape):
+                raise InputError(f"input {spec.name!r} of shape {shape} is outside what the engine was built for")
+        self._results = {spec.name: tuple(self._execution.get_tensor_shape(spec.name)) for spec in self.outputs}
+        self._sizes = {spec.name: math.prod(shape) for spec, shape in zip(self.inputs, shapes, strict=True)}
+        self._shapes = shapes
+
+    def _enqueue(self) -> None:
+        """Copies in, runs, copies out: all on the stream, waiting for nothing."""
+        for name, size in self._sizes.items():
+            self._cuda.memcpy_htod_async(self._device[name], self._host[name][:size], self._stream)
         if not self._execution.execute_async_v3(self._stream.handle):
             said = self._errors[-1].strip() if self._errors else "it gave no reason"
             raise RadixRTError(f"{self._api.product} failed to run the engine ({said})")
-        for name, shape in results.items():
+        for name, shape in self._results.items():
             self._cuda.memcpy_dtoh_async(self._host[name][: math.prod(shape)], self._device[name], self._stream)
-
-    def _capture(self, shapes: tuple[tuple[int, ...], ...], results: dict[str, tuple[int, ...]]) -> Any:
-        """Records the work of one run and keeps it. A graph holds for the shapes and buffers it was recorded with."""
-        self._stream.begin_capture(self._cuda.capture_mode.THREAD_LOCAL)
-        self._enqueue(shapes, results)
-        self._graphs[shapes] = self._stream.end_capture().instantiate()
-        return self._graphs[shapes]
 
     def _release(self) -> None:
         with self._current():
-            self._graphs.clear()
+            if self._runtime_cache is not None and self._specialised is not None:
+                self._runtime_cache.parent.mkdir(parents=True, exist_ok=True)
+                self._runtime_cache.write_bytes(bytes(memoryview(self._specialised.serialize())))
+            if self._graph is not None:
+                self._graph.close()
             # The order matters: an execution context uses the plan, which uses the runtime.
-            self._execution = None
+            self._execution = self._specialised = None
             self._plan = None
-            self._runtime = None  # type: ignore[assignment]
+            self._runtime = None
             for buffer in self._device.values():
                 buffer.free()
             self._device.clear()
             self._host.clear()
             self._stream = self._start = self._end = None
-        self._context.detach()
+        # Letting go releases the primary context, which lives on where PyTorch holds it too.
+        self._context = None

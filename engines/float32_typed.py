@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 # Below this many values a weight is not worth a Cast of its own.
-_SMALL = 1024
+_SMALL = 256
 
 
 def has_half(model: ir.Model) -> bool:
@@ -77,7 +77,8 @@ def _remove_casts(graph: ir.Graph) -> None:
                 continue
             # The output keeps its name: the producer takes the output's value over.
             name = result.name
-            ir.convenience.replace_all_uses_with(result, source)
+            for use in tuple(result.uses()):
+                use.node.replace_input_with(use.idx, source)
             index = list(graph.outputs).index(result)
             graph.outputs[index] = source
             source.shape, source.type = result.shape, result.type

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Session, Target, TensorSpec
+from radixrt.engines.float32_typed import has_half, to_float32
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
 
@@ -123,9 +124,7 @@ class OnnxRuntimeTarget(Target):
             from radixrt.calibration.twin import to_unsigned
 
             model = to_unsigned(model)
-        elif options.precision is Precision.FP16 and not _cuda():
-            from radixrt.engines.float32_typed import to_float32
-
+        if not _cuda() and has_half(model):
             model = to_float32(model, keep_half_weights=True)
             notes = (
                 "ONNX Runtime has no FP16 convolutions on a CPU: the engine keeps FP16 weights and computes in FP32.",

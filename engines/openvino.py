@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Session, Target, TensorSpec
+from radixrt.engines.seven_bits import saturates, to_seven_bits
 from radixrt.errors import InputError
+from radixrt.export.spec import Precision
 
 _INSTALL = "Install it with `pip install openvino`."
 # OpenVINO's device, most useful first. "AUTO" is not used: it starts on the CPU and moves, which would measure two
@@ -45,12 +47,17 @@ class OpenVinoSession(Session):
             config["CACHE_DIR"] = str(cache_dir)
         core = ov.Core()
         try:
-            self._compiled: Any = core.compile_model(core.read_model(str(engine)), _DEVICE, config)
+            model = core.read_model(str(engine))
+            names = [port.get_any_name() for port in (*model.inputs, *model.outputs)]
+            self._compiled: Any = core.compile_model(model, _DEVICE, config)
         except RuntimeError as error:
             raise InputError(f"{engine} cannot be opened by OpenVINO ({_first_line(error)}): build it again") from error
         self._request: Any = self._compiled.create_infer_request()
-        self.inputs = tuple(_spec(port) for port in self._compiled.inputs)
-        self.outputs = tuple(_spec(port) for port in self._compiled.outputs)
+        # A compiled port has several names where a Cast beside it was fused: those of the file are the ones to keep.
+        ports = zip(names, (*self._compiled.inputs, *self._compiled.outputs), strict=True)
+        specs = tuple(_spec(name, port) for name, port in ports)
+        self.inputs = specs[: len(self._compiled.inputs)]
+        self.outputs = specs[len(self._compiled.inputs) :]
 
     def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         # Inputs are shared, because they are not kept; outputs are copied, because the next run overwrites them.
@@ -96,12 +103,19 @@ class OpenVinoTarget(Target):
         return Capability(self.name, True, True, version=ov.__version__.split("-")[0], device=device)
 
     def _build(self, deploy: Path, out_dir: Path, options: BuildOptions) -> BuiltEngine:
+        import onnx_ir as ir
         import openvino as ov
 
         started = time.perf_counter()
+        notes = []
         try:
-            model = ov.Core().read_model(str(deploy))
-        except RuntimeError as error:
+            if options.precision is Precision.INT8 and saturates():
+                graph = ir.to_proto(to_seven_bits(ir.load(deploy))).SerializeToString()
+                model = ov.Core().read_model(graph, b"")
+                notes.append("This processor has no VNNI: weights have seven bits here, so that sums cannot saturate.")
+            else:
+                model = ov.Core().read_model(str(deploy))
+        except Exception as error:  # OpenVINO's and protobuf's own, which share no base
             raise InputError(
                 f"OpenVINO cannot read {deploy.name} ({_first_line(error)}): use TARGET=onnxruntime for this model"
             ) from error
@@ -113,7 +127,7 @@ class OpenVinoTarget(Target):
         return BuiltEngine(
             (engine, engine.with_suffix(".bin")),
             time.perf_counter() - started,
-            (f"OpenVINO computes what is not INT8 in {rest.upper()} on this processor.",),
+            (*notes, f"OpenVINO computes what is not INT8 in {rest.upper()} on this processor."),
             {"inference_precision": rest},
         )
 
@@ -121,9 +135,9 @@ class OpenVinoTarget(Target):
         return OpenVinoSession(engine, threads, cache_dir=self._cache_dir)
 
 
-def _spec(port: Any) -> TensorSpec:
+def _spec(name: str, port: Any) -> TensorSpec:
     shape = tuple(-1 if dim.is_dynamic else dim.get_length() for dim in port.get_partial_shape())
-    return TensorSpec(port.get_any_name(), np.dtype(port.get_element_type().to_dtype()), shape)
+    return TensorSpec(name, np.dtype(port.get_element_type().to_dtype()), shape)
 
 
 def _first_line(error: BaseException) -> str:

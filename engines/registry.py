@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 
 from radixrt.engines.base import Target
 from radixrt.errors import InputError
 
 
-def all_targets() -> tuple[Target, ...]:
-    """Returns one object per target, in the order in which they are shown."""
+def all_targets(cache_dir: Path | None = None) -> tuple[Target, ...]:
+    """Returns one object per target, in the order in which they are shown.
+
+    Args:
+        cache_dir: where targets that compile when they open an engine may keep what they made; None keeps nothing.
+    """
     from radixrt.engines.onnxruntime import OnnxRuntimeTarget
     from radixrt.engines.openvino import OpenVinoTarget
     from radixrt.engines.tensorrt import TensorRtTarget
     from radixrt.engines.tensorrt_rtx import TensorRtRtxTarget
 
-    return (TensorRtTarget(), TensorRtRtxTarget(), OnnxRuntimeTarget(), OpenVinoTarget())
+    return (TensorRtTarget(), TensorRtRtxTarget(cache_dir), OnnxRuntimeTarget(), OpenVinoTarget(cache_dir))
 
 
-def get(name: str) -> Target:
+def get(name: str, cache_dir: Path | None = None) -> Target:
     """Returns the target of that name.
+
+    Args:
+        name: as a user writes it.
+        cache_dir: as for :func:`all_targets`.
 
     Raises:
         InputError: there is none; the nearest names are offered.
     """
-    targets = {target.name: target for target in all_targets()}
+    targets = {target.name: target for target in all_targets(cache_dir)}
     found = targets.get(name.strip().lower())
     if found is not None:
         return found

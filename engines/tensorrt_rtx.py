@@ -8,6 +8,7 @@ was written: there is none.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
 import time
 from pathlib import Path
@@ -24,10 +25,17 @@ _INSTALL = "Install it with `pip install tensorrt-rtx` on x86-64 Linux or Window
 
 
 class TensorRtRtxTarget(Target):
-    """The target for RTX GPUs, built ahead of time."""
+    """The target for RTX GPUs, built ahead of time.
+
+    Args:
+        cache_dir: where the kernels that the runtime specialises for this GPU are kept; None keeps none.
+    """
 
     name = "tensorrt-rtx"
     suffix = ".plan"
+
+    def __init__(self, cache_dir: Path | None = None) -> None:
+        self._cache_dir = cache_dir
 
     def capability(self) -> Capability:
         if importlib.util.find_spec("tensorrt_rtx") is None:
@@ -74,4 +82,6 @@ class TensorRtRtxTarget(Target):
     def _open(self, engine: Path, threads: int) -> Session:
         from radixrt.engines.cuda_session import CudaSession
 
-        return CudaSession(TrtApi.load("tensorrt_rtx"), engine)
+        name = f"rtx-{hashlib.sha256(engine.read_bytes()).hexdigest()[:16]}.runtime-cache"
+        cache = self._cache_dir / name if self._cache_dir is not None else None
+        return CudaSession(TrtApi.load("tensorrt_rtx"), engine, runtime_cache=cache)

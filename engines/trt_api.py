@@ -257,6 +257,24 @@ class TrtApi:
             runtime.engine_host_code_allowed = False
         return runtime
 
+    def execution_context(self, engine: Any, runtime_cache: bytes) -> tuple[Any, Any]:
+        """Returns an execution context of an engine, and with TensorRT for RTX its runtime cache (else None).
+
+        Args:
+            engine: the engine.
+            runtime_cache: a runtime cache that was serialised on this GPU, b"" where there is none.
+        """
+        if not self.rtx:
+            return engine.create_execution_context(), None
+        config = engine.create_runtime_config()
+        config.cuda_graph_strategy = self.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        cache = config.create_runtime_cache()
+        if runtime_cache:
+            # A cache of another GPU or driver is refused by the library and leaves this one empty, which is fine.
+            cache.deserialize(runtime_cache)
+        config.set_runtime_cache(cache)
+        return engine.create_execution_context(config), cache
+
     def is_input(self, engine: trt.ICudaEngine, name: str) -> bool:
         """Says whether a tensor of the engine is an input."""
         return bool(engine.get_tensor_mode(name) == self.trt.TensorIOMode.INPUT)

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from radixrt.engines import registry
+from radixrt.engines.base import BuildOptions
+from radixrt.export.spec import Precision
+from tests.engines import graphs
+from tests.engines.contract import EngineContract
+
+
+class TestOnnxRuntime(EngineContract):
+    name = "onnxruntime"
+
+
+# The engine must open on another machine and another version: no operator in it may be ONNX Runtime's own.
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
+def test_the_engine_is_standard_onnx(tmp_path: Path, kind: str) -> None:
+    deploy = graphs.save(tmp_path, kind)
+    engine = registry.get("onnxruntime").build(deploy, tmp_path, BuildOptions(Precision(kind))).files[0]
+    model = onnx.load(engine)
+    onnx.checker.check_model(model, full_check=True)
+    assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+
+
+# x86 kernels take unsigned activations; a signed one falls to a slow path.
+def test_int8_activations_are_unsigned_with_zero_point_128(tmp_path: Path) -> None:
+    deploy = graphs.save(tmp_path, "int8")
+    engine = registry.get("onnxruntime").build(deploy, tmp_path, BuildOptions(Precision.INT8)).files[0]
+    model = onnx.load(engine)
+    zero_points = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer}
+    (quantiser,) = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    point = zero_points[quantiser.input[2]]
+    assert (point.dtype, int(point)) == ("uint8", 128)
+
+
+# The promise of a half-size file, and of a sentence about what is computed in which type.
+def test_fp16_keeps_half_weights_and_says_that_it_computes_in_fp32(tmp_path: Path) -> None:
+    deploy = graphs.save(tmp_path, "fp16")
+    built = registry.get("onnxruntime").build(deploy, tmp_path, BuildOptions(Precision.FP16))
+    weights = {w.name: w.data_type for w in onnx.load(built.files[0]).graph.initializer}
+    assert weights["w"] == onnx.TensorProto.FLOAT16
+    assert "FP32" in built.notes[0]
