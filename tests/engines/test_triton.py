@@ -1,0 +1,107 @@
+"""The model repository says what the engine takes, in words that Triton's own message types read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+
+from radixrt.engines.bundle import Bundle, BundleWriter
+from radixrt.engines.triton import TritonOptions, read_config, write_model
+from radixrt.errors import InputError
+from tests.engines.bundles import CLASSES, SIZE, manifest, tiny_network, write_bundle
+
+pytest.importorskip("tritonclient")
+
+
+def plan_bundle(output: Path, target: str = "tensorrt", batch: tuple[int, int] = (1, 16)) -> Bundle:
+    with BundleWriter(output) as writer:
+        tiny_network(writer.folder / "deploy.onnx", "batch")
+        (writer.folder / "engine.plan").write_bytes(b"plan")
+        return writer.finish(manifest(target=target, engine="engine.plan", batch=batch))
+
+
+def test_an_open_batch_is_batched_by_the_server(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "tiny", batch=(1, 8))
+    model = write_model(bundle, tmp_path / "models", TritonOptions(instances=2, queue_delay_us=500))
+    config = read_config(model / "config.pbtxt")
+    assert (config.name, config.backend, config.max_batch_size) == ("tiny", "onnxruntime", 8)
+    (taken,), (given,) = config.input, config.output
+    assert (taken.name, list(taken.dims), given.name, list(given.dims)) == (
+        "input",
+        [3, SIZE, SIZE],
+        "logits",
+        [CLASSES],
+    )
+    assert list(config.dynamic_batching.preferred_batch_size) == [8]
+    assert config.dynamic_batching.max_queue_delay_microseconds == 500
+    assert config.instance_group[0].count == 2
+    assert [warmup.batch_size for warmup in config.model_warmup] == [1, 8]
+    assert list(config.model_warmup[0].inputs["input"].dims) == [3, SIZE, SIZE]
+    # The served file is a model that takes such a batch, under the tensor names that the config gives.
+    served = onnxruntime.InferenceSession(str(model / "1" / "model.onnx"))
+    assert served.get_inputs()[0].shape[0] == "batch"
+    assert [value.name for value in onnx.load(model / "1" / "model.onnx").graph.output] == ["logits"]
+
+
+def test_a_fixed_batch_keeps_its_complete_shape(tmp_path: Path) -> None:
+    model = write_model(write_bundle(tmp_path / "tiny", batch=(4, 4)), tmp_path / "models")
+    config = read_config(model / "config.pbtxt")
+    assert config.max_batch_size == 0
+    assert list(config.input[0].dims) == [4, 3, SIZE, SIZE]
+    assert not config.HasField("dynamic_batching")
+    assert config.model_warmup[0].batch_size == 0
+
+
+def test_a_plan_runs_on_the_gpu(tmp_path: Path) -> None:
+    model = write_model(plan_bundle(tmp_path / "plan"), tmp_path / "models", TritonOptions(name="other"))
+    config = read_config(model / "config.pbtxt")
+    assert (model.name, config.name, config.platform) == ("other", "other", "tensorrt_plan")
+    assert config.instance_group[0].kind == config.instance_group[0].KIND_GPU
+    assert (model / "1" / "model.plan").read_bytes() == b"plan"
+
+
+def test_labels_are_where_the_output_says(tmp_path: Path) -> None:
+    model = write_model(write_bundle(tmp_path / "tiny"), tmp_path / "models")
+    name = read_config(model / "config.pbtxt").output[0].label_filename
+    assert (model / name).read_text().split() == ["ash", "beech", "cedar", "dogwood"]
+
+
+def test_a_model_is_replaced_and_what_is_none_is_left_alone(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "tiny")
+    model = write_model(bundle, tmp_path / "models")
+    write_model(write_bundle(tmp_path / "tiny", batch=(1, 8)), tmp_path / "models")
+    assert read_config(model / "config.pbtxt").max_batch_size == 8
+    (model / "notes.txt").write_text("dear")
+    with pytest.raises(InputError, match=r"holds notes\.txt"):
+        write_model(bundle, tmp_path / "models")
+    assert (model / "notes.txt").read_text() == "dear"
+
+
+def test_what_the_server_cannot_serve_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no backend for tensorrt-rtx"):
+        write_model(plan_bundle(tmp_path / "rtx", target="tensorrt-rtx"), tmp_path / "models")
+    with pytest.raises(InputError, match="takes at least 2"):
+        write_model(plan_bundle(tmp_path / "two", batch=(2, 8)), tmp_path / "models")
+    with pytest.raises(InputError, match="cannot name a model"):
+        write_model(plan_bundle(tmp_path / "name"), tmp_path / "models", TritonOptions(name="../up"))
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_damaged_config_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.pbtxt").write_text("max_batch_size: many")
+    with pytest.raises(InputError, match="not a Triton model configuration"):
+        read_config(tmp_path / "config.pbtxt")
+
+
+def test_a_bundle_replaced_before_the_copy_is_noticed(tmp_path: Path) -> None:
+    old = plan_bundle(tmp_path / "plan")
+    with BundleWriter(tmp_path / "plan") as writer:
+        tiny_network(writer.folder / "deploy.onnx", "batch")
+        (writer.folder / "engine.plan").write_bytes(b"another plan")
+        writer.finish(manifest(target="tensorrt", engine="engine.plan", batch=(1, 16)))
+    with pytest.raises(InputError, match="changed while it was copied"):
+        write_model(old, tmp_path / "models")
+    assert not (tmp_path / "models" / "plan").exists()
