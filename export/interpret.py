@@ -1,0 +1,264 @@
+"""Reads a graph as pooled channels, activations and gates: the recogniser's abstract interpretation.
+
+Every node is visited once, in order. The result says of each tensor what :mod:`radixrt.export.abstract` can say of it;
+a feature map that nothing is known of is its own source. Wide tensors are handled here, small ones in
+:mod:`radixrt.export.interpret_small`. No spelling of a block is looked for: whatever route the numbers take, their
+provenance comes out the same.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+
+from radixrt.export.abstract import (
+    LAYOUT_OPS,
+    Abstract,
+    Gated,
+    Opaque,
+    Plane,
+    Small,
+    Source,
+    View,
+    axes_of,
+    relocate,
+)
+from radixrt.export.affine import Pooled, PoolKind, identity, roots, stack
+from radixrt.export.concrete import Concrete
+from radixrt.export.interpret_small import small_node
+
+_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+
+class Interpretation:
+    """What each value of a graph is; made by :func:`interpret`.
+
+    Attributes:
+        known: what is known of the values that are not plain feature maps.
+        gates: the multiplications that gate a wide tensor with a small or opaque one.
+    """
+
+    def __init__(self, found: Concrete) -> None:
+        self.found = found
+        self.known: dict[ir.Value, Abstract] = {}
+        self.gates: list[ir.Node] = []
+        self._sources: dict[ir.Value, Source] = {}
+        self._pools: dict[tuple[PoolKind, ir.Value], Pooled] = {}
+
+    def wide(self, value: ir.Value | None) -> View | None:
+        """``value`` as a view of feature maps; a gated tensor counts as a feature map of its own."""
+        if value is None:
+            return None
+        known = self.known.get(value)
+        if isinstance(known, View):
+            return known
+        shape = self.found.shapes.get(value)
+        if isinstance(known, Small | Opaque) or shape is None or len(shape) != 4 or value in self.found.folded:
+            return None
+        if value.const_value is not None or ir.DataType(self.found.types[value].tensor_type.elem_type) not in _FLOATS:
+            return None
+        source = self._sources.setdefault(value, Source(value, shape[1]))
+        return _whole(source, (shape[1],), shape[2:])
+
+    def summed(self, value: ir.Value, terms: tuple[View, ...], scale: float = 1.0) -> None:
+        """Records that ``value`` is ``scale`` times the sum of ``terms``."""
+        dims = terms[0].dims
+        source = Source(value, prod(dims), terms, scale)
+        self._sources[value] = source
+        self.known[value] = _whole(source, dims, terms[0].spatial)
+
+    def pooled(self, kind: PoolKind, view: View, dims: tuple[int, ...], factor: float = 1.0) -> Small:
+        """The channels of ``view``, reduced over space."""
+        bases = [
+            identity(self._pools.setdefault((kind, s.value), Pooled(kind, s.value, s.channels))) for s in view.sources
+        ]
+        starts = np.cumsum([0, *(s.channels for s in view.sources)])[:-1]
+        vector = stack(bases).take((starts[view.source] + view.channel).ravel())
+        if factor != 1.0:
+            vector = vector.scale(np.full(vector.size, factor))
+        return Small(vector, dims)
+
+    def source_of(self, value: ir.Value) -> Source | None:
+        return self._sources.get(value)
+
+
+def _whole(source: Source, dims: tuple[int, ...], spatial: tuple[int, ...]) -> View:
+    channel = np.arange(source.channels, dtype=np.int64).reshape(dims)
+    return View((source,), np.zeros(dims, np.int64), channel, spatial)
+
+
+def interpret(graph: ir.Graph, found: Concrete) -> Interpretation:
+    """Interprets every node of ``graph``, whose nodes stand in topological order."""
+    state = Interpretation(found)
+    for node in graph:
+        if all(v in found.folded for v in node.outputs):
+            continue
+        if found.shapes.get(node.outputs[0]) is None:
+            _unknown(node, state)
+            continue
+        _squeeze(node, state) or _wide_node(node, state) or small_node(node, state) or _unknown(node, state)
+    return state
+
+
+def _unknown(node: ir.Node, state: Interpretation) -> bool:
+    """A node that is not understood passes on that its output hangs on a pool, unless the output has space again."""
+    for value in node.inputs:
+        known = state.known.get(value) if value is not None else None
+        if isinstance(known, Small | Opaque):
+            reason = (
+                known.reason if isinstance(known, Opaque) else f"{node.op_type} between pool and gate is not understood"
+            )
+            for output in node.outputs:
+                shape = state.found.shapes.get(output)
+                if shape is None or len(shape) < 4 or prod(shape[2:]) == 1:
+                    state.known[output] = Opaque(reason)
+            return True
+    return True
+
+
+def _squeeze(node: ir.Node, state: Interpretation) -> bool:
+    """A reduction of a view over all of space and nothing else."""
+    kinds: dict[str, PoolKind] = {
+        "GlobalAveragePool": "avg", "ReduceMean": "avg", "AveragePool": "avg", "ReduceSum": "avg",
+        "GlobalMaxPool": "max", "ReduceMax": "max", "MaxPool": "max",
+    }  # fmt: skip
+    kind = kinds.get(node.op_type)
+    view = state.wide(node.inputs[0]) if kind is not None else None
+    if kind is None or view is None:
+        return False
+    shape = state.found.shapes[node.outputs[0]]
+    if node.op_type.startswith("Reduce"):
+        rank = 1 + len(view.dims) + len(view.spatial)
+        axes = axes_of(node, state.found)
+        if axes is None or sorted(a % rank for a in axes) != list(range(rank - len(view.spatial), rank)):
+            return False
+    elif node.op_type in ("AveragePool", "MaxPool"):
+        kernel = tuple(node.attributes["kernel_shape"].as_ints())
+        padded = "pads" in node.attributes and any(node.attributes["pads"].as_ints())
+        dilated = "dilations" in node.attributes and any(d != 1 for d in node.attributes["dilations"].as_ints())
+        if (
+            kernel != view.spatial
+            or padded
+            or dilated
+            or len(node.outputs) != 1
+            or prod(shape[2:]) != 1
+            or prod(kernel) == 1
+        ):
+            return False
+    factor = float(prod(view.spatial)) if node.op_type == "ReduceSum" else 1.0
+    state.known[node.outputs[0]] = state.pooled(kind, view, shape[1:], factor)
+    return True
+
+
+def _wide_node(node: ir.Node, state: Interpretation) -> bool:
+    if node.op_type in LAYOUT_OPS:
+        return _layout(node, state)
+    if node.op_type == "Mul":
+        return _gate(node, state)
+    if node.op_type in ("Add", "Sum"):
+        return _add(node, state)
+    if node.op_type in ("ReduceSum", "ReduceMean"):
+        return _reduce(node, state)
+    return False
+
+
+def _layout(node: ir.Node, state: Interpretation) -> bool:
+    first = state.known.get(node.inputs[0]) if node.inputs[0] is not None else None
+    if node.op_type == "Concat":
+        return _concat(node, state)
+    wide = first if isinstance(first, Gated) else state.wide(node.inputs[0])
+    if wide is None:
+        return False
+    moved = relocate(node, wide.dims, wide.spatial, state.found)
+    if moved is None:
+        return False
+    for value, move in zip(node.outputs, moved, strict=False):
+        if isinstance(wide, Gated):
+            state.known[value] = Gated(tuple(plane.take(move.index, move.spatial) for plane in wide.planes))
+        else:
+            state.known[value] = wide.take(move.index, move.spatial)
+    return True
+
+
+def _concat(node: ir.Node, state: Interpretation) -> bool:
+    views = [state.wide(v) for v in node.inputs]
+    known = [v for v in views if v is not None]
+    if len(known) != len(views) or any(isinstance(state.known.get(v), Gated) for v in node.inputs if v is not None):
+        return False
+    rank = 1 + len(known[0].dims) + len(known[0].spatial)
+    axis = node.attributes["axis"].as_int() % rank - 1
+    if not 0 <= axis < len(known[0].dims) or len({v.spatial for v in known}) != 1:
+        return False
+    sources = tuple(dict.fromkeys(s for v in known for s in v.sources))
+    renumbered = [np.asarray([sources.index(s) for s in v.sources], np.int64)[v.source] for v in known]
+    state.known[node.outputs[0]] = View(
+        sources, np.concatenate(renumbered, axis), np.concatenate([v.channel for v in known], axis), known[0].spatial
+    )
+    return True
+
+
+def _gate(node: ir.Node, state: Interpretation) -> bool:
+    """A wide tensor times a small one, in either order."""
+    left, right = node.inputs
+    for wide, small in ((left, right), (right, left)):
+        gate = state.known.get(small) if small is not None else None
+        view = state.wide(wide)
+        if view is None or not isinstance(gate, Small | Opaque):
+            continue
+        state.gates.append(node)
+        if isinstance(gate, Opaque):
+            return True
+        space = len(view.spatial)
+        dims = gate.dims if gate.spread else gate.dims[: len(gate.dims) - space]
+        if not gate.spread and (len(gate.dims) != len(view.dims) + space or any(d != 1 for d in gate.dims[-space:])):
+            return True
+        try:
+            index = np.broadcast_to(np.arange(gate.vector.size, dtype=np.int64).reshape(dims), view.dims)
+        except ValueError:
+            return True
+        state.known[node.outputs[0]] = Gated((Plane(view, gate.vector, index),))
+        return True
+    return False
+
+
+def _add(node: ir.Node, state: Interpretation) -> bool:
+    gated = [state.known.get(v) for v in node.inputs if v is not None]
+    found = [g for g in gated if isinstance(g, Gated)]
+    if len(found) == len(node.inputs) and len({(g.dims, g.spatial) for g in found}) == 1:
+        planes = tuple(plane for g in found for plane in g.planes)
+        if len({roots(plane.gate) for plane in planes}) == 1:
+            state.known[node.outputs[0]] = Gated(planes)
+            return True
+    views = [state.wide(v) for v in node.inputs]
+    known = [v for v in views if v is not None]
+    if found or len(known) != len(node.inputs) or len({(v.dims, v.spatial) for v in known}) != 1:
+        return False
+    state.summed(node.outputs[0], tuple(known))
+    return True
+
+
+def _reduce(node: ir.Node, state: Interpretation) -> bool:
+    """A sum or mean over axes that are neither batch nor space: the sum over the radix."""
+    first = state.known.get(node.inputs[0]) if node.inputs[0] is not None else None
+    wide = first if isinstance(first, Gated) else state.wide(node.inputs[0])
+    axes = axes_of(node, state.found)
+    if wide is None or axes is None:
+        return False
+    rank = 1 + len(wide.dims) + len(wide.spatial)
+    if len(axes) != 1 or not 0 <= (axis := axes[0] % rank - 1) < len(wide.dims):
+        return False
+    after = state.found.shapes[node.outputs[0]]
+    dims = after[1 : len(after) - len(wide.spatial)]
+    count = wide.dims[axis]
+    numbers = np.arange(prod(wide.dims), dtype=np.int64).reshape(wide.dims)
+    parts = [np.take(numbers, r, axis).reshape(dims) for r in range(count)]
+    if isinstance(wide, Gated):
+        if node.op_type == "ReduceMean":
+            return False
+        state.known[node.outputs[0]] = Gated(tuple(plane.take(part) for plane in wide.planes for part in parts))
+    else:
+        scale = 1.0 / count if node.op_type == "ReduceMean" else 1.0
+        state.summed(node.outputs[0], tuple(wide.take(part) for part in parts), scale)
+    return True

@@ -1,0 +1,335 @@
+"""The operators between a global pool and its gate, read as affine maps, activations and layout.
+
+Part of the recogniser's interpretation (:mod:`radixrt.export.interpret`). Understood: convolutions whose window sees
+one pixel, Gemm and MatMul with constant weights, BatchNormalization, arithmetic with constants, elementwise activations
+(also spelled out, as ``x * sigmoid(x)`` or ``x * clip(x + 3, 0, 6) / 6``), Softmax over one axis, and every layout
+operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from scipy import sparse
+
+from radixrt.export.abstract import LAYOUT_OPS, Abstract, Small, axes_of, relocate
+from radixrt.export.affine import Activated, Affine, Floats, identity, same, sole_basis, stack
+from radixrt.export.concrete import Concrete
+
+_PLAIN = frozenset({"Relu", "Sigmoid", "HardSwish", "Tanh", "Softplus", "Mish"})
+
+
+class State(Protocol):
+    """The part of an interpretation that this module reads and writes."""
+
+    found: Concrete
+    known: dict[ir.Value, Abstract]
+
+
+def small_node(node: ir.Node, state: State) -> bool:
+    """Interprets ``node`` where one of its inputs is small; says whether it was understood."""
+    inputs = [state.known.get(v) if v is not None else None for v in node.inputs]
+    smalls = [s for s in inputs if isinstance(s, Small)]
+    if not smalls:
+        return False
+    results = (
+        _spread(node, smalls[0], state) if any(s.spread for s in smalls) else _interpret(node, inputs, smalls, state)
+    )
+    if results is None:
+        return False
+    for value, result in zip(node.outputs, results, strict=False):
+        shape = state.found.shapes.get(value)
+        if shape is None or (not result.spread and result.dims != shape[1:]):
+            return False
+    for value, result in zip(node.outputs, results, strict=False):
+        state.known[value] = result
+    return True
+
+
+def _spread(node: ir.Node, small: Small, state: State) -> list[Small] | None:
+    return [small] if node.op_type == "Identity" else None
+
+
+def _interpret(
+    node: ir.Node, inputs: Sequence[Abstract | None], smalls: list[Small], state: State
+) -> list[Small] | None:
+    small = smalls[0]
+    if node.op_type in LAYOUT_OPS:
+        return _layout(node, inputs, smalls, state.found)
+    if node.op_type == "Expand":
+        return _expand(node, small, state.found)
+    if len(smalls) == 2 and len(node.inputs) == 2:
+        return _binary(node, *smalls)
+    if len(smalls) == len(node.inputs) > 1 and node.op_type == "Sum":
+        return _sum(smalls)
+    if len(smalls) != 1:
+        return None
+    if node.op_type in ("Add", "Sub", "Mul", "Div") and len(node.inputs) == 2:
+        return _arithmetic(node, small, isinstance(inputs[0], Small), state.found)
+    if not isinstance(inputs[0], Small):
+        return None
+    if node.op_type in ("Conv", "Gemm", "MatMul"):
+        return _linear(node, small, state.found)
+    if node.op_type == "BatchNormalization":
+        return _normalise(node, small, state.found)
+    if node.op_type in ("ReduceSum", "ReduceMean"):
+        return _reduce(node, small, state.found)
+    return _activate(node, small, state.found)
+
+
+def _layout(
+    node: ir.Node, inputs: Sequence[Abstract | None], smalls: list[Small], found: Concrete
+) -> list[Small] | None:
+    if node.op_type == "Concat":
+        if len(smalls) != len(node.inputs):
+            return None
+        axis = node.attributes["axis"].as_int() % (1 + len(smalls[0].dims)) - 1
+        if axis < 0:
+            return None
+        starts = np.cumsum([0, *(s.vector.size for s in smalls)])
+        numbers = [start + np.arange(s.vector.size).reshape(s.dims) for start, s in zip(starts, smalls, strict=False)]
+        order = np.concatenate(numbers, axis)
+        return [Small(stack([s.vector for s in smalls]).take(order.ravel()), order.shape)]
+    if not isinstance(inputs[0], Small):
+        return None
+    moved = relocate(node, smalls[0].dims, (), found)
+    if moved is None:
+        return None
+    return [Small(smalls[0].vector.take(m.index.ravel()), m.index.shape) for m in moved]
+
+
+def _expand(node: ir.Node, small: Small, found: Concrete) -> list[Small] | None:
+    """Expand to the shape it has, to more channels, or over space (which a Mul would have done by itself)."""
+    after = found.shapes[node.outputs[0]][1:]
+    if len(after) != len(small.dims):
+        return None
+    numbers = np.arange(small.vector.size).reshape(small.dims)
+    if len(after) > 2 and small.dims[-2:] == (1, 1) and prod(after[-2:]) > 1:
+        if after[:-2] != small.dims[:-2]:
+            return None
+        return [Small(small.vector, small.dims[:-2], spread=True)]
+    if prod(after) > 1 << 16:
+        return None
+    return [Small(small.vector.take(np.broadcast_to(numbers, after).ravel()), after)]
+
+
+def _binary(node: ir.Node, left: Small, right: Small) -> list[Small] | None:
+    dims = np.broadcast_shapes(left.dims, right.dims) if len(left.dims) == len(right.dims) else None
+    if dims is None:
+        return None
+    a, b = _spread_to(left, dims), _spread_to(right, dims)
+    if node.op_type == "Add":
+        return [Small(a.plus(b), dims)]
+    if node.op_type == "Sub":
+        return [Small(a.plus(b.scale(np.full(b.size, -1.0))), dims)]
+    if node.op_type == "Mul":
+        product = _gated_by_itself(a, b) or _gated_by_itself(b, a)
+        return None if product is None else [Small(product, dims)]
+    return None
+
+
+def _sum(smalls: list[Small]) -> list[Small] | None:
+    if len({s.dims for s in smalls}) != 1:
+        return None
+    total = smalls[0].vector
+    for small in smalls[1:]:
+        total = total.plus(small.vector)
+    return [Small(total, smalls[0].dims)]
+
+
+def _spread_to(small: Small, dims: tuple[int, ...]) -> Affine:
+    numbers = np.arange(small.vector.size).reshape(small.dims)
+    return small.vector.take(np.broadcast_to(numbers, dims).ravel())
+
+
+def _gated_by_itself(x: Affine, gate: Affine) -> Affine | None:
+    """``x * sigmoid(x)`` is SiLU, ``x * hard_sigmoid(x)`` HardSwish, ``x * clip(x + 3, 0, 6)`` six times HardSwish."""
+    basis = sole_basis(gate)
+    if not isinstance(basis, Activated):
+        return None
+    if basis.kind == "Sigmoid" and same(basis.inner, x):
+        return identity(Activated("Swish", x, (1.0,)))
+    if basis.kind == "HardSigmoid" and same(basis.inner, x) and np.allclose(basis.params, (1 / 6, 0.5)):
+        return identity(Activated("HardSwish", x))
+    if basis.kind == "Clip" and basis.params == (0.0, 6.0) and same(basis.inner, x.shift(np.full(x.size, 3.0))):
+        return identity(Activated("HardSwish", x)).scale(np.full(x.size, 6.0))
+    return None
+
+
+def _arithmetic(node: ir.Node, small: Small, first: bool, found: Concrete) -> list[Small] | None:
+    """``small op constant`` or, where not ``first``, ``constant op small``."""
+    constant = found.constant(node.inputs[1 if first else 0])
+    if constant is None:
+        return None
+    try:
+        dims = np.broadcast_shapes((1, *small.dims), constant.shape)
+    except ValueError:
+        return None
+    if dims[0] != 1 or len(dims) != 1 + len(small.dims):
+        return None
+    values = np.broadcast_to(constant.astype(np.float64), dims).ravel()
+    vector = _spread_to(small, dims[1:])
+    if node.op_type == "Div":
+        if not first or not values.all():
+            return None
+        values = 1.0 / values
+    if node.op_type in ("Mul", "Div"):
+        return [Small(_hard_sigmoid(vector, values) or vector.scale(values), dims[1:])]
+    if node.op_type == "Sub":
+        vector, values = (vector, -values) if first else (vector.scale(np.full(vector.size, -1.0)), values)
+    return [Small(vector.shift(values), dims[1:])]
+
+
+def _hard_sigmoid(vector: Affine, factors: Floats) -> Affine | None:
+    """``clip(x, 0, hi) / hi`` is a hard sigmoid whose slope is ``1 / hi``."""
+    basis = sole_basis(vector)
+    if not isinstance(basis, Activated) or basis.kind != "Clip" or basis.params[0] != 0.0:
+        return None
+    high = basis.params[1]
+    if not np.allclose(factors * high, 1.0, rtol=1e-6, atol=0.0):
+        return None
+    return identity(Activated("HardSigmoid", basis.inner, (1.0 / high, 0.0)))
+
+
+def _linear(node: ir.Node, small: Small, found: Concrete) -> list[Small] | None:
+    constants = [found.constant(v) for v in node.inputs[1:]]
+    if (
+        not constants
+        or constants[0] is None
+        or (len(node.inputs) > 2 and node.inputs[2] is not None and constants[1] is None)
+    ):
+        return None
+    weight = constants[0].astype(np.float64)
+    bias = constants[1].astype(np.float64) if len(constants) > 1 and constants[1] is not None else None
+    after = found.shapes[node.outputs[0]][1:]
+    if node.op_type == "Conv":
+        matrix = _conv_matrix(node, small, weight, after)
+    elif node.op_type == "Gemm":
+        if _number(node, "transA", 0.0) or len(small.dims) != 1:
+            return None
+        matrix = sparse.csr_matrix((weight if _number(node, "transB", 0.0) else weight.T) * _number(node, "alpha", 1.0))
+        bias = (
+            None if bias is None else np.broadcast_to(bias, (1, matrix.shape[0])).ravel() * _number(node, "beta", 1.0)
+        )
+    else:
+        # A MatMul mixes the last axis only: the small tensor must have no other.
+        if weight.ndim != 2 or small.dims[-1:] != (small.vector.size,):
+            return None
+        matrix = sparse.csr_matrix(weight.T)
+    if matrix is None or matrix.shape[1] != small.vector.size:
+        return None
+    vector = small.vector.apply(matrix)
+    return [Small(vector if bias is None else vector.shift(bias), after)]
+
+
+def _conv_matrix(
+    node: ir.Node, small: Small, weight: npt.NDArray[np.float64], after: tuple[int, ...]
+) -> sparse.csr_matrix | None:
+    """A convolution on a map of one pixel: the weights that meet the pixel, block-diagonal over the groups."""
+    space = weight.ndim - 2
+    pads = tuple(node.attributes["pads"].as_ints()) if "pads" in node.attributes else (0,) * (2 * space)
+    auto = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
+    if auto not in ("NOTSET", "VALID") and prod(weight.shape[2:]) != 1:
+        return None
+    if len(small.dims) != 1 + space or prod(small.dims[1:]) != 1 or prod(after[1:]) != 1:
+        return None
+    dilations = node.attributes["dilations"].as_ints() if "dilations" in node.attributes else (1,) * space
+    at = [pad // d if pad % d == 0 else -1 for pad, d in zip(pads[:space], dilations, strict=True)]
+    if any(not 0 <= a < k for a, k in zip(at, weight.shape[2:], strict=True)):
+        return None
+    seen = weight.reshape(*weight.shape[:2], -1)[:, :, int(np.ravel_multi_index(tuple(at), weight.shape[2:]))]
+    per_group = np.split(seen, int(_number(node, "group", 1)), axis=0)
+    return sparse.csr_matrix(sparse.block_diag(per_group, format="csr"))
+
+
+def _normalise(node: ir.Node, small: Small, found: Concrete) -> list[Small] | None:
+    constants = [found.constant(v) for v in node.inputs[1:5]]
+    if any(c is None for c in constants) or _number(node, "training_mode", 0.0):
+        return None
+    scale, bias, mean, var = (c.astype(np.float64) for c in constants if c is not None)
+    if scale.size != small.dims[0]:
+        return None
+    factor = scale / np.sqrt(var + _number(node, "epsilon", 1e-5))
+    repeat = small.vector.size // small.dims[0]
+    vector = small.vector.scale(np.repeat(factor, repeat)).shift(np.repeat(bias - mean * factor, repeat))
+    return [Small(vector, small.dims)]
+
+
+def _reduce(node: ir.Node, small: Small, found: Concrete) -> list[Small] | None:
+    axes = axes_of(node, found)
+    rank = 1 + len(small.dims)
+    if axes is None or any(a % rank == 0 for a in axes):
+        return None
+    places = tuple(sorted(a % rank - 1 for a in axes))
+    numbers = np.arange(small.vector.size).reshape(small.dims)
+    kept = [axis for axis in range(len(small.dims)) if axis not in places]
+    rows = numbers.transpose(*kept, *places).reshape(prod(small.dims[a] for a in kept), -1)
+    count = rows.shape[1]
+    weight = 1.0 / count if node.op_type == "ReduceMean" else 1.0
+    where = (np.repeat(np.arange(len(rows)), count), rows.ravel())
+    matrix = sparse.csr_matrix((np.full(rows.size, weight), where), shape=(len(rows), small.vector.size))
+    return [Small(small.vector.apply(matrix), found.shapes[node.outputs[0]][1:])]
+
+
+def _activate(node: ir.Node, small: Small, found: Concrete) -> list[Small] | None:
+    op = node.op_type
+    if op in _PLAIN:
+        basis = Activated(op, small.vector)
+    elif op == "HardSigmoid":
+        basis = Activated(op, small.vector, (_number(node, "alpha", 0.2), _number(node, "beta", 0.5)))
+    elif op in ("LeakyRelu", "Swish", "Elu"):
+        basis = Activated(op, small.vector, (_number(node, "alpha", 0.01 if op == "LeakyRelu" else 1.0),))
+    elif op == "Gelu":
+        approximate = node.attributes["approximate"].as_string() if "approximate" in node.attributes else "none"
+        basis = Activated("GeluTanh" if approximate == "tanh" else "Gelu", small.vector)
+    elif op == "Clip":
+        bounds = _bounds(node, found)
+        if bounds is None:
+            return None
+        basis = Activated("Relu", small.vector) if bounds == (0.0, np.inf) else Activated(op, small.vector, bounds)
+    elif op == "Softmax":
+        group_of = _softmax_groups(node, small, found)
+        if group_of is None:
+            return None
+        basis = Activated("Softmax", small.vector, group_of=group_of)
+    else:
+        return None
+    return [Small(identity(basis), small.dims)]
+
+
+def _bounds(node: ir.Node, found: Concrete) -> tuple[float, float] | None:
+    if "min" in node.attributes or "max" in node.attributes:
+        return _number(node, "min", -np.inf), _number(node, "max", np.inf)
+    ends = []
+    for place, default in ((1, -np.inf), (2, np.inf)):
+        value = node.inputs[place] if len(node.inputs) > place else None
+        array = found.constant(value)
+        if value is not None and array is None:
+            return None
+        ends.append(default if array is None else float(array.reshape(())))
+    return ends[0], ends[1]
+
+
+def _softmax_groups(node: ir.Node, small: Small, found: Concrete) -> npt.NDArray[np.int64] | None:
+    version = node.version or (node.graph.opset_imports.get("") if node.graph is not None else None) or 13
+    rank = 1 + len(small.dims)
+    axis = int(_number(node, "axis", -1 if version >= 13 else 1)) % rank - 1
+    if axis < 0:
+        return None
+    dims = list(small.dims)
+    # Before opset 13 a softmax runs over everything from its axis on.
+    folded = dims[axis:] if version < 13 else [dims[axis]]
+    before, size = prod(dims[:axis]), prod(folded)
+    after = prod(dims) // (before * size)
+    numbers = np.arange(before * after).reshape(before, 1, after)
+    return np.broadcast_to(numbers, (before, size, after)).ravel().astype(np.int64)
+
+
+def _number(node: ir.Node, name: str, default: float) -> float:
+    attr = node.attributes.get(name)
+    return default if attr is None else float(attr.value)

@@ -1,0 +1,294 @@
+"""Lowers one canonical attention block to the operators that engines run well. One rule for SE, SK and split attention.
+
+Before: whatever the exporter wrote. After, on (N, channels, 1, 1) tensors up to the gate::
+
+    s = GlobalAveragePool(P)                 of the whole radix tensor where there is one; else per branch, added z =
+    act(Conv1x1(s; W1, b1))              W1's columns repeat R times, so no feature-map-sized sum is left g =
+    Sigmoid(Conv1x1(z; W2', b2'))        R = 2: W2' = W2[0] - W2[1], as softmax(a0, a1) = (sigmoid(a0 - a1), 1 - that) V
+    = U0 * g + U1 * (1 - g)                or one of the other :class:`Combine` forms
+
+R = 1 is ``U * sigmoid(a)`` (or a hard sigmoid); R > 2 has one Softmax over a static axis. No Shape, Gather or Transpose
+is left, and no Reshape but the two around the Softmax of R > 2. Every form is equal in real arithmetic; which one is
+cheapest is a property of the target, so the caller chooses (:class:`AttentionForm`).
+
+The pass changes nothing by itself: it returns nodes that compute V from the block's feature maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from radixrt.export.affine import Floats
+from radixrt.export.attention import Activation, AttentionBlock, Layer
+from radixrt.export.names import NAME_SCOPES, copy_origin, set_module
+
+
+class Combine(str, Enum):
+    """How the gated branches become one feature map."""
+
+    LERP = "lerp"
+    """``U1 + g * (U0 - U1)``; R = 2."""
+    BLEND = "blend"
+    """``U0 * g + U1 * (1 - g)``; R = 2."""
+    WEIGHTS = "weights"
+    """``sum_r U_r * w_r``, each weight its own tensor."""
+    SCALE = "scale"
+    """``X * w`` on the whole radix tensor, then the sum of its parts."""
+
+
+class Parts(str, Enum):
+    """How the parts of the whole radix tensor are reached."""
+
+    SPLIT = "split"
+    SLICE = "slice"
+    REDUCE = "reduce"
+    """Reshape to (N, R, C, H, W) and ReduceSum; only after ``scale``, and only where H and W are static."""
+
+
+@dataclass(frozen=True)
+class AttentionForm:
+    """Which of the equal forms to write. Where one does not apply to a block, the nearest that does is written."""
+
+    combine: Combine = Combine.BLEND
+    parts: Parts = Parts.SLICE
+
+    def __str__(self) -> str:
+        return f"{self.combine.value}, {self.parts.value}"
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """The nodes that stand for a block, in order; ``output`` is V; ``form`` says in words what was written."""
+
+    nodes: tuple[ir.Node, ...]
+    output: ir.Value
+    form: str
+
+
+def lower(block: AttentionBlock, form: AttentionForm, dtype: ir.DataType, opset: int, prefix: str) -> Lowered:
+    """Writes ``block`` in ``form``.
+
+    Args:
+        block: the canonical block; its weights are rounded to ``dtype`` here and nowhere earlier.
+        form: the form asked for.
+        dtype: the feature maps' type.
+        opset: the graph's opset version, at least 13.
+        prefix: what the names of the new nodes and values begin with; must be unique in the graph.
+    """
+    writer = _Writer(block, dtype, opset, prefix)
+    squeezed, first = _squeeze(block, writer)
+    if block.hidden is None:
+        features, excite = squeezed, Layer(first, block.excite.bias)
+    else:
+        layer, activation = block.hidden
+        features = writer.activate(writer.fully_connected(squeezed, Layer(first, layer.bias), "fc1"), activation, "act")
+        excite = block.excite
+    if block.radix == 1:
+        gate = writer.activate(writer.fully_connected(features, excite, "fc2"), block.gate, "gate")
+        output = writer.op("Mul", [writer.part(block, 0, form.parts), gate], "out")
+        words = f"{_word(block.gate)} gate"
+    else:
+        output, words = _combine(block, form, features, excite, writer)
+    return Lowered(tuple(writer.nodes), output, words)
+
+
+def _word(gate: Activation) -> str:
+    return {"Sigmoid": "sigmoid", "HardSigmoid": "hard-sigmoid", "Softmax": "softmax"}[gate.kind]
+
+
+def _squeeze(block: AttentionBlock, writer: _Writer) -> tuple[ir.Value, Floats]:
+    """The pooled tensor, and the first FC's weight for it. Maps with equal columns are added once they are tiny."""
+    weight = block.hidden[0].weight if block.hidden is not None else block.excite.weight
+    starts = np.cumsum([0, *(p.channels for p in block.pooled)])
+    columns = [weight[:, a:b] for a, b in pairwise(starts)]
+    merged: list[tuple[ir.Value, Floats]] = []
+    for index, (pooled, block_columns) in enumerate(zip(block.pooled, columns, strict=True)):
+        op = "GlobalAveragePool" if pooled.kind == "avg" else "GlobalMaxPool"
+        tiny = writer.op(op, [pooled.value], f"pool{index}")
+        for place, (value, known) in enumerate(merged):
+            if known.shape == block_columns.shape and np.array_equal(known, block_columns):
+                merged[place] = (writer.op("Add", [value, tiny], f"pool_sum{index}"), known)
+                break
+        else:
+            merged.append((tiny, block_columns))
+    if len(merged) == 1:
+        return merged[0]
+    together = writer.op("Concat", [value for value, _ in merged], "pooled", axis=1)
+    return together, np.concatenate([known for _, known in merged], axis=1)
+
+
+def _combine(
+    block: AttentionBlock, form: AttentionForm, features: ir.Value, excite: Layer, writer: _Writer
+) -> tuple[ir.Value, str]:
+    folded = block.radix == 2 and block.gate.kind == "Softmax"
+    combine = form.combine
+    if combine is Combine.SCALE and block.whole is None:
+        combine = Combine.BLEND
+    if combine in (Combine.LERP, Combine.BLEND) and not folded:
+        combine = Combine.WEIGHTS
+    if combine in (Combine.LERP, Combine.BLEND):
+        gate = writer.op("Sigmoid", [writer.fully_connected(features, _difference(excite), "fc2")], "gate")
+        left, right = (writer.part(block, r, form.parts) for r in range(2))
+        if combine is Combine.LERP:
+            scaled = writer.op("Mul", [gate, writer.op("Sub", [left, right], "difference")], "scaled")
+            output = writer.op("Add", [right, scaled], "out")
+        else:
+            other = writer.op("Sub", [writer.constant(np.ones((1, 1, 1, 1)), "one"), gate], "rest")
+            output = writer.op(
+                "Add", [writer.op("Mul", [left, gate], "out0"), writer.op("Mul", [right, other], "out1")], "out"
+            )
+        return output, f"sigmoid of a folded difference, {combine.value}"
+    weights = _weights(block, features, excite, folded, writer)
+    word = "sigmoid of a folded difference" if folded else f"{_word(block.gate)} over {block.radix}"
+    if combine is Combine.SCALE:
+        assert block.whole is not None
+        scaled = writer.op("Mul", [block.whole, weights], "scaled")
+        return writer.sum_parts(block, scaled, form.parts), f"{word}, scale"
+    gates = writer.pieces(weights, block.radix, block.channels, form.parts, "weight")
+    terms = [writer.op("Mul", [writer.part(block, r, form.parts), g], f"out{r}") for r, g in enumerate(gates)]
+    return writer.chain(terms), f"{word}, weights"
+
+
+def _difference(excite: Layer) -> Layer:
+    half = len(excite.bias) // 2
+    return Layer(excite.weight[:half] - excite.weight[half:], excite.bias[:half] - excite.bias[half:])
+
+
+def _weights(block: AttentionBlock, features: ir.Value, excite: Layer, folded: bool, writer: _Writer) -> ir.Value:
+    """All R * C weights as one tensor (N, R * C, 1, 1)."""
+    if folded:
+        plus = _difference(excite)
+        both = Layer(np.concatenate([plus.weight, -plus.weight]), np.concatenate([plus.bias, -plus.bias]))
+        return writer.op("Sigmoid", [writer.fully_connected(features, both, "fc2")], "gate")
+    logits = writer.fully_connected(features, excite, "fc2")
+    if block.gate.kind != "Softmax":
+        return writer.activate(logits, block.gate, "gate")
+    # A zero in a Reshape's target copies the dimension: the batch stays whatever it is.
+    by_radix = writer.op(
+        "Reshape", [logits, writer.integers([0, block.radix, block.channels, 1], "by_radix")], "logits"
+    )
+    soft = writer.op("Softmax", [by_radix], "gate", axis=1)
+    flat = [0, block.radix * block.channels, 1, 1]
+    return writer.op("Reshape", [soft, writer.integers(flat, "flat")], "radix_major")
+
+
+class _Writer:
+    """Collects the nodes of one block. Names are ``prefix`` and the role; origins come from the nodes replaced."""
+
+    def __init__(self, block: AttentionBlock, dtype: ir.DataType, opset: int, prefix: str) -> None:
+        self.nodes: list[ir.Node] = []
+        self._block, self._dtype, self._opset, self._prefix = block, dtype, opset, prefix
+        self._parts: dict[tuple[ir.Value, Parts], list[ir.Value]] = {}
+        fcs = [n for n in block.nodes if n.op_type in ("Conv", "Gemm", "MatMul")]
+        self._origins = {"fc1": fcs[0], "fc2": fcs[-1]} if fcs else {}
+
+    def op(
+        self, op_type: str, inputs: Sequence[ir.Value], role: str, **attributes: int | list[int] | float
+    ) -> ir.Value:
+        value = ir.Value(name=f"{self._prefix}.{role}", type=ir.TensorType(self._dtype))
+        node = ir.node(op_type, inputs, attributes, outputs=[value], name=f"{self._prefix}.{role}")
+        self._label(node, role)
+        self.nodes.append(node)
+        return value
+
+    def _label(self, node: ir.Node, role: str) -> None:
+        if (origin := self._origins.get(role)) is not None:
+            copy_origin(origin, node)
+        if NAME_SCOPES not in node.metadata_props:
+            set_module(node, self._block.name)
+
+    def _tensor(self, array: npt.NDArray[np.generic], role: str) -> ir.Value:
+        name = f"{self._prefix}.{role}"
+        tensor = ir.tensor(array, name=name)
+        return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+
+    def constant(self, array: Floats, role: str) -> ir.Value:
+        return self._tensor(array.astype(self._dtype.numpy()), role)
+
+    def integers(self, numbers: Sequence[int], role: str) -> ir.Value:
+        return self._tensor(np.asarray(numbers, np.int64), role)
+
+    def fully_connected(self, value: ir.Value, layer: Layer, role: str) -> ir.Value:
+        weight = self.constant(layer.weight[:, :, None, None], f"{role}.weight")
+        inputs = [value, weight]
+        if layer.bias.any():
+            inputs.append(self.constant(layer.bias, f"{role}.bias"))
+        return self.op("Conv", inputs, role, kernel_shape=[1, 1])
+
+    def activate(self, value: ir.Value, activation: Activation, role: str) -> ir.Value:
+        kind, params = activation.kind, activation.params
+        if kind == "Swish":
+            scaled = value
+            if params[0] != 1.0:
+                scaled = self.op(
+                    "Mul", [value, self.constant(np.full((1, 1, 1, 1), params[0]), f"{role}.alpha")], f"{role}.scaled"
+                )
+            return self.op("Mul", [value, self.op("Sigmoid", [scaled], f"{role}.sigmoid")], role)
+        if kind == "HardSwish" and self._opset < 14:
+            return self.op("Mul", [value, self.op("HardSigmoid", [value], f"{role}.gate", alpha=1 / 6, beta=0.5)], role)
+        if kind == "Clip":
+            ends = [
+                self.constant(np.asarray(p), f"{role}.{end}") for end, p in zip(("min", "max"), params, strict=True)
+            ]
+            return self.op("Clip", [value, *ends], role)
+        names = {"HardSigmoid": ("alpha", "beta"), "LeakyRelu": ("alpha",), "Elu": ("alpha",)}.get(kind, ())
+        if kind in ("Gelu", "GeluTanh"):
+            node_value = self.op("Gelu", [value], role)
+            self.nodes[-1].attributes["approximate"] = ir.AttrString(
+                "approximate", "tanh" if kind == "GeluTanh" else "none"
+            )
+            return node_value
+        return self.op(kind, [value], role, **dict(zip(names, params, strict=True)))
+
+    def part(self, block: AttentionBlock, r: int, parts: Parts) -> ir.Value:
+        """``U_r``."""
+        branch = block.branches[r]
+        if branch.channels == block.channels:
+            return branch.value
+        if block.whole is not None:
+            return self.pieces(block.whole, block.radix, block.channels, parts, "branch")[r]
+        ends = [branch.start, branch.start + block.channels]
+        bounds = [self.integers([e], f"branch{r}.{n}") for e, n in zip(ends, ("start", "end"), strict=True)]
+        return self.op("Slice", [branch.value, *bounds, self.integers([1], f"branch{r}.axis")], f"branch{r}")
+
+    def pieces(self, value: ir.Value, count: int, size: int, parts: Parts, role: str) -> list[ir.Value]:
+        """``value`` in ``count`` runs of ``size`` channels."""
+        key = (value, parts)
+        if key in self._parts:
+            return self._parts[key]
+        if parts is Parts.SLICE:
+            axis = self.integers([1], f"{role}.axis")
+            found = []
+            for r in range(count):
+                bounds = [self.integers([(r + e) * size], f"{role}{r}.{n}") for e, n in ((0, "start"), (1, "end"))]
+                found.append(self.op("Slice", [value, *bounds, axis], f"{role}{r}"))
+        else:
+            found = [ir.Value(name=f"{self._prefix}.{role}{r}", type=ir.TensorType(self._dtype)) for r in range(count)]
+            sizes = self.integers([size] * count, f"{role}.sizes")
+            node = ir.node("Split", [value, sizes], {"axis": 1}, outputs=found, name=f"{self._prefix}.{role}s")
+            self._label(node, role)
+            self.nodes.append(node)
+        self._parts[key] = found
+        return found
+
+    def chain(self, terms: Sequence[ir.Value]) -> ir.Value:
+        total = terms[0]
+        for r, term in enumerate(terms[1:], start=1):
+            total = self.op("Add", [total, term], "out" if r == len(terms) - 1 else f"sum{r}")
+        return total
+
+    def sum_parts(self, block: AttentionBlock, value: ir.Value, parts: Parts) -> ir.Value:
+        shape = block.output.shape
+        space = tuple(shape[2:]) if shape is not None and len(shape) == 4 else ()
+        if parts is not Parts.REDUCE or not space or not all(isinstance(d, int) for d in space):
+            return self.chain(self.pieces(value, block.radix, block.channels, parts, "part"))
+        target = self.integers([0, block.radix, block.channels, *(int(str(d)) for d in space)], "radix_shape")
+        apart = self.op("Reshape", [value, target], "by_branch")
+        return self.op("ReduceSum", [apart, self.integers([1], "radix_axis")], "out", keepdims=0)
