@@ -130,6 +130,13 @@ class Manifest(_Frozen):
 
     _engine = field_validator("engine", "deploy")(_safe_name)
 
+    @field_validator("batch")
+    @classmethod
+    def _ordered(cls, batch: tuple[int, int]) -> tuple[int, int]:
+        if batch[0] > batch[1]:
+            raise ValueError("the smallest batch exceeds the largest")
+        return batch
+
     @field_validator("files")
     @classmethod
     def _sorted(cls, files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
