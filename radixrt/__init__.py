@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from radixrt.errors import GateError, InputError, RadixRTError, UnavailableError
@@ -27,7 +28,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in ("compile", "load"):
-        from radixrt import api
-
-        return getattr(api, name)
+        return getattr(importlib.import_module("radixrt.api"), name)
+    if name == "validate":
+        return importlib.import_module("radixrt.validate")
     raise AttributeError(f"module 'radixrt' has no attribute {name!r}")

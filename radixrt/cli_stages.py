@@ -107,8 +107,10 @@ def calibrate(
     """Choose a range for each tensor of a graph from images, and write the calibration table."""
     from radixrt.calibration.spec import CalibrationOptions, Method
     from radixrt.calibration.table import write_table
+    from radixrt.deploy import calibrated
     from radixrt.prepare import prepare
     from radixrt.request import DataChoice, ModelChoice
+    from radixrt.reuse import Reuse
 
     choice = DataChoice(
         data, input_size, mean, std, crop_pct, interpolation, preprocess, calibration_images=calibration_images

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +23,7 @@ from radixrt.rewriting import rewrite_for
 from radixrt.validate.schema import Quantization
 
 CALIBRATION_BATCH = 8
+TABLE_NAME = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -112,28 +110,13 @@ def calibrated(
     if found is None:
 
         def write(folder: Path) -> None:
-            start = time.monotonic()
-            batches = images.batches(CALIBRATION_BATCH)
-            tracked = stages.track(batches, -(-len(images) // CALIBRATION_BATCH))
-            table = calibrate(model, _arrays(tracked), options, data_sha256=data)
-            write_table(table, folder / "calibration.json")
-            summary = CalibrationSummary(
-                method=options.method.value,
-                images=table.images,
-                seconds=round(time.monotonic() - start, 3),
-                peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-                data_sha256=data,
-            )
-            (folder / "summary.json").write_text(summary.model_dump_json())
+            batches = stages.track(images.batches(CALIBRATION_BATCH), -(-len(images) // CALIBRATION_BATCH))
+            table = calibrate(model, (batch.images for batch in batches), options, data_sha256=data)
+            write_table(table, folder / TABLE_NAME)
 
         found = reuse.keep(key, "calibration", write)
-    summary = CalibrationSummary.model_validate_json((found / "summary.json").read_bytes())
-    return read_table(found / "calibration.json"), summary.model_copy(update={"reused": earlier})
-
-
-def _arrays(batches: Iterator[object]) -> Iterator[object]:
-    for batch in batches:
-        yield batch.images  # type: ignore[attr-defined]
+    table = read_table(found / TABLE_NAME)
+    return table, table.summary(reused=earlier)
 
 
 def typed_graph(

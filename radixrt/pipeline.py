@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from radixrt import __version__
+from radixrt.calibration.table import write_table
 from radixrt.deploy import DeployGraph, DeployOptions, deploy_graph
 from radixrt.engines.base import BuiltEngine, Capability, Target
 from radixrt.engines.bundle import CALIBRATION_NAME, REPORT_NAME, Bundle, BundleWriter
@@ -94,7 +95,7 @@ class Engine:
             deploy = deploy_graph(prepared.graph, prepared.data.calibration, options, self.stages, reuse)
             write_onnx(deploy.model, writer.folder / DEPLOY_NAME)
             if deploy.table is not None:
-                deploy.table.write(writer.folder / CALIBRATION_NAME)
+                write_table(deploy.table, writer.folder / CALIBRATION_NAME)
             with self.stages.stage(f"Building the {target.name} engine"):
                 built = self._build(target, writer.folder, reuse)
             verdict = self._judge(prepared, target, built, reuse) if capability.runs else None

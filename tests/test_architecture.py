@@ -41,6 +41,10 @@ def test_public_names_are_what_the_manual_says() -> None:
     }
     for name in radixrt.__all__:
         assert getattr(radixrt, name) is not None
+    # `validate` is a package too: importing from it must not take the call away.
+    import radixrt.validate.schema
+
+    assert callable(radixrt.validate) and radixrt.validate.schema.SCHEMA_VERSION == 1
 
 
 def test_nothing_imports_the_packages_by_their_folder_names() -> None:
@@ -79,6 +83,10 @@ def test_every_make_target_in_the_documents_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     known = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
-    named = {t for p in texts for t in re.findall(r"`?make ([a-z][a-z-]+)\b(?=[` \n]|$)", p.read_text(encoding="utf-8"))}
-    commands = {t for t in named if "-" in t or t in ("engine", "test", "check", "fmt", "lock", "clean", "corpus", "fuzz")}
+    named = {
+        t for p in texts for t in re.findall(r"`?make ([a-z][a-z-]+)\b(?=[` \n]|$)", p.read_text(encoding="utf-8"))
+    }
+    commands = {
+        t for t in named if "-" in t or t in ("engine", "test", "check", "fmt", "lock", "clean", "corpus", "fuzz")
+    }
     assert commands <= known, commands - known

@@ -1,1 +1,20 @@
-"""An engine is held against the original: parity, accuracy, latency, drift, gates, report."""
+"""An engine is held against the original: parity, accuracy, latency, drift, gates, report.
+
+The package is also the call ``radixrt.validate(engine, ...)``: see ``docs/decisions/validate-is-a-call.md``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+
+class _CallablePackage(ModuleType):
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        # By name at run time: the package itself must not depend on the public face above it.
+        return importlib.import_module("radixrt.api").validate(*args, **options)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

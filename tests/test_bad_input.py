@@ -1,0 +1,156 @@
+"""Bad input gets one sentence and exit code 2, and what stood there before stands there still."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from tests.cli_runner import radixrt
+
+SAMPLE = "senet-nano-elpv"
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for index in range(12):
+        Image.fromarray(random.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+def refuse(output: Path, *words: object) -> str:
+    """Runs ``radixrt engine`` where an earlier file lies in the way of nothing, and returns the one sentence."""
+    done = radixrt("engine", "--target", "onnxruntime", "--output", output, *words)
+    assert done.code == 2, (done.code, done.err)
+    assert "Traceback" not in done.err
+    assert not output.exists() and not list(output.parent.glob(f".{output.name}*"))
+    return done.sentence
+
+
+def test_unknown_model_offers_the_nearest_names(tmp_path: Path) -> None:
+    assert "resnest50" in refuse(tmp_path / "b", "--model", "resnest5O")
+
+
+@pytest.mark.parametrize(
+    "words", [("--precision", "int4"), ("--batch", "0"), ("--batch", "8..1"), ("--method", "best")]
+)
+def test_unknown_words_are_refused(tmp_path: Path, words: tuple[str, str]) -> None:
+    assert words[1] in refuse(tmp_path / "b", "--model", SAMPLE, *words)
+
+
+def test_unknown_target_offers_the_known_ones(tmp_path: Path) -> None:
+    done = radixrt("engine", "--model", SAMPLE, "--target", "onnxrt", "--output", tmp_path / "b")
+    assert done.code == 2 and "onnxruntime" in done.sentence
+
+
+def test_a_target_that_is_not_here_is_exit_4(tmp_path: Path) -> None:
+    from radixrt.engines.registry import get
+
+    if get("tensorrt").capability().builds:
+        pytest.skip("TensorRT is installed here")
+    done = radixrt("engine", "--model", SAMPLE, "--target", "tensorrt", "--output", tmp_path / "b")
+    assert done.code == 4 and "tensorrt" in done.sentence and not (tmp_path / "b").exists()
+
+
+class TestCheckpoint:
+    def test_not_there(self, tmp_path: Path) -> None:
+        assert "no.pth" in refuse(tmp_path / "b", "--model", SAMPLE, "--checkpoint", tmp_path / "no.pth")
+
+    def test_truncated(self, tmp_path: Path) -> None:
+        import torch
+
+        whole = io.BytesIO()
+        torch.save({"state_dict": {"weight": torch.zeros(100, 100)}}, whole)
+        (tmp_path / "half.pth").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+        assert "half.pth" in refuse(tmp_path / "b", "--model", SAMPLE, "--checkpoint", tmp_path / "half.pth")
+
+    def test_of_another_architecture_lists_the_keys(self, tmp_path: Path) -> None:
+        import torch
+
+        torch.save({"some.weight": torch.zeros(3)}, tmp_path / "other.pth")
+        sentence = refuse(tmp_path / "b", "--model", SAMPLE, "--checkpoint", tmp_path / "other.pth")
+        assert "some.weight" in sentence and "conv1" in sentence
+
+    def test_with_code_in_it_is_not_run(self, tmp_path: Path) -> None:
+        class Bomb:
+            def __reduce__(self) -> tuple[object, tuple[str]]:
+                return os.mkdir, (str(tmp_path / "owned"),)
+
+        (tmp_path / "bomb.pth").write_bytes(pickle.dumps({"state_dict": Bomb()}))
+        assert "bomb.pth" in refuse(tmp_path / "b", "--model", SAMPLE, "--checkpoint", tmp_path / "bomb.pth")
+        assert not (tmp_path / "owned").exists()
+
+    def test_nan_in_a_weight_names_the_tensor(self, tmp_path: Path) -> None:
+        import torch
+
+        from radixrt.export.samples import SAMPLES
+
+        sample = next(s for s in SAMPLES if s.name == SAMPLE)
+        state = sample.build(4).state_dict()
+        name = next(key for key in state if key.endswith("conv1.weight"))
+        state[name][0] = float("nan")
+        torch.save(state, tmp_path / "nan.pth")
+        assert name in refuse(tmp_path / "b", "--model", SAMPLE, "--checkpoint", tmp_path / "nan.pth")
+
+
+class TestImages:
+    def test_empty_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        assert "empty" in refuse(tmp_path / "b", "--model", SAMPLE, "--data", tmp_path / "empty")
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        assert "nowhere" in refuse(tmp_path / "b", "--model", SAMPLE, "--data", tmp_path / "nowhere")
+
+    def test_too_many_corrupt_ones(self, tmp_path: Path, photographs: Path) -> None:
+        for index in range(4):
+            (photographs / f"bad{index}.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
+        assert "bad" in refuse(tmp_path / "b", "--model", SAMPLE, "--data", photographs)
+
+
+class TestOnnx:
+    def test_not_one(self, tmp_path: Path) -> None:
+        (tmp_path / "text.onnx").write_text("hello")
+        assert "text.onnx" in refuse(tmp_path / "b", "--model", tmp_path / "text.onnx")
+
+    def test_unsupported_types(self, tmp_path: Path) -> None:
+        shape = [1, 3, 8, 8]
+        graph = onnx.helper.make_graph(
+            [onnx.helper.make_node("Identity", ["x"], ["y"])],
+            "g",
+            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.STRING, shape)],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.STRING, shape)],
+        )
+        onnx.save(onnx.helper.make_model(graph), tmp_path / "strings.onnx")
+        assert "x" in refuse(tmp_path / "b", "--model", tmp_path / "strings.onnx")
+
+
+class TestOutput:
+    def test_a_file_in_the_way_is_kept(self, tmp_path: Path) -> None:
+        (tmp_path / "b").write_text("mine")
+        done = radixrt("engine", "--model", SAMPLE, "--target", "onnxruntime", "--output", tmp_path / "b")
+        assert done.code == 2 and (tmp_path / "b").read_text() == "mine"
+
+    def test_a_folder_that_is_no_bundle_is_kept(self, tmp_path: Path) -> None:
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b" / "thesis.txt").write_text("mine")
+        done = radixrt("engine", "--model", SAMPLE, "--target", "onnxruntime", "--output", tmp_path / "b")
+        assert done.code == 2 and (tmp_path / "b" / "thesis.txt").read_text() == "mine"
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+    def test_not_writable(self, tmp_path: Path) -> None:
+        (tmp_path / "closed").mkdir(mode=0o500)
+        refuse(tmp_path / "closed" / "b", "--model", SAMPLE)
+
+    def test_below_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("mine")
+        done = radixrt("engine", "--model", SAMPLE, "--target", "onnxruntime", "--output", tmp_path / "file" / "b")
+        assert done.code == 2 and (tmp_path / "file").read_text() == "mine"
