@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from radixrt.errors import InputError
 from radixrt.validate.drift_graph import MatchedLayer, Pair, match_layers, with_outputs
 from radixrt.validate.parity import sqnr_db
-from radixrt.validate.schema import DriftRow
+from radixrt.validate.schema import SQNR_CAP_DB, DriftRow
 
 CLEAN_DB = 36.0
 DROP_DB = 6.0
@@ -40,16 +40,20 @@ class _Sums:
     product: float = 0.0
 
     def add(self, reference: Array, deploy: Array) -> None:
-        ref, dep = reference.astype(np.float64).ravel(), deploy.astype(np.float64).ravel()
-        self.signal += float(ref @ ref)
-        self.noise += float(np.square(dep - ref).sum())
-        self.product += float(ref @ dep)
+        # One image at a time in float32: a product of that length keeps six digits, and the sums are float64.
+        for one, other in zip(reference, deploy, strict=True):
+            ref, dep = np.float32(one).ravel(), np.float32(other).ravel()
+            error = dep - ref
+            self.signal += float(np.dot(ref, ref))
+            self.noise += float(np.dot(error, error))
+            self.product += float(np.dot(ref, dep))
 
 
 @dataclass
 class _Own:
-    """Error power that one pair adds to its tensor."""
+    """Error power that one pair adds to its tensor, and the tensor's own power."""
 
+    signal: float = 0.0
     rounding: float = 0.0
     clipping: float = 0.0
 
@@ -126,8 +130,8 @@ def _rows(layers: list[MatchedLayer], tally: _Tally) -> list[DriftRow]:
     first = next((i for i, fall in enumerate(falls) if fall > DROP_DB), None)
     rows = []
     for depth, (layer, sums) in enumerate(zip(layers, tally.layers, strict=True)):
-        rounding = sum(tally.pairs[pair].rounding for pair in layer.pairs)
-        clipping = sum(tally.pairs[pair].clipping for pair in layer.pairs)
+        pairs = [tally.pairs[pair] for pair in layer.pairs]
+        rounding, clipping = sum(pair.rounding for pair in pairs), sum(pair.clipping for pair in pairs)
         own = rounding + clipping
         rows.append(
             DriftRow(
@@ -140,19 +144,23 @@ def _rows(layers: list[MatchedLayer], tally: _Tally) -> list[DriftRow]:
                 gain=sums.product / sums.signal if sums.signal > 0 else 1.0,
                 first_drop=depth == first,
                 drop_db=falls[depth],
+                own_sqnr_db=min((sqnr_db(p.signal, p.rounding + p.clipping) for p in pairs), default=SQNR_CAP_DB),
             )
         )
     return rows
 
 
 def _add_own(own: _Own, pair: Pair, tensor: Array) -> None:
-    values = tensor.astype(np.float64).ravel()
-    steps = np.round(values / pair.scale) + pair.zero_point
-    kept = np.clip(steps, pair.low, pair.high)
-    error = np.square((kept - pair.zero_point) * pair.scale - values)
-    outside = steps != kept
-    own.clipping += float(error[outside].sum())
-    own.rounding += float(error[~outside].sum())
+    for image in tensor:
+        values = np.float32(image).ravel()
+        steps = np.rint(values / np.float32(pair.scale))
+        kept = np.clip(steps, np.float32(pair.low - pair.zero_point), np.float32(pair.high - pair.zero_point))
+        error = kept * np.float32(pair.scale) - values
+        outside = error[steps != kept]
+        clipped = float(np.dot(outside, outside))
+        own.signal += float(np.dot(values, values))
+        own.clipping += clipped
+        own.rounding += max(0.0, float(np.dot(error, error)) - clipped)
 
 
 class _Graph:

@@ -180,6 +180,7 @@ class DriftRow(_Frozen):
     ``rounding_share`` and ``clipping_share`` split the error power that the layer's own Q/DQ adds (0 where it has
     none). ``gain`` is the least-squares factor between the two tensors, 1 where nothing scales. ``first_drop`` marks
     the first layer whose ``drop_db``, the fall of the SQNR under that of the layers that feed it, exceeds 6 dB.
+    ``own_sqnr_db`` is the SQNR that the worst of the layer's own activation quantisers leaves of a clean tensor.
     """
 
     name: str
@@ -191,6 +192,7 @@ class DriftRow(_Frozen):
     gain: float = 1.0
     first_drop: bool = False
     drop_db: float = 0.0
+    own_sqnr_db: float = SQNR_CAP_DB
 
 
 class LayerTime(_Frozen):

@@ -1,0 +1,56 @@
+"""The Pareto front, and what must be said beside it."""
+
+from __future__ import annotations
+
+import pytest
+
+from radixrt.errors import InputError
+from radixrt.validate.compare import compare, render_comparison, render_comparison_markdown
+from radixrt.validate.schema import Report
+from tests.validate.reports import make_report
+
+
+def report(top1: float, milliseconds: float, precision: str = "int8") -> Report:
+    made = make_report(milliseconds=milliseconds, precision=precision)
+    assert made.accuracy
+    return made.model_copy(update={"accuracy": made.accuracy.model_copy(update={"engine_top1": top1})})
+
+
+def test_front_holds_what_no_other_beats() -> None:
+    slow_good, fast_good, fast_bad, fastest_worst = report(0.9, 8), report(0.9, 4), report(0.8, 5), report(0.7, 2)
+    found = compare([slow_good, fast_good, fast_bad, fastest_worst])
+    assert [entry.on_front for entry in found.entries] == [False, True, False, True]
+    assert found.score_name == "top-1 of the engine"
+
+
+def test_without_labels_everywhere_agreement_is_compared_instead() -> None:
+    unlabelled = report(0.9, 4).model_copy(update={"accuracy": None})
+    found = compare([report(0.1, 5), unlabelled])
+    assert found.score_name == "same answer as PyTorch"
+    assert all(e.report.parity and e.score == e.report.parity.top1_agreement for e in found.entries)
+
+
+def test_an_engine_that_was_not_executed_is_listed_without_a_point() -> None:
+    found = compare([report(0.9, 4), make_report(executed=False, target="tensorrt-rtx")])
+    idle = found.entries[1]
+    assert (idle.score, idle.latency_ms, idle.on_front) == (None, None, False)
+    assert any("not executed" in note for note in found.notes)
+    assert "not executed" in render_comparison([r.report for r in found.entries])
+
+
+def test_other_machines_and_random_weights_are_said() -> None:
+    first = report(0.9, 4)
+    second = report(0.9, 3).model_copy(update={"environment": {"cpu": "another"}})
+    assert any("not comparable" in note for note in compare([first, second]).notes)
+    assert any("random" in note for note in compare([make_report(weights="random")]).notes)
+    assert compare([first, report(0.8, 2)]).notes == ()
+
+
+def test_markdown_has_a_row_for_each() -> None:
+    text = render_comparison_markdown([report(0.9, 4), report(0.8, 2), make_report(executed=False)])
+    assert sum(line.startswith("| resnest-nano") for line in text.split("\n")) == 3
+
+
+def test_nothing_to_compare_is_refused() -> None:
+    with pytest.raises(InputError, match="at least one bundle"):
+        compare([])

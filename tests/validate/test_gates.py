@@ -1,0 +1,122 @@
+"""A gate fails when its limit is missed, never silently skips what was asked for, and says by what it judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from radixrt.errors import GateError, InputError
+from radixrt.validate.gates import GateLimits, demand, judge_gates, passed, read_gates
+from radixrt.validate.schema import Accuracy, Gate, Size
+from tests.validate.reports import make_report
+
+
+def drop(points: float, low: float, high: float) -> Accuracy:
+    return Accuracy(
+        samples=1000, reference_top1=0.9, engine_top1=0.9 - points / 100, reference_top5=1, engine_top5=1,
+        delta=-points / 100, delta_ci95=(-low / 100, -high / 100), mcnemar_p=0.5,
+    )  # fmt: skip
+
+
+def test_default_gate_judges_the_measured_drop_and_says_whether_it_is_proved() -> None:
+    [gate] = judge_gates(GateLimits(), accuracy=drop(0.5, 1.4, -0.4))
+    assert gate.passed and gate.value == pytest.approx(0.5)
+    assert "not proved" in gate.reason and "1.40 points" in gate.reason
+    [gate] = judge_gates(GateLimits(), accuracy=drop(0.2, 0.8, -0.4))
+    assert gate.passed and "proves it" in gate.reason
+    [gate] = judge_gates(GateLimits(), accuracy=drop(1.2, 2.0, 0.4))
+    assert not gate.passed
+    [gate] = judge_gates(GateLimits(), accuracy=drop(1.0, 2.0, 0.4))
+    assert gate.passed, "a drop of exactly the limit is within it"
+
+
+def test_strict_mode_judges_the_bound() -> None:
+    [gate] = judge_gates(GateLimits(strict=True), accuracy=drop(0.5, 1.4, -0.4))
+    assert not gate.passed and gate.value == pytest.approx(1.4)
+    [gate] = judge_gates(GateLimits(strict=True), accuracy=drop(0.2, 0.8, -0.4))
+    assert gate.passed
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "missed"),
+    [
+        ("min_agreement", 0.5, 1.0),
+        ("min_cosine", 0.5, 0.99999),
+        ("max_p95_ms", 10.0, 1.0),
+        ("max_engine_bytes", 2_000_000, 1_000_000),
+        ("min_speedup", 2.0, 4.0),
+    ],
+)
+def test_every_other_gate_on_both_sides_of_its_limit(name: str, kept: float, missed: float) -> None:
+    report = make_report(noise=0.05)
+    for limit, expected in ((kept, True), (missed, False)):
+        limits = read_gates(**{name: limit})
+        gates = judge_gates(
+            limits, parity=report.parity, accuracy=report.accuracy, latency=report.latency, size=report.size
+        )
+        gate = next(g for g in gates if g.name == name)
+        assert gate.passed is expected, gate
+        assert gate.value is not None
+
+
+def test_asked_for_and_not_measured_fails_on_an_executed_engine() -> None:
+    gates = judge_gates(read_gates(max_drop=1.0, min_cosine=0.9))
+    assert [(g.name, g.passed, g.value) for g in gates] == [("max_drop", False, None), ("min_cosine", False, None)]
+    # The default drop, which nobody asked for, does not fail a build on images without labels.
+    [gate] = judge_gates(GateLimits())
+    assert gate.passed and gate.value is None and "no labels" in gate.reason
+
+
+def test_an_engine_that_was_not_executed_is_judged_by_its_size_alone() -> None:
+    limits = read_gates(max_drop=1.0, min_cosine=0.9, max_p95_ms=1.0, max_engine_bytes=10)
+    gates = judge_gates(limits, size=Size(deploy_onnx_bytes=20, engine_bytes=20), executed=False)
+    assert {g.name: g.passed for g in gates} == {
+        "max_drop": True, "min_cosine": True, "max_p95_ms": True, "max_engine_bytes": False,
+    }  # fmt: skip
+    assert all("not executed" in g.reason for g in gates if g.value is None)
+
+
+def test_file_and_options_and_their_order(tmp_path: Path) -> None:
+    file = tmp_path / "gates.toml"
+    file.write_text("[gates]\nmax_drop = 0.5\nmin_cosine = 0.99\nstrict = true\n")
+    limits = read_gates(file, max_drop=0.25, min_speedup=None)
+    assert limits == GateLimits(max_drop=0.25, min_cosine=0.99, strict=True)
+    file.write_text("max_p95_ms = 3\n")
+    assert read_gates(file).max_p95_ms == 3
+    assert read_gates().drop_limit == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_dorp = 1", "max_dorp"),
+        ("min_cosine = 1.5", "min_cosine"),
+        ("min_cosine = 'high'", "min_cosine"),
+        ("gates = 3", "gates"),
+        ("= 3", "not a TOML file"),
+        ("max_p95_ms = nan", "max_p95_ms"),
+        ("max_drop = nan", "max_drop"),
+    ],
+)
+def test_bad_files_are_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "gates.toml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_gates(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent\.toml"):
+        read_gates(tmp_path / "absent.toml")
+
+
+def test_demand_raises_with_every_failed_gate() -> None:
+    good = Gate(name="min_cosine", limit=0.9, value=0.99, passed=True)
+    bad = Gate(name="max_p95_ms", limit=1, value=2, passed=False, reason="At batch 1.")
+    demand([good])
+    assert passed([good]) and not passed([good, bad])
+    with pytest.raises(GateError, match="max_p95_ms") as caught:
+        demand([good, bad])
+    assert caught.value.exit_code == 3

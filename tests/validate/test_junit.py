@@ -1,0 +1,31 @@
+"""JUnit XML that a CI system can read: one case for each gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from radixrt.validate.gates import GateLimits
+from radixrt.validate.junit import render_junit, write_junit
+from tests.validate.reports import make_report
+
+
+def test_one_case_for_each_gate_with_its_outcome(tmp_path: Path) -> None:
+    report = make_report(limits=GateLimits(min_speedup=50, min_cosine=0.5))
+    write_junit(report, tmp_path / "reports" / "junit.xml")
+    suite = ElementTree.parse(tmp_path / "reports" / "junit.xml").getroot()[0]
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("3", "1", "0")
+    outcome = {case.get("name"): [child.tag for child in case] for case in suite}
+    assert outcome == {"max_drop": [], "min_cosine": [], "min_speedup": ["failure"]}
+    failure = suite.find(".//failure")
+    assert failure is not None and "limit" in (failure.get("message") or "")
+
+
+def test_what_was_not_judged_is_skipped() -> None:
+    suite = ElementTree.fromstring(render_junit(make_report(executed=False)))[0]
+    assert (suite.get("failures"), suite.get("skipped")) == ("0", "1")
+
+
+def test_characters_that_xml_cannot_hold_are_replaced() -> None:
+    report = make_report(executed=False).model_copy(update={"created": "a\x00b\x1bc"})
+    assert ElementTree.fromstring(render_junit(report))[0].get("timestamp") == "a\ufffdb\ufffdc"

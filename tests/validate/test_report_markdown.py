@@ -1,0 +1,45 @@
+"""The Markdown report: the verdict first, nothing claimed of random weights, nothing from outside left raw."""
+
+from __future__ import annotations
+
+from radixrt.validate.gates import GateLimits
+from radixrt.validate.report_markdown import escape, render_markdown
+from radixrt.validate.schema import Report
+from tests.validate.reports import make_report
+
+
+def test_random_weights_are_the_first_line() -> None:
+    assert "Weights are random: no accuracy is claimed" in render_markdown(make_report(weights="random")).split("\n")[0]
+    assert "random" not in render_markdown(make_report())
+
+
+def test_the_verdict_comes_before_everything_else() -> None:
+    def verdict(report: Report) -> str:
+        return render_markdown(report).split("\n")[2]
+
+    assert verdict(make_report()) == "**Passed: the one gate was kept.**"
+    assert verdict(make_report(limits=GateLimits(min_speedup=50))) == "**Failed: 1 of 2 gates not kept.**"
+    assert verdict(make_report(executed=False)) == "**Built, not executed here.**"
+
+
+def test_what_was_not_executed_shows_no_figure() -> None:
+    text = render_markdown(make_report(executed=False, target="tensorrt-rtx"))
+    assert "was not executed on this machine" in text
+    for heading in ("## Accuracy", "## Parity", "## Latency", "## Drift"):
+        assert heading not in text
+
+
+def test_every_part_is_there() -> None:
+    text = render_markdown(make_report(noise=0.3))
+    for heading in ("Gates", "Accuracy", "Parity with PyTorch", "Latency", "Drift", "Rewrite", "Origin"):
+        assert f"## {heading}\n" in text
+    for part in ("first drop", "layer1.0.conv2", "McNemar", "against itself"):
+        assert part in text
+
+
+def test_names_from_outside_cannot_break_out() -> None:
+    text = render_markdown(make_report(noise=0.3))
+    assert "<script" not in text and "<img" not in text
+    assert escape("a|b\n# c [x](y)") == r"a\|b \# c \[x\](y)"
+    table_rows = [line for line in text.split("\n") if line.startswith("|")]
+    assert table_rows and all(line.endswith(" |") for line in table_rows)
