@@ -1,10 +1,10 @@
 """Images stream through a graph once; ranges of its tensors remain.
 
-The graph runs on onnxruntime with the tensors that any target's placement may quantise as extra outputs, one image
-at a time (so that batch size cannot matter, not even through a runtime that picks another kernel for another
-batch). Extremes are taken over every value; histograms over an evenly strided sample of at most ``SAMPLE`` values
-per tensor and image, whose stride depends on the tensor's shape alone. A stride co-prime to the tensor's size
-visits every channel, row and column.
+The graph runs on onnxruntime, one image at a time (so that batch size cannot matter, not even through a runtime
+that picks another kernel for another batch), with probes on every tensor that any target's placement may quantise
+(``probes.py``). Extremes are taken over every value; histograms over an evenly strided sample of at most ``SAMPLE``
+values per tensor and image, whose stride depends on the tensor's shape alone. A stride co-prime to the tensor's
+size visits every channel, row and column.
 
 Memory: one image's activations, plus 64 KiB for each tensor observed, however many images are read.
 """
@@ -12,7 +12,6 @@ Memory: one image's activations, plus 64 KiB for each tensor observed, however m
 from __future__ import annotations
 
 import hashlib
-import math
 import resource
 import sys
 import time
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from radixrt.calibration.graph_facts import infer
 from radixrt.calibration.observers import TensorObserver
 from radixrt.calibration.plan import observed_values
+from radixrt.calibration.probes import Probe, add_probes
 from radixrt.calibration.progress_state import CollectState, load_state, save_state
 from radixrt.calibration.ranges import choose, percentile
 from radixrt.calibration.runtime import open_graph
@@ -36,19 +36,8 @@ from radixrt.errors import InputError
 
 Array = NDArray[Any]
 
-SAMPLE = 1 << 15
-"""Values of one tensor and image that a histogram counts, at most."""
-
 _SAVE_EVERY_S = 20.0
 _QUANTILES = (50.0, 90.0, 99.0, 99.9, 99.99)
-
-
-def sample_stride(size: int, limit: int = SAMPLE) -> int:
-    """The smallest stride, co-prime to ``size``, that takes at most ``limit`` of ``size`` values."""
-    stride = max(1, math.ceil(size / limit))
-    while math.gcd(stride, size) != 1:
-        stride += 1
-    return stride
 
 
 def calibrate(
@@ -108,10 +97,11 @@ def _stream(
     threads: int,
     on_image: Callable[[int], None] | None,
 ) -> None:
-    names = [o.name for o in state.observers]
-    source = model.graph.inputs[0].name or ""
-    computed = [n for n in names if n != source]
-    session = open_graph(model, computed, threads=threads)
+    source = model.graph.inputs[0].name
+    wanted = {o.name for o in state.observers}
+    probes = add_probes(model, [v for v in observed_values(model) if v.name in wanted and v.name != source])
+    names = [name for p in probes for name in (p.maximum, p.minimum, p.sample) if name]
+    session = open_graph(model, threads=threads)
     batch = session.static_batch or 1
     skip = state.images
     saved = time.monotonic()
@@ -120,10 +110,13 @@ def _stream(
             skip -= len(images)
             continue
         fed = _fill(images, batch)
-        found = dict(zip(computed, session.run(fed, computed), strict=True))
-        found[source] = fed
-        for i in range(len(images)):
-            _observe(state, {name: value[i : i + 1] for name, value in found.items()}, images[i])
+        found = dict(zip(names, session.run(fed, names), strict=True))
+        for i, image in enumerate(images):
+            for observer in state.observers:
+                if observer.name == source:
+                    observer.observe(image[None])
+            _observe(state, probes, found, i)
+            _count(state, image)
             if on_image is not None:
                 on_image(state.images)
         if state_path is not None and time.monotonic() - saved > _SAVE_EVERY_S:
@@ -131,10 +124,15 @@ def _stream(
             saved = time.monotonic()
 
 
-def _observe(state: CollectState, tensors: dict[str, Array], image: Array) -> None:
-    for observer in state.observers:
-        value = tensors[observer.name]
-        observer.observe(value, value.reshape(-1)[:: sample_stride(value.size)])
+def _observe(state: CollectState, probes: list[Probe], found: dict[str, Array], index: int) -> None:
+    observers = {o.name: o for o in state.observers}
+    for probe in probes:
+        maximum = found[probe.maximum][index].reshape(-1)
+        minimum = found[probe.minimum][index].reshape(-1) if probe.minimum else np.zeros_like(maximum)
+        observers[probe.tensor].observe_reduced(maximum, minimum, found[probe.sample][index])
+
+
+def _count(state: CollectState, image: Array) -> None:
     digest = hashlib.sha256(np.ascontiguousarray(image, np.float32).tobytes()).digest()
     state.data_sum = (state.data_sum + int.from_bytes(digest, "big")) % (1 << 256)
     state.images += 1

@@ -142,28 +142,38 @@ class TensorObserver:
             return ()
         return tuple(int(i) for i in np.flatnonzero((self.maximum == 0) & (self.minimum == 0)))
 
-    def observe(self, value: Float, sample: Float | None = None) -> None:
-        """Takes in one image's tensor.
+    def observe(self, value: Float) -> None:
+        """Takes in one image's tensor, every value of it.
 
         Args:
-            value: shape (1, C, ...) or (C,); its extremes are kept.
-            sample: the values that the histogram counts; all of ``value`` where absent, none where empty.
+            value: shape (1, C, ...) or (1, C); rank 2 has no channels.
 
         Raises:
             InputError: the tensor holds NaN or infinite values.
         """
         rows = value.reshape(value.shape[1] if value.ndim >= 3 else 1, -1)
-        maximum = rows.max(axis=1).astype(np.float32, copy=False)
-        minimum = rows.min(axis=1).astype(np.float32, copy=False)
-        if not (np.isfinite(maximum).all() and np.isfinite(minimum).all()):
+        self.observe_reduced(rows.max(axis=1), rows.min(axis=1), rows.reshape(-1))
+
+    def observe_reduced(self, maximum: Float, minimum: Float, sample: Float) -> None:
+        """Takes in what was made of one image's tensor.
+
+        Args:
+            maximum: the largest value of each channel, shape (C,) or (1,).
+            minimum: the smallest, or zeros where the tensor is known never to be negative.
+            sample: the values that the histogram counts, any shape.
+
+        Raises:
+            InputError: there are NaN or infinite values among them.
+        """
+        finite = np.isfinite(maximum).all() and np.isfinite(minimum).all() and np.isfinite(sample).all()
+        if not finite:
             raise InputError(
                 f"the activation {self.name!r} holds NaN or infinite values: "
                 "look at the image just read and at the layer's weights"
             )
         if self.maximum.size == 0:
-            self.maximum, self.minimum = maximum, minimum
+            self.maximum, self.minimum = maximum.astype(np.float32), minimum.astype(np.float32)
         else:
             self.maximum = np.maximum(self.maximum, maximum)
             self.minimum = np.minimum(self.minimum, minimum)
-        values = value if sample is None else sample
-        self.histogram.add(values, max(float(maximum.max()), -float(minimum.min()), 0.0))
+        self.histogram.add(sample, max(float(maximum.max()), -float(minimum.min()), 0.0))

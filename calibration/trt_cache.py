@@ -6,9 +6,9 @@ For TensorRT up to 10 and for DLA flows, which take ranges from a cache file ins
     input: 3caa5293
     relu_1: 3d1b9b2a
 
-One line per tensor; the number is the big-endian hexadecimal of the float32 scale, ``amax / 127``. Tensors that only move
-another's values (MaxPool, Slice, ...) get a line too: TensorRT looks each tensor up by name and would leave one without a line
-in float.
+One line per tensor; the number is the big-endian hexadecimal of the float32 scale, ``amax / 127``. Tensors that
+only move another's values (MaxPool, Slice, ...) get a line too: TensorRT looks each tensor up by name and would
+leave one without a line in float.
 """
 
 from __future__ import annotations

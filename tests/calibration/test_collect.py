@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixrt.calibration import collect
-from radixrt.calibration.collect import calibrate, sample_stride
+from radixrt.calibration.collect import calibrate
+from radixrt.calibration.probes import sample_stride
 from radixrt.calibration.runtime import open_graph
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.calibration.table import CalibrationTable
@@ -74,14 +75,14 @@ def test_splits_share_the_range_of_what_they_split() -> None:
     assert "u0" not in names and "u1" not in names
 
 
-class Interrupted(Exception):
+class InterruptedRunError(Exception):
     pass
 
 
 def broken(data: np.ndarray, after: int) -> Iterator[np.ndarray]:
     for i, image in enumerate(data):
         if i == after:
-            raise Interrupted
+            raise InterruptedRunError
         yield image[None]
 
 
@@ -90,7 +91,7 @@ def test_an_interrupted_run_resumes(
 ) -> None:
     monkeypatch.setattr(collect, "_SAVE_EVERY_S", 0.0)
     state = tmp_path / "calibration.part.npz"
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         calibrate(plain(), broken(DATA, 4), state_path=state, threads=1)
     read: list[int] = []
     table = calibrate(plain(), [DATA], state_path=state, threads=1, on_image=read.append)
@@ -109,7 +110,7 @@ def test_a_damaged_state_is_not_used(reference: CalibrationTable, tmp_path: Path
 def test_a_state_of_another_graph_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collect, "_SAVE_EVERY_S", 0.0)
     state = tmp_path / "calibration.part.npz"
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         calibrate(split_block(), broken(DATA, 4), state_path=state, threads=1)
     assert calibrate(plain(), [DATA], state_path=state, threads=1).images == len(DATA)
 

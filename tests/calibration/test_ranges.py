@@ -13,7 +13,7 @@ from radixrt.calibration.spec import CalibrationOptions, Method
 
 def observe(values: np.ndarray) -> TensorObserver:
     observer = TensorObserver("x")
-    observer.observe(values.astype(np.float32))
+    observer.observe(values.astype(np.float32)[None])
     return observer
 
 
@@ -82,7 +82,7 @@ def test_uniform_values_keep_their_whole_range(method: Method) -> None:
 
 @pytest.mark.parametrize("method", list(Method))
 def test_zeros_do_not_weigh(method: Method) -> None:
-    # Zeros are represented exactly, so a tensor that is mostly zero keeps the range of the rest; percentiles count them.
+    # Zeros are represented exactly: a tensor that is mostly zero keeps the range of the rest. Percentiles count them.
     values = values_of("normal")
     sparse = np.concatenate([values, np.zeros(len(values) * 9, np.float32)])
     if method is not Method.PERCENTILE:
