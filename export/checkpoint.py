@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -68,7 +69,8 @@ def _read_pickle(path: Path) -> Any:
 
     try:
         # timm keeps the training script's arguments beside the weights; a Namespace is data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with the file is said below
             # Files of the old, unzipped kind cannot be mapped into memory.
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except Exception as error:  # a damaged file makes torch raise nearly anything

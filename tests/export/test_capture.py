@@ -1,0 +1,149 @@
+"""A captured graph is the PyTorch module: same values, same interface, at every batch size that was asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from torch import nn
+
+from radixrt.errors import InputError, RadixRTError
+from radixrt.export.capture import capture
+from radixrt.export.names import module_of
+from radixrt.export.reference import hold_against, onnx_runner, torch_runner
+from radixrt.export.simplify import simplify
+from radixrt.export.spec import BatchSpec
+
+SIZE = (3, 64, 64)
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((count, *SIZE)).astype(np.float32)
+
+
+class Block(nn.Module):
+    """Split attention with radix 2, as its authors write it, which reshapes by the batch's size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 16, 3, padding=1, groups=2, bias=False)
+        self.bn0 = nn.BatchNorm2d(16)
+        self.fc1 = nn.Conv2d(8, 4, 1)
+        self.fc2 = nn.Conv2d(4, 16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn0(self.conv(x)).relu()
+        batch, _, height, width = x.shape
+        splits = x.reshape(batch, 2, 8, height, width)
+        pooled = splits.sum(1).mean((2, 3), keepdim=True)
+        gates = self.fc2(self.fc1(pooled).relu()).view(batch, 1, 2, -1).transpose(1, 2).softmax(1)
+        return (splits * gates.reshape(batch, 2, 8, 1, 1)).sum(1)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential()
+    net.add_module("stem", nn.Conv2d(3, 8, 3, stride=4))
+    net.add_module("attention", Block())
+    net.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    net.add_module("flatten", nn.Flatten())
+    net.add_module("head", nn.Linear(8, 5))
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def dynamic() -> tuple[nn.Module, ir.Model]:
+    net = network()
+    return net, simplify(capture(net, SIZE, BatchSpec(1, 4)))
+
+
+def test_a_dynamic_batch_runs_at_every_size(dynamic: tuple[nn.Module, ir.Model]) -> None:
+    net, model = dynamic
+    for count in (1, 2, 3, 4):
+        # float32, few layers; the exporter folds the BatchNorm into the convolution.
+        assert hold_against(net, model, images(count), tolerance=1e-5) < 1e-5
+
+
+def test_the_interface_has_the_agreed_names(dynamic: tuple[nn.Module, ir.Model]) -> None:
+    _, model = dynamic
+    assert [(value.name, str(value.shape)) for value in model.graph.inputs] == [("input", "[batch,3,64,64]")]
+    assert [(value.name, str(value.shape)) for value in model.graph.outputs] == [("logits", "[batch,5]")]
+    assert model.opset_imports[""] == 18
+
+
+def test_no_shape_arithmetic_is_left(dynamic: tuple[nn.Module, ir.Model]) -> None:
+    _, model = dynamic
+    assert not {node.op_type for node in model.graph} & {"Shape", "Gather", "Concat", "BatchNormalization"}
+    for node in model.graph:
+        assert "unk" not in str(node.outputs[0].shape), node.name
+
+
+def test_nodes_are_known_by_their_modules(dynamic: tuple[nn.Module, ir.Model]) -> None:
+    _, model = dynamic
+    convolutions = [module_of(node) for node in model.graph if node.op_type == "Conv"]
+    # attention.conv is fused with attention.bn0 and still called by its own name.
+    assert convolutions == ["stem", "attention.conv", "attention.fc1", "attention.fc2"]
+    assert next(module_of(node) for node in model.graph if node.op_type == "Softmax") == "attention"
+
+
+def test_a_static_batch_is_static_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    net = network()
+    model = simplify(capture(net, SIZE, BatchSpec(2, 2)))
+    assert str(model.graph.inputs[0].shape) == "[2,3,64,64]"
+    # Three images are filled up to four: two batches of two.
+    assert hold_against(net, model, images(3), tolerance=1e-5) < 1e-5
+    assert capfd.readouterr() == ("", "")
+    assert b".py" not in ir.to_proto(model).SerializeToString()
+
+
+def test_a_graph_that_computes_something_else_is_caught(dynamic: tuple[nn.Module, ir.Model]) -> None:
+    _, model = dynamic
+    torch.manual_seed(1)
+    other = network()
+    nn.init.normal_(other.get_submodule("head").weight)  # type: ignore[arg-type]
+    with pytest.raises(RadixRTError, match="differs from PyTorch"):
+        hold_against(other, model, images(2))
+    with pytest.raises(RadixRTError, match="PyTorch returns logits that are NaN"):
+        hold_against(other, model, np.full((1, *SIZE), np.nan, np.float32))
+
+
+def test_the_runners_agree_on_types(dynamic: tuple[nn.Module, ir.Model]) -> None:
+    net, model = dynamic
+    for run in (torch_runner(net), onnx_runner(model)):
+        logits = run(images(2).astype(np.float64))
+        assert logits.dtype == np.float32 and logits.shape == (2, 5)
+
+
+class Pair(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x.mean((2, 3)), x
+
+
+class Branches(nn.Module):
+    """Its result depends on the values it sees, which no graph can hold."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3)) if float(x.sum()) >= 0 else x.amax((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("module", "size", "message"),
+    [
+        (Pair(), SIZE, "returns tuple"),
+        (nn.ReLU(), SIZE, "not one tensor of logits"),
+        (nn.Conv2d(1, 1, 1), SIZE, "does not run on an input of 1x3x64x64"),
+        (Branches(), SIZE, "cannot capture"),
+    ],
+)
+def test_what_cannot_be_captured_is_said_in_one_sentence(
+    module: nn.Module, size: tuple[int, int, int], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        capture(module, size)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_an_opset_that_the_exporter_lacks_is_refused() -> None:
+    with pytest.raises(InputError, match="starts at 18"):
+        capture(network(), SIZE, opset=17)
