@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import json
 import os
 import re
 import shutil
 import subprocess
+import threading
 from dataclasses import dataclass
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -26,7 +29,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed: 
 # Runs before anything of the page; writes what it saw into the page, from where --dump-dom brings it out.
 PROBE = """<script>
 const seen = { errors: [], policy: [] };
-addEventListener("error", (e) => seen.errors.push(String(e.message)));
+addEventListener("error", (e) => seen.errors.push(String(e.message || e.target.src)), true);
 addEventListener("unhandledrejection", (e) => seen.errors.push(String(e.reason)));
 document.addEventListener("securitypolicyviolation", (e) => seen.policy.push(e.blockedURI + " " + e.violatedDirective));
 for (const level of ["error", "warn"]) console[level] = (...words) => seen.errors.push(words.join(" "));
@@ -69,12 +72,27 @@ class Seen:
 def open_page(text: str, folder: Path, *, width: int, dark: bool = False) -> Seen:
     file = folder / "page.html"
     file.write_text(text.replace("<head>", "<head>" + PROBE, 1), encoding="utf-8")
+    handler = functools.partial(QuietHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            return _look(f"http://127.0.0.1:{server.server_port}/page.html", folder, width, dark)
+        finally:
+            server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _look(address: str, folder: Path, width: int, dark: bool) -> Seen:
     command = [
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", f"--user-data-dir={folder / 'profile'}",
         f"--window-size={width},1000", "--virtual-time-budget=20000", "--dump-dom",
         *(["--blink-settings=preferredColorScheme=0"] if dark else ["--blink-settings=preferredColorScheme=1"]),
-        file.as_uri(),
+        address,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(folder)})
     match = re.search(r'id="probe"[^>]*>([^<]+)<', done.stdout)
@@ -105,11 +123,13 @@ def test_report_page(tmp_path: Path, width: int, dark: bool) -> None:
 def test_the_probe_sees_what_it_must_rule_out(tmp_path: Path) -> None:
     # A page with an error, a forbidden request and an allowed one: were the probe blind, the tests here could not fail.
     policy = '<meta http-equiv="Content-Security-Policy" content="img-src data:">'
-    body = "<script src='absent.js'></script><img src='http://127.0.0.1:9/x.png'><script>console.error('bad')</script>"
+    body = "<script src='absent.js'></script><script src='there.js'></script><img src='http://127.0.0.1:9/x.png'><script>console.error('bad')</script>"
+    (tmp_path / "there.js").write_text("document.title = 'loaded'")
     seen = open_page(f"<html><head>{policy}</head><body>{body}</body></html>", tmp_path, width=800)
     assert "bad" in seen.errors
     assert any("img-src" in violation for violation in seen.policy)
-    assert any(request.endswith("absent.js") for request in seen.requests)
+    assert any(error.endswith("absent.js") for error in seen.errors)
+    assert any(request.endswith("there.js") for request in seen.requests)
 
 
 def test_comparison_page(tmp_path: Path) -> None:
