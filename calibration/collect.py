@@ -16,6 +16,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def calibrate(
         state_path: where to keep what was observed, so that an interrupted calibration continues: a file found there
             counts for the first images of ``batches``. Removed once the table is made.
         threads: of the runtime; 0 lets it choose.
-        on_image: called with the number of images read so far.
+        on_image: called with the number of images read so far, from another thread.
 
     Raises:
         InputError: no images, images that do not fit the graph, or NaN or infinite activations (named).
@@ -105,12 +106,9 @@ def _stream(
     batch = session.static_batch or 1
     skip = state.images
     saved = time.monotonic()
-    for images in _regroup(batches, batch):
-        if skip >= len(images):
-            skip -= len(images)
-            continue
-        fed = _fill(images, batch)
-        found = dict(zip(names, session.run(fed, names), strict=True))
+
+    def take(images: Array, found: dict[str, Array]) -> None:
+        nonlocal saved
         for i, image in enumerate(images):
             for observer in state.observers:
                 if observer.name == source:
@@ -122,6 +120,21 @@ def _stream(
         if state_path is not None and time.monotonic() - saved > _SAVE_EVERY_S:
             save_state(state, state_path)
             saved = time.monotonic()
+
+    # Histograms of one image are counted while the runtime, which needs no Python, computes the next: one worker, one
+    # image behind, so that the order and the memory stay what they were.
+    with ThreadPoolExecutor(1) as worker:
+        behind: Future[None] | None = None
+        for images in _regroup(batches, batch):
+            if skip >= len(images):
+                skip -= len(images)
+                continue
+            found = dict(zip(names, session.run(_fill(images, batch), names), strict=True))
+            if behind is not None:
+                behind.result()
+            behind = worker.submit(take, images, found)
+        if behind is not None:
+            behind.result()
 
 
 def _observe(state: CollectState, probes: list[Probe], found: dict[str, Array], index: int) -> None:
