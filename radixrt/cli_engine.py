@@ -150,7 +150,7 @@ def models(
     attention: Annotated[bool, typer.Option(help="Compile each one's graph and count its attention blocks.")] = False,
 ) -> None:
     """List the networks that have a name, or count their attention blocks."""
-    from radixrt.export.zoo import known_models
+    from radixrt.export.model_ref import known_models
 
     if attention:
         from radixrt.census import print_attention

@@ -122,7 +122,7 @@ def calibrate(
         with display.stage(f"Calibrating on {len(prepared.data.calibration)} images"):
             table, _ = calibrated(prepared.graph, prepared.data.calibration, options, display, reuse)
     write_table(table, output)
-    out.print(f"{output}: ranges of {len(table.ranges)} tensors from {table.images} images")
+    out.print(f"{output}: ranges of {len(table.tensors)} tensors from {table.images} images")
 
 
 @app.command()

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from radixrt.calibration.data import DataSource, ImageBatch, ImageList, Preprocess, load_data
 from radixrt.errors import InputError
+from radixrt.export.model_ref import resolve
 from radixrt.export.spec import BatchSpec
-from radixrt.export.zoo import LoadedModel, from_module, load, resolve
+from radixrt.export.zoo import LoadedModel, from_module, load
 from radixrt.progress import Stages
 from radixrt.request import DataChoice, ModelChoice
 from radixrt.reuse import Reuse, graph_sha256, weights_sha256

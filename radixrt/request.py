@@ -36,7 +36,7 @@ class ModelChoice:
     @property
     def slug(self) -> str:
         """The network's name as part of a folder's."""
-        from radixrt.export.zoo import resolve
+        from radixrt.export.model_ref import resolve
 
         return self.name if self.module is not None else resolve(self.name).name
 

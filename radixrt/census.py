@@ -1,0 +1,46 @@
+"""``radixrt models --attention``: how many attention blocks each known network has, and how many were lowered."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.console import Console
+from rich.table import Table
+
+from radixrt.export.capture import capture
+from radixrt.export.model_ref import KnownModel, known_models, resolve
+from radixrt.export.rewrite import RewriteOptions, rewrite
+from radixrt.export.rewrite_report import RewriteReport
+from radixrt.export.simplify import simplify
+from radixrt.export.spec import BatchSpec
+from radixrt.export.zoo import load
+from radixrt.progress import Stages
+
+# The structure does not depend on the resolution; small images keep the proofs short.
+INPUT_SIZE = (3, 64, 64)
+
+
+def census(known: KnownModel) -> RewriteReport:
+    """Rewrites a network with random weights and reports what was found in it."""
+    model = load(resolve(known.name), pretrained_timeout_s=0)
+    assert model.module is not None
+    graph = simplify(capture(model.module, INPUT_SIZE, BatchSpec()))
+    return rewrite(graph, RewriteOptions())[1]
+
+
+def print_attention(out: Console, stages: Stages) -> None:
+    """Prints a row for each known network."""
+    table = Table("name", "definition", "SE", "SK", "split", "lowered", "refused", "nodes")
+    known = known_models()
+    stages.total = len(known)
+    for entry in known:
+        with stages.stage(entry.name):
+            report = census(entry)
+        kinds = Counter(block.kind for block in report.attention_blocks)
+        lowered = sum(block.lowering != "" for block in report.attention_blocks)
+        counts = (kinds["se"], kinds["sk"], kinds["split"], lowered, len(report.refused))
+        nodes = f"{report.nodes_before} to {report.nodes_after}"
+        table.add_row(entry.name, entry.definition, *(str(count) for count in counts), nodes)
+        for refusal in report.refused:
+            stages.note(f"{entry.name}: refused {refusal.node}: {refusal.reason}")
+    out.print(table)
