@@ -182,5 +182,7 @@ class _Graph:
 
     def __call__(self, batch: Array, names: list[str]) -> dict[str, Array]:
         wanted = [name for name in dict.fromkeys(names) if name in self._have]
-        outputs = self._session.run(wanted, {self._feed: np.ascontiguousarray(batch, dtype=np.float32)})
-        return dict(zip(wanted, outputs, strict=True))
+        feed = np.ascontiguousarray(batch, dtype=np.float32)
+        outputs = self._session.run(wanted, {self._feed: feed})
+        # The graph's input cannot be asked for as an output, and the first pair quantises it.
+        return {self._feed: feed, **dict(zip(wanted, outputs, strict=True))}

@@ -95,7 +95,7 @@ def with_outputs(model: ir.Model, names: list[str]) -> bytes:
     values = {value.name: value for node in copy.graph for value in node.outputs}
     copy.graph.outputs.extend(values[name] for name in names if name in values and name not in have)
     # Cloned values may have lost their types to a rewrite; the runtime infers what is missing.
-    return ir.to_proto(copy).SerializeToString()
+    return bytes(ir.to_proto(copy).SerializeToString())
 
 
 def _is_constant_arithmetic(node: ir.Node) -> bool:

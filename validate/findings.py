@@ -58,7 +58,7 @@ def logit_findings(reference: Floats, engine: Floats, classes: Sequence[str] = (
     """Classes whose logits changed places, of arrays (images, classes)."""
     if reference.shape != engine.shape or reference.ndim != 2 or reference.shape[0] < 3 or reference.shape[1] < 2:
         return []
-    finite = np.isfinite(engine).all(axis=1)
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(engine).all(axis=1))
     if not finite.all():
         return [
             f"{int((~finite).sum())} of {len(finite)} images gave NaN or infinity: look for an overflow "

@@ -1,0 +1,167 @@
+"""A defect planted in one layer is found and named; a sound INT8 graph is accused of nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from radixrt.calibration.collect import calibrate
+from radixrt.calibration.placement import place
+from radixrt.calibration.placement_spec import Ends, PlacementOptions
+from radixrt.errors import InputError
+from radixrt.validate.drift import drift
+from radixrt.validate.drift_graph import match_layers
+from radixrt.validate.findings import layer_findings
+from radixrt.validate.schema import DriftRow
+
+CONVS = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    reference: ir.Model
+    int8: ir.Model
+    batches: list[np.ndarray]
+
+
+def network() -> ir.Model:
+    """Five 3x3 convolutions with ReLU, a skip over the last two, global pooling and a head of four."""
+    random = np.random.default_rng(0)
+    weights = []
+    lines = []
+    x, width = "input", 3
+    for i in range(CONVS):
+        weights += [
+            onnx.numpy_helper.from_array(
+                (random.normal(size=(32, width, 3, 3)) / np.sqrt(4.5 * width)).astype(np.float32), f"w{i}"
+            ),
+            onnx.numpy_helper.from_array(random.normal(scale=0.1, size=32).astype(np.float32), f"b{i}"),
+        ]
+        lines.append(f"c{i} = Conv <pads = [1, 1, 1, 1]> ({x}, w{i}, b{i})")
+        lines.append(f"r{i} = Relu (c{i})")
+        x, width = f"r{i}", 32
+    weights.append(onnx.numpy_helper.from_array((random.normal(size=(32, 4)) / np.sqrt(32)).astype(np.float32), "head"))
+    lines += ["joined = Add (r2, r4)", "pooled = GlobalAveragePool (joined)", "flat = Flatten (pooled)"]
+    lines.append("logits = MatMul (flat, head)")
+    text = f"""<ir_version: 10, opset_import: ["" : 19]>
+    net (float[batch, 3, 16, 16] input) => (float[batch, 4] logits) {{ {chr(10).join(lines)} }}"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.extend(weights)
+    for i, node in enumerate(model.graph.node):
+        node.name = f"/stage/stage.{i}/{node.op_type}"
+    return ir.from_proto(onnx.shape_inference.infer_shapes(model))
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    random = np.random.default_rng(1)
+    batches = [random.normal(size=(4, 3, 16, 16)).astype(np.float32) for _ in range(3)]
+    reference = network()
+    table = calibrate(reference, batches, threads=1)
+    int8, _ = place(reference, table, PlacementOptions(first=Ends.INT8))
+    return Case(reference, int8, batches)
+
+
+def tampered(model: ir.Model, value: str, change: float) -> ir.Model:
+    """The graph with one initializer multiplied."""
+    copy = model.clone()
+    found = next(v for name, v in copy.graph.initializers.items() if name == value)
+    assert found.const_value is not None
+    found.const_value = ir.tensor((found.const_value.numpy() * change).astype(np.float32), name=value)
+    return copy
+
+
+def named(row: DriftRow) -> str:
+    return row.name.split(" ")[0]
+
+
+def layer(index: int) -> str:
+    return f"stage.{2 * index}"
+
+
+def test_every_layer_has_a_row_by_its_module_in_order(case: Case) -> None:
+    rows = drift(case.reference, case.int8, case.batches, threads=1)
+    assert [named(row) for row in rows] == [layer(i) for i in range(CONVS)] + ["stage.10", "stage.13"]
+    assert [row.depth for row in rows] == list(range(7))
+    for row in rows[:CONVS]:
+        assert 20 < row.sqnr_db < 60, row
+        assert row.rounding_share + row.clipping_share == pytest.approx(1.0), row
+        assert row.own_sqnr_db > row.sqnr_db - 3, "a layer cannot be much better than what it reads"
+        assert row.gain == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_sound_graph_is_accused_of_nothing(case: Case) -> None:
+    assert layer_findings(drift(case.reference, case.int8, case.batches, threads=1)) == []
+
+
+def test_the_reference_against_itself_is_equal(case: Case) -> None:
+    rows = drift(case.reference, case.reference, case.batches, threads=1)
+    assert all(row.sqnr_db == 200.0 and row.gain == pytest.approx(1.0) for row in rows)
+    assert not any(row.first_drop for row in rows)
+
+
+def test_one_layer_with_a_doubled_weight_scale_is_named(case: Case) -> None:
+    rows = drift(case.reference, tampered(case.int8, "w2_scale", 2.0), case.batches, threads=1)
+    [first] = [row for row in rows if row.first_drop]
+    assert named(first) == layer(2)
+    assert first.gain == pytest.approx(2.0, abs=0.15)
+    found = layer_findings(rows)
+    assert layer(2) in found[0] and "times the reference's" in found[0]
+    assert "look at its weights" in found[1]
+
+
+@pytest.mark.parametrize(("change", "cause"), [(1 / 16, "clipping"), (64.0, "rounding")])
+def test_a_wrong_activation_range_is_named_with_its_cause(case: Case, change: float, cause: str) -> None:
+    # The pair behind r2 feeds the fourth convolution: too small a scale clips, too large a one rounds.
+    rows = drift(case.reference, tampered(case.int8, "r2_scale", change), case.batches, threads=1)
+    [first] = [row for row in rows if row.first_drop]
+    assert named(first) == layer(3)
+    share = first.clipping_share if cause == "clipping" else first.rounding_share
+    assert share > 0.9
+    assert any(layer(3) in sentence and cause in sentence for sentence in layer_findings(rows))
+
+
+def test_shares_follow_the_quantiser(case: Case) -> None:
+    # Computed here from the definition, for one pair: error outside the range is clipping, inside it rounding.
+    tight = tampered(case.int8, "r2_scale", 0.85)
+    row = drift(case.reference, tight, case.batches, threads=1)[3]
+    scale = float(tight.graph.initializers["r2_scale"].const_value.numpy())  # type: ignore[union-attr]
+    import onnxruntime as ort
+
+    proto = ir.to_proto(tight)
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("r2", onnx.TensorProto.FLOAT, None))
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    rounding = clipping = 0.0
+    for batch in case.batches:
+        [r2] = session.run(["r2"], {"input": batch})
+        steps = np.rint(r2.astype(np.float64) / scale)
+        error = np.square(np.clip(steps, -128, 127) * scale - r2)
+        clipping += error[steps > 127].sum()
+        rounding += error[steps <= 127].sum()
+    assert row.clipping_share == pytest.approx(clipping / (clipping + rounding), rel=1e-3)
+    assert 0.01 < row.clipping_share < 0.99, "the case must have some of both"
+
+
+def test_graphs_that_share_no_layer_and_no_images_are_refused(case: Case) -> None:
+    other = ir.from_proto(
+        onnx.parser.parse_model(
+            '<ir_version: 10, opset_import: ["" : 19]> o (float[1, 3, 16, 16] input) => (float[1, 3, 16, 16] y) '
+            "{ y = Relu (input) }"
+        )
+    )
+    with pytest.raises(InputError, match="no layer of the deploy graph"):
+        match_layers(case.reference, other)
+    with pytest.raises(InputError, match="no images"):
+        drift(case.reference, case.int8, [], threads=1)
+
+
+def test_neither_graph_is_changed(case: Case) -> None:
+    before = [v.name for v in case.int8.graph.outputs], len(case.int8.graph)
+    drift(case.reference, case.int8, case.batches[:1], threads=1)
+    assert ([v.name for v in case.int8.graph.outputs], len(case.int8.graph)) == before

@@ -1,0 +1,72 @@
+"""Two swapped classes and a wrong preprocessing are named; noise is not mistaken for either."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from radixrt.validate.findings import input_findings, layer_findings, logit_findings
+from tests.validate.reports import CLASSES, logits
+
+
+def photos(seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    smooth = random.normal(size=(4, 3, 1, 1)) + 0.5 * random.normal(size=(4, 3, 8, 8))
+    return (smooth + np.array([0.3, 0.0, -0.4])[None, :, None, None]).astype(np.float32)
+
+
+def test_swapped_classes_are_named() -> None:
+    reference, engine, _ = logits(300, 0.1)
+    [found] = logit_findings(reference, engine[:, [1, 0, 2, 3]], CLASSES)
+    assert "functional and defective are swapped" in found
+    assert logit_findings(reference, engine, CLASSES) == []
+
+
+def test_noise_and_noise_alone_is_no_swap() -> None:
+    reference, _, _ = logits(300, 0.1)
+    assert logit_findings(reference, np.random.default_rng(3).normal(size=reference.shape)) == []
+
+
+def test_overflow_is_named() -> None:
+    reference, engine, _ = logits(20, 0.1)
+    engine[5] = np.inf
+    [found] = logit_findings(reference, engine)
+    assert "1 of 20 images" in found
+
+
+def test_wrong_mean_is_named_with_its_shift() -> None:
+    images = photos()
+    shift = np.array([0.5, 0.25, -0.125], np.float32)[None, :, None, None]
+    [found] = input_findings(images, images + shift)
+    assert "another mean" in found and "+0.500, +0.250, -0.125" in found and "std" not in found
+
+
+def test_wrong_std_is_named_with_its_scale() -> None:
+    images = photos()
+    [found] = input_findings(images, images * 2.0)
+    assert "another std" in found and "2.000" in found and "mean" not in found
+
+
+def test_reversed_channels_are_named() -> None:
+    images = photos()
+    [found] = input_findings(images, images[:, ::-1])
+    assert "reverse order" in found
+
+
+def test_another_crop_is_told_from_another_mean() -> None:
+    images = photos()
+    [found] = input_findings(images, np.roll(images, 2, axis=3))
+    assert "resize and crop" in found
+    [found] = input_findings(images, images[:, :, :4, :4])
+    assert "(3, 4, 4)" in found
+
+
+def test_equal_images_say_nothing() -> None:
+    images = photos()
+    assert input_findings(images, images + np.float32(1e-5)) == []
+    assert layer_findings([]) == []
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (300, 1)])
+def test_too_little_to_correlate_says_nothing(shape: tuple[int, int]) -> None:
+    assert logit_findings(np.ones(shape), np.zeros(shape)) == []
