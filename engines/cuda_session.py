@@ -94,7 +94,10 @@ class CudaSession(Session):
                 f"{engine} needs {size:.0f} MB of GPU memory for its work, which is not free: close other programs"
             )
         names = [plan.get_tensor_name(index) for index in range(plan.num_io_tensors)]
-        specs = [TensorSpec(name, self._api.dtype(plan, name), tuple(plan.get_tensor_shape(name))) for name in names]
+        specs = [
+            TensorSpec(name, self._api.dtype(plan, name), self._api.shape(plan.get_tensor_shape(name)))
+            for name in names
+        ]
         self.inputs = tuple(spec for spec in specs if self._api.is_input(plan, spec.name))
         self.outputs = tuple(spec for spec in specs if not self._api.is_input(plan, spec.name))
 
@@ -102,13 +105,17 @@ class CudaSession(Session):
         """Makes the buffers for the largest batch of the plan's profile, and gives the plan their addresses."""
         self._largest = {}
         for spec in self.inputs:
-            largest = tuple(self._plan.get_tensor_profile_shape(spec.name, 0)[2]) if -1 in spec.shape else spec.shape
+            largest = (
+                self._api.shape(self._plan.get_tensor_profile_shape(spec.name, 0)[2])
+                if -1 in spec.shape
+                else spec.shape
+            )
             self._largest[spec.name] = largest
             self._execution.set_input_shape(spec.name, largest)
         self._host: dict[str, Any] = {}
         self._device: dict[str, Any] = {}
         for spec in (*self.inputs, *self.outputs):
-            shape = tuple(self._execution.get_tensor_shape(spec.name))
+            shape = self._api.shape(self._execution.get_tensor_shape(spec.name))
             size = math.prod(shape)
             self._host[spec.name] = self._cuda.pagelocked_empty(size, spec.dtype)
             self._device[spec.name] = self._cuda.mem_alloc(max(1, size * spec.dtype.itemsize))
@@ -159,7 +166,9 @@ class CudaSession(Session):
         for spec, shape in zip(self.inputs, shapes, strict=True):
             if not self._execution.set_input_shape(spec.name, shape):
                 raise InputError(f"input {spec.name!r} of shape {shape} is outside what the engine was built for")
-        self._results = {spec.name: tuple(self._execution.get_tensor_shape(spec.name)) for spec in self.outputs}
+        self._results = {
+            spec.name: self._api.shape(self._execution.get_tensor_shape(spec.name)) for spec in self.outputs
+        }
         self._sizes = {spec.name: math.prod(shape) for spec, shape in zip(self.inputs, shapes, strict=True)}
         self._shapes = shapes
 

@@ -46,7 +46,7 @@ def for_version(deploy: Path, api: TrtApi) -> bytes:
         model = to_float32(model)
     if model.opset_imports.get("", 0) > api.max_opset:
         to_opset_17(model)
-    return ir.to_proto(model).SerializeToString()
+    return bytes(ir.to_proto(model).SerializeToString())
 
 
 def to_opset_17(model: ir.Model) -> None:

@@ -59,5 +59,5 @@ def _halve(node: ir.Node) -> None:
     doubled.dtype, doubled.shape = scale.const_value.dtype, ir.Shape(steps.shape)
     node.graph.register_initializer(doubled)
     node.replace_input_with(1, doubled)
-    if not tuple(scale.uses()) and scale.name in node.graph.initializers:
+    if not tuple(scale.uses()) and scale.name is not None and scale.name in node.graph.initializers:
         del node.graph.initializers[scale.name]

@@ -104,15 +104,18 @@ class TrtApi:
             def log(self, severity: Any, msg: str) -> None:
                 sink(str(severity).rsplit(".", 1)[-1], msg)
 
-        return Logger()  # type: ignore[no-any-return]
+        logger: trt.ILogger = Logger()
+        return logger
 
     def builder(self, logger: trt.ILogger) -> trt.Builder:
         """Returns a builder."""
-        return self.trt.Builder(logger)  # type: ignore[no-any-return]
+        builder: trt.Builder = self.trt.Builder(logger)
+        return builder
 
     def parser(self, network: trt.INetworkDefinition, logger: trt.ILogger) -> trt.OnnxParser:
         """Returns the ONNX parser that fills ``network``."""
-        return self.trt.OnnxParser(network, logger)  # type: ignore[no-any-return]
+        parser: trt.OnnxParser = self.trt.OnnxParser(network, logger)
+        return parser
 
     def network(self, builder: trt.Builder) -> trt.INetworkDefinition:
         """Returns an empty network, strongly typed where that exists."""
@@ -247,6 +250,16 @@ class TrtApi:
         """Returns node index, node name and description of each error; on 8.x the name is empty."""
         errors = (parser.get_error(index) for index in range(parser.num_errors))
         return tuple((e.node(), str(e.node_name()) if hasattr(e, "node_name") else "", e.desc()) for e in errors)
+
+    def dims(self, shape: tuple[int, ...]) -> trt.Dims:
+        """Returns a shape in the library's own type."""
+        dims: trt.Dims = self.trt.Dims(shape)
+        return dims
+
+    @staticmethod
+    def shape(dims: Any) -> tuple[int, ...]:
+        """Returns the library's own shape as a tuple; an open dimension is -1."""
+        return tuple(int(dim) for dim in dims)
 
     # Running
 

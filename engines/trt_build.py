@@ -78,7 +78,7 @@ def build_plan(
         raise InputError(_explain(api, graph, api.parser_errors(parser), log))
     config = builder.create_builder_config()
     monitor = _configure(api, builder, config, options, progress)
-    _add_profile(builder, network, config, options)
+    _add_profile(api, builder, network, config, options)
     cache = config.create_timing_cache(timing_cache) if timing_cache is not None else None
     if cache is not None:
         config.set_timing_cache(cache, False)
@@ -123,14 +123,18 @@ def _configure(
 
 
 def _add_profile(
-    builder: trt.Builder, network: trt.INetworkDefinition, config: trt.IBuilderConfig, options: BuildOptions
+    api: TrtApi,
+    builder: trt.Builder,
+    network: trt.INetworkDefinition,
+    config: trt.IBuilderConfig,
+    options: BuildOptions,
 ) -> None:
     """Gives a dynamic batch its range; every other dimension must be static."""
     batch = options.batch
     profile = None
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        shape = tuple(tensor.shape)
+        shape = api.shape(tensor.shape)
         if -1 not in shape:
             continue
         if -1 in shape[1:]:
@@ -140,7 +144,8 @@ def _add_profile(
             )
         profile = profile or builder.create_optimization_profile()
         rest = shape[1:]
-        profile.set_shape(tensor.name, (batch.min, *rest), (batch.opt, *rest), (batch.max, *rest))
+        smallest, tuned, largest = (api.dims((size, *rest)) for size in (batch.min, batch.opt, batch.max))
+        profile.set_shape(tensor.name, smallest, tuned, largest)
     if profile is not None:
         config.add_optimization_profile(profile)
 

@@ -26,6 +26,7 @@ from pathlib import Path
 # What the adaptor touches; the rest of TensorRT is of no concern here.
 CLASSES = (
     "Builder",
+    "Dims",
     "IBuilderConfig",
     "ICudaEngine",
     "IExecutionContext",
