@@ -187,7 +187,8 @@ def data_config_beside(path: Path) -> dict[str, Any]:
 
 
 def _shorten(items: Iterable[str]) -> str:
-    items = list(items)
+    # A key can hold anything, a terminal's control codes included.
+    items = ["".join(c if c.isprintable() else "?" for c in item) for item in items]
     rest = len(items) - _LISTED
     return ", ".join(items[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 

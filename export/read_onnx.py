@@ -13,6 +13,7 @@ from __future__ import annotations
 import graphlib
 import math
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -28,6 +29,7 @@ BATCH_DIM = "batch"
 _OLDEST_OPSET = 13  # the first with per-channel Q/DQ
 _PROTOBUF_LIMIT = (1 << 31) - 1
 _LARGEST_VALUE = 1 << 29  # elements: 2 GB of float32; a 64-channel map of 1024 x 1024 is 1 << 26
+_NAMES = ("name", "input", "output", "op_type", "domain", "dim_param", "overload")
 _UNBOUNDED = ("Loop", "Scan", "SequenceMap")
 
 
@@ -99,11 +101,26 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path} is truncated or is not an ONNX file: it holds no graph")
     if not proto.graph.output:
         raise InputError(f"{path} has no output: name the logits as the graph's output")
+    if not _is_text(proto):
+        raise InputError(f"{path} holds names that are no text: it is damaged, export it again")
     newest = onnx.defs.onnx_opset_version()
     if not 1 <= _opset(proto) <= newest:
         raise InputError(f"{path} is written for opset {_opset(proto)}: export it at {_OLDEST_OPSET} to {newest}")
     del proto.training_info[:]
     return proto
+
+
+def _is_text(message: Any) -> bool:
+    """Whether strings are UTF-8 (protobuf hands out bytes where they are not) and names printable, fit for a report."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            for text in [value] if isinstance(value, (str, bytes)) else value:
+                if isinstance(text, bytes) or (field.name in _NAMES and not text.isprintable()):
+                    return False
+        elif field.type == field.TYPE_MESSAGE:
+            if not all(map(_is_text, [value] if hasattr(value, "ListFields") else value)):
+                return False
+    return True
 
 
 def _opset(proto: onnx.ModelProto) -> int:

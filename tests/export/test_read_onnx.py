@@ -302,6 +302,16 @@ def test_what_is_no_onnx_file_is_refused(content: bytes, tmp_path: Path) -> None
         read_onnx(tmp_path / "absent.onnx")
 
 
+@pytest.mark.parametrize("first", [b"\xff", b"\n", b"\x1b"])
+def test_names_that_are_no_text_are_refused(first: bytes, tmp_path: Path) -> None:
+    # Found by mutating files: protobuf hands bytes out as a name, and writing the graph failed much later; control
+    # codes in a name would reach the terminal with the first message about it.
+    content = tiny().SerializeToString().replace(b"conv", first + b"onv")
+    (tmp_path / "x.onnx").write_bytes(content)
+    with pytest.raises(InputError, match="no text"):
+        read_onnx(tmp_path / "x.onnx")
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 255), st.integers(0, 10_000))
 def test_a_damaged_file_is_read_or_refused(
