@@ -212,13 +212,13 @@ class AtomicFolder:
             folder, self._folder = self._folder, None
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
-                if isinstance(error, OSError) and _concerns(error, folder):
+                if isinstance(error, OSError) and concerns(error, folder):
                     with translate_disk_errors(self.output):
                         raise error
 
 
-def _concerns(error: OSError, folder: Path) -> bool:
-    """Whether an error of the block is about the folder being written, rather than about what was read for it."""
+def concerns(error: OSError, folder: Path) -> bool:
+    """Says whether an error is about the folder being written, rather than about what was read for it."""
     named = isinstance(error.filename, (str, Path)) and Path(error.filename).is_relative_to(folder)
     return named or error.errno in _FULL
 

@@ -35,7 +35,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
-from radixrt.engines.atomic import translate_disk_errors
+from radixrt.engines.atomic import concerns, translate_disk_errors
 from radixrt.engines.hashing import sha256_of
 from radixrt.engines.manifest import FileEntry
 
@@ -176,8 +176,14 @@ class StageCache:
         descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            (temporary / _FILES).mkdir()
-            write(temporary / _FILES)
+            try:
+                (temporary / _FILES).mkdir()
+                write(temporary / _FILES)
+            except OSError as error:
+                if not concerns(error, temporary):
+                    raise
+                with translate_disk_errors(self.root):
+                    raise
             with translate_disk_errors(self.root):
                 record = _Record(key=key, stage=stage, created=time.time(), files=_list(temporary / _FILES))
                 (temporary / _ENTRY).write_text(record.model_dump_json(indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""``make fault-check``: kills ``radixrt engine`` at its operations on files and at random moments, and checks what is left.
+"""``make fault-check``: kills ``radixrt engine`` at its operations on files and at random moments, then looks around.
 
 After each kill the output is the bundle of before or that of the killed run, whole, with the report of the same run,
 and every entry of the stage cache is what its stage wrote. At the end the command runs through, and nothing that the
