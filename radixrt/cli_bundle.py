@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -87,3 +88,43 @@ def compare(
     reports = [Report.read(path / "report.json" if path.is_dir() else path) for path in bundles]
     output.write_text(render_comparison(reports), encoding="utf-8")
     out.print(f"{output}: {len(reports)} reports side by side")
+
+
+@app.command()
+def bundle(
+    source: BundleArg,
+    triton: Annotated[Path, typer.Option(help="Write it as a model into this Triton model repository.")],
+    name: Annotated[str, typer.Option(help="The model's name there. Default: the bundle's.")] = "",
+    instances: Annotated[int, typer.Option(help="Copies of the model on each device.")] = 1,
+    queue_delay_us: Annotated[int, typer.Option(help="How long the server may wait to fill a batch.")] = 100,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Run an ONNX model on a GPU.")] = False,
+) -> None:
+    """Write a bundle into a Triton model repository."""
+    from radixrt.engines.bundle import Bundle
+    from radixrt.engines.triton import TritonOptions, write_model
+
+    model = write_model(Bundle.read(source), triton, TritonOptions(name, instances, queue_delay_us, gpu))
+    out.print(f"{model}: ready for `tritonserver --model-repository {triton}`")
+
+
+@app.command()
+def cache(
+    prune: Annotated[bool, typer.Option("--prune", help="Remove what was not used for longest.")] = False,
+    max_mb: Annotated[int, typer.Option(help="With --prune: keep at most so many MB.")] = 0,
+    older_than_days: Annotated[float | None, typer.Option(help="With --prune: only what is older than this.")] = None,
+) -> None:
+    """Show what earlier runs left to be taken again, or remove it."""
+    from radixrt.engines.stages import StageCache
+
+    with StageCache() as kept:
+        if prune:
+            seconds = None if older_than_days is None else older_than_days * 86400
+            limit = max_mb * 1_000_000 if older_than_days is None or max_mb else None
+            removed = kept.prune(max_bytes=limit, older_than_s=seconds)
+            out.print(f"removed {len(removed)} results, {sum(entry.bytes for entry in removed) / 1e6:.1f} MB")
+        table = Table("stage", "MB", "made", "last used", "key")
+        for entry in kept.entries():
+            made, used = (datetime.fromtimestamp(t).isoformat(" ", "minutes") for t in (entry.created, entry.used))
+            table.add_row(entry.stage, f"{entry.bytes / 1e6:.1f}", made, used, entry.key[:12])
+        out.print(table)
+        out.print(f"{kept.root}")

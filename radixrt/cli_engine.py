@@ -69,6 +69,7 @@ def engine(
     workspace_mb: Annotated[int | None, typer.Option(help="TensorRT: builder workspace, in MiB.")] = None,
     builder_level: Annotated[int | None, typer.Option(help="TensorRT: builder optimisation level, 0 to 5.")] = None,
     latency_rounds: Annotated[int, typer.Option(help="Timed rounds per batch size.")] = 30,
+    sign_key: Annotated[Path | None, typer.Option(help="An Ed25519 private key: sign the bundle.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Take nothing from earlier runs.")] = False,
 ) -> None:
     """Compile a network into an engine, hold it against the original, and leave a bundle with its report."""
@@ -117,6 +118,7 @@ def engine(
         latency_rounds=latency_rounds,
         output=output,
         fresh=fresh,
+        sign_key=sign_key,
         command=shlex.join(["radixrt", *sys.argv[1:]]),
     )
     from radixrt.pipeline import Engine

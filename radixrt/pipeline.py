@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
+from pydantic import TypeAdapter
 
 from radixrt import __version__
 from radixrt.calibration.table import write_table
@@ -19,6 +20,7 @@ from radixrt.engines.compatibility import built_for
 from radixrt.engines.hashing import sha256_of
 from radixrt.engines.manifest import Manifest, ModelIdentity, Preprocessing, TensorInfo, now
 from radixrt.engines.registry import auto_targets, get
+from radixrt.engines.signing import check_private_key
 from radixrt.errors import GateError, UnavailableError
 from radixrt.export.simplify import write_onnx
 from radixrt.export.spec import Precision
@@ -26,13 +28,17 @@ from radixrt.judge import Trial, Verdict, judge
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
 from radixrt.request import EngineRequest
-from radixrt.reuse import Reuse, library_versions
+from radixrt.reuse import Reuse, graph_sha256, library_versions
 from radixrt.validate import gates
+from radixrt.validate.drift import drift
+from radixrt.validate.findings import layer_findings
 from radixrt.validate.report_html import render_html
 from radixrt.validate.report_markdown import render_markdown
-from radixrt.validate.schema import ModelInfo, Report, Size
+from radixrt.validate.schema import DriftRow, ModelInfo, Report, Size
 
 DEPLOY_NAME = "deploy.onnx"
+DRIFT_IMAGES = 8
+_DRIFT = TypeAdapter(list[DriftRow])
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class _Made:
     capability: Capability
     deploy: DeployGraph
     built: BuiltEngine
+    drift: list[DriftRow]
     verdict: Verdict | None
     size: Size
     reused: tuple[str, ...]
@@ -77,6 +84,8 @@ class Engine:
         paths = {t.name: request.bundle_path(t.name, [t.name for t in targets]) for t in targets}
         for path in paths.values():
             BundleWriter.check_writable(path)
+        if request.sign_key is not None:
+            check_private_key(request.sign_key)
         self.stages.total = 2 + sum(_stage_count(request.precision, t.capability()) for t in targets)
         with Reuse(fresh=request.fresh) as reuse:
             prepared = prepare(request.model, request.data, request.batch, self.stages, reuse)
@@ -98,16 +107,17 @@ class Engine:
                 write_table(deploy.table, writer.folder / CALIBRATION_NAME)
             with self.stages.stage(f"Building the {target.name} engine"):
                 built = self._build(target, writer.folder, reuse)
+            drift = self._drift(prepared, deploy, reuse)
             verdict = self._judge(prepared, target, built, reuse) if capability.runs else None
             size = Size(
                 deploy_onnx_bytes=(writer.folder / DEPLOY_NAME).stat().st_size,
                 engine_bytes=sum(file.stat().st_size for file in built.files),
             )
             reused = tuple(reuse.taken[:1] if before else ()) + tuple(reuse.taken[before:])
-            made = _Made(prepared, capability, deploy, built, verdict, size, reused)
+            made = _Made(prepared, capability, deploy, built, drift, verdict, size, reused)
             report = self._report(made)
             write_reports(report, writer.folder)
-            bundle = writer.finish(self._manifest(made, target))
+            bundle = writer.finish(self._manifest(made, target), sign_key=request.sign_key)
         return Result(bundle, report)
 
     def _build(self, target: Target, folder: Path, reuse: Reuse) -> BuiltEngine:
@@ -135,6 +145,32 @@ class Engine:
         for file in built.files:
             shutil.copyfile(found / file.name, file)
         return built
+
+    def _drift(self, prepared: Prepared, deploy: DeployGraph, reuse: Reuse) -> list[DriftRow]:
+        """Where the error of a narrower precision comes from: the deploy graph beside itself before it was typed."""
+        if self.request.precision is Precision.FP32:
+            return []
+        key = reuse.key(
+            "drift",
+            inputs={
+                "float32": graph_sha256(deploy.float32),
+                "deploy": graph_sha256(deploy.model),
+                "images": prepared.test.sha256,
+            },
+        )
+        found = reuse.find(key, "drift")
+        with self.stages.stage("Locating the error, layer by layer"):
+            if found is None:
+
+                def write(folder: Path) -> None:
+                    size = self.request.batch.max
+                    batches = (batch.images for batch in prepared.test.batches(size, max(size, DRIFT_IMAGES)))
+                    whole = (images for images in batches if len(images) == size)
+                    rows = drift(deploy.float32, deploy.model, whole)
+                    (folder / "drift.json").write_text(_DRIFT.dump_json(rows).decode())
+
+                found = reuse.keep(key, "drift", write)
+        return _DRIFT.validate_json((found / "drift.json").read_bytes())
 
     def _judge(self, prepared: Prepared, target: Target, built: BuiltEngine, reuse: Reuse) -> Verdict:
         request = self.request
@@ -201,6 +237,8 @@ class Engine:
             parity=verdict.parity if verdict else None,
             accuracy=verdict.accuracy if verdict else None,
             latency=verdict.latency if verdict else None,
+            drift=made.drift,
+            findings=layer_findings(made.drift),
             size=made.size,
             gates=judged,
             passed=gates.passed(judged),
@@ -283,8 +321,9 @@ def _tensor_info(value: ir.Value) -> TensorInfo:
 
 
 def _stage_count(precision: Precision, capability: Capability) -> int:
-    """Rewriting and building; calibrating and placing for INT8; comparing and timing where the engine runs."""
-    return 2 + (2 if precision is Precision.INT8 else 0) + (2 if capability.runs else 0)
+    """Rewriting and building; calibrating, placing and locating the error; comparing and timing."""
+    narrowing = {Precision.FP32: 0, Precision.FP16: 1, Precision.INT8: 3}[precision]
+    return 2 + narrowing + (2 if capability.runs else 0)
 
 
 def _failures(report: Report) -> str:

@@ -78,6 +78,7 @@ class EngineRequest:
     latency_rounds: int = 30
     output: Path | None = None
     fresh: bool = False
+    sign_key: Path | None = None
     command: str = ""
 
     @property

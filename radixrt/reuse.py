@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # The libraries whose change could change what a stage makes.
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime", "numpy")
 
+# Weights are kept several times over, so a cache that only grew would fill a disk in a week of trials.
+LARGEST_CACHE = 8_000_000_000
+
 
 def library_versions() -> dict[str, str]:
     """The versions that decide what a build makes."""
@@ -70,6 +73,7 @@ class Reuse:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._cache.prune(max_bytes=LARGEST_CACHE)
         self._stack.close()
 
     def key(self, stage: str, *, inputs: Mapping[str, str], options: object = None) -> str:

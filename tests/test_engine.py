@@ -1,0 +1,172 @@
+"""The main job, end to end, through the real command and the Python calls, on a sample network."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import radixrt as rt
+from radixrt.errors import GateError, InputError
+from radixrt.validate.gates import GateLimits
+from radixrt.validate.schema import Report
+from tests.cli_runner import radixrt
+
+SAMPLE = "senet-nano-elpv"
+QUICK = ("--test-images", "48", "--calibration-images", "32", "--latency-rounds", "3", "--grouped-conv", "keep")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("engine") / "bundle"
+    done = radixrt("engine", "--model", SAMPLE, "--target", "onnxruntime", "--output", path, *QUICK)
+    assert done.code == 0, done.err
+    return path
+
+
+@pytest.mark.slow
+def test_leaves_a_bundle_with_everything_the_design_names(bundle: Path) -> None:
+    names = {path.name for path in bundle.iterdir()}
+    promised = {"manifest.json", "deploy.onnx", "engine.onnx", "calibration.json", "report.json", "report.md"}
+    assert promised | {"report.html", "run.py"} <= names
+    report = Report.read(bundle / "report.json")
+    assert report.passed and report.executed and report.model.weights == "checkpoint"
+    assert report.accuracy is not None and report.accuracy.samples == 48
+    assert report.parity is not None and report.parity.top1_agreement > 0.9
+    assert report.calibration is not None and report.calibration.images == 32
+    assert {block.kind for block in report.rewrite.attention_blocks} == {"se"} and not report.rewrite.refused
+
+
+@pytest.mark.slow
+def test_the_deploy_graph_is_symmetric_and_the_engine_is_its_unsigned_twin(bundle: Path) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    def activation_zero_points(path: Path) -> set[tuple[str, int]]:
+        graph = onnx.load(path).graph
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        zeros = [constants[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
+        return {(str(zero.dtype), int(zero)) for zero in zeros}
+
+    assert activation_zero_points(bundle / "deploy.onnx") == {("int8", 0)}
+    assert activation_zero_points(bundle / "engine.onnx") == {("uint8", 128)}
+
+
+@pytest.mark.slow
+def test_the_same_command_again_takes_everything_from_the_first_run(bundle: Path) -> None:
+    before = Report.read(bundle / "report.json")
+    done = radixrt("engine", "--model", SAMPLE, "--target", "onnxruntime", "--output", bundle, *QUICK)
+    after = Report.read(bundle / "report.json")
+    assert done.code == 0
+    assert after.latency == before.latency and after.calibration is not None and after.calibration.reused
+    (note,) = [note for note in after.notes if note.startswith("Taken from an earlier run")]
+    for stage in ("capture", "rewrite", "calibration", "onnxruntime engine", "onnxruntime measurements"):
+        assert stage in note
+
+
+@pytest.mark.slow
+def test_a_missed_gate_is_exit_3_and_keeps_the_bundle(bundle: Path, tmp_path: Path) -> None:
+    words = ("--model", SAMPLE, "--target", "onnxruntime", "--output", tmp_path / "slow", *QUICK)
+    done = radixrt("engine", *words, "--min-speedup", "100000")
+    assert done.code == 3 and "min_speedup" in done.sentence
+    report = json.loads((tmp_path / "slow" / "report.json").read_text())
+    assert not report["passed"] and report["schema"] == 1
+
+
+@pytest.mark.slow
+def test_classifies_from_python_from_the_command_and_from_run_py_alike(bundle: Path) -> None:
+    from radixrt.calibration.elpv import read_elpv
+
+    photograph = read_elpv().test[0].path
+    with rt.load(bundle) as engine:
+        answers = list(engine.classify(photograph, top=4))
+        assert engine(np.zeros((3, 3, 128, 128), np.float32)).shape == (3, 4)
+    assert sum(answer.probability for answer in answers) == pytest.approx(1, abs=1e-6)
+    done = radixrt("run", bundle, photograph)
+    assert done.code == 0 and answers[0].label in done.out
+    alone = [sys.executable, str(bundle / "run.py"), str(photograph)]
+    said = subprocess.run(alone, capture_output=True, text=True, check=True).stdout
+    assert said.index(answers[0].label) < said.index(answers[1].label)
+
+
+@pytest.mark.slow
+def test_a_changed_byte_is_refused(bundle: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    data = bytearray((copy / "engine.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / "engine.onnx").write_bytes(bytes(data))
+    with pytest.raises(InputError, match=r"engine\.onnx"):
+        rt.load(copy)
+
+
+@pytest.mark.slow
+def test_validate_judges_a_bundle_and_a_plain_onnx_file(bundle: Path, tmp_path: Path) -> None:
+    done = radixrt("validate", bundle, "--test-images", "16", "-o", tmp_path / "v", "--junit", tmp_path / "gates.xml")
+    assert done.code == 0, done.err
+    assert Report.read(tmp_path / "v" / "report.json").accuracy is not None
+    assert "max_drop" in (tmp_path / "gates.xml").read_text()
+    report = rt.validate(bundle / "engine.onnx", reference=SAMPLE, test_images=16)
+    assert report.parity is not None and report.parity.samples == 16
+
+
+@pytest.mark.slow
+def test_compiles_a_module_in_memory_for_a_dynamic_batch_on_a_folder_of_photographs(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from radixrt.export.samples import SAMPLES
+
+    random = np.random.default_rng(0)
+    for label in ("good", "bad"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for index in range(20):
+            pixels = random.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / label / f"{index}.png")
+    module = SAMPLES[0].build(2)
+    with pytest.raises(GateError):
+        rt.compile(
+            module,
+            target="onnxruntime",
+            data=tmp_path / "data",
+            input_size=(3, 64, 64),
+            batch="1..4",
+            output=tmp_path / "b",
+            gates=GateLimits(min_speedup=1e6),
+        )
+    with rt.load(tmp_path / "b") as engine:
+        logits = engine(np.zeros((7, 3, 64, 64), np.float32))
+    assert logits.shape == (7, 2)
+    report = Report.read(tmp_path / "b" / "report.json")
+    assert report.latency is not None and {row.batch for row in report.latency.rows} == {1, 4}
+
+
+@pytest.mark.slow
+def test_stages_one_by_one_make_the_same_kind_of_engine(tmp_path: Path) -> None:
+    steps = (
+        ("export", SAMPLE, "-o", tmp_path / "a.onnx"),
+        ("rewrite", tmp_path / "a.onnx", "-o", tmp_path / "b.onnx", "--report", tmp_path / "r.json"),
+        ("calibrate", tmp_path / "b.onnx", "-o", tmp_path / "t.json", "--calibration-images", "16"),
+        ("quantize", tmp_path / "b.onnx", "-o", tmp_path / "c.onnx", "--table", tmp_path / "t.json"),
+        ("build", tmp_path / "c.onnx", "-o", tmp_path / "e", "--precision", "int8"),
+        (
+            "validate",
+            tmp_path / "e" / "engine.onnx",
+            "--reference",
+            SAMPLE,
+            "--test-images",
+            "16",
+            "-o",
+            tmp_path / "v",
+        ),
+    )
+    for step in steps:
+        done = radixrt(*step)
+        assert done.code == 0, (step[0], done.err)
+    parity = Report.read(tmp_path / "v" / "report.json").parity
+    assert parity is not None and parity.top1_agreement > 0.8
