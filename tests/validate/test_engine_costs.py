@@ -1,0 +1,105 @@
+"""Time per layer, cold start and pictures, each on a real file."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from PIL import Image
+
+from radixrt.errors import RadixRTError
+from radixrt.validate.cold_start import cold_start
+from radixrt.validate.layer_times import layer_times, module_name
+from radixrt.validate.thumbnails import MOST, thumbnails
+
+NET = """<ir_version: 10, opset_import: ["" : 19]>
+net (float[batch, 3, 32, 32] input) => (float[batch, 16, 32, 32] logits)
+<float[16, 3, 3, 3] w, float[16, 16, 3, 3] v>
+{
+  c = Conv <pads = [1, 1, 1, 1]> (input, w)
+  r = Relu (c)
+  logits = Conv <pads = [1, 1, 1, 1]> (r, v)
+}"""
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    random = np.random.default_rng(0)
+    model = onnx.parser.parse_model(NET)
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name)
+        for name, shape in (("w", (16, 3, 3, 3)), ("v", (16, 16, 3, 3)))
+    )
+    for node, name in zip(model.graph.node, ("/stem/Conv", "/act/Relu", "/layer1/layer1.0/conv1/Conv"), strict=True):
+        node.name = name
+    file = tmp_path_factory.mktemp("engine") / "engine.onnx"
+    onnx.save(model, file)
+    return file
+
+
+def test_onnxruntime_layers_stand_under_their_modules(engine: Path) -> None:
+    feed = np.zeros((2, 3, 32, 32), np.float32)
+    rows = layer_times("onnxruntime", engine, feed, deploy=ir.load(engine), runs=5, threads=1)
+    assert {"stem", "layer1.0.conv1"} <= {row.name for row in rows}
+    times = [row.ms for row in rows]
+    assert times == sorted(times, reverse=True) and times[-1] >= 0 and times[0] > 0
+
+
+def test_openvino_layers_stand_under_their_modules(engine: Path, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    openvino.save_model(openvino.convert_model(str(engine)), str(tmp_path / "engine.xml"), compress_to_fp16=False)
+    feed = np.zeros((1, 3, 32, 32), np.float32)
+    rows = layer_times("openvino", tmp_path / "engine.xml", feed, deploy=ir.load(engine), runs=5, threads=1)
+    assert "layer1.0.conv1" in {row.name for row in rows}
+
+
+def test_a_target_without_a_profiler_here_gives_none(engine: Path) -> None:
+    assert layer_times("tensorrt-rtx", engine, np.zeros((1, 3, 32, 32), np.float32)) == []
+
+
+def test_module_names_match_whole_node_names() -> None:
+    modules = {"node_conv1": "layer1", "node_conv12": "layer12"}
+    assert module_name("node_conv12_nchwc", modules) == "layer12"
+    assert module_name("node_conv1_nchwc", modules) == "layer1"
+    assert module_name("node_conv123", modules) == "node_conv123"
+
+
+def test_cold_start_of_a_fresh_process(engine: Path) -> None:
+    found = cold_start("onnxruntime", engine, threads=1)
+    assert found.load_ms > 0 and found.first_inference_ms > 0
+    assert 10e6 < found.peak_bytes < 1e9, "a process without PyTorch"
+
+
+def test_cold_start_says_why_it_failed(tmp_path: Path) -> None:
+    broken = tmp_path / "engine.onnx"
+    broken.write_bytes(b"not an engine")
+    with pytest.raises(RadixRTError, match="cannot be opened"):
+        cold_start("onnxruntime", broken)
+
+
+def test_the_measuring_process_does_not_load_pytorch() -> None:
+    code = (
+        "import sys, radixrt.validate.cold_start, radixrt.engines.registry, radixrt.engines.onnxruntime;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_thumbnails_are_small_and_damaged_files_have_none(tmp_path: Path) -> None:
+    files = {}
+    for i in range(MOST + 5):
+        files[f"{i}.png"] = tmp_path / f"{i}.png"
+        Image.new("L", (300, 200), i).save(files[f"{i}.png"])
+    files["1.png"].write_bytes(files["1.png"].read_bytes()[:60])
+    files["2.png"].unlink()
+    pictures = thumbnails(files, ["unknown.png", *files])
+    assert len(pictures) == MOST
+    assert not {"1.png", "2.png", "unknown.png"} & set(pictures)
+    with Image.open(io.BytesIO(pictures["0.png"])) as image:
+        assert (image.format, image.size) == ("JPEG", (128, 85))

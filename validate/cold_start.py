@@ -1,0 +1,84 @@
+"""What an engine costs before its first answer: opening it, the first inference, and the memory of a process that does.
+
+Measured in a process of its own that holds neither PyTorch nor the reference, so the peak is the engine's. The
+runtime's own library is loaded before the clock starts: that is paid once for all engines of a process.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from radixrt.errors import RadixRTError
+
+SECONDS = 300
+
+
+class ColdStart(BaseModel):
+    """Milliseconds to open the engine and for the first inference at its smallest batch; peak resident bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    load_ms: float
+    first_inference_ms: float
+    peak_bytes: int
+
+
+def cold_start(target: str, engine: Path, *, threads: int = 0) -> ColdStart:
+    """Opens an engine in a fresh process and runs it once on zeros.
+
+    Args:
+        target: the target's name.
+        engine: the file that the target opens.
+        threads: threads of the runtime; 0 is its own choice.
+
+    Raises:
+        RadixRTError: the process failed; the message holds its last line.
+    """
+    command = [sys.executable, "-m", "radixrt.validate.cold_start", target, str(engine), str(threads)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise RadixRTError(f"opening {engine} and one inference took more than {SECONDS} s") from error
+    try:
+        return ColdStart.model_validate_json(done.stdout.strip().rpartition("\n")[2])
+    except ValidationError as error:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise RadixRTError(f"a fresh process could not open and run {engine}: {last}") from error
+
+
+def measure_here(target: str, engine: Path, threads: int) -> ColdStart:
+    """The measurement itself, for a process that does nothing else."""
+    import numpy as np
+
+    from radixrt.engines.registry import get
+
+    opener = get(target)
+    opener.capability()
+    start = time.perf_counter()
+    session = opener.open(engine, threads=threads)
+    opened = time.perf_counter()
+    with session:
+        feeds = {
+            spec.name: np.zeros([1 if size == -1 else size for size in spec.shape], spec.dtype)
+            for spec in session.inputs
+        }
+        before = time.perf_counter()
+        session.run(feeds)
+        after = time.perf_counter()
+    # Linux counts kilobytes, macOS bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return ColdStart(
+        load_ms=(opened - start) * 1000,
+        first_inference_ms=(after - before) * 1000,
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+    )
+
+
+if __name__ == "__main__":
+    print(measure_here(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])).model_dump_json())
