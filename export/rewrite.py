@@ -22,7 +22,9 @@ from radixrt.export.grouped_conv import apply_forms
 from radixrt.export.pass_result import PassResult
 from radixrt.export.pool_conv import ChoosePoolForm, apply_pool_forms
 from radixrt.export.rewrite_report import RewriteReport
+from radixrt.export.rtx_forms import pool_by_window
 from radixrt.export.spec import Precision
+from radixrt.export.squeeze_early import squeeze_early
 
 GroupedConv = Literal["keep", "split", "merge", "dense", "auto"]
 
@@ -62,9 +64,15 @@ def pipeline() -> tuple[Pass, ...]:
         # Before recognition, so that a convolution and its normalisation are one feature map.
         _fold_batchnorm,
         _attention,
+        # After attention: it reads the pooling and the FC that the lowering wrote.
+        _squeeze_early,
+        # After the squeeze has found its place, which needs the shapes of the nodes written above.
+        _infer_shapes,
         # The forms read shapes, and a pool that becomes a convolution may be a grouped one's neighbour.
         _pool_conv,
         _grouped_conv,
+        # After every pass that looks for a GlobalAveragePool.
+        _target_spelling,
         # Last: the nodes that the passes above left without a reader go here, whoever made them.
         _tidy,
     )
@@ -126,6 +134,14 @@ def _grouped_conv(model: ir.Model, options: RewriteOptions) -> PassResult:
         choose = chooser_fixed(options.grouped_conv)
     _, records, changed = apply_forms(model, choose, batch=options.batch)
     return PassResult(changed=changed, grouped_convs=tuple(records))
+
+
+def _squeeze_early(model: ir.Model, options: RewriteOptions) -> PassResult:
+    return squeeze_early(model)
+
+
+def _target_spelling(model: ir.Model, options: RewriteOptions) -> PassResult:
+    return pool_by_window(model) if options.target == "tensorrt-rtx" else PassResult()
 
 
 def _tidy(model: ir.Model, options: RewriteOptions) -> PassResult:
