@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -181,6 +181,26 @@ class CudaSession(Session):
             raise RadixRTError(f"{self._api.product} failed to run the engine ({said})")
         for name, shape in self._results.items():
             self._cuda.memcpy_dtoh_async(self._host[name][: math.prod(shape)], self._device[name], self._stream)
+
+    def describe(self) -> str:
+        """Returns TensorRT's own description of the plan's layers, as JSON."""
+        inspector = self._plan.create_engine_inspector()
+        inspector.execution_context = self._execution
+        return str(inspector.get_engine_information(self._api.json_format))
+
+    @contextmanager
+    def profiled(self, sink: Callable[[str, float], None]) -> Iterator[None]:
+        """Reports each layer's time to ``sink(name, milliseconds)`` for the runs inside the block.
+
+        The profiler stays with the execution context, so a session that was profiled is for profiling alone.
+        """
+        active = True
+        profiler = self._api.profiler(lambda name, ms: sink(name, ms) if active else None)
+        self._execution.profiler = profiler
+        try:
+            yield
+        finally:
+            active = False
 
     def _release(self) -> None:
         with self._current():

@@ -68,6 +68,17 @@ class OpenVinoSession(Session):
         """Returns OpenVINO's record of each layer in the last run."""
         return tuple(self._request.profiling_info)
 
+    def original_names(self) -> dict[str, tuple[str, ...]]:
+        """Returns, for each compiled layer, the names of the graph's nodes that were fused into it."""
+        names: dict[str, tuple[str, ...]] = {}
+        for operation in self._compiled.get_runtime_model().get_ordered_ops():
+            info = operation.get_rt_info()
+            if "originalLayersNames" in info:
+                text = info["originalLayersNames"]
+                text = text.astype(str) if hasattr(text, "astype") else text
+                names[operation.get_friendly_name()] = tuple(str(text).split(","))
+        return names
+
     @property
     def inference_precision(self) -> str:
         """The type of what is not INT8, as OpenVINO resolved it."""

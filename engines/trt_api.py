@@ -288,6 +288,23 @@ class TrtApi:
         config.set_runtime_cache(cache)
         return engine.create_execution_context(config), cache
 
+    @property
+    def json_format(self) -> Any:
+        """How the engine inspector is told to answer in JSON."""
+        return self.trt.LayerInformationFormat.JSON
+
+    def profiler(self, sink: Callable[[str, float], None]) -> Any:
+        """Returns a profiler that reports each layer to ``sink(name, milliseconds)``."""
+
+        class Profiler(self.trt.IProfiler):  # type: ignore[name-defined,misc]  # known once the library is loaded
+            def __init__(self) -> None:
+                super().__init__()
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                sink(layer_name, ms)
+
+        return Profiler()
+
     def is_input(self, engine: trt.ICudaEngine, name: str) -> bool:
         """Says whether a tensor of the engine is an input."""
         return bool(engine.get_tensor_mode(name) == self.trt.TensorIOMode.INPUT)

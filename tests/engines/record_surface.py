@@ -27,6 +27,7 @@ from pathlib import Path
 CLASSES = (
     "Builder",
     "Dims",
+    "EngineInspector",
     "IBuilderConfig",
     "ICudaEngine",
     "IExecutionContext",
@@ -51,6 +52,7 @@ ENUMS = (
     "DataType",
     "DeviceType",
     "HardwareCompatibilityLevel",
+    "LayerInformationFormat",
     "MemoryPoolType",
     "NetworkDefinitionCreationFlag",
     "ProfilingVerbosity",

@@ -1,0 +1,87 @@
+"""Peak rates of a few GPUs, for roofline estimates: a table with its sources, small on purpose.
+
+Rates are dense (no structured sparsity), and for FP16 those with FP32 accumulation, which is how convolutions are
+computed. They are what the maker publishes, at boost clock; no device sustains them.
+
+Sources, by device:
+
+- T4: NVIDIA T4 datasheet; Turing architecture whitepaper (WP-09183-001), table of peak rates.
+- A100 40 GB: NVIDIA A100 datasheet; Ampere architecture whitepaper.
+- RTX 3080, RTX A6000: NVIDIA Ampere GA102 architecture whitepaper, tables 2 and 3.
+- RTX 4090, L4: NVIDIA Ada architecture whitepaper (v2.02), appendices; L4 datasheet, whose rates are sparse: halved.
+- RTX 5090: NVIDIA RTX Blackwell architecture whitepaper, table of peak rates.
+- Jetson AGX Orin 64 GB: Jetson AGX Orin technical brief (v1.2): GPU part alone, sparse rates halved.
+- Jetson Orin Nano 8 GB Super: its datasheet (67 sparse INT8 TOPS, 102 GB/s): halved, and FP16 at half of INT8.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from radixrt.errors import InputError
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU's peak rates.
+
+    Attributes:
+        name: as users call it.
+        compute_capability: such as ``8.6``.
+        bandwidth_gb_s: memory bandwidth, 1e9 bytes per second.
+        fp32_tflops: FP32 on the ordinary cores, 1e12 operations per second (a multiply-add is two).
+        fp16_tflops: FP16 with FP32 accumulation on the tensor cores.
+        int8_tops: INT8 on the tensor cores.
+    """
+
+    name: str
+    compute_capability: str
+    bandwidth_gb_s: float
+    fp32_tflops: float
+    fp16_tflops: float
+    int8_tops: float
+
+    def seconds(self, dtype: str, macs: int, moved: int) -> float:
+        """Returns the roofline of one kernel: the longer of moving its bytes and computing, both at their peak.
+
+        Args:
+            dtype: the builder's name of the type that is multiplied: ``Float``, ``Half`` or ``Int8``.
+            macs: multiply-adds.
+            moved: bytes read and written.
+        """
+        peaks = {"Float": self.fp32_tflops, "Half": self.fp16_tflops, "BFloat16": self.fp16_tflops}
+        rate = peaks.get(dtype, self.int8_tops if dtype in ("Int8", "UInt8") else self.fp32_tflops) * 1e12
+        return max(moved / (self.bandwidth_gb_s * 1e9), 2 * macs / rate)
+
+
+DEVICES = (
+    Device("T4", "7.5", 320, 8.1, 65, 130),
+    Device("A100", "8.0", 1555, 19.5, 312, 624),
+    Device("RTX 3080", "8.6", 760, 29.8, 59.5, 238),
+    Device("RTX A6000", "8.6", 768, 38.7, 154.8, 309.7),
+    Device("Jetson AGX Orin", "8.7", 204.8, 5.3, 42.5, 85),
+    Device("Jetson Orin Nano Super", "8.7", 102, 2.1, 16.75, 33.5),
+    Device("RTX 4090", "8.9", 1008, 82.6, 165.2, 660.6),
+    Device("L4", "8.9", 300, 30.3, 121, 242.5),
+    Device("RTX 5090", "12.0", 1792, 104.8, 209.5, 838),
+)
+
+
+def find_device(name: str) -> Device:
+    """Returns a device of the table.
+
+    Raises:
+        InputError: it is not in the table; the nearest names are offered.
+    """
+    known = {device.name.lower(): device for device in DEVICES}
+    if name.strip().lower() in known:
+        return known[name.strip().lower()]
+    near = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.4)
+    offered = [known[key].name for key in near] or [device.name for device in DEVICES]
+    raise InputError(f"no rates are known for device {name!r}: did you mean {' or '.join(offered)}?")
+
+
+def devices_for(capabilities: tuple[str, ...]) -> tuple[Device, ...]:
+    """Returns the devices of the table with one of these compute capabilities; all where none is named."""
+    return tuple(d for d in DEVICES if not capabilities or d.compute_capability in capabilities)

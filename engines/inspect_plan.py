@@ -1,0 +1,64 @@
+"""Layers and their times of a TensorRT plan that runs here, from TensorRT's own inspector and profiler.
+
+Written for 8.5 to 11 and for RTX, and not executed where it was written: there is no GPU there. The inspector's JSON
+changed in 11, so only what all versions give is read: a list ``Layers`` of names, or of objects with a name, a type
+and metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from radixrt.engines.base import BuildOptions
+from radixrt.engines.cuda_session import CudaSession
+from radixrt.engines.inspection import LayerRow
+from radixrt.engines.origins import Origins
+from radixrt.engines.trt_api import TrtApi
+
+_WARM_UP = 3
+
+
+def plan_rows(target: str, engine: Path, origins: Origins, options: BuildOptions, runs: int) -> tuple[LayerRow, ...]:
+    """Profiles a plan on the GPU that is here."""
+    api = TrtApi.load("tensorrt_rtx" if target == "tensorrt-rtx" else "tensorrt")
+    # A captured graph hides its layers from the profiler.
+    with CudaSession(api, engine, use_graph=False) as session:
+        described = layers_of(session.describe())
+        random = np.random.default_rng(0)
+        feeds = {
+            spec.name: random.normal(0, 1, [options.batch.max if dim == -1 else dim for dim in spec.shape]).astype(
+                spec.dtype
+            )
+            for spec in session.inputs
+        }
+        for _ in range(_WARM_UP):
+            session.run(feeds)
+        times: dict[str, float] = {}
+        with session.profiled(lambda name, ms: times.__setitem__(name, times.get(name, 0.0) + ms)):
+            for _ in range(runs):
+                session.run(feeds)
+    rows = []
+    for name, total_ms in times.items():
+        kind, precision, nodes = described.get(name, ("", "", ()))
+        origin = origins.of(nodes or re.split(r"\s*\+\s*", name))
+        rows.append(LayerRow(name=name, kind=kind, precision=precision, origin=origin, mean_us=1e3 * total_ms / runs))
+    return tuple(rows)
+
+
+def layers_of(text: str) -> dict[str, tuple[str, str, tuple[str, ...]]]:
+    """Reads the inspector's JSON into kind, precision and ONNX nodes by layer name."""
+    found: dict[str, tuple[str, str, tuple[str, ...]]] = {}
+    for layer in json.loads(text).get("Layers", ()):
+        if isinstance(layer, str):
+            found[layer] = ("", "", ())
+            continue
+        entry: dict[str, Any] = layer
+        nodes = tuple(re.findall(r"\[ONNX Layer: ([^\]]*)\]", str(entry.get("Metadata", ""))))
+        formats = [str(t.get("Format/Datatype", t.get("Datatype", ""))) for t in entry.get("Outputs", ())]
+        found[str(entry.get("Name", ""))] = (str(entry.get("LayerType", "")), formats[0] if formats else "", nodes)
+    return found
