@@ -174,7 +174,7 @@ def read_table(path: Path, *, model: ir.Model | None = None, data_sha256: str | 
         payload = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the calibration table {path}: {error.strerror}; {again}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # nested beyond the parser's depth
         raise InputError(f"{path} is damaged: it is not JSON ({error}); {again}") from error
     body = payload.get("table") if isinstance(payload, dict) else None
     if not isinstance(body, dict) or "schema_version" not in body:

@@ -53,13 +53,13 @@ def test_a_good_manifest_survives_the_round_trip() -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_bytes(data: bytes) -> None:
     assert load(data) is None
 
 
 @given(st.sampled_from(PATHS), JSON)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_value_in_any_place(path: tuple[Any, ...], value: Any) -> None:
     content = json.loads(GOOD.to_bytes())
     at = content
@@ -76,7 +76,7 @@ def test_any_value_in_any_place(path: tuple[Any, ...], value: Any) -> None:
 
 
 @given(st.integers(0, len(GOOD.to_bytes()) - 1), st.integers(1, 255))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_changed_byte(position: int, change: int) -> None:
     data = bytearray(GOOD.to_bytes())
     data[position] ^= change
@@ -84,7 +84,7 @@ def test_any_changed_byte(position: int, change: int) -> None:
 
 
 @given(st.text(alphabet="./\\:" + string.ascii_lowercase + "\0\n", max_size=12))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_file_names(name: str) -> None:
     content = json.loads(GOOD.to_bytes())
     content["files"][2]["name"] = name

@@ -1,0 +1,86 @@
+"""``make fuzz``: feeds each loader mutated files, guided by the branches that they reach.
+
+    python -m tests.fuzz.harness                     every loader, a million runs in total
+    python -m tests.fuzz.harness manifest --runs 500
+
+Needs the ``atheris`` package. A file that breaks a loader is kept under ``build/fuzz/<loader>/``; once it is
+understood, it goes to ``tests/fuzz/regressions/<loader>/``, which the test suite replays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+REGRESSIONS = Path(__file__).with_name("regressions")
+WORK = Path("build") / "fuzz"
+
+
+def fuzz(name: str, runs: int) -> None:
+    """Fuzzes one loader in this process, which ends with it."""
+    atheris = importlib.import_module("atheris")
+    # What is followed must be instrumented as it is imported, so the loaders come after.
+    with atheris.instrument_imports(include=list(MODULES[name])):
+        loaders = importlib.import_module("tests.fuzz.loaders")
+    loader = next(loader for loader in loaders.LOADERS if loader.name == name)
+    work = WORK / name
+    (work / "corpus").mkdir(parents=True, exist_ok=True)
+    for index, seed in enumerate(loader.seeds()):
+        (work / "corpus" / f"seed-{index}").write_bytes(seed)
+    known = REGRESSIONS / name
+    corpora = [str(work / "corpus"), *([str(known)] if known.is_dir() else [])]
+    limits = [f"-runs={runs}", "-max_len=8192", "-timeout=20", "-rss_limit_mb=4096", f"-artifact_prefix={work}/"]
+    atheris.Setup([sys.argv[0], *limits, "-print_final_stats=1", *corpora], lambda data: loaders.attempt(loader, data))
+    atheris.Fuzz()
+
+
+# Repeated here because it is needed before anything of the project is imported; the suite holds the two together.
+MODULES = {
+    "manifest": ("radixrt.engines.manifest", "radixrt.calibration.preprocess"),
+    "table": ("radixrt.calibration.table",),
+    "trt-cache": ("radixrt.calibration.trt_cache",),
+    "gates": ("radixrt.validate.gates", "tomllib"),
+    "onnx": ("radixrt.export.read_onnx",),
+}
+
+
+def fuzz_all(runs: int | None) -> int:
+    """Fuzzes each loader in a process of its own; returns an exit code."""
+    from tests.fuzz.loaders import LOADERS
+
+    total, broken = 0, []
+    for loader in LOADERS:
+        count = runs or loader.runs
+        command = [sys.executable, "-m", "tests.fuzz.harness", loader.name, "--runs", str(count)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        executed = [line for line in done.stderr.splitlines() if "number_of_executed_units" in line]
+        number = int(executed[-1].rsplit(maxsplit=1)[-1]) if executed else 0
+        total += number
+        print(f"{loader.name:10s} {number:9,d} runs  {'passed' if done.returncode == 0 else 'BROKEN'}", flush=True)
+        if done.returncode:
+            broken.append(loader.name)
+            print("\n".join(done.stderr.splitlines()[-40:]))
+    print(f"{'total':10s} {total:9,d} runs  {'no loader broke' if not broken else ', '.join(broken) + ' broke'}")
+    return 1 if broken else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Fuzzes the loaders of files that somebody else may have written.")
+    parser.add_argument("loader", nargs="?", choices=sorted(MODULES), help="default: each in turn")
+    parser.add_argument("--runs", type=int, help="how many times each is called")
+    options = parser.parse_args()
+    if importlib.util.find_spec("atheris") is None:
+        print("error: the fuzzer is not installed: pip install atheris", file=sys.stderr)
+        return 4
+    if options.loader is None:
+        return fuzz_all(options.runs)
+    fuzz(options.loader, options.runs or 10_000)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
