@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from radixrt.errors import InputError
-from radixrt.validate.figures import BAD, ENGINE, OTHER, REFERENCE, Plot, figure_json, new_figure, plain
+from radixrt.validate.figures import BAD, ENGINE, OTHER, REFERENCE, Plot, figure_json, new_figure, plain, set_log_axis
 from radixrt.validate.gates import engine_row
 from radixrt.validate.page_rows import Row
 from radixrt.validate.report_html import render_page
@@ -229,7 +229,7 @@ def _figure(comparison: Comparison) -> go.Figure:
             )
     times = [e.latency_ms or 0.0 for e in shown]
     if 0 < 10 * min(times) < max(times):
-        figure.update_xaxes(type="log", dtick="D2")
+        set_log_axis(figure, times)
     else:
         figure.update_xaxes(rangemode="tozero")
     return figure

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ ENGINE, REFERENCE, OTHER, BAD, GRID = "#0000e1", "#0000e2", "#0000e3", "#0000e4"
 ROLES = {ENGINE: "--engine", REFERENCE: "--reference", OTHER: "--other", BAD: "--bad", GRID: "--line"}
 
 MOST_BARS = 20
+EXACT_DB = 90.0
 MOST_CLASSES = 30
 
 
@@ -90,6 +92,18 @@ def new_figure(x_title: str, y_title: str = "") -> go.Figure:
         },
     )
     return figure
+
+
+def set_log_axis(figure: go.Figure, values: Sequence[float]) -> None:
+    """A logarithmic x axis with its ticks written out: plotly's own leave out the power of ten."""
+    low, high = min(values), max(values)
+    ticks = [
+        digit * 10.0**power
+        for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for digit in (1, 2, 5)
+        if 0.5 * low <= digit * 10.0**power <= 2 * high
+    ]
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
 
 
 def plain(text: str) -> str:
@@ -173,8 +187,9 @@ def _latency(latency: Latency, names: list[str]) -> go.Figure:
             hovertemplate="%{x:.3f} ms<extra></extra>",
         )  # fmt: skip
     medians = [row.p50_ms for row in shown if row.p50_ms > 0]
-    if medians and max(medians) > 8 * min(medians):
-        figure.update_xaxes(type="log", dtick="D2")
+    spread = [t for row in shown for t in row.samples_ms]
+    if medians and max(medians) > 8 * min(medians) and min(spread, default=1.0) > 0:
+        set_log_axis(figure, [t for row in shown for t in (row.samples_ms or [row.p50_ms, row.p99_ms])])
     else:
         figure.update_xaxes(rangemode="tozero")
     figure.update_yaxes(type="category", showgrid=False)
@@ -198,6 +213,9 @@ def _throughput(latency: Latency, names: list[str]) -> go.Figure:
 def drift_figure(rows: list[DriftRow]) -> go.Figure:
     """SQNR against depth, with the first drop named."""
     ordered = sorted(rows, key=lambda row: row.depth)
+    # A float layer before the first quantiser is all but equal: at its height the others would lie on one line.
+    inexact = [row for row in ordered if row.sqnr_db < EXACT_DB]
+    ordered = inexact or ordered
     figure = new_figure("depth (layers from the input)", "SQNR (dB)")
     figure.add_scatter(
         x=[row.depth for row in ordered], y=[row.sqnr_db for row in ordered], mode="lines+markers",

@@ -166,8 +166,9 @@ def _judge_drop(limits: GateLimits, accuracy: Accuracy | None, executed: bool) -
         skipped = limits.max_drop is None or not executed
         verb = "Not judged" if skipped else "Cannot be judged"
         return Gate(name="max_drop", limit=limit, value=None, passed=skipped, reason=f"{verb}: {reason}.")
-    drop = -accuracy.delta * 100
-    bound = -accuracy.delta_ci95[0] * 100
+    # Adding zero turns the -0.0 of an unchanged accuracy into 0.0.
+    drop = -accuracy.delta * 100 + 0.0
+    bound = -accuracy.delta_ci95[0] * 100 + 0.0
     # A drop of exactly the limit passes, whatever the last bit of the division says.
     within = (bound if limits.strict else drop) <= limit + 1e-9
     judged = "interval's bound" if limits.strict else "measured drop"
