@@ -32,6 +32,7 @@ from radixrt.errors import InputError
 from radixrt.export.conv_form import KEEP, SPLIT, ChooseForm, ConvShape, Form, candidates
 from radixrt.export.form_rules import chooser_by_rules, chooser_fixed
 from radixrt.export.pool_conv import ChoosePoolForm, PoolConvShape, PoolForm
+from radixrt.export.rewrite import RewriteOptions
 from radixrt.export.spec import Precision
 
 POLICIES = ("keep", "split", "merge", "dense", "auto")
@@ -166,12 +167,37 @@ def pool_chooser_for(target: str, precision: Precision, cache: Path | None = Non
             return "pool", f"rule: one convolution multiplies more ({measurer})"
         if shape.conv.height is None or shape.conv.width is None:
             return "pool", "the image size is open, so nothing could be measured"
-        names: tuple[PoolForm, ...] = ("pool", "conv")
-        makers = {name: _maker(pool_conv_graph, shape, name, measurer.precision) for name in names}
+        makers = {name: _maker(pool_conv_graph, shape, name, measurer.precision) for name in ("pool", "conv")}
         verdict = measurer.choose("pool-conv", f"{shape} pads {shape.conv.pads} / {shape.pool_stride}", makers)
         return ("conv" if verdict.form == "conv" else "pool"), f"{measurer.target}: {verdict.why}"
 
     return choose
+
+
+def rewrite_options(
+    target: str, precision: Precision, grouped_conv: str = "auto", cache: Path | None = None, *, batch: int = 1
+) -> RewriteOptions:
+    """Returns the rewriter's options with the target's measurements behind them.
+
+    Args:
+        target: the target's name.
+        precision: of the deploy graph.
+        grouped_conv: the user's ``--grouped-conv``; ``auto`` also lets the target decide about pooling before a 1x1
+            convolution.
+        cache: the JSON file of earlier answers; None takes the one in the user's cache folder.
+        batch: images per run that forms are chosen for, where the graph's batch is dynamic.
+
+    Raises:
+        InputError: no such policy or target.
+    """
+    return RewriteOptions(
+        target=target,
+        grouped_conv=grouped_conv,
+        choose_form=chooser_for(grouped_conv, target, precision, cache),
+        choose_pool=pool_chooser_for(target, precision, cache) if grouped_conv == "auto" else None,
+        precision=precision,
+        batch=batch,
+    )
 
 
 def _maker(make: Callable[..., ir.Model], *arguments: object) -> Callable[[], ir.Model]:

@@ -1,0 +1,251 @@
+"""What the rewrite is worth: the original graph against the rewritten one, in one run. ``make bench-rewrite``.
+
+For each model, on onnxruntime and openvino, in FP32 and INT8 at batch 1: both graphs are opened and timed in turn,
+round by round; the ratio of their medians is printed with the noise of the run (the original against itself). For
+tensorrt-rtx the FP16 plans of both graphs (batch 1, SM 8.6) are compiled, which needs no GPU, and their kernels and the
+megabytes that these read and write are counted.
+
+Weights are random: they do not change how long a convolution takes. INT8 ranges come from random images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from rich.console import Console
+from rich.table import Table
+
+from radixrt.calibration.collect import calibrate
+from radixrt.calibration.placement import place
+from radixrt.calibration.placement_spec import PlacementOptions
+from radixrt.engines.base import BuildOptions, Session
+from radixrt.engines.forms import rewrite_options
+from radixrt.engines.plan_cost import PlanCost, plan_cost
+from radixrt.engines.registry import get
+from radixrt.export.rewrite import rewrite
+from radixrt.export.spec import BatchSpec, Precision
+from radixrt.export.typed import to_float16
+from radixrt.validate.latency import LatencyOptions, measure
+
+MODELS = ("resnest50d", "resnest26d", "seresnext50_32x4d", "skresnext50_32x4d", "seresnet50", "senet154")
+QUICK = ("resnest14d", "seresnet18")
+RESULTS = Path(__file__).parent / "results" / "rewrite.json"
+CLOCKED = ("onnxruntime", "openvino")
+# Kinds in the builder's list that synchronise two streams and compute nothing.
+_NO_KERNELS = ("signal", "wait")
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One model on one target in one precision; ``ratio`` above 1 means that the rewritten graph is faster."""
+
+    model: str
+    target: str
+    precision: str
+    original_p50_ms: float
+    rewritten_p50_ms: float
+    ratio: float
+    noise: float
+    rounds: int
+    nodes_before: int
+    nodes_after: int
+    grouped_convs: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The FP16 plans of one model for TensorRT for RTX, batch 1, SM 8.6."""
+
+    model: str
+    kernels_before: int
+    kernels_after: int
+    megabytes_before: float
+    megabytes_after: float
+    nodes_before: int
+    nodes_after: int
+
+
+def capture_model(name: str, side: int) -> ir.Model:
+    import timm
+    import torch
+
+    from radixrt.export.capture import capture
+    from radixrt.export.simplify import simplify
+
+    torch.manual_seed(0)
+    return simplify(capture(timm.create_model(name).eval(), (3, side, side), BatchSpec()))
+
+
+def typed(model: ir.Model, precision: Precision, target: str, side: int) -> ir.Model:
+    """Gives a float graph the types of a precision, as a build does."""
+    if precision is Precision.FP16:
+        return to_float16(model.clone())
+    if precision is Precision.FP32:
+        return model
+    images = np.random.default_rng(0).standard_normal((4, 1, 3, side, side)).astype(np.float32)
+    placed, _ = place(model, calibrate(model, images), PlacementOptions(target=target))
+    return placed
+
+
+@contextlib.contextmanager
+def opened(model: ir.Model, target: str, precision: Precision, threads: int) -> Iterator[Session]:
+    engine = get(target)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, "deploy.onnx")
+        ir.save(model, path)
+        built = engine.build(path, Path(scratch), BuildOptions(precision=precision, threads=threads))
+        with engine.open(built.files[0], threads=threads) as session:
+            yield session
+
+
+def clocked(name: str, graph: ir.Model, target: str, precision: Precision, args: argparse.Namespace) -> Timed:
+    rewritten, report = rewrite(graph.clone(), rewrite_options(target, precision, cache=args.cache))
+    images = np.random.default_rng(1).standard_normal((1, 3, args.side, args.side)).astype(np.float32)
+    with (
+        opened(typed(graph, precision, target, args.side), target, precision, args.threads) as before,
+        opened(typed(rewritten, precision, target, args.side), target, precision, args.threads) as after,
+    ):
+        runners = {
+            "rewritten": lambda batch: after.run({after.inputs[0].name: batch}),
+            "original": lambda batch: before.run({before.inputs[0].name: batch}),
+        }
+        options = LatencyOptions(
+            baseline="original", rounds=args.rounds, seconds=args.seconds, warmup_seconds=args.seconds / 2
+        )
+        taken = measure(runners, images, options)
+    p50 = {row.name: row.p50_ms for row in taken.rows}
+    forms = [record.form for record in report.grouped_convs]
+    return Timed(
+        model=name,
+        target=target,
+        precision=precision.value,
+        original_p50_ms=p50["original"],
+        rewritten_p50_ms=p50["rewritten"],
+        ratio=taken.speedup_p50,
+        noise=taken.method.noise,
+        rounds=taken.method.rounds,
+        nodes_before=report.nodes_before,
+        nodes_after=report.nodes_after,
+        grouped_convs={form: forms.count(form) for form in sorted(set(forms))},
+    )
+
+
+def planned(name: str, graph: ir.Model, args: argparse.Namespace) -> Planned:
+    options = BuildOptions(precision=Precision.FP16)
+    rewritten, report = rewrite(graph.clone(), rewrite_options("tensorrt-rtx", Precision.FP16, cache=args.cache))
+    costs = [
+        plan_cost(ir.to_proto(typed(model, Precision.FP16, "tensorrt-rtx", args.side)).SerializeToString(), options)
+        for model in (graph, rewritten)
+    ]
+    before, after = costs
+    return Planned(
+        model=name,
+        kernels_before=kernels(before),
+        kernels_after=kernels(after),
+        megabytes_before=before.bytes_moved / 1e6,
+        megabytes_after=after.bytes_moved / 1e6,
+        nodes_before=report.nodes_before,
+        nodes_after=report.nodes_after,
+    )
+
+
+def kernels(cost: PlanCost) -> int:
+    return sum(row.kind not in _NO_KERNELS for row in cost.rows)
+
+
+def show(console: Console, rows: list[Timed], plans: list[Planned]) -> None:
+    times = Table(title="Original graph against rewritten graph, batch 1, medians of interleaved rounds")
+    for column in ("model", "target", "precision", "original ms", "rewritten ms", "ratio", "noise", "nodes", "forms"):
+        times.add_column(column, justify="left" if column in ("model", "target", "precision", "forms") else "right")
+    for row in rows:
+        times.add_row(
+            row.model,
+            row.target,
+            row.precision,
+            f"{row.original_p50_ms:.2f}",
+            f"{row.rewritten_p50_ms:.2f}",
+            f"{row.ratio:.2f}x",
+            f"{row.noise:.2f}x",
+            f"{row.nodes_before} -> {row.nodes_after}",
+            ", ".join(f"{count} {form}" for form, count in row.grouped_convs.items()),
+        )
+    console.print(times)
+    table = Table(title="TensorRT for RTX, FP16 plan, batch 1, SM 8.6 (compiled, not run)")
+    for column in ("model", "kernels", "megabytes moved", "nodes"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for plan in plans:
+        table.add_row(
+            plan.model,
+            f"{plan.kernels_before} -> {plan.kernels_after}",
+            f"{plan.megabytes_before:.1f} -> {plan.megabytes_after:.1f}",
+            f"{plan.nodes_before} -> {plan.nodes_after}",
+        )
+    console.print(table)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", help=f"timm names; by default {', '.join(MODELS)}")
+    parser.add_argument("--quick", action="store_true", help="two small models, 64x64 images, few rounds")
+    parser.add_argument("--side", type=int, default=224, help="side of the image in pixels")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=15.0, help="at most, for one model, target and precision")
+    parser.add_argument("--threads", type=int, default=0, help="0 is the runtime's choice")
+    parser.add_argument("--targets", nargs="*", default=[*CLOCKED, "tensorrt-rtx"])
+    parser.add_argument("--cache", type=Path, default=None, help="file of measured forms; the user's cache by default")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    if args.quick:
+        args.models, args.side = args.models or list(QUICK), 64
+        args.rounds, args.seconds = min(args.rounds, 12), min(args.seconds, 3.0)
+    args.models = args.models or list(MODELS)
+    return args
+
+
+def main() -> None:
+    args = arguments()
+    console = Console()
+    rows: list[Timed] = []
+    plans: list[Planned] = []
+    skipped: dict[str, str] = {}
+    for target in args.targets:
+        capability = get(target).capability()
+        if not (capability.builds if target == "tensorrt-rtx" else capability.runs):
+            skipped[target] = capability.reason
+            console.print(f"{target} is skipped: {capability.reason}")
+    for name in args.models:
+        with console.status(f"{name}: exporting"):
+            graph = capture_model(name, args.side)
+        for target in (t for t in args.targets if t not in skipped):
+            with console.status(f"{name} on {target}"):
+                if target == "tensorrt-rtx":
+                    plans.append(planned(name, graph, args))
+                    continue
+                rows.extend(clocked(name, graph, target, p, args) for p in (Precision.FP32, Precision.INT8))
+    show(console, rows, plans)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    result = {
+        "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": platform.processor() or platform.machine(),
+        "image_side": args.side,
+        "threads": args.threads,
+        "skipped": skipped,
+        "timed": [asdict(row) for row in rows],
+        "planned": [asdict(plan) for plan in plans],
+    }
+    args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    console.print(f"Written to {args.output}")
+
+
+if __name__ == "__main__":
+    main()
