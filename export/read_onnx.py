@@ -117,9 +117,10 @@ def _is_text(message: Any) -> bool:
             for text in [value] if isinstance(value, (str, bytes)) else value:
                 if isinstance(text, bytes) or (field.name in _NAMES and not text.isprintable()):
                     return False
-        elif field.type == field.TYPE_MESSAGE:
-            if not all(map(_is_text, [value] if hasattr(value, "ListFields") else value)):
-                return False
+        elif field.type == field.TYPE_MESSAGE and not all(
+            map(_is_text, [value] if hasattr(value, "ListFields") else value)
+        ):
+            return False
     return True
 
 

@@ -19,7 +19,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from radixrt.errors import InputError
-from radixrt.export.names import NAME_SCOPES
+from radixrt.export.names import NAME_SCOPES, copy_origin
 from radixrt.export.write_onnx import PROTOBUF_LIMIT, weight_bytes, write_onnx
 
 __all__ = ["check", "infer_shapes", "simplify", "strip_metadata", "write_onnx"]
@@ -45,6 +45,9 @@ def simplify(model: ir.Model) -> ir.Model:
         scopes = by_node.get(node.name or "") or by_value.get(node.outputs[0].name or "")
         if scopes is not None:
             node.metadata_props[NAME_SCOPES] = scopes
+        elif by_node and (maker := next((v.producer() for v in node.inputs if v is not None), None)) is not None:
+            # The exporter adds nodes of its own, to split a tensor for instance: they belong to what they work on.
+            copy_origin(maker, node)
     strip_metadata(result)
     infer_shapes(result)
     check(result)

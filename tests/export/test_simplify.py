@@ -88,6 +88,14 @@ def test_modules_survive_and_nothing_else_of_the_metadata_does() -> None:
     assert b"onnxsim" not in content
 
 
+def test_a_node_of_the_exporters_own_belongs_to_what_it_works_on() -> None:
+    model = network()
+    reshape = next(node for node in model.graph if node.op_type == "Reshape")
+    del reshape.metadata_props[NAME_SCOPES]
+    found = next(node for node in simplify(model).graph if node.op_type == "Reshape")
+    assert module_of(found) == "stem.conv"
+
+
 def test_the_original_is_left_alone() -> None:
     original = network()
     before = ir.to_proto(original).SerializeToString()
