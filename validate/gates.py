@@ -103,7 +103,11 @@ def demand(gates: list[Gate]) -> None:
     Raises:
         GateError: one sentence with every gate that failed.
     """
-    failed = [f"{g.name} (limit {g.limit:g}): {g.reason.rstrip('.')}" for g in gates if not g.passed]
+    failed = []
+    for gate in gates:
+        if not gate.passed:
+            measured = "not measured" if gate.value is None else f"{gate.value:.4g}"
+            failed.append(f"{gate.name} is {measured}, limit {gate.limit:g} ({gate.reason.rstrip('.')})")
     if failed:
         raise GateError("; ".join(failed) + "; the bundle is kept and its report says so")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import numpy as np
 import pytest
 
 from radixrt.errors import InputError
-from radixrt.validate.latency import Clock, LatencyOptions, measure
+from radixrt.validate.latency import Clock, DeviceTime, LatencyOptions, measure
 from radixrt.validate.machine import MachineState, read_machine, readings, warnings
 from tests.validate.reports import FakeClock
 
@@ -128,6 +131,43 @@ def test_a_drifting_baseline_shows_as_noise() -> None:
         clock=fake.clock(),
     )
     assert abs(found.method.noise - 1) > 0.3
+
+
+def test_a_runner_that_times_itself_is_believed() -> None:
+    # CUDA events see the kernels alone; the host's clock sees the copies too.
+    fake = FakeClock()
+
+    def on_device(_: object) -> DeviceTime:
+        fake.advance(0.010)
+        return DeviceTime(0.004)
+
+    found = measure(
+        {"engine": lambda _: fake.advance(0.010), "engine, without transfers": on_device},
+        IMAGES,
+        LatencyOptions(rounds=10, baseline="engine"),
+        clock=fake.clock(),
+    )
+    assert [row.p50_ms for row in found.rows] == [pytest.approx(10.0), pytest.approx(4.0)]
+
+
+def test_a_gpu_is_read_where_its_library_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The library itself needs a GPU: here its documented calls are imitated, one of which this board lacks.
+    class NVMLError(Exception):
+        pass
+
+    def refuse(_: object) -> int:
+        raise NVMLError("not supported")
+
+    library = types.SimpleNamespace(
+        NVMLError=NVMLError, NVML_CLOCK_SM=1, NVML_CLOCK_MEM=2, NVML_TEMPERATURE_GPU=0,
+        nvmlInit=lambda: None, nvmlShutdown=lambda: None, nvmlDeviceGetHandleByIndex=lambda _: object(),
+        nvmlDeviceGetClockInfo=lambda _, kind: {1: 1980, 2: 2619}[kind],
+        nvmlDeviceGetTemperature=lambda _, __: 41, nvmlDeviceGetPowerUsage=refuse,
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    numbers = read_machine().numbers
+    assert numbers["GPU clock (MHz)"] == 1980 and numbers["GPU temperature (°C)"] == 41
+    assert "GPU power (W)" not in numbers, "what the board does not tell is left out"
 
 
 def test_misuse_is_refused() -> None:
