@@ -37,7 +37,7 @@ class Recipe:
     """What a training run depends on, besides the data and the versions of the libraries."""
 
     seed: int = 2026
-    epochs: int = 40
+    epochs: int = 30
     learning_rate: float = 4e-3
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
