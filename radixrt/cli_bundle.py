@@ -91,6 +91,47 @@ def compare(
 
 
 @app.command()
+def inspect(
+    source: BundleArg,
+    json: Annotated[Path | None, typer.Option(help="Write the table as JSON.")] = None,
+    device: Annotated[str, typer.Option(help="tensorrt-rtx: devices to estimate, with commas.")] = "",
+    top: Annotated[int, typer.Option(help="How many layers to print, the costliest first.")] = 20,
+) -> None:
+    """Look into an engine: layers with precision, torch module, and time; compiled kernels where it cannot run here."""
+    from radixrt.engines.base import BuildOptions
+    from radixrt.engines.bundle import Bundle
+    from radixrt.engines.inspection import inspect_engine
+    from radixrt.export.spec import BatchSpec, Precision
+
+    found = Bundle.read(source)
+    manifest = found.manifest
+    capabilities = manifest.built_for.compute_capabilities if manifest.built_for else ()
+    options = BuildOptions(
+        Precision.parse(manifest.precision), BatchSpec(*manifest.batch), compute_capabilities=capabilities
+    )
+    devices = tuple(name.strip() for name in device.split(",") if name.strip())
+    seen = inspect_engine(manifest.target, found.engine, found.deploy, options, devices=devices)
+    if json is not None:
+        json.write_text(seen.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    unit = "µs" if seen.measured else "kB moved"
+    table = Table("layer", "kind", "precision", "torch module", unit, "")
+    costs = {row: (row.mean_us or 0.0) if seen.measured else (row.bytes_moved or 0) / 1e3 for row in seen.rows}
+    most = max(costs.values(), default=1.0) or 1.0
+    for row, cost in sorted(costs.items(), key=lambda item: -item[1])[:top]:
+        bar = "█" * round(20 * cost / most)
+        table.add_row(row.name[:40], row.kind, row.precision, ", ".join(row.origin[:2]), f"{cost:,.1f}", bar)
+    out.print(table)
+    moved = f", {seen.bytes_moved / 1e6:.1f} MB moved" if seen.bytes_moved is not None else ""
+    total = f", {seen.total_us / 1e3:.2f} ms over {seen.runs} runs" if seen.total_us is not None else ""
+    out.print(f"{seen.kernels} layers{moved}{total}")
+    for estimate in seen.estimates:
+        share = f"{estimate.memory_bound_share:.0%} of it bound by memory"
+        out.print(f"{estimate.device}: at least {estimate.total_us / 1e3:.3f} ms, a roofline estimate, {share}")
+    for note in seen.notes:
+        out.print(note, markup=False)
+
+
+@app.command()
 def bundle(
     source: BundleArg,
     triton: Annotated[Path, typer.Option(help="Write it as a model into this Triton model repository.")],

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from radixrt.engines.base import Session
+from radixrt.engines.base import BuildOptions, Session
+from radixrt.engines.inspection import inspect_engine
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
 from radixrt.prepare import Logits, Prepared
 from radixrt.progress import Stages
 from radixrt.request import DataChoice
 from radixrt.validate.accuracy import accuracy
+from radixrt.validate.cold_start import cold_start
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.latency import LatencyOptions, measure
 from radixrt.validate.parity import parity
-from radixrt.validate.schema import Accuracy, Latency, Parity
+from radixrt.validate.schema import Accuracy, Latency, LayerTime, Parity
 
 Runner = Callable[[NDArray[np.float32]], Logits]
 
 
 class Verdict(BaseModel):
-    """What was measured; ``accuracy`` is absent where labels do not fit the head or the weights are random."""
+    """What was measured; ``accuracy`` is absent where labels do not fit the head or the weights are random.
+
+    ``measured`` is when; ``layer_times`` are those of the engine's own profiler, the slowest first.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,6 +39,7 @@ class Verdict(BaseModel):
     parity: Parity
     accuracy: Accuracy | None
     latency: Latency
+    layer_times: list[LayerTime] = []
 
 
 @dataclass(frozen=True)
@@ -105,3 +112,33 @@ def judge(session: Session, prepared: Prepared, trial: Trial, measured: str, sta
         options = LatencyOptions(baseline=reference.name, batches=sizes, rounds=trial.rounds)
         times = measure({"engine": run, reference.name: reference.run}, few, options)
     return Verdict(measured=measured, parity=close, accuracy=right, latency=times)
+
+
+def with_costs(verdict: Verdict, target: str, engine: Path, deploy: Path, build: BuildOptions) -> Verdict:
+    """Adds what an engine costs before its first answer, and the time of each of its layers.
+
+    Args:
+        verdict: what was measured so far.
+        target: the target's name.
+        engine: the file that the target opens.
+        deploy: the graph it was built from, for the layers' torch names.
+        build: the options it was built with.
+
+    Raises:
+        RadixRTError: a process of its own could not run the engine.
+    """
+    cold = cold_start(target, engine, threads=build.threads)
+    costs = {name: getattr(cold, name) for name in ("load_ms", "first_inference_ms", "peak_bytes")}
+    method = verdict.latency.method.model_copy(update=costs)
+    rows = inspect_engine(target, engine, deploy, build).rows
+    times = [
+        LayerTime(name=row.origin[0] if row.origin else row.name, op_type=row.kind, ms=row.mean_us / 1000)
+        for row in rows
+        if row.mean_us is not None
+    ]
+    return verdict.model_copy(
+        update={
+            "latency": verdict.latency.model_copy(update={"method": method}),
+            "layer_times": sorted(times, key=lambda time: -time.ms),
+        }
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import onnx_ir as ir
 from pydantic import TypeAdapter
 
 from radixrt import __version__
+from radixrt.calibration.images import ImageList
 from radixrt.calibration.table import write_table
 from radixrt.deploy import DeployGraph, DeployOptions, deploy_graph
 from radixrt.engines.base import BuiltEngine, Capability, Target
@@ -24,7 +25,7 @@ from radixrt.engines.signing import check_private_key
 from radixrt.errors import GateError, UnavailableError
 from radixrt.export.simplify import write_onnx
 from radixrt.export.spec import Precision
-from radixrt.judge import Trial, Verdict, judge
+from radixrt.judge import Trial, Verdict, judge, with_costs
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
 from radixrt.request import EngineRequest
@@ -35,6 +36,7 @@ from radixrt.validate.findings import layer_findings
 from radixrt.validate.report_html import render_html
 from radixrt.validate.report_markdown import render_markdown
 from radixrt.validate.schema import DriftRow, ModelInfo, Report, Size
+from radixrt.validate.thumbnails import thumbnails
 
 DEPLOY_NAME = "deploy.onnx"
 DRIFT_IMAGES = 8
@@ -116,7 +118,7 @@ class Engine:
             reused = tuple(reuse.taken[:1] if before else ()) + tuple(reuse.taken[before:])
             made = _Made(prepared, capability, deploy, built, drift, verdict, size, reused)
             report = self._report(made)
-            write_reports(report, writer.folder)
+            write_reports(report, writer.folder, flipped(report, prepared.test))
             bundle = writer.finish(self._manifest(made, target), sign_key=request.sign_key)
         return Result(bundle, report)
 
@@ -198,6 +200,9 @@ class Engine:
             def write(folder: Path) -> None:
                 with target.open(built.files[0], threads=request.build.threads) as session:
                     verdict = judge(session, prepared, trial, now(), self.stages)
+                with self.stages.stage("Profiling layers and the first inference"):
+                    deploy = built.files[0].with_name(DEPLOY_NAME)
+                    verdict = with_costs(verdict, target.name, built.files[0], deploy, request.build)
                 (folder / "verdict.json").write_text(verdict.model_dump_json())
 
             found = reuse.keep(key, f"{target.name} measurements", write)
@@ -237,6 +242,7 @@ class Engine:
             parity=verdict.parity if verdict else None,
             accuracy=verdict.accuracy if verdict else None,
             latency=verdict.latency if verdict else None,
+            layer_times=verdict.layer_times if verdict else [],
             drift=made.drift,
             findings=layer_findings(made.drift),
             size=made.size,
@@ -285,11 +291,17 @@ def choose_targets(names: Iterable[str]) -> tuple[Target, ...]:
     return tuple(chosen.values())
 
 
-def write_reports(report: Report, folder: Path) -> None:
-    """Writes the report as JSON, Markdown and one self-contained page."""
+def flipped(report: Report, images: ImageList) -> dict[str, bytes]:
+    """Small pictures of the images whose answer changed, by name."""
+    flips = report.accuracy.flips if report.accuracy else []
+    return thumbnails(dict(zip(images.names, images.paths, strict=True)), (flip.image for flip in flips))
+
+
+def write_reports(report: Report, folder: Path, pictures: Mapping[str, bytes] | None = None) -> None:
+    """Writes the report as JSON, Markdown and one self-contained page with pictures of the images it names."""
     report.write(folder / REPORT_NAME)
     (folder / "report.md").write_text(render_markdown(report), encoding="utf-8")
-    (folder / "report.html").write_text(render_html(report), encoding="utf-8")
+    (folder / "report.html").write_text(render_html(report, pictures), encoding="utf-8")
 
 
 def environment(capability: Capability) -> dict[str, str]:
@@ -321,9 +333,9 @@ def _tensor_info(value: ir.Value) -> TensorInfo:
 
 
 def _stage_count(precision: Precision, capability: Capability) -> int:
-    """Rewriting and building; calibrating, placing and locating the error; comparing and timing."""
+    """Rewriting and building; calibrating, placing and locating the error; comparing, timing and profiling."""
     narrowing = {Precision.FP32: 0, Precision.FP16: 1, Precision.INT8: 3}[precision]
-    return 2 + narrowing + (2 if capability.runs else 0)
+    return 2 + narrowing + (3 if capability.runs else 0)
 
 
 def _failures(report: Report) -> str:

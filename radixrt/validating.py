@@ -15,7 +15,7 @@ from radixrt.errors import InputError
 from radixrt.export.rewrite_report import RewriteReport
 from radixrt.export.spec import BatchSpec
 from radixrt.judge import Trial, judge
-from radixrt.pipeline import environment, write_reports
+from radixrt.pipeline import environment, flipped, write_reports
 from radixrt.prepare import prepare
 from radixrt.progress import Stages
 from radixrt.request import DataChoice, ModelChoice
@@ -113,7 +113,7 @@ def validate_engine(
     )
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-        write_reports(report, output)
+        write_reports(report, output, flipped(report, prepared.test))
     return report
 
 
