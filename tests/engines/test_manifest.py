@@ -21,8 +21,9 @@ GOOD = manifest().model_copy(
         )
     }
 )
+# No subnormals: ONNX Runtime, which other tests open, flushes them to zero for its whole thread.
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_subnormal=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=20,
 )
