@@ -5,6 +5,8 @@ A loader takes the file's bytes. It returns, or raises InputError with one sente
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,7 +61,9 @@ def attempt(loader: Loader, data: bytes) -> bool:
 def _scratch() -> Path:
     # A disk that flushes each rewritten file makes a hundred runs a second of ten thousand.
     memory = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="radixrt-fuzz-", dir=memory if memory.is_dir() else None))
+    folder = Path(tempfile.mkdtemp(prefix="radixrt-fuzz-", dir=memory if memory.is_dir() else None))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _from_file(read: Callable[[Path], object], suffix: str) -> Callable[[bytes], object]:
