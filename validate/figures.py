@@ -19,6 +19,7 @@ ROLES = {ENGINE: "--engine", REFERENCE: "--reference", OTHER: "--other", BAD: "-
 MOST_BARS = 20
 EXACT_DB = 90.0
 MOST_CLASSES = 30
+LONGEST_LABEL = 36
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,18 @@ def set_log_axis(figure: go.Figure, values: Sequence[float]) -> None:
 
 
 def plain(text: str) -> str:
-    """A name from outside: plotly reads a few HTML tags in its labels, so none may come from there."""
+    """A name from outside, short enough for a label: plotly reads a few HTML tags there, so none may come through."""
+    if len(text) > LONGEST_LABEL:
+        text = f"{text[: LONGEST_LABEL // 2]}\N{HORIZONTAL ELLIPSIS}{text[-LONGEST_LABEL // 2 :]}"
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _apart(labels: list[str]) -> list[str]:
+    """Makes equal labels differ, which a category axis would draw as one."""
+    return [
+        label if labels.count(label) == 1 else f"{label} #{labels[:i].count(label) + 1}"
+        for i, label in enumerate(labels)
+    ]
 
 
 def _colour(index: int, count: int) -> str:
@@ -151,7 +162,7 @@ def _classes(accuracy: Accuracy) -> go.Figure:
     # The classes that changed most; the largest loss is drawn at the top.
     rows = sorted(accuracy.classes, key=lambda c: abs(c.engine_top1 - c.reference_top1), reverse=True)[:MOST_CLASSES]
     rows.sort(key=lambda c: c.engine_top1 - c.reference_top1, reverse=True)
-    labels = [f"{plain(row.label)} ({row.samples})" for row in rows]
+    labels = _apart([f"{plain(row.label)} ({row.samples})" for row in rows])
     figure = new_figure("top-1 (%)")
     for row, label in zip(rows, labels, strict=True):
         figure.add_scatter(
@@ -245,6 +256,8 @@ def _layers(times: list[LayerTime]) -> go.Figure:
     rest = ordered[MOST_BARS:]
     if rest:
         top.append((f"{len(rest)} other layers", sum(row.ms for row in rest)))
+    names = _apart([name for name, _ in top])
+    top = [(name, ms) for name, (_, ms) in zip(names, top, strict=True)]
     top.reverse()
     figure = new_figure("mean time (ms)")
     figure.add_bar(

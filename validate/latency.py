@@ -125,11 +125,11 @@ def measure(
     median = {name: float(np.median(times)) for name, times in smallest.times.items()}
     again = float(np.median(smallest.again))
     found = warnings(before, after, own_threads=options.threads or before.cores)
-    found += [
-        f"Batch {batch} was not steady after {options.warmup_seconds:g} s of warm-up: look at the spread of its times."
-        for batch, timing in timings.items()
-        if not timing.steady
-    ]
+    if unsteady := [str(batch) for batch, timing in timings.items() if not timing.steady]:
+        found.append(
+            f"Times at batch {', '.join(unsteady)} were not steady after {options.warmup_seconds:g} s of warm-up: "
+            "look at their spread."
+        )
     return Latency(
         rows=rows,
         speedup_p50=_ratio(median[baseline], median[names[0]]),

@@ -120,3 +120,13 @@ def test_demand_raises_with_every_failed_gate() -> None:
     with pytest.raises(GateError, match="max_p95_ms") as caught:
         demand([good, bad])
     assert caught.value.exit_code == 3
+
+
+def test_the_documented_gates_file_is_read(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "reading-the-report.md"
+    example = page.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
+    file = tmp_path / "gates.toml"
+    file.write_text(example, encoding="utf-8")
+    named = {line.split(" ")[0] for line in example.splitlines()}
+    assert named == set(GateLimits.model_fields) - {"strict"}
+    assert read_gates(file).max_engine_bytes == 30_000_000

@@ -107,7 +107,7 @@ def test_never_steady_is_said_and_does_not_last_for_ever() -> None:
         LatencyOptions(rounds=10, warmup_seconds=0.5),
         clock=fake.clock(),
     )
-    assert any("not steady" in warning for warning in found.method.warnings)
+    assert any("batch 1 were not steady" in warning for warning in found.method.warnings)
 
 
 def test_a_slow_network_stops_at_its_time_but_keeps_enough_rounds() -> None:
