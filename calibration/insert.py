@@ -17,9 +17,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from radixrt.calibration.graph_facts import Signs, root_of
 from radixrt.calibration.layers import Layer
+from radixrt.calibration.placement_spec import PlacementOptions
 from radixrt.calibration.quantizer import channel_amax, channel_scales, quantize
 from radixrt.export.names import copy_origin
+
+
+def is_unsigned(value: ir.Value, options: PlacementOptions) -> bool:
+    """Whether a point uses all 256 unsigned levels: the target takes them, and the scale group is never negative."""
+    return options.takes_full_range and Signs().nonnegative(root_of(value))
 
 
 class Inserter:
@@ -33,9 +40,9 @@ class Inserter:
         self._graph = graph
         self._taken = {v.name for v in graph.inputs} | set(graph.initializers)
         self._taken |= {v.name for node in graph for v in node.outputs}
-        self._zero: ir.Value | None = None
+        self._zeros: dict[bool, ir.Value] = {}
 
-    def activation(self, value: ir.Value, scale: float) -> ir.Value:
+    def activation(self, value: ir.Value, scale: float, *, unsigned: bool = False) -> ir.Value:
         """Puts a pair behind ``value``; every reader but the graph's own output reads the pair's result.
 
         Returns:
@@ -43,8 +50,9 @@ class Inserter:
         """
         readers = list(value.uses())
         step = self._constant(f"{value.name}_scale", np.asarray(scale, np.float32))
-        zero = self._zero_point()
-        quantized = self._value(f"{value.name}_q", ir.DataType.INT8, value.shape)
+        zero = self._zero_point(unsigned)
+        kind = ir.DataType.UINT8 if unsigned else ir.DataType.INT8
+        quantized = self._value(f"{value.name}_q", kind, value.shape)
         restored = self._value(f"{value.name}_dq", value.dtype or ir.DataType.FLOAT, value.shape)
         quantize_node = ir.Node("", "QuantizeLinear", [value, step, zero], outputs=[quantized], name=quantized.name)
         restore_node = ir.Node("", "DequantizeLinear", [quantized, step, zero], outputs=[restored], name=restored.name)
@@ -89,10 +97,11 @@ class Inserter:
             del self._graph.initializers[source.name or ""]
         return scales
 
-    def _zero_point(self) -> ir.Value:
-        if self._zero is None:
-            self._zero = self._constant("zero_point_s8", np.asarray(0, np.int8))
-        return self._zero
+    def _zero_point(self, unsigned: bool) -> ir.Value:
+        if unsigned not in self._zeros:
+            name, kind = ("zero_point_u8", np.uint8) if unsigned else ("zero_point_s8", np.int8)
+            self._zeros[unsigned] = self._constant(name, np.asarray(0, kind))
+        return self._zeros[unsigned]
 
     def _constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
         unique = self._unique(name)

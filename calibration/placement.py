@@ -9,10 +9,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from radixrt.calibration.graph_facts import infer, root_of
-from radixrt.calibration.insert import Inserter
+from radixrt.calibration.insert import Inserter, is_unsigned
 from radixrt.calibration.placement_spec import PlacementOptions, PlacementReport
 from radixrt.calibration.plan import make_plan
-from radixrt.calibration.quantizer import scale_from_amax
+from radixrt.calibration.quantizer import QMAX, UNSIGNED_MAX, scale_from_amax
 from radixrt.calibration.round_trips import round_trips
 from radixrt.calibration.table import CalibrationTable
 
@@ -36,7 +36,11 @@ def place(
     options = options or PlacementOptions()
     placed = infer(model.clone())
     plan = make_plan(placed, options)
-    scales = {id(v): scale_from_amax(table.amax(root_of(v).name or "")) for v in plan.points}
+    unsigned = {id(v) for v in plan.points if is_unsigned(v, options)}
+    scales = {
+        id(v): scale_from_amax(table.amax(root_of(v).name or ""), levels=UNSIGNED_MAX if id(v) in unsigned else QMAX)
+        for v in plan.points
+    }
     trips = round_trips(plan)
     dead = sum(len(found.dead_channels) for v in plan.points if (found := table.find(v.name or "")) is not None)
 
@@ -44,7 +48,7 @@ def place(
     for layer in plan.layers:
         inserter.weight(layer, scales[id(layer.data)])
     for value in plan.points:
-        inserter.activation(value, scales[id(value)])
+        inserter.activation(value, scales[id(value)], unsigned=id(value) in unsigned)
     report = PlacementReport(
         quantized=tuple(layer.name for layer in plan.layers),
         kept_float=plan.kept,

@@ -37,6 +37,8 @@ class PlacementOptions:
         narrow_groups: quantise grouped convolutions narrower than 16 channels a group, because they were measured
             faster.
         gates: quantise the gate path too; for measuring what that costs, never a default.
+        full_range: tensors that are never negative get u8 with zero point 0 and all 256 levels, instead of the
+            upper half of s8: twice as fine. None: where the family takes it, which is CPUs.
         only: quantise nothing but these layers (for measuring one layer's sensitivity).
     """
 
@@ -46,11 +48,17 @@ class PlacementOptions:
     last: Ends = Ends.FLOAT
     narrow_groups: bool = False
     gates: bool = False
+    full_range: bool | None = None
     only: frozenset[str] | None = None
 
     @property
     def family(self) -> Family:
         return Family.of(self.target)
+
+    @property
+    def takes_full_range(self) -> bool:
+        """Whether tensors that are never negative use all 256 levels."""
+        return self.family is Family.CPU if self.full_range is None else self.full_range
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,9 @@ Float = NDArray[np.floating[Any]]
 QMAX = 127
 """The largest magnitude of a symmetric 8-bit value."""
 
+UNSIGNED_MAX = 255
+"""The largest value of a tensor that is never negative where the target takes all 256 levels for it."""
+
 UNSIGNED_ZERO_POINT = 128
 """Where 0 lies in the unsigned twin of a signed tensor."""
 
@@ -37,8 +40,8 @@ DEAD_SCALE = 1.0
 """The scale of a tensor that holds nothing but zeros: any positive number is exact, and 1 overflows nowhere."""
 
 
-def scale_from_amax(amax: float) -> float:
-    """The scale of a tensor whose largest magnitude is ``amax``: ``amax / 127`` as a float32.
+def scale_from_amax(amax: float, *, levels: int = QMAX) -> float:
+    """The scale of a tensor whose largest magnitude is ``amax``: ``amax / 127`` as a float32 (255 levels: unsigned).
 
     A scale of zero divides by zero at run time, so it never leaves here: an ``amax`` of 0 (a dead tensor) gets
     ``DEAD_SCALE``, and one so small that its scale would be denormal gets the smallest normal float32.
@@ -50,7 +53,7 @@ def scale_from_amax(amax: float) -> float:
         raise InputError(f"a range of {amax} cannot be quantised: find the layer that made it and mend its weights")
     if amax == 0:
         return DEAD_SCALE
-    return max(float(np.float32(amax / QMAX)), SCALE_FLOOR)
+    return max(float(np.float32(amax / levels)), SCALE_FLOOR)
 
 
 def channel_amax(weight: Float, axis: int = 0) -> NDArray[np.float64]:

@@ -238,3 +238,25 @@ def test_gate_helper_is_recognised_with_hard_sigmoid() -> None:
     net.head(v)
     _, report = placed(net.build(shape=[4]))
     assert set(kept(report)) == {"node_g_fc1_conv", "node_g_fc2"}
+
+
+def test_cpus_use_all_levels_of_what_is_never_negative() -> None:
+    model = split_block()
+    graph, _ = placed(model, "onnxruntime")
+    table = calibrate(model, [images(2)])
+    pairs = {n.inputs[0].name: n for n in graph.graph if n.op_type == "QuantizeLinear"}  # type: ignore[union-attr]
+
+    def pair(name: str) -> tuple[float, np.ndarray]:
+        scale, zero = (ir.convenience.get_const_tensor(v).numpy() for v in pairs[name].inputs[1:])  # type: ignore[union-attr]
+        return float(scale), zero
+
+    scale, zero = pair("u")
+    assert zero.dtype == np.uint8 and zero == 0
+    assert scale == pytest.approx(table.amax("u") / 255)
+    scale, zero = pair("input")
+    assert zero.dtype == np.int8 and zero == 0
+    assert scale == pytest.approx(table.amax("input") / 127)
+    # TensorRT takes s8 alone.
+    devices, _ = placed(model, "tensorrt")
+    kinds = {n.outputs[0].dtype for n in devices.graph if n.op_type == "QuantizeLinear"}
+    assert kinds == {ir.DataType.INT8}

@@ -21,7 +21,7 @@ BLOCKS = {"plain": plain, "se": se_block, "split": split_block}
 def quantised(model: ir.Model, target: str, **more: Ends) -> ir.Model:
     # Calibrated on few and quiet images, so that the ones compared below saturate often.
     table = calibrate(model, [images(2) * 0.5], CalibrationOptions(Method.MINMAX))
-    return place(model, table, PlacementOptions(target, **more))[0]
+    return place(model, table, PlacementOptions(target, full_range=False, **more))[0]
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -49,7 +49,7 @@ def test_integer_kernels_agree_to_one_step(positive: bool) -> None:
     model = net.build("out", shape=[8, 12, 12])
     data = np.sign(images(2, size=12, channels=32)) * 3
     table = calibrate(model, [data], CalibrationOptions(Method.MINMAX))
-    signed, _ = place(model, table, PlacementOptions("onnxruntime", first=Ends.INT8, last=Ends.INT8))
+    signed, _ = place(model, table, PlacementOptions("onnxruntime", first=Ends.INT8, last=Ends.INT8, full_range=False))
     # The tensor right behind the integer convolution, before errors can travel on.
     scale = table.amax("relu") / 127
     exact = open_graph(signed, ["relu_dq"], optimize=False).run(data, ["relu_dq"])[0]

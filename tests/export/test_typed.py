@@ -1,4 +1,4 @@
-"""Protects the FP16 graph: strongly typed throughout, float32 at its borders, and nothing that FP16 cannot hold in it."""
+"""Protects the FP16 graph: typed throughout, float32 at its borders, and nothing in it that FP16 cannot hold."""
 
 from __future__ import annotations
 
@@ -138,7 +138,8 @@ def test_nan_weights_are_named() -> None:
 
 def test_subgraphs_are_refused() -> None:
     text = """<ir_version: 9, opset_import: ["" : 18]> g (float[N] x, bool c) => (float[N] y) {
-        y = If(c) <then_branch = a () => (float[N] p) { p = Relu(x) }, else_branch = b () => (float[N] q) { q = Abs(x) }>
+        y = If(c) <then_branch = a () => (float[N] p) { p = Relu(x) },
+                   else_branch = b () => (float[N] q) { q = Abs(x) }>
     }"""
     with pytest.raises(InputError, match="subgraph"):
         to_float16(ir.from_proto(onnx.parser.parse_model(text)))

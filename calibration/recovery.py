@@ -1,0 +1,212 @@
+"""Accuracy recovery: what INT8 lost comes back, cheapest means first, each reported with what it bought.
+
+1. *Ranges*: for each scale group, of the ranges that the choosers picked, the one that disturbs the logits least
+(``ranges``). 2. *Bias correction*: rounding shifts the mean of a layer's outputs, and global pooling hands exactly
+that on; the bias takes it
+   back (Nagel et al., "Data-free quantization", 2019, with measured instead of assumed means).
+3. *Mixed precision*: while a caller's gate does not pass, the layers whose quantisation costs most logit error per
+   multiplication stay in float (``mixed_precision.py``).
+
+Every candidate is a set of inputs to one session (``quant_session.py``). A search can be stopped at any time, by
+the caller's ``stop`` or by KeyboardInterrupt, and keeps the best that it found.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from radixrt.calibration.layers import layers_of
+from radixrt.calibration.placement_spec import PlacementOptions
+from radixrt.calibration.quant_session import QuantSession, Variant
+from radixrt.calibration.quantizer import sqnr_db
+from radixrt.calibration.spec import Method
+from radixrt.calibration.table import CalibrationTable
+from radixrt.errors import InputError
+
+Array = NDArray[Any]
+
+_STAGES = 24
+"""Groups of layers, in order, that bias correction measures and mends one after another."""
+
+_FEW = 16
+"""Images that compare the ranges of one tensor: their order is clear with few, since each has thousands of values."""
+
+
+@dataclass(frozen=True)
+class RecoveryStep:
+    """What one means bought: the SQNR of the logits on the calibration images before and after, in decibel."""
+
+    name: str
+    before_db: float
+    after_db: float
+    detail: str
+    seconds: float
+
+    def sentence(self) -> str:
+        """The step as the report prints it."""
+        return f"{self.name}: {self.before_db:.1f} -> {self.after_db:.1f} dB ({self.detail}; {self.seconds:.0f} s)"
+
+
+@dataclass(frozen=True)
+class RecoveryProgress:
+    """What a display may show while a search runs."""
+
+    step: str
+    done: int
+    total: int
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A table with better ranges, and a float graph with better biases: place the one on the other.
+
+    Attributes:
+        model: a copy of the float graph whose biases make up for quantisation.
+        table: the ranges.
+        steps: what was tried, in order; a step that bought nothing is reported, and not kept.
+        finished: False where the search was stopped.
+    """
+
+    model: ir.Model
+    table: CalibrationTable
+    steps: tuple[RecoveryStep, ...]
+    finished: bool = True
+
+
+def recover(
+    model: ir.Model,
+    table: CalibrationTable,
+    images: Array,
+    options: PlacementOptions,
+    *,
+    on_progress: Callable[[RecoveryProgress], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    threads: int = 0,
+) -> Recovered:
+    """Chooses ranges by the error of the logits, then corrects biases.
+
+    Args:
+        model: the float32 graph; not changed.
+        table: its calibration.
+        images: calibration images, float32 (N, C, H, W); 16 to 64 do.
+        options: the placement that will be used.
+        on_progress: told after each candidate.
+        stop: asked after each candidate; True ends the search with the best found.
+        threads: of the runtime; 0 lets it choose.
+
+    Raises:
+        InputError: no images.
+    """
+    if len(images) == 0:
+        raise InputError("accuracy recovery needs images: give it some of those that calibrated")
+    search = _Search(QuantSession(model, options, table, threads=threads), images, on_progress, stop)
+    best = search.session.everything(table)
+    steps: list[RecoveryStep] = []
+    finished = True
+    for name, means in (("ranges by logit error", search.ranges), ("bias correction", search.biases)):
+        started, before = time.monotonic(), search.sqnr(best)
+        try:
+            found, detail = means(best, table)
+        except _StoppedError:
+            finished = False
+            break
+        after = search.sqnr(found)
+        steps.append(RecoveryStep(name, before, after, detail, time.monotonic() - started))
+        if after > before:
+            best = found
+    return Recovered(shifted(model, best.shifts), table.with_amax(best.amax), tuple(steps), finished)
+
+
+def shifted(model: ir.Model, shifts: dict[str, Array]) -> ir.Model:
+    """A copy of a graph with numbers added to the biases of its layers.
+
+    Args:
+        model: not changed.
+        shifts: by layer name, shape (C,) each.
+    """
+    copy = model.clone()
+    for layer in layers_of(copy.graph):
+        shift = shifts.get(layer.name)
+        if shift is None or layer.node.op_type == "MatMul":
+            continue
+        bias = np.zeros_like(shift) if layer.bias is None else layer.bias
+        name = f"{layer.name}_bias_corrected"
+        tensor = ir.tensor((bias + shift).astype(np.float32), name=name)
+        value = ir.Value(name=name, shape=ir.Shape(shift.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        copy.graph.register_initializer(value)
+        old = layer.node.inputs[2] if len(layer.node.inputs) > 2 else None
+        layer.node.resize_inputs(3)
+        layer.node.replace_input_with(2, value)
+        if old is not None and old.name is not None and not old.uses():
+            copy.graph.initializers.pop(old.name, None)
+    return copy
+
+
+class _StoppedError(Exception):
+    """The caller wants no more candidates."""
+
+
+class _Search:
+    def __init__(
+        self,
+        session: QuantSession,
+        images: Array,
+        on_progress: Callable[[RecoveryProgress], None] | None,
+        stop: Callable[[], bool] | None,
+    ) -> None:
+        self.session, self._images = session, images
+        self._on_progress, self._stop = on_progress, stop
+        self._reference = session.logits(images, Variant())
+
+    def sqnr(self, variant: Variant, count: int | None = None) -> float:
+        return sqnr_db(self._reference[:count], self.session.logits(self._images[:count], variant))
+
+    def ranges(self, start: Variant, table: CalibrationTable) -> tuple[Variant, str]:
+        """Each group alone, all else in float: the range of least logit error; then the choices together."""
+        chosen = dict(start.amax)
+        changed = 0
+        for root in self._counted("ranges by logit error", list(self.session.roots)):
+            found = table.find(root)
+            if found is None:
+                continue
+            candidates = {start.amax[root], *(found.candidates.by(m) for m in Method)}
+            scores = {amax: self.sqnr(Variant({root: amax}), _FEW) for amax in sorted(candidates) if amax > 0}
+            if scores:
+                best = max(scores, key=lambda amax: (scores[amax], amax))
+                changed += best != chosen[root]
+                chosen[root] = best
+        return replace(start, amax=chosen), f"{changed} of {len(self.session.roots)} ranges changed"
+
+    def biases(self, start: Variant, table: CalibrationTable) -> tuple[Variant, str]:
+        """Layer after layer, the mean that quantisation took from each output channel goes to the bias."""
+        names = [layer.name for layer in self.session.plan.layers]
+        exact = self.session.channel_means(self._images, Variant(), names)
+        stages = [list(part) for part in np.array_split(np.array(names, dtype=object), min(_STAGES, len(names)))]
+        variant = start
+        best, best_db = start, self.sqnr(start)
+        for stage in self._counted("bias correction", stages):
+            now = self.session.channel_means(self._images, variant, stage)
+            variant = replace(variant, shifts={**variant.shifts, **{n: exact[n] - now[n] for n in stage}})
+            # Early corrections may look bad until the later ones follow; the best prefix is what is kept.
+            db = self.sqnr(variant)
+            if db > best_db:
+                best, best_db = variant, db
+        return best, f"{len(best.shifts)} of {len(names)} layers corrected"
+
+    def _counted(self, step: str, items: list[Any]) -> Iterator[Any]:
+        started = time.monotonic()
+        for i, item in enumerate(items):
+            if self._stop is not None and self._stop():
+                raise _StoppedError
+            yield item
+            if self._on_progress is not None:
+                spent = time.monotonic() - started
+                self._on_progress(RecoveryProgress(step, i + 1, len(items), spent / (i + 1) * (len(items) - i - 1)))

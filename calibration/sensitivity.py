@@ -1,0 +1,116 @@
+"""What each layer costs when it alone is quantised: the table behind ``radixrt sensitivity`` and mixed precision.
+
+For each layer its weights and the tensor it reads are quantised, all else stays in float; what that does to the
+logits is its SQNR. The share of the network's multiplications stands for what INT8 can save there, until a target's
+clock says better.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from radixrt.calibration.graph_facts import static_dims
+from radixrt.calibration.layers import Layer
+from radixrt.calibration.placement_spec import Ends, PlacementOptions
+from radixrt.calibration.quant_session import QuantSession, Variant
+from radixrt.calibration.quantizer import sqnr_db
+from radixrt.calibration.recovery import RecoveryProgress
+from radixrt.calibration.table import CalibrationTable
+from radixrt.export.names import module_of
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """One layer.
+
+    Attributes:
+        node: its name in the graph.
+        module: its torch module path, or its node name where the graph keeps none.
+        op_type: Conv, Gemm or MatMul.
+        sqnr_db: of the logits when this layer alone is quantised; higher is safer.
+        macs: its multiplications for one image.
+        macs_share: of all layers' that the placement quantises, 0 to 1.
+        latency_gain_ms: what INT8 saves here on the target; None where that was not measured.
+    """
+
+    node: str
+    module: str
+    op_type: str
+    sqnr_db: float
+    macs: int
+    macs_share: float
+    latency_gain_ms: float | None = None
+
+    @property
+    def noise(self) -> float:
+        """Noise power relative to the logits' own: what sums over layers, as long as their errors are independent."""
+        return 0.0 if math.isinf(self.sqnr_db) else 10 ** (-self.sqnr_db / 10)
+
+
+def sensitivity(
+    model: ir.Model,
+    table: CalibrationTable,
+    images: Array,
+    options: PlacementOptions | None = None,
+    *,
+    on_progress: Callable[[RecoveryProgress], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    threads: int = 0,
+) -> tuple[LayerSensitivity, ...]:
+    """Measures every layer that a placement quantises.
+
+    Args:
+        model: the float32 graph; not changed.
+        table: its calibration.
+        images: float32 (N, C, H, W); a handful is enough, 16 say.
+        options: the placement; by default with the first and the last layer, so that the table shows what they cost.
+        on_progress: told after each layer.
+        stop: asked before each layer; True ends with the layers measured so far.
+        threads: of the runtime; 0 lets it choose.
+
+    Returns:
+        the layers, the most sensitive first.
+    """
+    options = options or PlacementOptions(first=Ends.INT8, last=Ends.INT8)
+    session = QuantSession(model, options, table, threads=threads)
+    reference = session.logits(images, Variant())
+    total = sum(macs_of(layer) for layer in session.plan.layers) or 1
+    rows: list[LayerSensitivity] = []
+    started = time.monotonic()
+    count = len(session.plan.layers)
+    for i, (layer, root) in enumerate(session.layer_roots):
+        if stop is not None and stop():
+            break
+        alone = Variant({root: table.amax(root)}, frozenset({layer.name}))
+        macs = macs_of(layer)
+        rows.append(
+            LayerSensitivity(
+                node=layer.name,
+                module=module_of(layer.node) or layer.name,
+                op_type=layer.node.op_type,
+                sqnr_db=sqnr_db(reference, session.logits(images, alone)),
+                macs=macs,
+                macs_share=macs / total,
+            )
+        )
+        if on_progress is not None:
+            left = (time.monotonic() - started) / (i + 1) * (count - i - 1)
+            on_progress(RecoveryProgress("sensitivity", i + 1, count, left))
+    return tuple(sorted(rows, key=lambda row: (row.sqnr_db, row.node)))
+
+
+def macs_of(layer: Layer) -> int:
+    """The multiplications of a layer for one image; 0 where its output's size is not known."""
+    positions = static_dims(layer.output)[2:] if layer.node.op_type == "Conv" else ()
+    if None in positions:
+        return 0
+    return int(layer.weight.size) * math.prod(int(d or 0) for d in positions)

@@ -1,0 +1,128 @@
+"""Protects accuracy recovery: its one session computes what placements do, and what it reports it really bought."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from radixrt.calibration.collect import calibrate
+from radixrt.calibration.mixed_precision import keep_worst_in_float
+from radixrt.calibration.placement import place
+from radixrt.calibration.placement_spec import Ends, PlacementOptions
+from radixrt.calibration.quant_session import QuantSession, Variant
+from radixrt.calibration.quantizer import sqnr_db
+from radixrt.calibration.recovery import RecoveryProgress, recover
+from radixrt.calibration.runtime import logits, open_graph
+from radixrt.calibration.sensitivity import LayerSensitivity, sensitivity
+from radixrt.calibration.spec import CalibrationOptions, Method
+from radixrt.errors import InputError
+from tests.calibration.nets import images, plain, se_block, split_block
+
+X = images(8)
+BLOCKS = {"plain": plain, "se": se_block, "split": split_block}
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+def test_the_session_computes_what_the_placement_computes(block: str, target: str) -> None:
+    model = BLOCKS[block]()
+    table = calibrate(model, [X], CalibrationOptions(Method.MSE))
+    options = PlacementOptions(target, first=Ends.INT8, last=Ends.INT8)
+    session = QuantSession(model, options, table)
+    exact = logits(open_graph(model), X)
+    placed = logits(open_graph(place(model, table, options)[0], optimize=False), X)
+    assert sqnr_db(exact, session.logits(X, Variant())) > 90, "everything off is not the float graph"
+    noise = sqnr_db(exact, placed)
+    assert sqnr_db(placed, session.logits(X, session.everything(table))) > noise + 20
+
+
+def test_recovery_buys_what_it_says() -> None:
+    model = split_block()
+    # A range far too small to begin with: the first step must find a better one.
+    table = calibrate(model, [X])
+    table = table.with_amax({"u": table.amax("u") / 8})
+    options = PlacementOptions("tensorrt")
+    exact = logits(open_graph(model), X)
+
+    def placed_db(graph: object, ranges: object) -> float:
+        return sqnr_db(exact, logits(open_graph(place(graph, ranges, options)[0], optimize=False), X))  # type: ignore[arg-type]
+
+    seen: list[RecoveryProgress] = []
+    found = recover(model, table, X, options, on_progress=seen.append)
+    assert found.finished
+    assert found.steps[0].after_db > found.steps[0].before_db + 6
+    assert placed_db(found.model, found.table) == pytest.approx(max(s.after_db for s in found.steps), abs=0.7)
+    assert placed_db(found.model, found.table) > placed_db(model, table) + 6
+    assert seen[-1].done == seen[-1].total
+    assert seen[-1].seconds_left == 0
+    assert "dB" in found.steps[0].sentence()
+
+
+def test_bias_correction_restores_the_means() -> None:
+    model = plain()
+    table = calibrate(model, [X], CalibrationOptions(Method.MINMAX))
+    options = PlacementOptions("tensorrt", first=Ends.INT8, last=Ends.INT8)
+    found = recover(model, table, X, options)
+    session = QuantSession(model, options, table)
+    names = [layer.name for layer in session.plan.layers]
+    exact = session.channel_means(X, Variant(), names)
+    before = session.channel_means(X, session.everything(table), names)
+    again = QuantSession(found.model, options, found.table)
+    after = again.channel_means(X, again.everything(found.table), names)
+    last = names[-1]
+    assert np.abs(after[last] - exact[last]).max() <= np.abs(before[last] - exact[last]).max()
+
+
+def test_a_stopped_search_keeps_what_it_has() -> None:
+    model = plain()
+    table = calibrate(model, [X])
+    found = recover(model, table, X, PlacementOptions(), stop=lambda: True)
+    assert not found.finished
+    assert found.table == table
+    assert found.steps == ()
+
+
+def test_recovery_needs_images() -> None:
+    with pytest.raises(InputError, match="needs images"):
+        recover(plain(), calibrate(plain(), [X]), X[:0], PlacementOptions())
+
+
+def test_sensitivity_finds_the_layer_with_the_bad_range() -> None:
+    model = plain()
+    table = calibrate(model, [X], CalibrationOptions(Method.MINMAX))
+    rows = sensitivity(model, table.with_amax({"a": table.amax("a") / 50}), X)
+    assert rows[0].node == "node_b"  # it reads "a"
+    assert rows[0].sqnr_db < rows[1].sqnr_db - 6
+    assert sum(row.macs_share for row in rows) == pytest.approx(1.0)
+    conv = next(row for row in rows if row.node == "node_a_conv")
+    assert conv.macs == 16 * 16 * 9 * 16 * 16
+    assert [row.sqnr_db for row in rows] == sorted(row.sqnr_db for row in rows)
+
+
+def fake_rows(count: int) -> tuple[LayerSensitivity, ...]:
+    return tuple(LayerSensitivity(f"n{i}", f"m{i}", "Conv", 20.0 + i, 10, 1 / count) for i in range(count))
+
+
+@pytest.mark.parametrize("needed", [0, 1, 5, 16])
+def test_mixed_precision_keeps_no_more_layers_than_the_gate_asks_for(needed: int) -> None:
+    found = keep_worst_in_float(fake_rows(16), PlacementOptions(), lambda options: len(options.exclude) >= needed)
+    assert found.passed
+    assert found.excluded == tuple(f"m{i}" for i in range(needed))
+    assert found.int8_share == pytest.approx(1 - needed / 16)
+    assert found.evaluations <= 6
+
+
+def test_mixed_precision_says_when_it_cannot() -> None:
+    found = keep_worst_in_float(fake_rows(4), PlacementOptions(), lambda options: False)
+    assert not found.passed
+    assert found.evaluations == 2
+
+
+def test_work_counts_against_noise() -> None:
+    # The second layer is a little less noisy, and saves ten times less: it goes first.
+    rows = (
+        LayerSensitivity("big", "big", "Conv", 20.0, 1000, 0.9),
+        LayerSensitivity("small", "small", "Conv", 22.0, 100, 0.1),
+    )
+    found = keep_worst_in_float(rows, PlacementOptions(), lambda options: bool(options.exclude))
+    assert found.excluded == ("small",)
