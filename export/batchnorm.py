@@ -16,15 +16,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from radixrt.errors import InputError
 
+ENLIVENED = 0.2
+"""What a zero scale becomes.
+
+At 1 a deep random network is chaotic, as no trained one is: with ResNeSt-50, rounding the weights to 8 bits then leaves a
+cosine of 0.80 between the logits, at 0.5 of 0.89, at 0.2 of 0.99 (ResNeSt-101: 0.77, 0.82, 0.97).
+"""
+
 
 def enliven(module: torch.nn.Module) -> None:
-    """Sets each normalisation scale, and each scalar gain, that is zero throughout to one. A bias stays as it is."""
+    """Sets each normalisation scale or scalar gain that is zero throughout to :data:`ENLIVENED`; biases stay."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             scale = name.endswith("weight") and parameter.ndim == 1
             gain = parameter.ndim == 0
             if (scale or gain) and not bool(parameter.any()):
-                parameter.fill_(1.0)
+                parameter.fill_(ENLIVENED)
 
 
 def fit_statistics(module: torch.nn.Module, batches: Iterable[np.ndarray]) -> None:

@@ -11,6 +11,8 @@ import onnx_ir as ir
 
 from radixrt.errors import RadixRTError
 
+_ROUNDING = 4  # the graph may be this many times as far from float64 as PyTorch in float32 is
+
 if TYPE_CHECKING:
     import torch
 
@@ -48,6 +50,16 @@ def onnx_runner(model: ir.Model | onnx.ModelProto) -> Callable[[np.ndarray], np.
     return run
 
 
+def _in_float64(module: torch.nn.Module, images: np.ndarray) -> np.ndarray:
+    import copy
+
+    import torch
+
+    with torch.inference_mode():
+        exact: np.ndarray = copy.deepcopy(module).double()(torch.from_numpy(images.astype(np.float64))).numpy()
+    return exact
+
+
 def hold_against(module: torch.nn.Module, model: ir.Model, images: np.ndarray, *, tolerance: float = 1e-3) -> float:
     """Runs a captured graph against PyTorch on real images.
 
@@ -63,7 +75,8 @@ def hold_against(module: torch.nn.Module, model: ir.Model, images: np.ndarray, *
         The largest absolute difference between the logits.
 
     Raises:
-        RadixRTError: the difference is larger, or the logits are not finite.
+        RadixRTError: the difference is larger, and not for rounding (the graph is then also much farther from the
+            module in float64 than the module in float32 is), or the logits are not finite.
     """
     size = model.graph.inputs[0].shape
     batch = size[0] if size is not None and isinstance(size[0], int) else len(images)
@@ -77,10 +90,17 @@ def hold_against(module: torch.nn.Module, model: ir.Model, images: np.ndarray, *
             side = "PyTorch" if not np.isfinite(expected).all() else "the captured graph"
             raise RadixRTError(f"{side} returns logits that are NaN or infinite on real images")
         error = float(np.abs(expected - found).max())
-        if error > tolerance * max(1.0, float(np.abs(expected).max())):
-            raise RadixRTError(
-                f"the captured graph differs from PyTorch by {error:.3g} on real images, above {tolerance:g} of the "
-                "largest logit: the exporter produced another function"
-            )
+        allowed = tolerance * max(1.0, float(np.abs(expected).max()))
+        if error > allowed:
+            # A deep network of random weights magnifies rounding: what counts then is how far PyTorch itself is off.
+            exact = _in_float64(module, part)
+            allowed += _ROUNDING * float(np.abs(expected - exact).max())
+            error_of_graph = float(np.abs(found - exact).max())
+            if error_of_graph > allowed:
+                raise RadixRTError(
+                    f"the captured graph differs from PyTorch by {error:.3g} on real images, where "
+                    f"{allowed:.3g} is allowed: "
+                    "the exporter produced another function"
+                )
         worst = max(worst, error)
     return worst

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from radixrt.errors import InputError
-from radixrt.export.batchnorm import enliven, fit_statistics
+from radixrt.export.batchnorm import ENLIVENED, enliven, fit_statistics
 
 
 def network() -> nn.Sequential:
@@ -57,5 +57,5 @@ def test_dead_branches_come_alive_and_biases_stay() -> None:
     net = network()
     nn.init.zeros_(net[1].weight)  # type: ignore[arg-type]
     enliven(net)
-    assert torch.equal(net[1].weight, torch.ones(8))  # type: ignore[arg-type]
+    assert torch.equal(net[1].weight, torch.full((8,), ENLIVENED))  # type: ignore[arg-type]
     assert torch.equal(net[1].bias, torch.zeros(8))  # type: ignore[arg-type]

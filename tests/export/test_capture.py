@@ -108,6 +108,27 @@ def test_a_graph_that_computes_something_else_is_caught(dynamic: tuple[nn.Module
         hold_against(other, model, np.full((1, *SIZE), np.nan, np.float32))
 
 
+class Chaos(nn.Module):
+    """Magnifies rounding a million times, as a deep random network does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.net(x)
+        return (logits * 1e6).sin()  # type: ignore[no-any-return]
+
+
+def test_rounding_that_pytorch_shows_too_is_no_fault_of_the_graph() -> None:
+    chaos = Chaos().eval()
+    model = simplify(capture(chaos, SIZE, BatchSpec(2, 2)))
+    assert hold_against(chaos, model, images(2), tolerance=1e-9) > 1e-9
+    with pytest.raises(RadixRTError, match="differs from PyTorch"):
+        chaos.net.get_submodule("head").bias.data += 0.1  # type: ignore[operator, union-attr]
+        hold_against(chaos, model, images(2), tolerance=1e-9)
+
+
 def test_the_runners_agree_on_types(dynamic: tuple[nn.Module, ir.Model]) -> None:
     net, model = dynamic
     for run in (torch_runner(net), onnx_runner(model)):
