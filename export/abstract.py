@@ -1,6 +1,8 @@
 """What the recogniser knows about a tensor: which channels of which feature maps it holds, and what gates them.
 
-The values of :mod:`radixrt.export.interpret`. Batch is always axis 0 and is left out of every array here:
+The values of :mod:`radixrt.export.interpret`. The batch axis is left out of every array here; ``batch`` says where it
+stands, which is in front unless someone stacked tensors along a new first axis. "(N, *dims)" below means batch in
+front:
 
 - :class:`View`: a wide tensor (N, *dims, *spatial) each of whose maps is one channel of a source feature map.
 - :class:`Gated`: a wide tensor whose maps are sums of source channels, each times an element of a gate.
@@ -26,6 +28,9 @@ from radixrt.export.concrete import Concrete
 AXIS_OPS = frozenset({"Split", "Slice", "Gather", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout", "Concat"})
 LAYOUT_OPS = AXIS_OPS | {"Reshape", "Flatten"}
 
+# Layout is traced at a batch of its own: large enough that no axis is taken for it by chance of being of size one.
+_SAMPLES = 3
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -49,19 +54,28 @@ class View:
     source: Ints
     channel: Ints
     spatial: tuple[int, ...]
+    batch: int = 0
 
     @property
     def dims(self) -> tuple[int, ...]:
         return self.source.shape
 
-    def take(self, index: Ints, spatial: tuple[int, ...] | None = None) -> View:
-        """The maps numbered ``index``, an array whose shape becomes ``dims``."""
-        return View(
-            self.sources,
-            self.source.ravel()[index],
-            self.channel.ravel()[index],
-            self.spatial if spatial is None else spatial,
-        )
+    @property
+    def run(self) -> tuple[Source, int] | None:
+        """The source and first channel of a view (N, C, H, W) of consecutive channels of one source; else None."""
+        numbers, places = self.channel.ravel(), self.source.ravel()
+        if (
+            len(self.dims) != 1
+            or (places != places[0]).any()
+            or (numbers != numbers[0] + np.arange(numbers.size)).any()
+        ):
+            return None
+        return self.sources[int(places[0])], int(numbers[0])
+
+    def take(self, moved: Moved) -> View:
+        """The maps numbered ``moved.index``, an array whose shape becomes ``dims``."""
+        index = moved.index
+        return View(self.sources, self.source.ravel()[index], self.channel.ravel()[index], moved.spatial, moved.batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +85,7 @@ class Small:
     vector: Affine
     dims: tuple[int, ...]
     spread: bool = False
+    batch: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +96,8 @@ class Plane:
     gate: Affine
     gate_index: Ints
 
-    def take(self, index: Ints, spatial: tuple[int, ...] | None = None) -> Plane:
-        return Plane(self.view.take(index, spatial), self.gate, self.gate_index.ravel()[index])
+    def take(self, moved: Moved) -> Plane:
+        return Plane(self.view.take(moved), self.gate, self.gate_index.ravel()[moved.index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +114,13 @@ class Gated:
     def spatial(self) -> tuple[int, ...]:
         return self.planes[0].view.spatial
 
+    @property
+    def batch(self) -> int:
+        return self.planes[0].view.batch
+
+    def take(self, moved: Moved) -> Gated:
+        return Gated(tuple(plane.take(moved) for plane in self.planes))
+
 
 @dataclass(frozen=True, eq=False)
 class Opaque:
@@ -110,24 +132,44 @@ class Opaque:
 Abstract = View | Gated | Small | Opaque
 
 
-def relocate(node: ir.Node, dims: tuple[int, ...], spatial: tuple[int, ...], found: Concrete) -> list[Moved] | None:
-    """Where a layout operator puts the elements of its first input (N, *dims, *spatial).
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """``index`` (shape: the new dims) numbers the elements of the old tensor; the rest is the new tensor's."""
 
-    Returns:
-        For each output its spatial shape and the number of the element at each place; None where the operator mixes
-        samples, touches space, or is not a layout operator.
+    index: Ints
+    spatial: tuple[int, ...] = ()
+    batch: int = 0
+
+
+def without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """A shape less its axis ``axis``."""
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def dims_axis(axis: int, rank: int, batch: int) -> int | None:
+    """Where axis ``axis`` of a tensor of ``rank`` axes stands in its dims; None for the batch axis."""
+    place = axis % rank
+    return None if place == batch else place - (place > batch)
+
+
+def relocate(node: ir.Node, old: View | Gated | Small, found: Concrete) -> list[Moved] | None:
+    """Where a layout operator puts the elements of its first input.
+
+    Returns: For each output the number of the element at each place; None where the operator mixes samples, touches
+        space, or is not a layout operator.
     """
     data = node.inputs[0]
     if data is None or data.name is None:
         return None
-    batch = found.shapes[data][0]
-    count = prod(dims)
+    dims, spatial = old.dims, () if isinstance(old, Small) else old.spatial
     if node.op_type in ("Reshape", "Flatten"):
-        return _reshape(node, dims, spatial, found)
+        return _reshape(found.shapes[data], found.shapes.get(node.outputs[0]), dims, spatial, old.batch)
     feeds = _other_inputs(node, found)
     if feeds is None or not _keeps_space(node, len(dims), len(spatial), found):
         return None
-    numbers = np.arange(batch * count, dtype=np.int64).reshape(batch, *dims, *[1] * len(spatial))
+    count = prod(dims)
+    numbers = np.moveaxis(np.arange(_SAMPLES * count, dtype=np.int64).reshape(_SAMPLES, *dims), 0, old.batch)
+    numbers = numbers.reshape(numbers.shape + (1,) * len(spatial))
     try:
         results = ReferenceEvaluator(ir.serde.serialize_node(node)).run(None, {data.name: numbers, **feeds})
     except Exception:  # the reference operators raise whatever numpy does
@@ -135,37 +177,30 @@ def relocate(node: ir.Node, dims: tuple[int, ...], spatial: tuple[int, ...], fou
     moved = []
     for value, result in zip(node.outputs, results, strict=False):
         shape = found.shapes.get(value)
-        space = len(spatial)
-        if shape is None or result.shape[: result.ndim - space] != shape[: len(shape) - space]:
+        end = result.ndim - len(spatial)
+        placed = _one_sample(result.reshape(result.shape[:end]), count)
+        if shape is None or placed is None or len(shape) != result.ndim or shape[end:] != spatial:
             return None
-        index = _one_sample(result.reshape(result.shape[: result.ndim - space]), batch, count)
-        if index is None or (space and shape[-space:] != spatial):
+        index, batch = placed
+        if index.shape != without(shape[:end], batch):
             return None
-        moved.append(Moved(index, spatial))
+        moved.append(Moved(index, spatial, batch))
     return moved
 
 
-@dataclass(frozen=True, eq=False)
-class Moved:
-    """``index`` (shape: the new dims) numbers the elements of the old tensor; ``spatial`` is the new spatial shape."""
-
-    index: Ints
-    spatial: tuple[int, ...]
-
-
-def _reshape(node: ir.Node, dims: tuple[int, ...], spatial: tuple[int, ...], found: Concrete) -> list[Moved] | None:
-    before = found.shapes.get(node.inputs[0]) if node.inputs[0] is not None else None
-    after = found.shapes.get(node.outputs[0])
-    if before is None or not after or after[0] != before[0]:
+def _reshape(
+    before: tuple[int, ...], after: tuple[int, ...] | None, dims: tuple[int, ...], spatial: tuple[int, ...], batch: int
+) -> list[Moved] | None:
+    """A Reshape that leaves the batch, what stands before it, and space alone, or flattens or unflattens space."""
+    lead = batch + 1
+    if after is None or after[:lead] != before[:lead]:
         return None
-    count = prod(dims)
-    for rank in (
-        (len(spatial), 3 - len(spatial)) if spatial else (0,)
-    ):  # space as it was; or H, W flattened or unflattened
+    numbers = np.arange(prod(dims), dtype=np.int64)
+    for rank in (len(spatial), 3 - len(spatial)) if spatial else (0,):
         end = len(after) - rank
         space = after[end:]
-        if end >= 1 and prod(space) == prod(spatial) and prod(after[1:end]) == count and rank <= 2:
-            return [Moved(np.arange(count, dtype=np.int64).reshape(after[1:end]), space)]
+        if end >= lead and prod(space) == prod(spatial) and prod(without(after[:end], batch)) == numbers.size:
+            return [Moved(numbers.reshape(without(after[:end], batch)), space, batch)]
     return None
 
 
@@ -182,7 +217,7 @@ def _other_inputs(node: ir.Node, found: Concrete) -> dict[str, np.ndarray] | Non
 
 
 def _keeps_space(node: ir.Node, dims: int, space: int, found: Concrete) -> bool:
-    """Whether an axis operator leaves the batch first and the spatial axes last and whole."""
+    """Whether an axis operator leaves the spatial axes last and whole."""
     if not space:
         return True
     rank = 1 + dims + space
@@ -193,7 +228,7 @@ def _keeps_space(node: ir.Node, dims: int, space: int, found: Concrete) -> bool:
     if axes is None:
         return node.op_type in ("Identity", "Dropout")
     total = rank + len(axes) if node.op_type == "Unsqueeze" else rank
-    return all(0 < axis % total < total - space for axis in axes)
+    return all(axis % total < total - space for axis in axes)
 
 
 def axes_of(node: ir.Node, found: Concrete) -> tuple[int, ...] | None:
@@ -211,10 +246,13 @@ def axes_of(node: ir.Node, found: Concrete) -> tuple[int, ...] | None:
     return None if array is None else tuple(int(a) for a in np.atleast_1d(array))
 
 
-def _one_sample(result: np.ndarray, batch: int, count: int) -> Ints | None:
-    """The first sample's numbers, where every sample was treated alike and apart."""
-    if result.ndim == 0 or result.shape[0] != batch:
-        return None
-    samples = np.arange(batch, dtype=np.int64).reshape(-1, *[1] * (result.ndim - 1)) * count
-    first: Ints = result[0]
-    return first if np.array_equal(result, first[None] + samples) else None
+def _one_sample(result: np.ndarray, count: int) -> tuple[Ints, int] | None:
+    """One sample's numbers and the batch axis, where every sample was treated alike and apart."""
+    for axis in range(result.ndim):
+        samples = np.moveaxis(result, axis, 0)
+        if len(samples) != _SAMPLES:
+            continue
+        offsets = np.arange(_SAMPLES, dtype=np.int64).reshape(-1, *[1] * (result.ndim - 1)) * count
+        if np.array_equal(samples, samples[:1] + offsets):
+            return samples[0], axis
+    return None

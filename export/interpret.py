@@ -17,13 +17,16 @@ from radixrt.export.abstract import (
     LAYOUT_OPS,
     Abstract,
     Gated,
+    Moved,
     Opaque,
     Plane,
     Small,
     Source,
     View,
     axes_of,
+    dims_axis,
     relocate,
+    without,
 )
 from radixrt.export.affine import Pooled, PoolKind, identity, roots, stack
 from radixrt.export.concrete import Concrete
@@ -62,12 +65,22 @@ class Interpretation:
         source = self._sources.setdefault(value, Source(value, shape[1]))
         return _whole(source, (shape[1],), shape[2:])
 
+    def whole(self, value: ir.Value | None) -> View | None:
+        """Like :meth:`wide`, but a concatenation or a shuffle of other maps counts as a feature map of its own."""
+        view = self.wide(value)
+        if value is None or view is None or view.batch or len(view.dims) != 1 or view.run is not None:
+            return view
+        shape = self.found.shapes[value]
+        if len(shape) != 4:
+            return view
+        return _whole(self._sources.setdefault(value, Source(value, shape[1])), (shape[1],), shape[2:])
+
     def summed(self, value: ir.Value, terms: tuple[View, ...], scale: float = 1.0) -> None:
         """Records that ``value`` is ``scale`` times the sum of ``terms``."""
         dims = terms[0].dims
         source = Source(value, prod(dims), terms, scale)
         self._sources[value] = source
-        self.known[value] = _whole(source, dims, terms[0].spatial)
+        self.known[value] = _whole(source, dims, terms[0].spatial, terms[0].batch)
 
     def pooled(self, kind: PoolKind, view: View, dims: tuple[int, ...], factor: float = 1.0) -> Small:
         """The channels of ``view``, reduced over space."""
@@ -84,9 +97,9 @@ class Interpretation:
         return self._sources.get(value)
 
 
-def _whole(source: Source, dims: tuple[int, ...], spatial: tuple[int, ...]) -> View:
+def _whole(source: Source, dims: tuple[int, ...], spatial: tuple[int, ...], batch: int = 0) -> View:
     channel = np.arange(source.channels, dtype=np.int64).reshape(dims)
-    return View((source,), np.zeros(dims, np.int64), channel, spatial)
+    return View((source,), np.zeros(dims, np.int64), channel, spatial, batch)
 
 
 def interpret(graph: ir.Graph, found: Concrete) -> Interpretation:
@@ -125,14 +138,13 @@ def _squeeze(node: ir.Node, state: Interpretation) -> bool:
         "GlobalMaxPool": "max", "ReduceMax": "max", "MaxPool": "max",
     }  # fmt: skip
     kind = kinds.get(node.op_type)
-    view = state.wide(node.inputs[0]) if kind is not None else None
-    if kind is None or view is None:
+    view = state.whole(_start(node, state)) if kind is not None else None
+    if kind is None or view is None or view.batch:
         return False
     shape = state.found.shapes[node.outputs[0]]
     if node.op_type.startswith("Reduce"):
         rank = 1 + len(view.dims) + len(view.spatial)
-        axes = axes_of(node, state.found)
-        if axes is None or sorted(a % rank for a in axes) != list(range(rank - len(view.spatial), rank)):
+        if _axes_from_start(node, rank, state) != list(range(rank - len(view.spatial), rank)):
             return False
     elif node.op_type in ("AveragePool", "MaxPool"):
         kernel = tuple(node.attributes["kernel_shape"].as_ints())
@@ -150,6 +162,38 @@ def _squeeze(node: ir.Node, state: Interpretation) -> bool:
     factor = float(prod(view.spatial)) if node.op_type == "ReduceSum" else 1.0
     state.known[node.outputs[0]] = state.pooled(kind, view, shape[1:], factor)
     return True
+
+
+def _start(node: ir.Node, state: Interpretation) -> ir.Value | None:
+    """What ``node`` reduces; through a first reduction of the same kind, for ``x.mean(-1).mean(-1)`` is one squeeze."""
+    value = node.inputs[0]
+    first = value.producer() if value is not None else None
+    if first is not None and first.op_type == node.op_type and node.op_type.startswith("Reduce"):
+        before = state.wide(first.inputs[0])
+        axes = axes_of(first, state.found)
+        if before is not None and axes is not None:
+            space = range(1 + len(before.dims), 1 + len(before.dims) + len(before.spatial))
+            if all(a % space.stop in space for a in axes):
+                return first.inputs[0]
+    return value
+
+
+def _axes_from_start(node: ir.Node, rank: int, state: Interpretation) -> list[int] | None:
+    """The axes that ``node``, and the reduction before it that :func:`_start` stepped over, take from ``rank`` axes."""
+    axes = axes_of(node, state.found)
+    value = node.inputs[0]
+    if axes is None or value is None:
+        return None
+    first = value.producer()
+    if first is None or _start(node, state) is value:
+        return sorted(a % rank for a in axes)
+    before = axes_of(first, state.found)
+    if before is None:
+        return None
+    gone = {a % rank for a in before}
+    kept = "keepdims" not in first.attributes or first.attributes["keepdims"].as_int()
+    left = list(range(rank)) if kept else [a for a in range(rank) if a not in gone]
+    return sorted(gone | {left[a % len(left)] for a in axes})
 
 
 def _wide_node(node: ir.Node, state: Interpretation) -> bool:
@@ -171,14 +215,11 @@ def _layout(node: ir.Node, state: Interpretation) -> bool:
     wide = first if isinstance(first, Gated) else state.wide(node.inputs[0])
     if wide is None:
         return False
-    moved = relocate(node, wide.dims, wide.spatial, state.found)
+    moved = relocate(node, wide, state.found)
     if moved is None:
         return False
     for value, move in zip(node.outputs, moved, strict=False):
-        if isinstance(wide, Gated):
-            state.known[value] = Gated(tuple(plane.take(move.index, move.spatial) for plane in wide.planes))
-        else:
-            state.known[value] = wide.take(move.index, move.spatial)
+        state.known[value] = wide.take(move)
     return True
 
 
@@ -188,13 +229,17 @@ def _concat(node: ir.Node, state: Interpretation) -> bool:
     if len(known) != len(views) or any(isinstance(state.known.get(v), Gated) for v in node.inputs if v is not None):
         return False
     rank = 1 + len(known[0].dims) + len(known[0].spatial)
-    axis = node.attributes["axis"].as_int() % rank - 1
-    if not 0 <= axis < len(known[0].dims) or len({v.spatial for v in known}) != 1:
+    axis = dims_axis(node.attributes["axis"].as_int(), rank, known[0].batch)
+    if axis is None or axis >= len(known[0].dims) or len({(v.spatial, v.batch) for v in known}) != 1:
         return False
     sources = tuple(dict.fromkeys(s for v in known for s in v.sources))
     renumbered = [np.asarray([sources.index(s) for s in v.sources], np.int64)[v.source] for v in known]
     state.known[node.outputs[0]] = View(
-        sources, np.concatenate(renumbered, axis), np.concatenate([v.channel for v in known], axis), known[0].spatial
+        sources,
+        np.concatenate(renumbered, axis),
+        np.concatenate([v.channel for v in known], axis),
+        known[0].spatial,
+        known[0].batch,
     )
     return True
 
@@ -204,11 +249,11 @@ def _gate(node: ir.Node, state: Interpretation) -> bool:
     left, right = node.inputs
     for wide, small in ((left, right), (right, left)):
         gate = state.known.get(small) if small is not None else None
-        view = state.wide(wide)
+        view = state.whole(wide)
         if view is None or not isinstance(gate, Small | Opaque):
             continue
         state.gates.append(node)
-        if isinstance(gate, Opaque):
+        if isinstance(gate, Opaque) or gate.batch != view.batch:
             return True
         space = len(view.spatial)
         dims = gate.dims if gate.spread else gate.dims[: len(gate.dims) - space]
@@ -226,14 +271,14 @@ def _gate(node: ir.Node, state: Interpretation) -> bool:
 def _add(node: ir.Node, state: Interpretation) -> bool:
     gated = [state.known.get(v) for v in node.inputs if v is not None]
     found = [g for g in gated if isinstance(g, Gated)]
-    if len(found) == len(node.inputs) and len({(g.dims, g.spatial) for g in found}) == 1:
+    if len(found) == len(node.inputs) and len({(g.dims, g.spatial, g.batch) for g in found}) == 1:
         planes = tuple(plane for g in found for plane in g.planes)
         if len({roots(plane.gate) for plane in planes}) == 1:
             state.known[node.outputs[0]] = Gated(planes)
             return True
     views = [state.wide(v) for v in node.inputs]
     known = [v for v in views if v is not None]
-    if found or len(known) != len(node.inputs) or len({(v.dims, v.spatial) for v in known}) != 1:
+    if found or len(known) != len(node.inputs) or len({(v.dims, v.spatial, v.batch) for v in known}) != 1:
         return False
     state.summed(node.outputs[0], tuple(known))
     return True
@@ -247,13 +292,15 @@ def _reduce(node: ir.Node, state: Interpretation) -> bool:
     if wide is None or axes is None:
         return False
     rank = 1 + len(wide.dims) + len(wide.spatial)
-    if len(axes) != 1 or not 0 <= (axis := axes[0] % rank - 1) < len(wide.dims):
+    axis = dims_axis(axes[0], rank, wide.batch) if len(axes) == 1 else None
+    if axis is None or axis >= len(wide.dims):
         return False
     after = state.found.shapes[node.outputs[0]]
-    dims = after[1 : len(after) - len(wide.spatial)]
+    batch = wide.batch if len(after) == rank or axes[0] % rank > wide.batch else wide.batch - 1
+    dims = without(after[: len(after) - len(wide.spatial)], batch)
     count = wide.dims[axis]
     numbers = np.arange(prod(wide.dims), dtype=np.int64).reshape(wide.dims)
-    parts = [np.take(numbers, r, axis).reshape(dims) for r in range(count)]
+    parts = [Moved(np.take(numbers, r, axis).reshape(dims), wide.spatial, batch) for r in range(count)]
     if isinstance(wide, Gated):
         if node.op_type == "ReduceMean":
             return False

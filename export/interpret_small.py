@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from scipy import sparse
 
-from radixrt.export.abstract import LAYOUT_OPS, Abstract, Small, axes_of, relocate
+from radixrt.export.abstract import LAYOUT_OPS, Abstract, Small, axes_of, dims_axis, relocate, without
 from radixrt.export.affine import Activated, Affine, Floats, identity, same, sole_basis, stack
 from radixrt.export.concrete import Concrete
 
@@ -44,7 +44,7 @@ def small_node(node: ir.Node, state: State) -> bool:
         return False
     for value, result in zip(node.outputs, results, strict=False):
         shape = state.found.shapes.get(value)
-        if shape is None or (not result.spread and result.dims != shape[1:]):
+        if shape is None or (not result.spread and result.dims != without(shape, result.batch)):
             return False
     for value, result in zip(node.outputs, results, strict=False):
         state.known[value] = result
@@ -61,6 +61,10 @@ def _interpret(
     small = smalls[0]
     if node.op_type in LAYOUT_OPS:
         return _layout(node, inputs, smalls, state.found)
+    if small.batch:
+        # Tensors stacked along a new first axis: only what leaves the batch where it is.
+        alone = len(smalls) == 1 and inputs[0] is small
+        return _activate(node, small, state.found) if alone else None
     if node.op_type == "Expand":
         return _expand(node, small, state.found)
     if len(smalls) == 2 and len(node.inputs) == 2:
@@ -88,19 +92,20 @@ def _layout(
     if node.op_type == "Concat":
         if len(smalls) != len(node.inputs):
             return None
-        axis = node.attributes["axis"].as_int() % (1 + len(smalls[0].dims)) - 1
-        if axis < 0:
+        batch = smalls[0].batch
+        axis = dims_axis(node.attributes["axis"].as_int(), 1 + len(smalls[0].dims), batch)
+        if axis is None or any(s.batch != batch for s in smalls):
             return None
         starts = np.cumsum([0, *(s.vector.size for s in smalls)])
         numbers = [start + np.arange(s.vector.size).reshape(s.dims) for start, s in zip(starts, smalls, strict=False)]
         order = np.concatenate(numbers, axis)
-        return [Small(stack([s.vector for s in smalls]).take(order.ravel()), order.shape)]
+        return [Small(stack([s.vector for s in smalls]).take(order.ravel()), order.shape, batch=batch)]
     if not isinstance(inputs[0], Small):
         return None
-    moved = relocate(node, smalls[0].dims, (), found)
+    moved = relocate(node, smalls[0], found)
     if moved is None:
         return None
-    return [Small(smalls[0].vector.take(m.index.ravel()), m.index.shape) for m in moved]
+    return [Small(smalls[0].vector.take(m.index.ravel()), m.index.shape, batch=m.batch) for m in moved]
 
 
 def _expand(node: ir.Node, small: Small, found: Concrete) -> list[Small] | None:
@@ -299,7 +304,7 @@ def _activate(node: ir.Node, small: Small, found: Concrete) -> list[Small] | Non
         basis = Activated("Softmax", small.vector, group_of=group_of)
     else:
         return None
-    return [Small(identity(basis), small.dims)]
+    return [Small(identity(basis), small.dims, batch=small.batch)]
 
 
 def _bounds(node: ir.Node, found: Concrete) -> tuple[float, float] | None:
@@ -318,8 +323,8 @@ def _bounds(node: ir.Node, found: Concrete) -> tuple[float, float] | None:
 def _softmax_groups(node: ir.Node, small: Small, found: Concrete) -> npt.NDArray[np.int64] | None:
     version = node.version or (node.graph.opset_imports.get("") if node.graph is not None else None) or 13
     rank = 1 + len(small.dims)
-    axis = int(_number(node, "axis", -1 if version >= 13 else 1)) % rank - 1
-    if axis < 0:
+    axis = dims_axis(int(_number(node, "axis", -1 if version >= 13 else 1)), rank, small.batch)
+    if axis is None or (version < 13 and small.batch):
         return None
     dims = list(small.dims)
     # Before opset 13 a softmax runs over everything from its axis on.

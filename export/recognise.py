@@ -4,9 +4,9 @@ Before: any graph. After: the same graph; each tensor that is a sum of feature m
 :class:`~radixrt.export.attention.AttentionBlock`, or a :class:`~radixrt.export.rewrite_report.Refusal` that says why
 not.
 
-A block is refused where its gate is no softmax over the radix and no (hard) sigmoid, where its FCs are more than two
-deep or mix activations, where a branch is not a run of consecutive channels, where a tensor inside it is used elsewhere
-or is an output of the graph, and where an FC's weight is shared with another node.
+A block is refused where there is no FC, where its gate is no softmax over the radix and no (hard) sigmoid, where its
+FCs are more than two deep or mix activations, where a branch is not a run of consecutive channels, where a tensor
+inside it is used elsewhere or is an output of the graph, and where an FC's weight is shared with another node.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from scipy import sparse
 
-from radixrt.export.abstract import LAYOUT_OPS, Gated, Opaque, Plane, Source, View
+from radixrt.export.abstract import LAYOUT_OPS, Gated, Opaque, Source, View
 from radixrt.export.affine import Activated, Affine, Floats, Pooled, stack
 from radixrt.export.attention import Activation, AttentionBlock, Branch, Kind, Layer, PooledMap
 from radixrt.export.interpret import Interpretation
@@ -104,19 +104,9 @@ def _before_layout(value: ir.Value, state: Interpretation) -> ir.Value:
 
 def _is_plain(known: object) -> bool:
     """Whether a gated tensor is (N, C, H, W) and each term a run of channels."""
-    if not isinstance(known, Gated) or len(known.dims) != 1 or len(known.spatial) != 2:
+    if not isinstance(known, Gated) or len(known.dims) != 1 or len(known.spatial) != 2 or known.batch:
         return False
-    return all(_run(plane) is not None for plane in known.planes)
-
-
-def _run(plane: Plane) -> tuple[Source, int] | None:
-    """The source and first channel of a term whose channels are consecutive."""
-    view = plane.view
-    numbers = view.channel.ravel()
-    places = view.source.ravel()
-    if (places != places[0]).any() or (numbers != numbers[0] + np.arange(numbers.size)).any():
-        return None
-    return view.sources[int(places[0])], int(numbers[0])
+    return all(plane.view.run is not None for plane in known.planes)
 
 
 def _gates_of(value: ir.Value, state: Interpretation) -> set[ir.Node]:
@@ -141,7 +131,7 @@ def _block(graph: ir.Graph, value: ir.Value, state: Interpretation) -> Attention
     gated = state.known[value]
     if not isinstance(gated, Gated) or not _is_plain(gated):
         raise _NotABlockError("a branch is not a run of consecutive channels")
-    runs = [run for plane in gated.planes if (run := _run(plane)) is not None]
+    runs = [run for plane in gated.planes if (run := plane.view.run) is not None]
     if any(len(state.found.shapes[source.value]) != 4 for source, _ in runs):
         raise _NotABlockError("a branch is not a four-dimensional feature map")
     branches = tuple(Branch(source.value, start, source.channels) for source, start in runs)
@@ -157,6 +147,8 @@ def _block(graph: ir.Graph, value: ir.Value, state: Interpretation) -> Attention
         if region.shared_sum is None:
             break
         kept |= {region.shared_sum}
+    if not any(node.op_type in ("Conv", "Gemm", "MatMul") for node in region.nodes):
+        raise _NotABlockError("there is no FC between its pool and its gate")
     if region.reason is not None:
         raise _NotABlockError(region.reason)
     if any(len(state.found.shapes[m.source]) != 4 for m in maps):

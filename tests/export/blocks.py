@@ -87,7 +87,7 @@ class SplitAttention(nn.Module):
 
 
 class SelectiveKernel(nn.Module):
-    """SKNet as blog posts write it: one FC per branch (``lists``) or for all (``joint``); stack and sum, or a ``chain``."""
+    """SKNet as blogs write it: an FC per branch (``lists``) or for all (``joint``); stack and sum, or a ``chain``."""
 
     def __init__(
         self,
@@ -189,3 +189,21 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(F.relu(self.block(F.relu(self.stem(x))))).mean((2, 3))
+
+
+class StackedFirst(nn.Module):
+    """SKNet as a widely copied repository writes it: branches stacked along a new first axis, before the batch."""
+
+    def __init__(self, channels: int, branches: int = 3, hidden: int = 8) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 2 * i + 1, padding=i) for i in range(branches))
+        self.fc = nn.Linear(channels, hidden)
+        self.fcs = nn.ModuleList(nn.Linear(hidden, channels) for _ in range(branches))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels = x.shape[:2]
+        maps = [conv(x) for conv in self.convs]
+        stacked = torch.stack(maps, 0)
+        z = self.fc(sum(maps[1:], start=maps[0]).mean(-1).mean(-1))
+        logits = torch.stack([fc(F.relu(z)).view(batch, channels, 1, 1) for fc in self.fcs], 0)
+        return (torch.softmax(logits, dim=0) * stacked).sum(0)

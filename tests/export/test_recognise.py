@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from radixrt.export.attention import AttentionBlock
+from radixrt.export.concrete import Sizes, concretise
+from radixrt.export.interpret import interpret
+from radixrt.export.recognise import Recognised, recognise
+from radixrt.export.rewrite import RewriteOptions, rewrite
+from tests.export.blocks import Net, SelectiveKernel, SplitAttention, SqueezeExcite, StackedFirst
+from tests.export.exported import export, images, run
+from tests.export.graphs import graph
+
+FC = "<float[4,8,1,1] w1, float[8,4,1,1] w2>"
+SE = """
+  s = GlobalAveragePool(x)
+  h = Conv(s, w1)
+  z = Relu(h)
+  a = Conv(z, w2)
+  g = Sigmoid(a)
+"""
+
+
+def look(model) -> Recognised:  # type: ignore[no-untyped-def]
+    return recognise(model.graph, interpret(model.graph, concretise(model.graph, Sizes())))
+
+
+def only(module: nn.Module, channels: int = 8, **how: object) -> AttentionBlock:
+    """The one block of a small network, after checking that rewriting it keeps the network's output."""
+    model = export(Net(module, channels), **how)  # type: ignore[arg-type]
+    found = look(model)
+    assert [r.reason for r in found.refused] == []
+    (block,) = found.blocks
+    feeds = images(model)
+    before = run(model, feeds)
+    model, report = rewrite(model, RewriteOptions())
+    assert len(report.attention_blocks) == 1
+    np.testing.assert_allclose(run(model, feeds), before, rtol=1e-4, atol=1e-5)
+    return block
+
+
+# Protects recognition by structure: any spelling of split attention is one block with the right radix and cardinality.
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(
+    radix=st.sampled_from([1, 2, 3, 4]),
+    groups=st.sampled_from([1, 2, 4]),
+    spelling=st.sampled_from(["reduce", "split", "chunk", "slice", "map5d"]),
+    stride=st.sampled_from([1, 2]),
+    dilation=st.sampled_from([1, 2]),
+    norm=st.booleans(),
+    height=st.integers(5, 13),
+    dynamic=st.booleans(),
+    opset=st.sampled_from([13, 15, 17, 20]),
+)
+def test_split_attention_in_any_spelling(
+    radix: int,
+    groups: int,
+    spelling: str,
+    stride: int,
+    dilation: int,
+    norm: bool,
+    height: int,
+    dynamic: bool,
+    opset: int,
+) -> None:
+    channels = 12 if radix == 3 else 8
+    module = SplitAttention(channels, radix, groups, spelling=spelling, stride=stride, dilation=dilation, norm=norm)
+    block = only(module, channels, size=(1, 3, height, 9), dynamic=dynamic, opset=opset)
+    assert (block.radix, block.cardinality) == (radix, groups)
+    assert block.kind == ("se" if radix == 1 else "split")
+    assert block.name == "block"
+    if radix > 1:
+        assert block.whole is not None and [p.value for p in block.pooled] == [block.whole]
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(
+    branches=st.sampled_from([2, 3]),
+    groups=st.sampled_from([1, 4]),
+    stride=st.sampled_from([1, 2]),
+    spelling=st.sampled_from(["lists", "joint", "chain"]),
+    channels=st.sampled_from([4, 8, 12]),
+    dynamic=st.booleans(),
+)
+def test_selective_kernel_in_any_spelling(
+    branches: int, groups: int, stride: int, spelling: str, channels: int, dynamic: bool
+) -> None:
+    module = SelectiveKernel(channels, branches, groups=groups, stride=stride, spelling=spelling)
+    model = export(Net(module, channels), dynamic=dynamic)
+    found = look(model)
+    assert [r.reason for r in found.refused] == []
+    (block,) = found.blocks
+    assert (block.kind, block.radix, block.gate.kind) == ("sk", branches, "Softmax")
+    feeds = images(model)
+    before = run(model, feeds)
+    np.testing.assert_allclose(run(rewrite(model, RewriteOptions())[0], feeds), before, rtol=1e-4, atol=1e-5)
+
+
+# Protects a batch that is not the first axis, also where it is of size one and looks like any other such axis.
+@pytest.mark.parametrize("batch", [1, 2])
+def test_branches_stacked_before_the_batch(batch: int) -> None:
+    block = only(StackedFirst(8), size=(batch, 3, 6, 7))
+    assert (block.kind, block.radix) == ("sk", 3)
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.ReLU6])
+@pytest.mark.parametrize("gate", [nn.Sigmoid, nn.Hardsigmoid])
+def test_squeeze_excite_activations(act: type[nn.Module], gate: type[nn.Module]) -> None:
+    block = only(SqueezeExcite(8, act=act, gate=gate, linear=False, norm=True))
+    kinds = {"ReLU": "Relu", "SiLU": "Swish", "Hardswish": "HardSwish", "LeakyReLU": "LeakyRelu", "ReLU6": "Clip"}
+    assert block.hidden is not None and block.hidden[1].kind == kinds[act.__name__]
+    assert block.gate.kind == {"Sigmoid": "Sigmoid", "Hardsigmoid": "HardSigmoid"}[gate.__name__]
+
+
+@pytest.mark.parametrize("squeeze", ["avg", "max", "mean", "amax", "view", "sum"])
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("expand", [True, False])
+def test_squeeze_excite_squeezes(squeeze: str, linear: bool, expand: bool) -> None:
+    block = only(SqueezeExcite(8, squeeze=squeeze, linear=linear, expand=expand, bias=linear))
+    assert [p.kind for p in block.pooled] == ["max" if squeeze in ("max", "amax") else "avg"]
+
+
+# Protects hand-written hard gates, which old exporters and home-made modules spell out.
+@pytest.mark.parametrize(
+    "gate",
+    [
+        "b = Add(a, three)\n c = Clip(b, zero, six)\n g = Div(c, six)",
+        "b = Add(a, three)\n c = Clip(b, zero, six)\n g = Mul(c, sixth)",
+        "g = HardSigmoid<alpha=0.16666667, beta=0.5>(a)",
+    ],
+)
+def test_hard_sigmoid_spelled_out(gate: str) -> None:
+    model = graph(
+        f"""se (float[1,8,6,6] x) => (float[1,8,6,6] y)
+        <float[4,8,1,1] w1, float[8,4,1,1] w2, float three = {{3.0}}, float zero = {{0.0}}, float six = {{6.0}},
+         float sixth = {{0.16666667}}> {{ {SE.replace("g = Sigmoid(a)", gate)}
+          y = Mul(x, g)
+        }}"""
+    )
+    (block,) = look(model).blocks
+    assert block.gate.kind == "HardSigmoid"
+    np.testing.assert_allclose(_product(block), (1 / 6, 0.5), rtol=1e-6)
+
+
+def _product(block: AttentionBlock) -> tuple[float, float]:
+    """Slope and offset of the gate in terms of W2 z, whichever of the two layers holds the shift."""
+    alpha, beta = block.gate.params
+    return alpha, beta + alpha * float(block.excite.bias[0])
+
+
+# Protects channel attention with both squeezes (CBAM): the shared FCs become one pair with stacked weights.
+def test_two_squeezes_share_their_layers() -> None:
+    model = graph(
+        f"""cbam (float[2,8,5,5] x) => (float[2,8,5,5] y) {FC} {{
+          s0 = GlobalAveragePool(x)
+          s1 = GlobalMaxPool(x)
+          h0 = Conv(s0, w1)
+          h1 = Conv(s1, w1)
+          z0 = Relu(h0)
+          z1 = Relu(h1)
+          a0 = Conv(z0, w2)
+          a1 = Conv(z1, w2)
+          a = Add(a0, a1)
+          g = Sigmoid(a)
+          y = Mul(g, x)
+        }}"""
+    )
+    feeds = images(model)
+    before = run(model, feeds)
+    model, report = rewrite(model, RewriteOptions())
+    assert [b.kind for b in report.attention_blocks] == ["se"]
+    np.testing.assert_allclose(run(model, feeds), before, rtol=1e-5, atol=1e-6)
+
+
+# Protects SK with a gate and its complement, which needs no softmax to be one.
+def test_gate_and_its_complement() -> None:
+    model = graph(
+        f"""sk (float[1,8,6,6] u, float[1,8,6,6] v) => (float[1,8,6,6] y)
+        <float[4,8,1,1] w1, float[8,4,1,1] w2, float one = {{1.0}}> {{
+          x = Add(u, v) {SE}
+          r = Sub(one, g)
+          p = Mul(u, g)
+          q = Mul(v, r)
+          y = Add(p, q)
+        }}""".replace("float one = {1.0}", "float[1,1,1,1] one = {1.0}")
+    )
+    (block,) = look(model).blocks
+    assert (block.kind, block.radix, block.gate.kind) == ("sk", 2, "Softmax")
+
+
+# Protects against rewriting look-alikes. Each is refused with its reason, and the graph is left as it was.
+LOOK_ALIKES = {
+    "pooled tensor is read elsewhere": (
+        f"g1 (float[1,8,6,6] x) => (float[1,8,6,6] y, float[1,4,1,1] e) {FC} {{ {SE} y = Mul(x, g) e = Conv(s, w3) }}",
+        "is also read by",
+    ),
+    "gate is an output": (
+        f"g2 (float[1,8,6,6] x) => (float[1,8,6,6] y, float[1,8,1,1] g) {FC} {{ {SE} y = Mul(x, g) }}",
+        "is an output of the graph",
+    ),
+    "softmax over channels": (
+        f"g3 (float[1,8,6,6] x) => (float[1,8,6,6] y) {FC} {{ "
+        + SE.replace("Sigmoid(a)", "Softmax<axis=1>(a)")
+        + " y = Mul(x, g) }",
+        "another axis than the radix",
+    ),
+    "shared weights": (
+        f"g4 (float[1,8,6,6] x) => (float[1,8,6,6] y) {FC} {{ {SE} v = Mul(x, g)\n"
+        " s2 = GlobalMaxPool(v)\n h2 = Conv(s2, w1)\n z2 = Relu(h2)\n a2 = Conv(z2, w2)\n g2 = Sigmoid(a2)\n"
+        " y = Mul(v, g2) }",
+        "is shared with",
+    ),
+    "tanh gate": (
+        f"g5 (float[1,8,6,6] x) => (float[1,8,6,6] y) {FC} {{ " + SE.replace("Sigmoid", "Tanh") + " y = Mul(x, g) }",
+        "its gate is Tanh",
+    ),
+    "scaled gate": (
+        "g6 (float[1,8,6,6] x) => (float[1,8,6,6] y)"
+        " <float[4,8,1,1] w1, float[8,4,1,1] w2, float[1,1,1,1] two = {2.0}> {"
+        f"{SE} g0 = Mul(g, two)\n y = Mul(x, g0) }}",
+        "scaled, shifted or mixed",
+    ),
+    "an operator that is not understood": (
+        f"g7 (float[1,8,6,6] x) => (float[1,8,6,6] y) {FC} {{ {SE} c = CumSum(g, one)\n y = Mul(x, c) }}",
+        "CumSum between pool and gate",
+    ),
+    "three layers": (
+        "g8 (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[4,8,1,1] w1, float[8,4,1,1] w2, float[8,8,1,1] w3> {"
+        f"{SE.replace('g = Sigmoid(a)', 't = Relu(a) c = Conv(t, w3) g = Sigmoid(c)')} y = Mul(x, g) }}",
+        "more than two FCs",
+    ),
+    "no layer between pool and gate": (
+        "g9 (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[4,8,1,1] w1, float[8,4,1,1] w2> {"
+        " s = AveragePool<kernel_shape=[6,3], strides=[6,3]>(x)\n h = Conv(s, w1)\n z = Relu(h)\n a = Conv(z, w2)\n"
+        " b = ReduceMax(a, axes)\n g = Sigmoid(b)\n y = Mul(x, g) }",
+        "no FC between its pool and its gate",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOOK_ALIKES)
+def test_look_alikes_stay(name: str) -> None:
+    text, reason = LOOK_ALIKES[name]
+    if "w3)" in text and "w3>" not in text:
+        text = text.replace("w2>", "w2, float[4,8,1,1] w3>")
+    text = text.replace("w2> {", "w2, int64 one = {1}> {", 1) if "CumSum" in text else text
+    text = text.replace("w2> {", "w2, int64[2] axes = {2, 3}> {", 1) if "ReduceMax" in text else text
+    model = graph(text)
+    before = [(n.op_type, [v.name for v in n.inputs if v]) for n in model.graph]
+    model, report = rewrite(model, RewriteOptions())
+    assert report.attention_blocks == []
+    assert [(n.op_type, [v.name for v in n.inputs if v]) for n in model.graph] == before
+    assert report.refused and all(reason in r.reason and r.node for r in report.refused)
