@@ -19,8 +19,8 @@ from radixrt.errors import InputError
 ENLIVENED = 0.2
 """What a zero scale becomes.
 
-At 1 a deep random network is chaotic, as no trained one is: with ResNeSt-50, rounding the weights to 8 bits then leaves a
-cosine of 0.80 between the logits, at 0.5 of 0.89, at 0.2 of 0.99 (ResNeSt-101: 0.77, 0.82, 0.97).
+At 1 a deep random network is chaotic, as no trained one is: with ResNeSt-50, rounding the weights to 8 bits then
+leaves a cosine of 0.80 between the logits, at 0.5 of 0.89, at 0.2 of 0.99 (ResNeSt-101: 0.77, 0.82, 0.97).
 """
 
 

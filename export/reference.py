@@ -68,8 +68,8 @@ def hold_against(module: torch.nn.Module, model: ir.Model, images: np.ndarray, *
         model: its graph. A static batch larger than the images is filled up by repeating them.
         images: normalised, float32 (N, C, H, W).
         tolerance: the largest difference allowed, as a share of the largest logit (or of 1 where that is smaller).
-            Both sides add float32 numbers in another order; over some hundred layers that has been seen to make about
-            1e-5, and a wrong graph makes more than 1e-2.
+            Both sides add float32 numbers in another order; over eleven networks of random weights and up to a hundred
+            convolutions that made 5e-7 to 4e-4.
 
     Returns:
         The largest absolute difference between the logits.
