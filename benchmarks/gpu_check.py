@@ -1,0 +1,188 @@
+"""What runs on this GPU, against PyTorch eager and compiled: one command for whoever has one. ``make gpu-check``.
+
+For three networks in FP16 and INT8, each target that builds and runs on this machine is built, held against PyTorch on
+the same images and timed in turn with PyTorch in FP16, eager and compiled. What comes out is
+``benchmarks/results/<device>.json`` with the driver, the versions, the clocks and the temperature before and after. A
+target that fails is written down with its error and does not stop the others.
+
+There is no GPU where this was written: it was run there only as far as saying so (exit code 4).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixrt.engines import registry
+from radixrt.engines.gpu import find_gpu
+from radixrt.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from benchmarks.networks import Setting
+    from radixrt.prepare import Prepared
+    from radixrt.reuse import Reuse
+
+MODELS = ("resnest50", "sknet50", "seresnet50")
+RESULTS = Path(__file__).parent / "results"
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+def gpu_facts() -> dict[str, Any]:
+    """Returns what the driver says about the GPU now."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+        return {
+            "name": text(pynvml.nvmlDeviceGetName(gpu)),
+            "driver": text(pynvml.nvmlSystemGetDriverVersion()),
+            "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
+            "memory_clock_mhz": pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_MEM),
+            "temperature_c": pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),
+            "power_w": pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
+        }
+    except pynvml.NVMLError as error:
+        # A Jetson's driver answers only some of these.
+        return {"name": find_gpu().name, "unanswered": str(error)}
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def text(value: str | bytes) -> str:
+    """Returns text, which older versions of the library give as bytes."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def torch_runners(module: Any) -> dict[str, Run]:
+    """Returns PyTorch on the GPU in FP16 with channels last, eager and compiled with CUDA graphs."""
+    import torch
+
+    model = module.half().cuda().eval().to(memory_format=torch.channels_last)
+    compiled = torch.compile(model, mode="reduce-overhead")
+
+    def runner(call: Any) -> Run:
+        def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+            with torch.inference_mode():
+                batch = torch.from_numpy(images).cuda().half().to(memory_format=torch.channels_last)
+                logits: NDArray[np.float32] = call(batch).float().cpu().numpy()
+                return logits
+
+        return run
+
+    return {"pytorch eager fp16": runner(model), "pytorch compiled fp16": runner(compiled)}
+
+
+def check_network(name: str, args: argparse.Namespace, setting: Setting, reuse: Reuse) -> dict[str, Any]:
+    """Builds, holds and times every target for one network."""
+    import copy
+
+    from benchmarks.networks import prepared, test_images
+    from radixrt.validate.latency import LatencyOptions, measure
+    from radixrt.validate.parity import parity
+
+    network = prepared(name, setting, reuse)
+    images = test_images(network, args.test_images)
+    reference = network.reference.run(images)
+    notes: dict[str, list[str]] = {}
+    failed: dict[str, str] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        found = open_engines(network, folder, setting, reuse, stack, notes, failed)
+        found |= torch_runners(copy.deepcopy(network.model.module))
+        held = {}
+        for key, run in tuple(found.items()):
+            try:
+                answer = np.concatenate([run(images[i : i + 1]) for i in range(len(images))])
+                held[key] = parity(reference, answer).model_dump(mode="json")
+            except Exception as error:  # noqa: PERF203  -- one engine that fails must not cost the others their figures
+                failed[key] = f"{type(error).__name__}: {error}"
+                del found[key]
+        options = LatencyOptions(baseline="pytorch eager fp16", rounds=args.rounds, seconds=args.seconds)
+        latency = measure(found, images, options).model_dump(mode="json")
+    return {"weights": network.model.weights, "parity": held, "latency": latency, "notes": notes, "failed": failed}
+
+
+def open_engines(
+    network: Prepared,
+    folder: Path,
+    setting: Setting,
+    reuse: Reuse,
+    stack: ExitStack,
+    notes: dict[str, list[str]],
+    failed: dict[str, str],
+) -> dict[str, Run]:
+    """Builds and opens every target that runs here, in both precisions."""
+    from benchmarks.networks import built, runner
+    from radixrt.export.spec import Precision
+
+    found: dict[str, Run] = {}
+    for target in registry.runnable_targets():
+        for precision in (Precision.FP16, Precision.INT8):
+            key = f"{target.name} {precision.value}"
+            try:
+                engine = built(network, precision, target.name, folder / key.replace(" ", "-"), setting, reuse)
+                session = stack.enter_context(target.open(engine.files[0], threads=setting.threads))
+            except Exception as error:  # as above: written down, and on with the next
+                failed[key] = f"{type(error).__name__}: {error}"
+                traceback.print_exc()
+                continue
+            notes[key] = list(engine.notes)
+            found[key] = runner(session)
+    return found
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", help=f"by default {', '.join(MODELS)}")
+    parser.add_argument("--data", default="elpv")
+    parser.add_argument("--calibration-images", type=int, default=128)
+    parser.add_argument("--test-images", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    gpu = find_gpu()
+    if not gpu.usable:
+        error = UnavailableError("gpu-check", gpu.reason, gpu.hint[0].upper() + gpu.hint[1:] + ".")
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    from benchmarks.networks import Setting
+    from radixrt.reuse import Reuse, library_versions
+
+    setting = Setting(args.data, None, args.calibration_images, args.test_images, 0)
+    result: dict[str, Any] = {
+        "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "gpu": gpu_facts() | {"compute_capability": gpu.capability},
+        "versions": library_versions(),
+        "targets": {t.name: vars(t.capability()) for t in registry.all_targets()},
+        "networks": {},
+    }
+    output = RESULTS / f"{re.sub('[^a-z0-9]+', '-', gpu.name.lower()).strip('-')}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with Reuse() as reuse:
+        for name in args.models or MODELS:
+            result["networks"][name] = check_network(name, args, setting, reuse)
+            result["gpu_after"] = gpu_facts()
+            # Written after each network, so that a run that is stopped leaves what it has.
+            output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"Written to {output}")
+
+
+if __name__ == "__main__":
+    main()

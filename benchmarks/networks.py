@@ -1,0 +1,76 @@
+"""What the engine benchmarks share: a prepared network, and engines built from it as the command line builds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from radixrt.calibration.spec import CalibrationOptions
+from radixrt.deploy import DeployOptions, deploy_graph
+from radixrt.engines import registry
+from radixrt.engines.base import BuildOptions, BuiltEngine, Session
+from radixrt.export.simplify import write_onnx
+from radixrt.export.spec import BatchSpec, Precision
+from radixrt.prepare import Prepared, prepare
+from radixrt.progress import Stages
+from radixrt.request import DataChoice, ModelChoice
+from radixrt.reuse import Reuse
+
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a benchmark prepares its networks."""
+
+    data: str
+    input_size: str | None
+    calibration_images: int
+    test_images: int
+    threads: int
+
+
+def prepared(name: str, setting: Setting, reuse: Reuse) -> Prepared:
+    """Loads a network and its images, and captures its graph."""
+    data = DataChoice(
+        source=setting.data,
+        input_size=setting.input_size,
+        calibration_images=setting.calibration_images,
+        test_images=setting.test_images,
+    )
+    return prepare(ModelChoice(name=name), data, BatchSpec(), Stages(Console(stderr=True), 2), reuse)
+
+
+def built(
+    network: Prepared, precision: Precision, target: str, folder: Path, setting: Setting, reuse: Reuse
+) -> BuiltEngine:
+    """Makes the deploy graph of a target and builds its engine in ``folder``."""
+    stages = Stages(Console(stderr=True), 3)
+    options = DeployOptions(precision, target, "auto", CalibrationOptions())
+    graph = deploy_graph(network.graph, network.data.calibration, options, stages, reuse)
+    folder.mkdir(parents=True, exist_ok=True)
+    deploy = folder / "deploy.onnx"
+    write_onnx(graph.model, deploy)
+    with stages.stage(f"Building {target}"):
+        return registry.get(target).build(deploy, folder, BuildOptions(precision, threads=setting.threads))
+
+
+def runner(session: Session) -> Run:
+    """Returns a session as a function from images to logits, for engines of one input and one output."""
+    name, result = session.inputs[0].name, session.outputs[0].name
+
+    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        return session.run({name: images})[result]
+
+    return run
+
+
+def test_images(network: Prepared, count: int) -> NDArray[np.float32]:
+    """Returns the first test images, normalised, N x C x H x W."""
+    batches = [batch.images for batch in network.test.batches(8, count)]
+    return np.concatenate(batches)[:count]
