@@ -141,8 +141,8 @@ def _constants(graph: ir.Graph) -> Iterable[ir.Value]:
 
 def _insert_pair(graph: ir.Graph, value: ir.Value, is_output: bool) -> None:
     users = [(node, index) for node, index in value.uses()]
-    codes = ir.Value(name=f"{value.name}_codes", shape=value.shape, type=ir.TensorType(ir.DataType.INT8))  # type: ignore[arg-type]
-    real = ir.Value(name=f"{value.name}_real", shape=value.shape, type=value.type)  # type: ignore[arg-type]
+    codes = ir.Value(name=f"{value.name}_codes", shape=value.shape, type=ir.TensorType(ir.DataType.INT8))
+    real = ir.Value(name=f"{value.name}_real", shape=value.shape, type=value.type)
     scales = list(_constants(graph))
     quantise = ir.Node("", "QuantizeLinear", [value, *scales], outputs=[codes], name=f"{value.name}_q")
     dequantise = ir.Node("", "DequantizeLinear", [codes, *scales], outputs=[real], name=f"{value.name}_dq")
@@ -174,3 +174,51 @@ def _quantise_weight(graph: ir.Graph, conv: ir.Node) -> None:
     graph.insert_before(conv, [node])
     conv.replace_input_with(1, real)
     forget(graph, weight)
+
+
+def radix_graph(channels: int, side: int, precision: Precision) -> ir.Model:
+    """Returns a split-attention block of radix 2 between two convolutions, before any lowering.
+
+    Args:
+        channels: of the block's output.
+        side: height and width of its feature map.
+        precision: FP16 types the graph so; every other is FP32, for the gate's own precision does not choose its form.
+    """
+    half = precision is Precision.FP16
+    elem, dtype = (ir.DataType.FLOAT16, np.float16) if half else (ir.DataType.FLOAT, np.float32)
+    rng = np.random.default_rng(0)
+    wide, hidden = 2 * channels, max(channels // 2, 32)
+    nodes: list[ir.Node] = []
+
+    def constant(name: str, array: np.ndarray) -> ir.Value:
+        tensor = ir.tensor(array, name=name)
+        return ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+
+    def add(op: str, inputs: list[ir.Value], name: str, shape: list[int], **attributes: int | list[int]) -> ir.Value:
+        value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(elem))
+        nodes.append(ir.node(op, inputs, attributes, outputs=[value], name=f"node_{name}"))
+        return value
+
+    def conv(data: ir.Value, name: str, shape: tuple[int, ...], size: int, **attributes: int | list[int]) -> ir.Value:
+        weight = rng.standard_normal(shape) / float(np.prod(shape[1:])) ** 0.5
+        inputs = [constant(f"{name}.weight", weight.astype(dtype)), constant(f"{name}.bias", np.zeros(shape[0], dtype))]
+        return add("Conv", [data, *inputs], name, [1, shape[0], size, size], **attributes)
+
+    def integers(name: str, *numbers: int) -> ir.Value:
+        return constant(name, np.asarray(numbers, np.int64))
+
+    x = _tensor("input", [1, channels, side, side], precision)
+    radix = conv(x, "radix", (wide, channels // 2, 3, 3), side, group=2, pads=[1, 1, 1, 1])
+    maps = add("Relu", [radix], "maps", [1, wide, side, side])
+    shape5 = [1, 2, channels, side, side]
+    apart = add("Reshape", [maps, integers("shape5", *shape5)], "apart", shape5)
+    total = add("ReduceSum", [apart, integers("one", 1)], "total", [1, channels, side, side], keepdims=0)
+    pooled = add("GlobalAveragePool", [total], "pooled", [1, channels, 1, 1])
+    features = add("Relu", [conv(pooled, "fc1", (hidden, channels, 1, 1), 1)], "features", [1, hidden, 1, 1])
+    logits = conv(features, "fc2", (wide, hidden, 1, 1), 1)
+    branches = add("Reshape", [logits, integers("shape_b", 1, 2, channels, 1, 1)], "branches", [1, 2, channels, 1, 1])
+    gate = add("Softmax", [branches], "gate", [1, 2, channels, 1, 1], axis=1)
+    scaled = add("Mul", [apart, gate], "scaled", shape5)
+    mixed = add("ReduceSum", [scaled, integers("one_", 1)], "mixed", [1, channels, side, side], keepdims=0)
+    y = conv(mixed, "output", (4 * channels, channels, 1, 1), side)
+    return _model([x], nodes, y)

@@ -25,19 +25,30 @@ import onnx_ir as ir
 
 from radixrt.engines.base import BuildOptions, Capability, Session, Target
 from radixrt.engines.form_cache import FormCache, Question, Verdict, default_cache
-from radixrt.engines.form_graphs import grouped_conv_graph, pool_conv_graph
+from radixrt.engines.form_graphs import grouped_conv_graph, pool_conv_graph, radix_graph
 from radixrt.engines.form_judge import ClockJudge, Judge, PlanJudge
 from radixrt.engines.plan_cost import PlanCost, plan_cost
 from radixrt.errors import InputError
+from radixrt.export.attention_pass import AttentionOptions, form_for
 from radixrt.export.conv_form import KEEP, SPLIT, ChooseForm, ConvShape, Form, candidates
 from radixrt.export.form_rules import chooser_by_rules, chooser_fixed
+from radixrt.export.lower_attention import AttentionForm, Combine, Parts
 from radixrt.export.pool_conv import ChoosePoolForm, PoolConvShape, PoolForm
-from radixrt.export.rewrite import RewriteOptions
+from radixrt.export.rewrite import RewriteOptions, rewrite
 from radixrt.export.spec import Precision
 
 POLICIES = ("keep", "split", "merge", "dense", "auto")
 # One dense convolution per group is never worth weighing beyond this many: each is a kernel of its own.
 _MAX_SPLIT = 8
+# The combination of radix branches, weighed on one block of ResNeSt-50.
+_CHANNELS, _SIDE = 128, 28
+_ATTENTION_FORMS = (
+    AttentionForm(Combine.SCALE, Parts.REDUCE),
+    AttentionForm(Combine.SCALE, Parts.SLICE),
+    AttentionForm(Combine.BLEND, Parts.SLICE),
+    AttentionForm(Combine.LERP, Parts.SLICE),
+    AttentionForm(Combine.LERP, Parts.SPLIT),
+)
 _ON_CPU = ("onnxruntime", "openvino")
 
 
@@ -174,6 +185,31 @@ def pool_chooser_for(target: str, precision: Precision, cache: Path | None = Non
     return choose
 
 
+def attention_form(target: str, precision: Precision, cache: Path | None = None) -> AttentionForm:
+    """Returns how the branches of split attention are best combined on a target: slice and add, or reshape and reduce.
+
+    One block of ResNeSt-50's second stage stands for all: the forms differ in how often they pass over the feature map,
+    and that order is the same at every size. In INT8 the combination stays in float, so it is measured there.
+
+    Raises:
+        InputError: no such target.
+    """
+    measured = Precision.FP32 if precision is Precision.INT8 else precision
+    measurer = measurer_for(target, measured, cache)
+    usual = form_for(target)
+    if isinstance(measurer, str):
+        return usual
+    forms = {str(form): form for form in (usual, *_ATTENTION_FORMS)}
+    makers = {name: _maker(_lowered, target, form, measurer.precision) for name, form in forms.items()}
+    return forms[measurer.choose("radix-combine", f"radix 2, {_CHANNELS} channels at {_SIDE}x{_SIDE}", makers).form]
+
+
+def _lowered(target: str, form: AttentionForm, precision: Precision) -> ir.Model:
+    graph = radix_graph(_CHANNELS, _SIDE, precision)
+    model, _ = rewrite(graph, RewriteOptions(target=target, attention=AttentionOptions(form)))
+    return model
+
+
 def rewrite_options(
     target: str, precision: Precision, grouped_conv: str = "auto", cache: Path | None = None, *, batch: int = 1
 ) -> RewriteOptions:
@@ -183,7 +219,7 @@ def rewrite_options(
         target: the target's name.
         precision: of the deploy graph.
         grouped_conv: the user's ``--grouped-conv``; ``auto`` also lets the target decide about pooling before a 1x1
-            convolution.
+            convolution. How radix branches are combined is always measured.
         cache: the JSON file of earlier answers; None takes the one in the user's cache folder.
         batch: images per run that forms are chosen for, where the graph's batch is dynamic.
 
@@ -192,6 +228,7 @@ def rewrite_options(
     """
     return RewriteOptions(
         target=target,
+        attention=AttentionOptions(attention_form(target, precision, cache)),
         grouped_conv=grouped_conv,
         choose_form=chooser_for(grouped_conv, target, precision, cache),
         choose_pool=pool_chooser_for(target, precision, cache) if grouped_conv == "auto" else None,

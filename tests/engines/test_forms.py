@@ -10,13 +10,24 @@ import onnx_ir as ir
 import pytest
 
 from radixrt.engines.form_cache import FormCache, Question, Verdict, default_cache
-from radixrt.engines.form_graphs import grouped_conv_graph, pool_conv_graph
+from radixrt.engines.form_graphs import grouped_conv_graph, pool_conv_graph, radix_graph
 from radixrt.engines.form_judge import ClockRules, PlanJudge, verdict_by_clock
-from radixrt.engines.forms import Measurer, chooser_for, grouped_conv_chooser, measurer_for, pool_chooser_for
+from radixrt.engines.forms import (
+    Measurer,
+    attention_form,
+    chooser_for,
+    grouped_conv_chooser,
+    measurer_for,
+    pool_chooser_for,
+    rewrite_options,
+)
 from radixrt.engines.plan_cost import Kernel, KernelTensor, PlanCost
 from radixrt.errors import InputError
+from radixrt.export.attention_pass import AttentionOptions, form_for
 from radixrt.export.conv_form import DENSE, KEEP, SPLIT, ConvShape, Form, candidates
+from radixrt.export.lower_attention import AttentionForm, Combine, Parts
 from radixrt.export.pool_conv import PoolConvShape
+from radixrt.export.rewrite import RewriteOptions, rewrite
 from radixrt.export.spec import Precision
 from tests.export.conv_nets import run as run_ort
 
@@ -327,3 +338,29 @@ def test_auto_compiles_for_tensorrt_rtx(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     _, why = chooser_for("auto", "tensorrt-rtx", Precision.FP16, tmp_path / "forms.json")(RESNEXT)
     assert "kernels" in why and "MB" in why
+
+
+# The block that stands for all must be recognised, else every form is measured on the very same graph.
+@pytest.mark.parametrize(
+    "form", [AttentionForm(Combine.SCALE, Parts.REDUCE), AttentionForm(Combine.LERP, Parts.SPLIT)], ids=str
+)
+def test_the_measured_block_is_lowered_in_its_form(form: AttentionForm) -> None:
+    graph = radix_graph(16, 8, Precision.FP32)
+    x = np.random.default_rng(0).standard_normal((1, 16, 8, 8)).astype(np.float32)
+    want = run_ort(graph, x)
+    model, report = rewrite(graph, RewriteOptions(attention=AttentionOptions(form)))
+    assert [block.kind for block in report.attention_blocks] == ["split"]
+    assert form.combine.value in report.attention_blocks[0].lowering
+    np.testing.assert_allclose(run_ort(model, x), want, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_keeps_its_usual_form_where_nothing_can_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from radixrt.engines.base import Capability
+    from radixrt.engines.tensorrt import TensorRtTarget
+
+    monkeypatch.setattr(TensorRtTarget, "capability", lambda self: Capability("tensorrt", False, False, reason="none"))
+    assert attention_form("tensorrt", Precision.INT8) == form_for("tensorrt")
+    options = rewrite_options("tensorrt", Precision.INT8, "merge")
+    assert options.attention == AttentionOptions(form_for("tensorrt"))
+    assert options.choose_pool is None
+    assert options.choose_form is not None
