@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
+
 import numpy as np
+import onnx_ir as ir
 import pytest
 from torch import nn
 
 from radixrt.export.attention_pass import AttentionOptions
-from radixrt.export.lower_attention import AttentionForm, Combine, Parts
+from radixrt.export.lower_attention import AttentionForm, Combine, Parts, lower
+from radixrt.export.names import module_of
 from radixrt.export.rewrite import RewriteOptions, rewrite
 from tests.export.blocks import Net, SelectiveKernel, SplitAttention, SqueezeExcite
 from tests.export.exported import export, images, op_types, run
@@ -40,3 +46,55 @@ def test_every_form_is_exact(combine: Combine, parts: Parts, radix: int, groups:
 def test_nothing_of_the_shape_chains_is_left(block: nn.Module, dynamo: bool, dynamic: bool) -> None:
     left = check(block, dynamo=dynamo, dynamic=dynamic)
     assert not left & {"Shape", "Gather", "Transpose", "Softmax", "Expand", "BatchNormalization"}
+
+
+# Protects files that went through a simplifier first: their blocks are spelled in yet another way.
+@pytest.mark.parametrize("tool", ["onnxsim", "onnxslim"])
+@pytest.mark.parametrize("block", [SplitAttention(8, groups=2), SelectiveKernel(8)], ids=["split", "sk"])
+def test_simplified_files(tool: str, block: nn.Module) -> None:
+    proto = ir.serde.serialize_model(export(Net(block), dynamic=True))
+    if tool == "onnxsim":
+        import onnxsim
+
+        proto, _ = onnxsim.simplify(proto)
+    else:
+        import onnxslim
+
+        proto = onnxslim.slim(proto)
+    model = ir.serde.deserialize_model(proto)
+    feeds = images(model)
+    before = run(model, feeds)
+    model, report = rewrite(model, RewriteOptions())
+    assert report.refused == [] and len(report.attention_blocks) == 1
+    np.testing.assert_allclose(run(model, feeds), before, rtol=1e-4, atol=1e-5)
+
+
+# Protects origins: every node that a rewrite writes still says which module it is of.
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_new_nodes_keep_their_module(dynamo: bool) -> None:
+    model, report = rewrite(export(Net(SplitAttention(8)), dynamo=dynamo), RewriteOptions())
+    assert [b.name for b in report.attention_blocks] == ["block"]
+    written = [node for node in model.graph if node.name and ".attention" in node.name]
+    assert {module_of(node).split(".")[0] for node in written} == {"block"}
+    assert {module_of(node) for node in written if node.op_type == "Conv"} <= {"block.fc1", "block.bn1", "block.fc2"}
+
+
+# Protects the proof: a rewrite that computes something else is undone, and says so.
+def test_a_rewrite_that_misses_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(block, form, dtype, opset, prefix):  # type: ignore[no-untyped-def]
+        layer = replace(block.excite, bias=block.excite.bias + 0.1)
+        return lower(replace(block, excite=layer), form, dtype, opset, prefix)
+
+    monkeypatch.setattr("radixrt.export.attention_pass.lower", wrong)
+    model = export(Net(SqueezeExcite(8)))
+    feeds = images(model)
+    before = run(model, feeds)
+    model, report = rewrite(model, RewriteOptions())
+    assert report.attention_blocks == []
+    assert ["differ by" in r.reason for r in report.refused] == [True]
+    np.testing.assert_array_equal(run(model, feeds), before)
+
+
+def test_rewriting_needs_no_pytorch() -> None:
+    code = "import radixrt.export.rewrite, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

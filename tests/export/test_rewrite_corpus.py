@@ -1,7 +1,7 @@
-"""Networks that borrow the block, from timm and from the ResNeSt authors: every block found, none refused, outputs equal.
+"""Networks that borrow the block, from timm and the ResNeSt authors: every block found, none refused, outputs equal.
 
-The default suite takes a dozen that differ. ``python -m tests.export.test_rewrite_corpus`` runs every timm network whose
-modules include one of ``ATTENTION``, and prints a line for each.
+The default suite takes a dozen that differ. ``python -m tests.export.test_rewrite_corpus`` runs every timm network
+whose modules include one of ``ATTENTION``, and prints a line for each.
 """
 
 from __future__ import annotations

@@ -1,0 +1,76 @@
+"""Graphs before and after each rule, as ONNX text in ``golden/``: what the compiler writes, for a person to read.
+
+After a deliberate change ``python -m tests.export.test_golden`` writes the ``after`` files anew; review the diff.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import pytest
+
+from radixrt.export.attention_pass import AttentionOptions, lower_attention
+from radixrt.export.fold_batchnorm import fold_batchnorm
+from radixrt.export.fold_shapes import fold_shapes
+from radixrt.export.lower_attention import AttentionForm, Combine, Parts
+from tests.export.exported import images, run
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def attention(combine: Combine, parts: Parts):  # type: ignore[no-untyped-def]
+    options = AttentionOptions(AttentionForm(combine, parts))
+    return lambda model: lower_attention(model, options, "onnxruntime")
+
+
+RULES = {
+    "split_radix2_blend": attention(Combine.BLEND, Parts.SLICE),
+    "split_radix2_lerp": attention(Combine.LERP, Parts.SPLIT),
+    "split_radix2_scale": attention(Combine.SCALE, Parts.REDUCE),
+    "split_radix3": attention(Combine.WEIGHTS, Parts.SPLIT),
+    "se": attention(Combine.SCALE, Parts.SPLIT),
+    "sk": attention(Combine.BLEND, Parts.SPLIT),
+    "fold_batchnorm": fold_batchnorm,
+    "fold_shapes": fold_shapes,
+}
+
+
+def read(rule: str) -> ir.Model:
+    """The graph that the rule starts from; the three forms of radix 2 start from the same."""
+    name = "split_radix2" if rule.startswith("split_radix2") else rule
+    return ir.serde.deserialize_model(onnx.parser.parse_model((GOLDEN / f"{name}.before.txt").read_text()))
+
+
+def rewritten(rule: str) -> tuple[ir.Model, str]:
+    model = read(rule)
+    RULES[rule](model)
+    ir.passes.Sequential(*_clean())(model)
+    proto = ir.serde.serialize_model(model)
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+    return model, onnx.printer.to_text(proto) + "\n"
+
+
+def _clean() -> list[ir.passes.PassBase]:
+    import onnx_ir.passes.common as common
+
+    return [common.RemoveUnusedNodesPass(), common.ClearMetadataAndDocStringPass()]
+
+
+# Protects the exact form of what is written; and, as weights stand in the text, the folded numbers too.
+@pytest.mark.parametrize("rule", RULES)
+def test_rule_writes_the_golden_graph(rule: str) -> None:
+    model, text = rewritten(rule)
+    assert text == (GOLDEN / f"{rule}.after.txt").read_text()
+    before = read(rule)
+    feeds = images(before)
+    np.testing.assert_allclose(run(model, feeds), run(before, feeds), rtol=1e-5, atol=1e-6)
+
+
+if __name__ == "__main__":
+    for each in RULES:
+        (GOLDEN / f"{each}.after.txt").write_text(rewritten(each)[1])
