@@ -90,7 +90,8 @@ class Signs:
     """Proves that values are never negative, from the structure of the graph alone.
 
     Relu, sigmoid and softmax are not negative; moving, pooling, adding and multiplying what is not negative keeps
-    it so; and ``b + g * (a - b)`` with a gate g in [0, 1] lies between a and b (the two-way radix attention).
+    it so; ``1 - g`` of a gate g in [0, 1] is not negative; and ``b + g * (a - b)`` lies between a and b (the two-way
+    radix attention in its two spellings).
     """
 
     def __init__(self) -> None:
@@ -124,7 +125,12 @@ class Signs:
             return all(v is not None and self.nonnegative(v) for v in node.inputs)
         if node.op_type == "Add":
             return all(v is not None and self.nonnegative(v) for v in node.inputs) or self._is_blend(node)
-        return False
+        return node.op_type == "Sub" and self._is_complement(node)
+
+    def _is_complement(self, node: ir.Node) -> bool:
+        whole, gate = constant(node.inputs[0]), node.inputs[1]
+        maker = None if gate is None else root_of(gate).producer()
+        return whole is not None and bool((whole >= 1).all()) and maker is not None and maker.op_type in _GATES
 
     def _is_blend(self, node: ir.Node) -> bool:
         for base, product in (node.inputs, reversed(node.inputs)):

@@ -260,3 +260,22 @@ def test_cpus_use_all_levels_of_what_is_never_negative() -> None:
     devices, _ = placed(model, "tensorrt")
     kinds = {n.outputs[0].dtype for n in devices.graph if n.op_type == "QuantizeLinear"}
     assert kinds == {ir.DataType.INT8}
+
+
+def test_the_complement_of_a_gate_is_never_negative() -> None:
+    # The two-way attention's other spelling, g U0 + (1 - g) U1. One minus anything else proves nothing.
+    net = Net()
+    u = stem(net)
+    g = gate(net, u, 16, "gate")
+    one = net.const("one", np.ones(1, np.float32))
+    net.op("Add", [net.op("Mul", [u, g], "left"), net.op("Mul", [u, net.op("Sub", [one, g], "rest")], "right")], "v")
+    net.op("Sub", [one, u], "other")
+    net.channels["v"] = 16
+    net.op("Add", ["v", "other"], "w")
+    net.channels["w"] = 16
+    net.head("w")
+    values = {v.name: v for n in net.build(shape=[4]).graph for v in n.outputs}
+    signs = Signs()
+    assert signs.nonnegative(values["rest"])
+    assert signs.nonnegative(values["v"])
+    assert not signs.nonnegative(values["other"])
