@@ -10,7 +10,8 @@ PREC   ?= int8
 
 flag = $(if $($(1)),--$(2) "$($(1))")
 
-.PHONY: engine test check fmt lock clean
+.PHONY: engine test check fmt lock clean samples-accuracy bench-rewrite bench-calibration bench-engines gpu-check \
+        fault-check fuzz corpus
 
 engine: $(VENV)/.ready
 	$(BIN)/radixrt engine --model "$(MODEL)" --precision "$(PREC)" $(call flag,TARGET,target) $(call flag,CHECKPOINT,checkpoint) \
@@ -28,6 +29,34 @@ check: $(VENV)/.ready
 fmt: $(VENV)/.ready
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
+# Top-1 of the three sample networks in float32, on the test split.
+samples-accuracy: $(VENV)/.ready
+	$(BIN)/python -m samples.accuracy $(ARGS)
+
+# Side by side with the original graph, with peers, with NNCF: figures under benchmarks/results/.
+bench-rewrite: $(VENV)/.ready
+	$(BIN)/python -m benchmarks.rewrite $(ARGS)
+bench-calibration: $(VENV)/.ready
+	$(BIN)/python -m benchmarks.calibration $(ARGS)
+bench-engines: $(VENV)/.ready
+	$(BIN)/python -m benchmarks.engines $(ARGS)
+
+# For whoever has an NVIDIA GPU: builds and runs every target that is there, and writes benchmarks/results/DEVICE.json.
+gpu-check: $(VENV)/.ready
+	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
+
+# Every SE, SK and ResNeSt model of timm and of the authors' package: blocks expected, found, lowered; outputs equal.
+corpus: $(VENV)/.ready
+	$(BIN)/python -m tests.export.test_rewrite_corpus $(ARGS)
+
+# Kills the real command at its operations on files and at random moments, and looks at what is left.
+fault-check: $(VENV)/.ready
+	$(BIN)/python -m tests.faults.harness $(ARGS)
+
+fuzz: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
+	$(BIN)/python -m tests.fuzz.harness $(ARGS)
+
 # Rebuilt only when the pins or the project's own metadata change.
 $(VENV)/.ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,7 +67,7 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 
 # Writes constraints.txt anew: one file for every Python from 3.10 to 3.13. Needs uv.
 lock:
-	uv pip compile pyproject.toml $(foreach e,$(subst $(comma), ,$(EXTRAS)),--extra $(e)) --universal --python-version 3.10 --no-header --no-annotate -o constraints.txt
+	uv pip compile pyproject.toml $(foreach e,$(subst $(comma), ,$(EXTRAS)) fuzz,--extra $(e)) --universal --python-version 3.10 --no-header --no-annotate -o constraints.txt
 
 comma := ,
 

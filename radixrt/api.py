@@ -18,7 +18,6 @@ from radixrt.calibration.preprocess import Preprocess
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.engines.base import BuildOptions, Session
 from radixrt.engines.bundle import Bundle
-from radixrt.engines.registry import get
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.judge import session_runner
@@ -162,8 +161,7 @@ def load(bundle: str | Path, *, threads: int = 0, require_signature: str | Path 
     """
     key = None if require_signature is None else Path(require_signature)
     found = Bundle.read(Path(bundle), require_signature=key)
-    session = get(found.manifest.target).open(found.engine, threads=threads)
-    return LoadedEngine(found, session)
+    return LoadedEngine(found, found.open(threads=threads))
 
 
 def validate(bundle: str | Path, **options: Any) -> Report:

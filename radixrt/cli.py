@@ -6,13 +6,15 @@ import sys
 
 from radixrt import cli_bundle, cli_engine, cli_stages  # noqa: F401  # importing them adds their commands to `app`
 from radixrt.cli_app import app, err
+from radixrt.engines.interrupt import exit_on_sigterm
 from radixrt.errors import RadixRTError
 
 
 def main() -> None:
     """Runs the command; an error of ours is one sentence and its exit code."""
     try:
-        app()
+        with exit_on_sigterm():
+            app()
     except RadixRTError as error:
         err.print(f"[red]{'Failed' if error.exit_code == 3 else 'Error'}:[/red] ", end="")
         err.print(str(error), markup=False)

@@ -71,14 +71,16 @@ def rewrite(
     grouped_conv: GroupedOpt = "auto",
 ) -> None:
     """Rewrite any ONNX file: attention into its canonical form, grouped convolutions into the form that runs best."""
+    from radixrt.engines.forms import rewrite_options
     from radixrt.export.read_onnx import read_onnx
+    from radixrt.export.rewrite import rewrite as do_rewrite
     from radixrt.export.simplify import simplify, write_onnx
     from radixrt.export.spec import Precision
-    from radixrt.rewriting import rewrite_for
 
     display = stages(1)
     with display.stage("Rewriting attention and convolutions"):
-        model, done = rewrite_for(simplify(read_onnx(graph)), target, Precision.parse(precision), grouped_conv)
+        options = rewrite_options(target, Precision.parse(precision), grouped_conv)
+        model, done = do_rewrite(simplify(read_onnx(graph)), options)
         write_onnx(model, output)
         if report is not None:
             report.write_text(done.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -13,13 +13,15 @@ from radixrt.calibration.placement import place
 from radixrt.calibration.placement_spec import Family, PlacementOptions, PlacementReport
 from radixrt.calibration.spec import CalibrationOptions, CalibrationSummary
 from radixrt.calibration.table import CalibrationTable, read_table, write_table
+from radixrt.engines.forms import rewrite_options
+from radixrt.engines.registry import get
+from radixrt.export.rewrite import rewrite
 from radixrt.export.rewrite_report import RewriteReport
 from radixrt.export.simplify import write_onnx
 from radixrt.export.spec import Precision
 from radixrt.export.typed import to_float16
 from radixrt.progress import Stages
 from radixrt.reuse import Reuse, graph_sha256
-from radixrt.rewriting import rewrite_for
 from radixrt.validate.schema import Quantization
 
 CALIBRATION_BATCH = 8
@@ -40,11 +42,12 @@ class DeployGraph:
 
 @dataclass(frozen=True)
 class DeployOptions:
-    """What decides a deploy graph beside the network itself."""
+    """What decides a deploy graph beside the network itself. ``batch`` is the size that forms are chosen for."""
 
     precision: Precision
     target: str
     grouped_conv: str
+    batch: int
     calibration: CalibrationOptions
 
 
@@ -83,15 +86,18 @@ def rewritten(graph: ir.Model, options: DeployOptions, reuse: Reuse) -> tuple[ir
         inputs={"graph": graph_sha256(graph)},
         options={
             "target": options.target,
+            "version": get(options.target).capability().version,
             "precision": options.precision.value,
             "grouped_conv": options.grouped_conv,
+            "batch": options.batch,
         },
     )
     found = reuse.find(key, "rewrite")
     if found is None:
 
         def write(folder: Path) -> None:
-            model, report = rewrite_for(graph, options.target, options.precision, options.grouped_conv)
+            chosen = rewrite_options(options.target, options.precision, options.grouped_conv, batch=options.batch)
+            model, report = rewrite(graph.clone(), chosen)
             write_onnx(model, folder / "graph.onnx")
             (folder / "report.json").write_text(report.model_dump_json())
 

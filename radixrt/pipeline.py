@@ -100,7 +100,9 @@ class Engine:
 
     def _compile(self, prepared: Prepared, target: Target, path: Path, reuse: Reuse) -> Result:
         request, capability = self.request, target.capability()
-        options = DeployOptions(request.precision, target.name, request.grouped_conv, request.calibration)
+        options = DeployOptions(
+            request.precision, target.name, request.grouped_conv, request.batch.opt, request.calibration
+        )
         before = len(reuse.taken)
         with BundleWriter(path, wait_s=0) as writer:
             deploy = deploy_graph(prepared.graph, prepared.data.calibration, options, self.stages, reuse)

@@ -11,7 +11,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from radixrt.calibration.data import DataSource, ImageBatch, ImageList, Preprocess, load_data
-from radixrt.errors import InputError
 from radixrt.export.model_ref import resolve
 from radixrt.export.spec import BatchSpec
 from radixrt.export.zoo import LoadedModel, from_module, load
@@ -110,10 +109,12 @@ def prepare(choice: ModelChoice, data: DataChoice, batch: BatchSpec | None, stag
     with stages.stage("Capturing the graph"):
         ready = _Statistics(model, images.calibration)
         if model.module is None:
+            from radixrt.export.capture import with_batch
             from radixrt.export.simplify import simplify
 
             assert model.graph is not None
-            graph, error = simplify(with_batch(model.graph, batch)), None
+            graph = simplify(model.graph if batch is None else with_batch(model.graph, batch))
+            error = None
         else:
             graph, error = _captured(
                 model,
@@ -155,27 +156,6 @@ def resolve_preprocess(model: LoadedModel, choice: ModelChoice, data: DataChoice
         crop_pct=data.crop_pct,
         interpolation=data.interpolation,
     )
-
-
-def with_batch(graph: ir.Model, batch: BatchSpec | None) -> ir.Model:
-    """Gives a graph that was read from a file the batch that was asked for.
-
-    Raises:
-        InputError: the file has a static batch of another size.
-    """
-    value = graph.graph.inputs[0]
-    assert value.shape is not None
-    size = value.shape[0]
-    if batch is None:
-        return graph
-    if isinstance(size, int):
-        if batch != BatchSpec(size, size):
-            raise InputError(
-                f"the ONNX file has a static batch of {size}, not {batch}: export it anew, or ask for {size}"
-            )
-    elif not batch.dynamic:
-        value.shape = ir.Shape([batch.max, *list(value.shape)[1:]])
-    return graph
 
 
 class _Statistics:

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from PIL import Image
 
 from radixrt.errors import RadixRTError
 from radixrt.validate.cold_start import cold_start
-from radixrt.validate.layer_times import layer_times, module_name
 from radixrt.validate.thumbnails import MOST, thumbnails
 
 NET = """<ir_version: 10, opset_import: ["" : 19]>
@@ -41,33 +39,6 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("engine") / "engine.onnx"
     onnx.save(model, file)
     return file
-
-
-def test_onnxruntime_layers_stand_under_their_modules(engine: Path) -> None:
-    feed = np.zeros((2, 3, 32, 32), np.float32)
-    rows = layer_times("onnxruntime", engine, feed, deploy=ir.load(engine), runs=5, threads=1)
-    assert {"stem", "layer1.0.conv1"} <= {row.name for row in rows}
-    times = [row.ms for row in rows]
-    assert times == sorted(times, reverse=True) and times[-1] >= 0 and times[0] > 0
-
-
-def test_openvino_layers_stand_under_their_modules(engine: Path, tmp_path: Path) -> None:
-    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
-    openvino.save_model(openvino.convert_model(str(engine)), str(tmp_path / "engine.xml"), compress_to_fp16=False)
-    feed = np.zeros((1, 3, 32, 32), np.float32)
-    rows = layer_times("openvino", tmp_path / "engine.xml", feed, deploy=ir.load(engine), runs=5, threads=1)
-    assert "layer1.0.conv1" in {row.name for row in rows}
-
-
-def test_a_target_without_a_profiler_here_gives_none(engine: Path) -> None:
-    assert layer_times("tensorrt-rtx", engine, np.zeros((1, 3, 32, 32), np.float32)) == []
-
-
-def test_module_names_match_whole_node_names() -> None:
-    modules = {"node_conv1": "layer1", "node_conv12": "layer12"}
-    assert module_name("node_conv12_nchwc", modules) == "layer12"
-    assert module_name("node_conv1_nchwc", modules) == "layer1"
-    assert module_name("node_conv123", modules) == "node_conv123"
 
 
 def test_cold_start_of_a_fresh_process(engine: Path) -> None:
