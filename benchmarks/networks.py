@@ -51,7 +51,7 @@ def built(
 ) -> BuiltEngine:
     """Makes the deploy graph of a target and builds its engine in ``folder``."""
     stages = Stages(Console(stderr=True), 3)
-    options = DeployOptions(precision, target, "auto", CalibrationOptions())
+    options = DeployOptions(precision, target, grouped_conv="auto", batch=1, calibration=CalibrationOptions())
     graph = deploy_graph(network.graph, network.data.calibration, options, stages, reuse)
     folder.mkdir(parents=True, exist_ok=True)
     deploy = folder / "deploy.onnx"
