@@ -125,7 +125,8 @@ def _unknown(node: ir.Node, state: Interpretation) -> bool:
             )
             for output in node.outputs:
                 shape = state.found.shapes.get(output)
-                if shape is None or len(shape) < 4 or prod(shape[2:]) == 1:
+                # An Expand over space (expand_as) is still a gate: only what computes a new feature map is not.
+                if shape is None or len(shape) < 4 or prod(shape[2:]) == 1 or node.op_type == "Expand":
                     state.known[output] = Opaque(reason)
             return True
     return True

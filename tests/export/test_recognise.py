@@ -228,6 +228,13 @@ LOOK_ALIKES = {
         f"g7 (float[1,8,6,6] x) => (float[1,8,6,6] y) {FC} {{ {SE} c = CumSum(g, one)\n y = Mul(x, c) }}",
         "CumSum between pool and gate",
     ),
+    "a convolution across channels (ECA)": (
+        "g10 (float[1,8,6,6] x) => (float[1,8,6,6] y)"
+        " <float[1,1,3] w2, int64[3] row = {0, 1, 8}, int64[4] cube = {0, 8, 1, 1}, int64[4] all = {1, 8, 6, 6}> {"
+        " s = GlobalAveragePool(x) r = Reshape(s, row) a = Conv<pads=[1, 1]>(r, w2) g = Sigmoid(a)"
+        " c = Reshape(g, cube) e = Expand(c, all) y = Mul(x, e) }",
+        "Conv between pool and gate",
+    ),
     "three layers": (
         "g8 (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[4,8,1,1] w1, float[8,4,1,1] w2, float[8,8,1,1] w3> {"
         f"{SE.replace('g = Sigmoid(a)', 't = Relu(a) c = Conv(t, w3) g = Sigmoid(c)')} y = Mul(x, g) }}",
