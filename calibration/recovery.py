@@ -38,10 +38,13 @@ _STAGES = 24
 _FEW = 16
 """Images that compare the ranges of one tensor: their order is clear with few, since each has thousands of values."""
 
+_MARGIN_DB = 1.5
+"""A wider range is preferred to a narrower one that is better by no more than this."""
+
 
 @dataclass(frozen=True)
 class RecoveryStep:
-    """What one means bought: the SQNR of the logits on the calibration images before and after, in decibel."""
+    """What one means bought: the SQNR of the logits before and after, in dB, on images that it was not fitted to."""
 
     name: str
     before_db: float
@@ -96,7 +99,7 @@ def recover(
     Args:
         model: the float32 graph; not changed.
         table: its calibration.
-        images: calibration images, float32 (N, C, H, W); 16 to 64 do.
+        images: calibration images, float32 (N, C, H, W), 32 to 128 of them: half are fitted to, half judge.
         options: the placement that will be used.
         on_progress: told after each candidate.
         stop: asked after each candidate; True ends the search with the best found.
@@ -162,12 +165,18 @@ class _Search:
         on_progress: Callable[[RecoveryProgress], None] | None,
         stop: Callable[[], bool] | None,
     ) -> None:
-        self.session, self._images = session, images
+        # What is chosen on one half is judged on the other: choices that only fit the images they were made on fail.
+        self.session, self._images = session, images[::2]
+        self._judges = images[1::2] if len(images) > 1 else images
         self._on_progress, self._stop = on_progress, stop
-        self._reference = session.logits(images, Variant())
+        self._few = session.logits(self._images[:_FEW], Variant())
+        self._reference = session.logits(self._judges, Variant())
 
-    def sqnr(self, variant: Variant, count: int | None = None) -> float:
-        return sqnr_db(self._reference[:count], self.session.logits(self._images[:count], variant))
+    def sqnr(self, variant: Variant) -> float:
+        return sqnr_db(self._reference, self.session.logits(self._judges, variant))
+
+    def _alone(self, root: str, amax: float) -> float:
+        return sqnr_db(self._few, self.session.logits(self._images[:_FEW], Variant({root: amax})))
 
     def ranges(self, start: Variant, table: CalibrationTable) -> tuple[Variant, str]:
         """Each group alone, all else in float: the range of least logit error; then the choices together."""
@@ -178,9 +187,11 @@ class _Search:
             if found is None:
                 continue
             candidates = {start.amax[root], *(found.candidates.by(m) for m in Method)}
-            scores = {amax: self.sqnr(Variant({root: amax}), _FEW) for amax in sorted(candidates) if amax > 0}
+            scores = {amax: self._alone(root, amax) for amax in candidates if amax > 0}
             if scores:
-                best = max(scores, key=lambda amax: (scores[amax], amax))
+                # A narrow range must earn its risk: an image with larger values than these has may come tomorrow.
+                close = max(scores.values()) - _MARGIN_DB
+                best = max(amax for amax, score in scores.items() if score >= close)
                 changed += best != chosen[root]
                 chosen[root] = best
         return replace(start, amax=chosen), f"{changed} of {len(self.session.roots)} ranges changed"
