@@ -53,7 +53,7 @@ def evaluate(sample: Sample, data: DataSource, limit: int | None = None) -> Accu
 def main() -> None:
     """Prints one table."""
     console = Console()
-    table = Table("network", "parameters", "images", "top-1 %", "balanced %", "defect or not %", "largest class %")
+    table = Table("network", "weights", "images", "top-1 %", "balanced", "defect", "largest", title="FP32, test split")
     try:
         for sample in SAMPLES:
             found = evaluate(sample, load_data("elpv", Preprocess.from_config(sample.data_config)))
