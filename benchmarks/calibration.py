@@ -166,7 +166,8 @@ def measured(command: list[str], limit_bytes: int) -> dict[str, Any]:
 def modelopt_python() -> str | None:
     """The interpreter of ModelOpt's own environment, made on first use; None where it cannot be installed."""
     python = PEER / "bin" / "python"
-    if not python.exists():
+    ready = PEER / ".ready"
+    if not ready.exists():
         PEER.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
         done = subprocess.run(
@@ -177,6 +178,7 @@ def modelopt_python() -> str | None:
                 f"ModelOpt cannot be installed here: {(done.stderr.strip().splitlines() or ['?'])[-1]}", file=sys.stderr
             )
             return None
+        ready.touch()
     return str(python)
 
 
