@@ -13,7 +13,7 @@ import onnx_ir as ir
 from radixrt.export.attention import AttentionBlock
 from radixrt.export.concrete import Concrete, Sizes, concretise
 from radixrt.export.interpret import interpret
-from radixrt.export.lower_attention import AttentionForm, Combine, Lowered, Parts, lower
+from radixrt.export.lower_attention import AttentionForm, Combine, Lowered, Parts, Squeeze, lower
 from radixrt.export.pass_result import PassResult
 from radixrt.export.prove import prove
 from radixrt.export.recognise import recognise
@@ -36,7 +36,7 @@ class AttentionOptions:
 def form_for(target: str) -> AttentionForm:
     """The form written for ``target`` where nobody measured: docs/decisions tell what each choice was measured on."""
     if target.startswith("tensorrt"):
-        return AttentionForm(Combine.BLEND, Parts.SLICE)
+        return AttentionForm(Combine.BLEND, Parts.SLICE, Squeeze.SUM)
     return AttentionForm(Combine.SCALE, Parts.REDUCE)
 
 

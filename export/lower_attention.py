@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from radixrt.export.affine import Floats
+from radixrt.export.affine import Floats, PoolKind
 from radixrt.export.attention import Activation, AttentionBlock, Layer
 from radixrt.export.names import NAME_SCOPES, copy_origin, set_module
 
@@ -52,15 +52,26 @@ class Parts(str, Enum):
     """Reshape to (N, R, C, H, W) and ReduceSum; only after ``scale``, and only where H and W are static."""
 
 
+class Squeeze(str, Enum):
+    """How branches that are maps of their own (SK) are pooled."""
+
+    EACH = "each"
+    """Each branch is pooled and the tiny results are added."""
+    SUM = "sum"
+    """The maps are added and pooled once: for compilers that fuse the addition into the reduction."""
+
+
 @dataclass(frozen=True)
 class AttentionForm:
     """Which of the equal forms to write. Where one does not apply to a block, the nearest that does is written."""
 
     combine: Combine = Combine.BLEND
     parts: Parts = Parts.SLICE
+    squeeze: Squeeze = Squeeze.EACH
 
     def __str__(self) -> str:
-        return f"{self.combine.value}, {self.parts.value}"
+        squeeze = ", maps summed before pooling" if self.squeeze is Squeeze.SUM else ""
+        return f"{self.combine.value}, {self.parts.value}{squeeze}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +94,7 @@ def lower(block: AttentionBlock, form: AttentionForm, dtype: ir.DataType, opset:
         prefix: what the names of the new nodes and values begin with; must be unique in the graph.
     """
     writer = _Writer(block, dtype, opset, prefix)
-    squeezed, first = _squeeze(block, writer)
+    squeezed, first = _squeeze(block, form.squeeze, writer)
     if block.hidden is None:
         features, excite = squeezed, Layer(first, block.excite.bias)
     else:
@@ -103,25 +114,33 @@ def _word(gate: Activation) -> str:
     return {"Sigmoid": "sigmoid", "HardSigmoid": "hard-sigmoid", "Softmax": "softmax"}[gate.kind]
 
 
-def _squeeze(block: AttentionBlock, writer: _Writer) -> tuple[ir.Value, Floats]:
-    """The pooled tensor, and the first FC's weight for it. Maps with equal columns are added once they are tiny."""
+def _squeeze(block: AttentionBlock, how: Squeeze, writer: _Writer) -> tuple[ir.Value, Floats]:
+    """The pooled tensor, and the first FC's weight for it. Averaged maps with equal columns are added."""
     weight = block.hidden[0].weight if block.hidden is not None else block.excite.weight
     starts = np.cumsum([0, *(p.channels for p in block.pooled)])
     columns = [weight[:, a:b] for a, b in pairwise(starts)]
-    merged: list[tuple[ir.Value, Floats]] = []
-    for index, (pooled, block_columns) in enumerate(zip(block.pooled, columns, strict=True)):
-        op = "GlobalAveragePool" if pooled.kind == "avg" else "GlobalMaxPool"
-        tiny = writer.op(op, [pooled.value], f"pool{index}")
-        for place, (value, known) in enumerate(merged):
-            if known.shape == block_columns.shape and np.array_equal(known, block_columns):
-                merged[place] = (writer.op("Add", [value, tiny], f"pool_sum{index}"), known)
-                break
+    merged: list[tuple[PoolKind, list[ir.Value], Floats]] = []
+    for pooled, known in zip(block.pooled, columns, strict=True):
+        alike = (m for m in merged if m[0] == pooled.kind == "avg" and np.array_equal(m[2], known))
+        if (same := next(alike, None)) is not None:
+            same[1].append(pooled.value)
         else:
-            merged.append((tiny, block_columns))
-    if len(merged) == 1:
-        return merged[0]
-    together = writer.op("Concat", [value for value, _ in merged], "pooled", axis=1)
-    return together, np.concatenate([known for _, known in merged], axis=1)
+            merged.append((pooled.kind, [pooled.value], known))
+    tiny = [_pool(kind, maps, how, f"pool{i}", writer) for i, (kind, maps, _) in enumerate(merged)]
+    if len(tiny) == 1:
+        return tiny[0], merged[0][2]
+    together = writer.op("Concat", tiny, "pooled", axis=1)
+    return together, np.concatenate([known for _, _, known in merged], axis=1)
+
+
+def _pool(kind: PoolKind, maps: list[ir.Value], how: Squeeze, role: str, writer: _Writer) -> ir.Value:
+    """The pooled sum of feature maps; of several only where they are averaged, which is linear."""
+    op = "GlobalAveragePool" if kind == "avg" else "GlobalMaxPool"
+    terms = maps if how is Squeeze.SUM else [writer.op(op, [m], f"{role}_{i}") for i, m in enumerate(maps)]
+    total = terms[0]
+    for index, term in enumerate(terms[1:], start=1):
+        total = writer.op("Add", [total, term], f"{role}_sum{index}")
+    return writer.op(op, [total], role) if how is Squeeze.SUM else total
 
 
 def _combine(

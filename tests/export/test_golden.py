@@ -16,14 +16,14 @@ import pytest
 from radixrt.export.attention_pass import AttentionOptions, lower_attention
 from radixrt.export.fold_batchnorm import fold_batchnorm
 from radixrt.export.fold_shapes import fold_shapes
-from radixrt.export.lower_attention import AttentionForm, Combine, Parts
+from radixrt.export.lower_attention import AttentionForm, Combine, Parts, Squeeze
 from tests.export.exported import images, run
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def attention(combine: Combine, parts: Parts):  # type: ignore[no-untyped-def]
-    options = AttentionOptions(AttentionForm(combine, parts))
+def attention(combine: Combine, parts: Parts, squeeze: Squeeze = Squeeze.EACH):  # type: ignore[no-untyped-def]
+    options = AttentionOptions(AttentionForm(combine, parts, squeeze))
     return lambda model: lower_attention(model, options, "onnxruntime")
 
 
@@ -34,14 +34,15 @@ RULES = {
     "split_radix3": attention(Combine.WEIGHTS, Parts.SPLIT),
     "se": attention(Combine.SCALE, Parts.SPLIT),
     "sk": attention(Combine.BLEND, Parts.SPLIT),
+    "sk_sum": attention(Combine.BLEND, Parts.SPLIT, Squeeze.SUM),
     "fold_batchnorm": fold_batchnorm,
     "fold_shapes": fold_shapes,
 }
 
 
 def read(rule: str) -> ir.Model:
-    """The graph that the rule starts from; the three forms of radix 2 start from the same."""
-    name = "split_radix2" if rule.startswith("split_radix2") else rule
+    """The graph that the rule starts from; the forms of one block start from the same."""
+    name = next((n for n in ("split_radix2", "sk") if rule.startswith(n)), rule)
     return ir.serde.deserialize_model(onnx.parser.parse_model((GOLDEN / f"{name}.before.txt").read_text()))
 
 

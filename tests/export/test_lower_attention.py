@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from radixrt.export.attention_pass import AttentionOptions
-from radixrt.export.lower_attention import AttentionForm, Combine, Parts, lower
+from radixrt.export.lower_attention import AttentionForm, Combine, Parts, Squeeze, lower
 from radixrt.export.names import module_of
 from radixrt.export.rewrite import RewriteOptions, rewrite
 from tests.export.blocks import Net, SelectiveKernel, SplitAttention, SqueezeExcite
@@ -38,6 +38,15 @@ def test_every_form_is_exact(combine: Combine, parts: Parts, radix: int, groups:
     left = check(SplitAttention(8, radix, groups), options=options)
     assert not left & {"Shape", "Gather", "Transpose"}
     assert ("Softmax" in left) == (radix > 2)
+
+
+@pytest.mark.parametrize("squeeze", list(Squeeze))
+@pytest.mark.parametrize("combine", list(Combine))
+@pytest.mark.parametrize("branches", [2, 3])
+def test_every_form_of_separate_branches_is_exact(squeeze: Squeeze, combine: Combine, branches: int) -> None:
+    form = AttentionForm(combine, Parts.SPLIT, squeeze)
+    left = check(SelectiveKernel(8, branches), options=RewriteOptions(attention=AttentionOptions(form)))
+    assert ("Softmax" in left) == (branches > 2)
 
 
 @pytest.mark.parametrize("dynamo", [False, True])
