@@ -7,6 +7,7 @@ import secrets
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,16 @@ LARGEST_CACHE = 8_000_000_000
 def library_versions() -> dict[str, str]:
     """The versions that decide what a build makes."""
     return {"radixrt": __version__, **{name: version(name) for name in LIBRARIES}}
+
+
+@cache
+def source_sha256() -> str:
+    """A hash of RadixRT's own code, which changes between two releases where somebody works on it."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted((*root.glob("*.py"), *root.glob("*/*.py"))):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def graph_sha256(model: ir.Model) -> str:
@@ -78,7 +89,8 @@ class Reuse:
 
     def key(self, stage: str, *, inputs: Mapping[str, str], options: object = None) -> str:
         """The address of a stage's result; the versions of the libraries are part of it."""
-        return stage_key(stage, inputs=inputs, options=options, versions=library_versions())
+        versions = {**library_versions(), "source": source_sha256()}
+        return stage_key(stage, inputs=inputs, options=options, versions=versions)
 
     def once(self) -> str:
         """An address that nothing else has: for a result that must not be taken again."""
