@@ -37,7 +37,7 @@ class Method(str, Enum):
 class CalibrationOptions:
     """What a user may choose about a calibration. ``percentile`` is the share of values kept, in percent."""
 
-    method: Method = Method.MSE
+    method: Method = Method.MINMAX
     percentile: float = 99.99
 
 

@@ -102,9 +102,10 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
 def load_image(path: Path, spec: Any) -> np.ndarray:
     """Reads one image as the input tensor's (C, H, W)."""
     try:
-        return pixels.preprocess_image(pixels.open_image(path, spec.input_size[0]), spec)
+        image: np.ndarray = pixels.preprocess_image(pixels.open_image(path, spec.input_size[0]), spec)
     except pixels.ImageUnusableError as error:
         raise BadInputError(f"{path} is not an image that can be read ({error}): remove it or save it again") from error
+    return image
 
 
 def load_module(runtime: str) -> Any:

@@ -42,7 +42,7 @@ def compile(
     data: str | Path = "elpv",
     input_size: tuple[int, int, int] | None = None,
     batch: str | int = 1,
-    method: str = "mse",
+    method: str = "minmax",
     gates: GateLimits | None = None,
     output: str | Path | None = None,
     progress: bool = False,

@@ -54,7 +54,7 @@ def engine(
     preprocess: PreprocessOpt = None,
     calibration_images: CalibrationImagesOpt = 256,
     test_images: Annotated[int | None, typer.Option(help="At most so many images judge. Default: all.")] = None,
-    method: MethodOpt = "mse",
+    method: MethodOpt = "minmax",
     grouped_conv: GroupedOpt = "auto",
     max_drop: Annotated[float | None, typer.Option(help="Top-1 points the engine may lose (1.0).")] = None,
     min_cosine: Annotated[float | None, typer.Option(help="Smallest cosine of the logits.")] = None,

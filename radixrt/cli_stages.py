@@ -97,7 +97,7 @@ def calibrate(
     graph: GraphArg,
     output: OutputFile = Path("calibration.json"),
     data: DataOpt = "elpv",
-    method: MethodOpt = "mse",
+    method: MethodOpt = "minmax",
     calibration_images: CalibrationImagesOpt = 256,
     input_size: SizeOpt = None,
     mean: MeanOpt = None,
