@@ -17,7 +17,7 @@ def main() -> None:
             app()
     except RadixRTError as error:
         err.print(f"[red]{'Failed' if error.exit_code == 3 else 'Error'}:[/red] ", end="")
-        err.print(str(error), markup=False)
+        err.print(str(error), markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         err.print("Interrupted: what stood there before stands there still.")

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from radixrt.cli_app import DataOpt, app, out, stages
+from radixrt.cli_app import DataOpt, PreprocessOpt, app, out, stages
 from radixrt.cli_engine import print_result
 
 BundleArg = Annotated[Path, typer.Argument(help="A bundle: the folder that `radixrt engine` left.")]
@@ -41,6 +41,7 @@ def validate(
     reference: Annotated[str | None, typer.Option(help="The original network; a bundle knows its own.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="The original's trained weights.")] = None,
     data: DataOpt = "elpv",
+    preprocess: PreprocessOpt = None,
     test_images: Annotated[int | None, typer.Option(help="At most so many images judge. Default: all.")] = None,
     gates: Annotated[Path | None, typer.Option(help="A gates.toml; options take precedence.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Top-1 points the engine may lose (1.0).")] = None,
@@ -61,6 +62,7 @@ def validate(
         reference=reference,
         checkpoint=checkpoint,
         data=data,
+        preprocess=preprocess,
         test_images=test_images,
         gates=read_gates(gates, max_drop=max_drop, min_cosine=min_cosine, strict=strict or None),
         output=output,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from radixrt.calibration.images import ImageBatch, ImageList
 from radixrt.engines.base import BuildOptions, Session
 from radixrt.engines.inspection import inspect_engine
 from radixrt.errors import InputError
@@ -19,6 +20,7 @@ from radixrt.progress import Stages
 from radixrt.request import DataChoice
 from radixrt.validate.accuracy import accuracy
 from radixrt.validate.cold_start import cold_start
+from radixrt.validate.findings import input_findings, logit_findings
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.latency import LatencyOptions, measure
 from radixrt.validate.parity import parity
@@ -30,7 +32,8 @@ Runner = Callable[[NDArray[np.float32]], Logits]
 class Verdict(BaseModel):
     """What was measured; ``accuracy`` is absent where labels do not fit the head or the weights are random.
 
-    ``measured`` is when; ``layer_times`` are those of the engine's own profiler, the slowest first.
+    ``measured`` is when; ``layer_times`` are those of the engine's own profiler, the slowest first; ``findings`` are
+    sentences on what is wrong with its inputs and outputs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +43,7 @@ class Verdict(BaseModel):
     accuracy: Accuracy | None
     latency: Latency
     layer_times: list[LayerTime] = []
+    findings: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,14 @@ def session_runner(session: Session, batch: BatchSpec) -> Runner:
     return run
 
 
-def judge(session: Session, prepared: Prepared, trial: Trial, measured: str, stages: Stages) -> Verdict:
+def judge(
+    session: Session,
+    prepared: Prepared,
+    trial: Trial,
+    measured: str,
+    stages: Stages,
+    engine_images: ImageList | None = None,
+) -> Verdict:
     """Runs the engine and the reference over the test images, then times both.
 
     Args:
@@ -79,6 +90,7 @@ def judge(session: Session, prepared: Prepared, trial: Trial, measured: str, sta
         trial: how to try it.
         measured: when, for the report.
         stages: where progress is shown.
+        engine_images: the same files as the engine prepares them, where that is not how the reference does.
 
     Raises:
         InputError: there is no image to judge with, or more than 5 % of them are unreadable.
@@ -90,11 +102,18 @@ def judge(session: Session, prepared: Prepared, trial: Trial, measured: str, sta
     found: list[Logits] = []
     names: list[str] = []
     labels: list[int] = []
+    findings: list[str] = []
     with stages.stage(f"Comparing with {reference.name} on {wanted} images"):
         size = max(trial.batch.max, 8)
-        for images in stages.track(prepared.test.batches(size, wanted), -(-wanted // size)):
+        read: Iterable[tuple[ImageBatch, ImageBatch]] = ((images, images) for images in prepared.test.batches(size, wanted))
+        if engine_images is not None:
+            # An image that cannot be read cannot be read for either, so the batches stay in step.
+            read = zip(prepared.test.batches(size, wanted), engine_images.batches(size, wanted), strict=True)
+        for images, own in stages.track(read, -(-wanted // size)):
+            if not names and own is not images:
+                findings += input_findings(images.images, own.images)
             expected.append(reference.answer(images))
-            found.append(run(images.images))
+            found.append(run(own.images))
             names += images.names
             labels += [int(label) for label in images.labels] if images.labels is not None else []
     if not names:
@@ -105,13 +124,20 @@ def judge(session: Session, prepared: Prepared, trial: Trial, measured: str, sta
     if prepared.labelled:
         drop = trial.limits.drop_limit
         right = accuracy(truth, answers, labels, names=names, classes=prepared.labels, max_drop_points=drop)
+    findings += logit_findings(truth, answers, prepared.labels)
     with stages.stage(f"Timing, interleaved with {reference.name}"):
         sizes = tuple(sorted({trial.batch.min, trial.batch.max}))
-        few = next(prepared.test.batches(trial.batch.max)).images
-        few = np.resize(few, (trial.batch.max, *few.shape[1:]))
+        few, theirs = (_exactly(images, trial.batch.max) for images in (engine_images or prepared.test, prepared.test))
         options = LatencyOptions(baseline=reference.name, batches=sizes, rounds=trial.rounds)
-        times = measure({"engine": run, reference.name: reference.run}, few, options)
-    return Verdict(measured=measured, parity=close, accuracy=right, latency=times)
+        runners = {"engine": run, reference.name: lambda images: reference.run(theirs[: len(images)])}
+        times = measure(runners, few, options)
+    return Verdict(measured=measured, parity=close, accuracy=right, latency=times, findings=findings)
+
+
+def _exactly(images: ImageList, count: int) -> NDArray[np.float32]:
+    """The first images, again and again where there are fewer than ``count``."""
+    few = next(images.batches(count)).images
+    return np.resize(few, (count, *few.shape[1:]))
 
 
 def with_costs(verdict: Verdict, target: str, engine: Path, deploy: Path, build: BuildOptions) -> Verdict:

@@ -246,7 +246,7 @@ class Engine:
             latency=verdict.latency if verdict else None,
             layer_times=verdict.layer_times if verdict else [],
             drift=made.drift,
-            findings=layer_findings(made.drift),
+            findings=[*(verdict.findings if verdict else ()), *layer_findings(made.drift)],
             size=made.size,
             gates=judged,
             passed=gates.passed(judged),

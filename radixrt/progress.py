@@ -54,7 +54,7 @@ class Stages:
             finally:
                 self._progress.remove_task(self._task)
                 self._task = None
-        self.console.print(f"{label} [dim]({time.monotonic() - start:.1f} s)[/dim]", highlight=False, markup=True)
+        self.console.print(f"{label} [dim]({time.monotonic() - start:.1f} s)[/dim]", highlight=False, soft_wrap=True)
 
     def track(self, items: Iterable[T], total: int | None) -> Iterator[T]:
         """Passes items through and moves the current stage's bar by one for each."""
@@ -68,4 +68,4 @@ class Stages:
 
     def note(self, text: str) -> None:
         """Writes a sentence that the user should not miss."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from radixrt.calibration.data import load_data
+from radixrt.calibration.images import ImageList
 from radixrt.engines.base import Capability, Session, Target
 from radixrt.engines.bundle import Bundle
 from radixrt.engines.manifest import now
@@ -16,7 +18,7 @@ from radixrt.export.rewrite_report import RewriteReport
 from radixrt.export.spec import BatchSpec
 from radixrt.judge import Trial, judge
 from radixrt.pipeline import environment, flipped, write_reports
-from radixrt.prepare import prepare
+from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
 from radixrt.request import DataChoice, ModelChoice
 from radixrt.reuse import Reuse
@@ -43,6 +45,7 @@ def validate_engine(
     reference: str | None = None,
     checkpoint: Path | None = None,
     data: str = "elpv",
+    preprocess: Path | None = None,
     test_images: int | None = None,
     gates: GateLimits | None = None,
     output: Path | None = None,
@@ -51,11 +54,15 @@ def validate_engine(
 ) -> Report:
     """Runs an engine and its original over the same images, times both, and judges the gates.
 
+    A bundle's engine reads its images as the bundle records, the original as it does by itself: where the two differ,
+    the report says how.
+
     Args:
         engine: a bundle, or a plain ``.onnx``, OpenVINO ``.xml`` or TensorRT ``.plan``.
         reference: the original network, as ``radixrt engine --model`` takes it; a bundle knows its own.
         checkpoint: the original's trained weights.
         data: the images, as ``radixrt engine --data`` takes them.
+        preprocess: a JSON file that says how the original reads its images, where timm knows it wrongly.
         test_images: at most so many images judge.
         gates: the limits.
         output: a folder that takes ``report.json``, ``report.md`` and ``report.html``; none are written without it.
@@ -63,7 +70,7 @@ def validate_engine(
         command: what the report says it was made by.
 
     Raises:
-        InputError: there is no such engine, or no reference for it.
+        InputError: there is no such engine, no reference for it, or it is not one that turns images into logits.
         UnavailableError: the engine cannot run here.
     """
     limits = gates or GateLimits()
@@ -80,12 +87,14 @@ def validate_engine(
         and _needs_weights(name)
     ):
         raise InputError(f"{engine} was made from a checkpoint: name the same one with --checkpoint")
-    choice = DataChoice(source=data, test_images=test_images)
+    choice = DataChoice(source=data, preprocess_file=preprocess, test_images=test_images)
     with judged.target.open(judged.file) as session:
+        _check_tensors(engine, session)
         batch = BatchSpec(*bundle.manifest.batch) if bundle else _batch_of(session)
         with Reuse() as reuse:
             prepared = prepare(ModelChoice(name, checkpoint), choice, BatchSpec(), stages, reuse)
-        verdict = judge(session, prepared, Trial(batch, choice, limits, rounds=30), now(), stages)
+        trial = Trial(batch, choice, limits, rounds=30)
+        verdict = judge(session, prepared, trial, now(), stages, _own_images(bundle, prepared))
     capability: Capability = judged.target.capability()
     size = Size(
         deploy_onnx_bytes=bundle.deploy.stat().st_size if bundle else 0, engine_bytes=judged.file.stat().st_size
@@ -106,6 +115,7 @@ def validate_engine(
         parity=verdict.parity,
         accuracy=verdict.accuracy,
         latency=verdict.latency,
+        findings=verdict.findings,
         size=size,
         gates=found,
         passed=judgement.passed(found),
@@ -127,6 +137,32 @@ def _find(engine: Path) -> _Judged:
     if target is None:
         raise InputError(f"cannot tell what {engine} is: name a bundle or one of {', '.join(TARGET_OF_SUFFIX)}")
     return _Judged(engine, get(target), None)
+
+
+def _check_tensors(engine: Path, session: Session) -> None:
+    for what, specs in (("input", session.inputs), ("output", session.outputs)):
+        if len(specs) != 1:
+            names = ", ".join(spec.name for spec in specs)
+            raise InputError(
+                f"{engine} has {len(specs)} {what}s ({names}): only engines that turn one tensor of images into one "
+                "of logits can be judged, so export it with one"
+            )
+    if len(session.inputs[0].shape) != 4 or len(session.outputs[0].shape) != 2:
+        raise InputError(
+            f"{engine} turns {session.inputs[0].shape} into {session.outputs[0].shape}: only engines that turn images "
+            "(N, C, H, W) into logits (N, classes) can be judged"
+        )
+
+
+def _own_images(bundle: Bundle | None, prepared: Prepared) -> ImageList | None:
+    """The test's images as the bundle's engine reads them, where that is not how the original does."""
+    if bundle is None:
+        return None
+    recorded = bundle.manifest.preprocessing
+    if recorded == prepared.preprocess:
+        return None
+    source = load_data(prepared.data.spec, recorded, calibration_limit=len(prepared.data.calibration), workers=2)
+    return source.test if source.test is not None else source.calibration
 
 
 def _needs_weights(name: str) -> bool:

@@ -157,6 +157,8 @@ def test_stages_one_by_one_make_the_same_kind_of_engine(tmp_path: Path) -> None:
             SAMPLE,
             "--test-images",
             "16",
+            "--max-drop",
+            "20",
             "-o",
             tmp_path / "v",
         ),

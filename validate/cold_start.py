@@ -71,13 +71,20 @@ def measure_here(target: str, engine: Path, threads: int) -> ColdStart:
         before = time.perf_counter()
         session.run(feeds)
         after = time.perf_counter()
-    # Linux counts kilobytes, macOS bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
     return ColdStart(
         load_ms=(opened - start) * 1000,
         first_inference_ms=(after - before) * 1000,
-        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        peak_bytes=_peak_bytes(),
     )
+
+
+def _peak_bytes() -> int:
+    # getrusage would tell the parent's peak: Linux carries it over fork and exec. VmHWM starts anew with the program.
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
 
 
 if __name__ == "__main__":

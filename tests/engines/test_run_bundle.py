@@ -147,7 +147,12 @@ def test_what_ships_imports_nothing_of_the_project() -> None:
 def oldest_python() -> str:
     """The oldest supported Python that is here: run.py promises 3.8."""
     names = [f"python3.{minor}" for minor in range(8, 14)]
-    return next((found for name in names if (found := shutil.which(name))), sys.executable)
+    return next((found for name in names if (found := shutil.which(name)) and _starts(found)), sys.executable)
+
+
+def _starts(python: str) -> bool:
+    # A version manager's stand-in is on the path for versions that are not active, and fails when it is called.
+    return subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.slow
