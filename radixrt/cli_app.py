@@ -46,6 +46,11 @@ OutputFile = Annotated[Path, typer.Option("--output", "-o", help="The file to wr
 OneTarget = Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt or tensorrt-rtx.")]
 
 
+def say(text: str) -> None:
+    """Prints a line with its markup; a path in it is never broken in two."""
+    out.print(text, soft_wrap=True)
+
+
 def stages(total: int) -> Stages:
     """A progress display on standard error."""
     from radixrt.progress import Stages

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from radixrt.cli_app import DataOpt, PreprocessOpt, app, out, stages
+from radixrt.cli_app import DataOpt, PreprocessOpt, app, out, say, stages
 from radixrt.cli_engine import print_result
 
 BundleArg = Annotated[Path, typer.Argument(help="A bundle: the folder that `radixrt engine` left.")]
@@ -89,7 +89,7 @@ def compare(
 
     reports = [Report.read(path / "report.json" if path.is_dir() else path) for path in bundles]
     output.write_text(render_comparison(reports), encoding="utf-8")
-    out.print(f"{output}: {len(reports)} reports side by side")
+    say(f"{output}: {len(reports)} reports side by side")
 
 
 @app.command()
@@ -125,12 +125,12 @@ def inspect(
     out.print(table)
     moved = f", {seen.bytes_moved / 1e6:.1f} MB moved" if seen.bytes_moved is not None else ""
     total = f", {seen.total_us / 1e3:.2f} ms over {seen.runs} runs" if seen.total_us is not None else ""
-    out.print(f"{seen.kernels} layers{moved}{total}")
+    say(f"{seen.kernels} layers{moved}{total}")
     for estimate in seen.estimates:
         share = f"{estimate.memory_bound_share:.0%} of it bound by memory"
-        out.print(f"{estimate.device}: at least {estimate.total_us / 1e3:.3f} ms, a roofline estimate, {share}")
+        say(f"{estimate.device}: at least {estimate.total_us / 1e3:.3f} ms, a roofline estimate, {share}")
     for note in seen.notes:
-        out.print(note, markup=False)
+        out.print(note, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -147,7 +147,7 @@ def bundle(
     from radixrt.engines.triton import TritonOptions, write_model
 
     model = write_model(Bundle.read(source), triton, TritonOptions(name, instances, queue_delay_us, gpu))
-    out.print(f"{model}: ready for `tritonserver --model-repository {triton}`")
+    say(f"{model}: ready for `tritonserver --model-repository {triton}`")
 
 
 @app.command()
@@ -164,10 +164,10 @@ def cache(
             seconds = None if older_than_days is None else older_than_days * 86400
             limit = max_mb * 1_000_000 if older_than_days is None or max_mb else None
             removed = kept.prune(max_bytes=limit, older_than_s=seconds)
-            out.print(f"removed {len(removed)} results, {sum(entry.bytes for entry in removed) / 1e6:.1f} MB")
+            say(f"removed {len(removed)} results, {sum(entry.bytes for entry in removed) / 1e6:.1f} MB")
         table = Table("stage", "MB", "made", "last used", "key")
         for entry in kept.entries():
             made, used = (datetime.fromtimestamp(t).isoformat(" ", "minutes") for t in (entry.created, entry.used))
             table.add_row(entry.stage, f"{entry.bytes / 1e6:.1f}", made, used, entry.key[:12])
         out.print(table)
-        out.print(f"{kept.root}")
+        say(f"{kept.root}")

@@ -29,6 +29,7 @@ from radixrt.cli_app import (
     StdOpt,
     app,
     out,
+    say,
     stages,
 )
 
@@ -139,12 +140,12 @@ def print_result(path: Path, report: object) -> None:
     assert isinstance(report, Report)
     said = verdict(report)
     colour = {"good": "green", "bad": "red", "unproved": "yellow"}[said.tone]
-    out.print(f"\n[bold]{path}[/bold]  [{colour}]{said.title}[/{colour}]")
+    say(f"\n[bold]{path}[/bold]  [{colour}]{said.title}[/{colour}]")
     table = Table.grid(padding=(0, 2))
     for tile in tiles(report):
         table.add_row(tile.label, f"[bold]{tile.value}[/bold]", f"[dim]{tile.note}[/dim]")
     out.print(table)
-    out.print(f"[dim]The whole report: {path / 'report.html'}[/dim]")
+    say(f"[dim]The whole report: {path / 'report.html'}[/dim]")
 
 
 @app.command()
@@ -163,7 +164,7 @@ def models(
     for known in known_models():
         table.add_row(known.name, known.family, known.definition)
     out.print(table)
-    out.print("Also: timm:NAME, resnest:NAME, pkg.module:factory, file.py:factory, file.onnx")
+    say("Also: timm:NAME, resnest:NAME, pkg.module:factory, file.py:factory, file.onnx")
 
 
 @app.command()

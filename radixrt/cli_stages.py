@@ -29,6 +29,7 @@ from radixrt.cli_app import (
     app,
     err,
     out,
+    say,
     stages,
 )
 
@@ -58,7 +59,7 @@ def export(
         prepared = prepare(choice, DataChoice(data, input_size), BatchSpec.parse(batch), stages(2), reuse)
     write_onnx(prepared.graph, output)
     if prepared.capture_error is not None:
-        out.print(f"{output}: differs from PyTorch by at most {prepared.capture_error:.2g} on real images")
+        say(f"{output}: differs from PyTorch by at most {prepared.capture_error:.2g} on real images")
 
 
 @app.command()
@@ -84,7 +85,7 @@ def rewrite(
         write_onnx(model, output)
         if report is not None:
             report.write_text(done.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    out.print(
+    say(
         f"{output}: {len(done.attention_blocks)} attention blocks and {len(done.grouped_convs)} grouped convolutions "
         f"rewritten, {len(done.refused)} refused, {done.nodes_before} nodes became {done.nodes_after}"
     )
@@ -124,7 +125,7 @@ def calibrate(
         with display.stage(f"Calibrating on {len(prepared.data.calibration)} images"):
             table, _ = calibrated(prepared.graph, prepared.data.calibration, options, display, reuse)
     write_table(table, output)
-    out.print(f"{output}: ranges of {len(table.tensors)} tensors from {table.images} images")
+    say(f"{output}: ranges of {len(table.tensors)} tensors from {table.images} images")
 
 
 @app.command()
@@ -150,7 +151,7 @@ def quantize(
     ranges = read_table(table, model=model) if table is not None else None
     typed, report = typed_graph(model, chosen, target, ranges)
     write_onnx(typed, output)
-    out.print(f"{output}: {chosen.value}" + (f", {len(report.quantized)} layers quantised" if report else ""))
+    say(f"{output}: {chosen.value}" + (f", {len(report.quantized)} layers quantised" if report else ""))
 
 
 @app.command()
@@ -177,6 +178,6 @@ def build(
     with stages(1).stage(f"Building the {chosen.name} engine"):
         built = chosen.build(graph, output, options)
     for file in built.files:
-        out.print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
+        say(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     for note in built.notes:
-        out.print(note, markup=False)
+        out.print(note, markup=False, soft_wrap=True)
