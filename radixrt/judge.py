@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from radixrt.batching import Logits, Runner, in_batches
 from radixrt.calibration.images import ImageBatch, ImageList
 from radixrt.engines.base import BuildOptions, Session
 from radixrt.engines.inspection import inspect_engine
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
-from radixrt.prepare import Logits, Prepared
+from radixrt.prepare import Prepared
 from radixrt.progress import Stages
 from radixrt.request import DataChoice
 from radixrt.validate.accuracy import accuracy
@@ -25,8 +26,6 @@ from radixrt.validate.gates import GateLimits
 from radixrt.validate.latency import LatencyOptions, measure
 from radixrt.validate.parity import parity
 from radixrt.validate.schema import Accuracy, Latency, LayerTime, Parity
-
-Runner = Callable[[NDArray[np.float32]], Logits]
 
 
 class Verdict(BaseModel):
@@ -59,19 +58,7 @@ class Trial:
 def session_runner(session: Session, batch: BatchSpec) -> Runner:
     """A call from images (N, C, H, W) to logits (N, classes) for any N, in batches that the engine takes."""
     feed, answer = session.inputs[0].name, session.outputs[0].name
-
-    def run(images: NDArray[np.float32]) -> Logits:
-        parts = []
-        for start in range(0, len(images), batch.max):
-            part = images[start : start + batch.max]
-            missing = max(0, batch.min - len(part))
-            if missing:
-                part = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
-            logits = session.run({feed: np.ascontiguousarray(part)})[answer]
-            parts.append(logits[: len(logits) - missing])
-        return np.concatenate(parts)
-
-    return run
+    return in_batches(lambda images: session.run({feed: images})[answer], batch)
 
 
 def judge(
@@ -105,7 +92,9 @@ def judge(
     findings: list[str] = []
     with stages.stage(f"Comparing with {reference.name} on {wanted} images"):
         size = max(trial.batch.max, 8)
-        read: Iterable[tuple[ImageBatch, ImageBatch]] = ((images, images) for images in prepared.test.batches(size, wanted))
+        read: Iterable[tuple[ImageBatch, ImageBatch]] = (
+            (images, images) for images in prepared.test.batches(size, wanted)
+        )
         if engine_images is not None:
             # An image that cannot be read cannot be read for either, so the batches stay in step.
             read = zip(prepared.test.batches(size, wanted), engine_images.batches(size, wanted), strict=True)

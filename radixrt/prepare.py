@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from radixrt.batching import Logits, in_batches
 from radixrt.calibration.data import DataSource, ImageBatch, ImageList, Preprocess, load_data
 from radixrt.export.model_ref import resolve
 from radixrt.export.spec import BatchSpec
@@ -18,7 +19,6 @@ from radixrt.progress import Stages
 from radixrt.request import DataChoice, ModelChoice
 from radixrt.reuse import Reuse, graph_sha256, weights_sha256
 
-Logits = NDArray[np.float32]
 BATCH_FOR_STATISTICS = 16
 IMAGES_FOR_STATISTICS = 64
 IMAGES_HELD_AGAINST = 2
@@ -129,7 +129,7 @@ def prepare(choice: ModelChoice, data: DataChoice, batch: BatchSpec | None, stag
         model=model,
         preprocess=preprocess,
         data=images,
-        reference=_reference(model, graph, ready),
+        reference=_reference(model, ready),
         graph=graph,
         graph_sha256=graph_sha256(graph),
         labels=tuple(model.labels or (images.labels if labelled else ())),
@@ -221,11 +221,16 @@ def _labels_fit(data: Sequence[str], model: LoadedModel) -> bool:
     return tuple(data) == tuple(model.labels) if model.labels else len(data) == model.num_classes
 
 
-def _reference(model: LoadedModel, graph: ir.Model, statistics: _Statistics) -> Reference:
+def _reference(model: LoadedModel, statistics: _Statistics) -> Reference:
     from radixrt.export.reference import onnx_runner, torch_runner
 
     if model.module is None:
-        return Reference("ONNX Runtime, original graph", onnx_runner(graph))
+        assert model.graph is not None
+        shape = model.graph.graph.inputs[0].shape
+        size = shape[0] if shape is not None else None
+        given = onnx_runner(model.graph)
+        run = in_batches(given, BatchSpec(size, size)) if isinstance(size, int) else given
+        return Reference("ONNX Runtime, original graph", run)
     run = torch_runner(model.module)
 
     def fitted(images: NDArray[np.float32]) -> Logits:

@@ -1,0 +1,31 @@
+"""Any number of images through a network that takes only so many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixrt.export.spec import BatchSpec
+
+Logits = NDArray[np.float32]
+Runner = Callable[[NDArray[np.float32]], Logits]
+"""From normalised images, float32 (N, C, H, W), to logits (N, classes)."""
+
+
+def in_batches(run: Runner, batch: BatchSpec) -> Runner:
+    """The same call for any N: in parts of at most ``batch.max`` images, the last filled up to ``batch.min``."""
+
+    def run_all(images: NDArray[np.float32]) -> Logits:
+        parts = []
+        for start in range(0, len(images), batch.max):
+            part = images[start : start + batch.max]
+            missing = max(0, batch.min - len(part))
+            if missing:
+                part = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
+            logits = run(np.ascontiguousarray(part))
+            parts.append(logits[: len(logits) - missing])
+        return np.concatenate(parts)
+
+    return run_all
