@@ -57,7 +57,16 @@ def engine(
     test_images: Annotated[int | None, typer.Option(help="At most so many images judge. Default: all.")] = None,
     method: MethodOpt = "minmax",
     grouped_conv: GroupedOpt = "auto",
-    max_drop: Annotated[float | None, typer.Option(help="Top-1 points the engine may lose (1.0).")] = None,
+    no_recovery: Annotated[
+        bool,
+        typer.Option("--no-recovery", help="INT8 as calibrated: ranges and biases stay as they are."),
+    ] = False,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Top-1 points the engine may lose (1.0); given for int8, layers stay in float until that holds."
+        ),
+    ] = None,
     min_cosine: Annotated[float | None, typer.Option(help="Smallest cosine of the logits.")] = None,
     min_agreement: Annotated[float | None, typer.Option(help="Share of equal top-1 answers, 0 to 1.")] = None,
     max_p95_ms: Annotated[float | None, typer.Option(help="95th percentile of the latency.")] = None,
@@ -106,6 +115,7 @@ def engine(
         targets=tuple(name.strip() for name in target.split(",")),
         grouped_conv=grouped_conv,
         calibration=CalibrationOptions(Method.parse(method)),
+        recovery=not no_recovery,
         gates=read_gates(
             gates,
             max_drop=max_drop,
@@ -130,6 +140,8 @@ def engine(
     finally:
         for result in run.results:
             print_result(result.bundle.path, result.report)
+        if run.comparison is not None:
+            say(f"\nSide by side: {run.comparison}")
 
 
 def print_result(path: Path, report: object) -> None:

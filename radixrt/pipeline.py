@@ -67,11 +67,16 @@ class _Made:
 
 @dataclass
 class Engine:
-    """One run of the pipeline. ``results`` holds what is finished, also where a later target or gate fails."""
+    """One run of the pipeline.
+
+    ``results`` holds what is finished, also where a later target or gate fails; ``comparison`` is the page on which several
+    targets stand side by side.
+    """
 
     request: EngineRequest
     stages: Stages
     results: list[Result] = field(default_factory=list)
+    comparison: Path | None = None
 
     def run(self) -> list[Result]:
         """Builds every target that was asked for.
@@ -88,20 +93,37 @@ class Engine:
             BundleWriter.check_writable(path)
         if request.sign_key is not None:
             check_private_key(request.sign_key)
-        self.stages.total = 2 + sum(_stage_count(request.precision, t.capability()) for t in targets)
+        self.stages.total = 2 + sum(_stage_count(request, t.capability()) for t in targets)
         with Reuse(fresh=request.fresh) as reuse:
             prepared = prepare(request.model, request.data, request.batch, self.stages, reuse)
             for target in targets:
                 self.results.append(self._compile(prepared, target, paths[target.name], reuse))
+        if len(self.results) > 1:
+            self._compare()
         failed = [f"{r.bundle.path}: {_failures(r.report)}" for r in self.results if not r.report.passed]
         if failed:
             raise GateError("a gate failed, the bundle is kept: " + "; ".join(failed))
         return self.results
 
+    def _compare(self) -> None:
+        """Puts the reports of several targets on one page beside their bundles."""
+        from radixrt.validate.compare import render_comparison
+
+        folder = self.results[0].bundle.path.parent
+        page = folder / f"{self.request.model.slug}-{self.request.precision.value}.html"
+        unfinished = page.with_name(f".{page.name}")
+        unfinished.write_text(render_comparison([result.report for result in self.results]), encoding="utf-8")
+        self.comparison = unfinished.replace(page)
+
     def _compile(self, prepared: Prepared, target: Target, path: Path, reuse: Reuse) -> Result:
         request, capability = self.request, target.capability()
         options = DeployOptions(
-            request.precision, target.name, request.grouped_conv, request.batch.opt, request.calibration
+            request.precision,
+            target.name,
+            request.grouped_conv,
+            request.batch.opt,
+            request.calibration,
+            request.recover(prepared.labelled),
         )
         before = len(reuse.taken)
         with BundleWriter(path, wait_s=0) as writer:
@@ -334,9 +356,11 @@ def _tensor_info(value: ir.Value) -> TensorInfo:
     return TensorInfo(name=value.name, dtype=value.dtype.numpy().name, shape=shape)
 
 
-def _stage_count(precision: Precision, capability: Capability) -> int:
+def _stage_count(request: EngineRequest, capability: Capability) -> int:
     """Rewriting and building; calibrating, placing and locating the error; comparing, timing and profiling."""
-    narrowing = {Precision.FP32: 0, Precision.FP16: 1, Precision.INT8: 3}[precision]
+    narrowing = {Precision.FP32: 0, Precision.FP16: 1, Precision.INT8: 3}[request.precision]
+    if request.precision is Precision.INT8:
+        narrowing += request.recover(labelled=False).stages
     return 2 + narrowing + (3 if capability.runs else 0)
 
 
