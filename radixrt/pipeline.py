@@ -30,6 +30,7 @@ from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
 from radixrt.request import EngineRequest
 from radixrt.reuse import Reuse, graph_sha256, library_versions
+from radixrt.twin import judge_twin
 from radixrt.validate import gates
 from radixrt.validate.drift import drift
 from radixrt.validate.findings import layer_findings
@@ -60,7 +61,7 @@ class _Made:
     deploy: DeployGraph
     built: BuiltEngine
     drift: list[DriftRow]
-    verdict: Verdict | None
+    verdict: Verdict
     size: Size
     reused: tuple[str, ...]
 
@@ -69,8 +70,8 @@ class _Made:
 class Engine:
     """One run of the pipeline.
 
-    ``results`` holds what is finished, also where a later target or gate fails; ``comparison`` is the page on which several
-    targets stand side by side.
+    ``results`` holds what is finished, also where a later target or gate fails; ``comparison`` is the page that puts
+    several targets side by side.
     """
 
     request: EngineRequest
@@ -134,7 +135,7 @@ class Engine:
             with self.stages.stage(f"Building the {target.name} engine"):
                 built = self._build(target, writer.folder, reuse)
             drift = self._drift(prepared, deploy, reuse)
-            verdict = self._judge(prepared, target, built, reuse) if capability.runs else None
+            verdict = self._judge(prepared, target, built, writer.folder / DEPLOY_NAME, reuse)
             size = Size(
                 deploy_onnx_bytes=(writer.folder / DEPLOY_NAME).stat().st_size,
                 engine_bytes=sum(file.stat().st_size for file in built.files),
@@ -198,14 +199,15 @@ class Engine:
                 found = reuse.keep(key, "drift", write)
         return _DRIFT.validate_json((found / "drift.json").read_bytes())
 
-    def _judge(self, prepared: Prepared, target: Target, built: BuiltEngine, reuse: Reuse) -> Verdict:
-        request = self.request
+    def _judge(self, prepared: Prepared, target: Target, built: BuiltEngine, deploy: Path, reuse: Reuse) -> Verdict:
+        """Holds the engine against the original, or its CPU twin where the engine cannot run here."""
+        request, runs = self.request, target.capability().runs
         trial = Trial(request.batch, request.data, request.gates, request.latency_rounds)
         key = reuse.key(
             "judge",
             inputs={
                 "graph": prepared.graph_sha256,
-                "engine": " ".join(sha256_of(file) for file in built.files),
+                "engine": " ".join(sha256_of(file) for file in (built.files if runs else (deploy,))),
                 "images": prepared.test.sha256,
             },
             options={
@@ -222,11 +224,13 @@ class Engine:
         if found is None:
 
             def write(folder: Path) -> None:
-                with target.open(built.files[0], threads=request.build.threads) as session:
-                    verdict = judge(session, prepared, trial, now(), self.stages)
-                with self.stages.stage("Profiling layers and the first inference"):
-                    deploy = built.files[0].with_name(DEPLOY_NAME)
-                    verdict = with_costs(verdict, target.name, built.files[0], deploy, request.build)
+                if not runs:
+                    verdict = judge_twin(deploy, request.build, prepared, trial, now(), self.stages)
+                else:
+                    with target.open(built.files[0], threads=request.build.threads) as session:
+                        verdict = judge(session, prepared, trial, now(), self.stages)
+                    with self.stages.stage("Profiling layers and the first inference"):
+                        verdict = with_costs(verdict, target.name, built.files[0], deploy, request.build)
                 (folder / "verdict.json").write_text(verdict.model_dump_json())
 
             found = reuse.keep(key, f"{target.name} measurements", write)
@@ -234,45 +238,48 @@ class Engine:
 
     def _report(self, made: _Made) -> Report:
         model, verdict = made.prepared.model, made.verdict
+        runs = made.capability.runs
         judged = gates.judge_gates(
             self.request.gates,
-            parity=verdict.parity if verdict else None,
-            accuracy=verdict.accuracy if verdict else None,
-            latency=verdict.latency if verdict else None,
+            parity=verdict.parity,
+            accuracy=verdict.accuracy,
+            latency=verdict.latency,
             size=made.size,
-            executed=verdict is not None,
+            executed=runs,
+            measured_on=verdict.measured_on,
         )
         notes = [model.note] if model.note else []
-        if verdict is None:
+        if not runs:
             notes.append(f"The engine was built and not executed: {made.capability.reason}.")
         if made.prepared.capture_error is not None:
             notes.append(
                 f"The captured graph differs from PyTorch by at most {made.prepared.capture_error:.2g} on real images."
             )
         if made.reused:
-            when = f"; measurements of {verdict.measured}" if verdict and "measurements" in made.reused[-1] else ""
+            when = f"; measurements of {verdict.measured}" if "measurements" in made.reused[-1] else ""
             notes.append(f"Taken from an earlier run: {', '.join(made.reused)}{when}.")
         return Report(
             model=ModelInfo(name=model.name, source=model.source, weights=model.weights, parameters=model.parameters),
             precision=self.request.precision.value,
             target=made.capability.target,
-            executed=verdict is not None,
+            executed=runs,
             created=now(),
             command=self.request.command,
             environment=environment(made.capability),
             rewrite=made.deploy.rewrite,
             calibration=made.deploy.calibration,
             quantization=made.deploy.quantization,
-            parity=verdict.parity if verdict else None,
-            accuracy=verdict.accuracy if verdict else None,
-            latency=verdict.latency if verdict else None,
-            layer_times=verdict.layer_times if verdict else [],
+            parity=verdict.parity,
+            accuracy=verdict.accuracy,
+            latency=verdict.latency,
+            measured_on=verdict.measured_on,
+            layer_times=verdict.layer_times,
             drift=made.drift,
-            findings=[*(verdict.findings if verdict else ()), *layer_findings(made.drift)],
+            findings=[*verdict.findings, *layer_findings(made.drift)],
             size=made.size,
             gates=judged,
             passed=gates.passed(judged),
-            notes=[*notes, *made.built.notes],
+            notes=[*notes, *verdict.notes, *made.built.notes],
         )
 
     def _manifest(self, made: _Made, target: Target) -> Manifest:
@@ -288,7 +295,7 @@ class Engine:
             target=target.name,
             batch=(self.request.batch.min, self.request.batch.max),
             built_for=built_for(target, self.request.build, made.built),
-            executed=made.verdict is not None,
+            executed=made.capability.runs,
             inputs=tuple(_tensor_info(value) for value in graph.inputs),
             outputs=tuple(_tensor_info(value) for value in graph.outputs),
             preprocessing=Preprocessing(**made.prepared.preprocess.model_dump()),
@@ -361,7 +368,7 @@ def _stage_count(request: EngineRequest, capability: Capability) -> int:
     narrowing = {Precision.FP32: 0, Precision.FP16: 1, Precision.INT8: 3}[request.precision]
     if request.precision is Precision.INT8:
         narrowing += request.recover(labelled=False).stages
-    return 2 + narrowing + (3 if capability.runs else 0)
+    return 2 + narrowing + (3 if capability.runs else 1)
 
 
 def _failures(report: Report) -> str:
