@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.graph_facts import attribute_int, constant, consumers
+from radixrt.calibration.graph_facts import attribute_int, constant, consumers, static_dims
 
 LAYER_TYPES = frozenset({"Conv", "Gemm", "MatMul"})
 
@@ -84,3 +85,11 @@ def _bias_after(node: ir.Node) -> NDArray[Any] | None:
             if (const := constant(value)) is not None:
                 return const.reshape(-1)
     return None
+
+
+def macs_of(layer: Layer) -> int:
+    """The multiplications of a layer for one image; 0 where its output's size is not known."""
+    positions = static_dims(layer.output)[2:] if layer.node.op_type == "Conv" else ()
+    if None in positions:
+        return 0
+    return int(layer.weight.size) * math.prod(int(d or 0) for d in positions)

@@ -16,8 +16,7 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.graph_facts import static_dims
-from radixrt.calibration.layers import Layer
+from radixrt.calibration.layers import macs_of
 from radixrt.calibration.placement_spec import Ends, PlacementOptions
 from radixrt.calibration.quant_session import QuantSession, Variant
 from radixrt.calibration.quantizer import sqnr_db
@@ -106,11 +105,3 @@ def sensitivity(
             left = (time.monotonic() - started) / (i + 1) * (count - i - 1)
             on_progress(RecoveryProgress("sensitivity", i + 1, count, left))
     return tuple(sorted(rows, key=lambda row: (row.sqnr_db, row.node)))
-
-
-def macs_of(layer: Layer) -> int:
-    """The multiplications of a layer for one image; 0 where its output's size is not known."""
-    positions = static_dims(layer.output)[2:] if layer.node.op_type == "Conv" else ()
-    if None in positions:
-        return 0
-    return int(layer.weight.size) * math.prod(int(d or 0) for d in positions)

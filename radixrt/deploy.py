@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
@@ -21,6 +21,7 @@ from radixrt.export.simplify import write_onnx
 from radixrt.export.spec import Precision
 from radixrt.export.typed import to_float16
 from radixrt.progress import Stages
+from radixrt.recovering import Recovery, improved
 from radixrt.reuse import Reuse, graph_sha256
 from radixrt.validate.schema import Quantization
 
@@ -42,13 +43,17 @@ class DeployGraph:
 
 @dataclass(frozen=True)
 class DeployOptions:
-    """What decides a deploy graph beside the network itself. ``batch`` is the size that forms are chosen for."""
+    """What decides a deploy graph beside the network itself.
+
+    ``batch`` is the size that forms are chosen for.
+    """
 
     precision: Precision
     target: str
     grouped_conv: str
     batch: int
     calibration: CalibrationOptions
+    recovery: Recovery = field(default_factory=Recovery)
 
 
 def deploy_graph(
@@ -59,7 +64,7 @@ def deploy_graph(
     Args:
         graph: the network's simplified float32 graph; it is not changed.
         images: those that calibrate.
-        options: precision, target, and how to choose forms and ranges.
+        options: precision, target, how to choose forms and ranges, and how to bring accuracy back.
         stages: where progress is shown.
         reuse: where results of earlier runs lie.
 
@@ -73,10 +78,13 @@ def deploy_graph(
         return DeployGraph(typed, model, report)
     with stages.stage(f"Calibrating on {len(images)} images"):
         table, summary = calibrated(model, images, options.calibration, stages, reuse)
+    better = improved(model, table, images, PlacementOptions(options.target), options.recovery, stages, reuse)
     with stages.stage("Placing Q/DQ"):
-        typed, placed = typed_graph(model, options.precision, options.target, table)
+        typed, placed = typed_graph(
+            better.model, options.precision, options.target, better.table, exclude=better.exclude
+        )
     assert placed is not None
-    return DeployGraph(typed, model, report, table, summary, quantization(placed))
+    return DeployGraph(typed, model, report, better.table, summary, quantization(placed, better.sentences))
 
 
 def rewritten(graph: ir.Model, options: DeployOptions, reuse: Reuse) -> tuple[ir.Model, RewriteReport]:
@@ -126,22 +134,31 @@ def calibrated(
 
 
 def typed_graph(
-    model: ir.Model, precision: Precision, target: str, table: CalibrationTable | None
+    model: ir.Model,
+    precision: Precision,
+    target: str,
+    table: CalibrationTable | None,
+    *,
+    exclude: frozenset[str] = frozenset(),
 ) -> tuple[ir.Model, PlacementReport | None]:
-    """Gives a float32 graph the types of a precision. INT8 needs a table; what stays float is half on GPUs."""
+    """Gives a float32 graph the types of a precision. INT8 needs a table; what stays float is half on GPUs.
+
+    ``exclude`` names layers that INT8 leaves in float.
+    """
     if precision is Precision.FP32:
         return model, None
     if precision is Precision.FP16:
         return to_float16(model), None
     assert table is not None
-    placed, report = place(model, table, PlacementOptions(target=target))
+    placed, report = place(model, table, PlacementOptions(target=target, exclude=exclude))
     return (to_float16(placed) if Family.of(target) is Family.TENSORRT else placed), report
 
 
-def quantization(report: PlacementReport) -> Quantization:
-    """What the report says of a placement."""
+def quantization(report: PlacementReport, recovery: tuple[str, ...] = ()) -> Quantization:
+    """What the report says of a placement, and of what was done before it."""
     return Quantization(
         quantized=len(report.quantized),
         kept_float=[f"{kept.module}: {kept.reason}" for kept in report.kept_float],
         float_round_trips=report.float_round_trips,
+        recovery=list(recovery),
     )

@@ -66,6 +66,11 @@ class Stages:
             if task is not None:
                 self._progress.advance(task)
 
+    def at(self, done: int, total: int) -> None:
+        """Moves the current stage's bar, for work that counts its steps itself."""
+        if self._task is not None:
+            self._progress.update(self._task, total=total, completed=done)
+
     def note(self, text: str) -> None:
         """Writes a sentence that the user should not miss."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)

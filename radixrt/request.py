@@ -16,6 +16,8 @@ from radixrt.validate.gates import GateLimits
 if TYPE_CHECKING:
     import torch
 
+    from radixrt.recovering import Recovery
+
 DEFAULT_MODEL = "resnest-nano-elpv"
 
 
@@ -74,6 +76,7 @@ class EngineRequest:
     targets: tuple[str, ...] = ("auto",)
     grouped_conv: str = "auto"
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    recovery: bool = True
     gates: GateLimits = field(default_factory=GateLimits)
     latency_rounds: int = 30
     output: Path | None = None
@@ -88,6 +91,13 @@ class EngineRequest:
     @property
     def batch(self) -> BatchSpec:
         return self.build.batch
+
+    def recover(self, labelled: bool) -> Recovery:
+        """How accuracy is brought back; a limit on the drop that the user gave decides what stays in float."""
+        from radixrt.recovering import MaxDrop, Recovery
+
+        points = self.gates.max_drop
+        return Recovery(self.recovery, None if points is None else MaxDrop(points, self.gates.strict, labelled))
 
     def bundle_path(self, target: str, targets: Sequence[str]) -> Path:
         """Where a bundle goes: ``--output`` itself for one target, a folder inside it for more."""

@@ -1,0 +1,210 @@
+"""What INT8 lost comes back before the graph is placed, and what is still missing is left in float."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from radixrt.calibration.graph_facts import infer, root_of
+from radixrt.calibration.images import ImageList
+from radixrt.calibration.mixed_precision import MixedPrecision, keep_worst_in_float
+from radixrt.calibration.placement_spec import PlacementOptions
+from radixrt.calibration.plan import make_plan
+from radixrt.calibration.quant_session import QuantSession, Variant
+from radixrt.calibration.recovery import WORK, recover, shifted
+from radixrt.calibration.sensitivity import sensitivity
+from radixrt.calibration.table import CalibrationTable, read_table, write_table
+from radixrt.export.simplify import write_onnx
+from radixrt.progress import Stages
+from radixrt.reuse import Reuse, graph_sha256
+from radixrt.validate.statistics import PairedTable, difference_interval
+
+RECOVERY_IMAGES = 64
+SENSITIVITY_IMAGES = 16
+READ_BATCH = 8
+NAMES_IN_SENTENCE = 8
+
+_GRAPH, _TABLE, _WORDS = "graph.onnx", "calibration.json", "recovery.json"
+
+
+@dataclass(frozen=True)
+class MaxDrop:
+    """What a user allows INT8 to lose.
+
+    Attributes:
+        points: of top-1.
+        strict: the bound of the 95 % interval must keep it, not only the count.
+        labelled: the calibration images' labels are classes of this trained head, so answers are right or wrong.
+    """
+
+    points: float
+    strict: bool
+    labelled: bool
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How to bring accuracy back.
+
+    Attributes:
+        enabled: choose ranges by their error and correct biases.
+        max_drop: keep layers in float until INT8 loses no more than this; None leaves all that can be in INT8.
+    """
+
+    enabled: bool = True
+    max_drop: MaxDrop | None = None
+
+    @property
+    def stages(self) -> int:
+        """How many stages of the display it takes."""
+        return int(self.enabled) + (self.max_drop is not None)
+
+
+@dataclass(frozen=True)
+class Improved:
+    """A float graph and ranges to place on it, without the layers ``exclude``; ``sentences`` are for the report."""
+
+    model: ir.Model
+    table: CalibrationTable
+    exclude: frozenset[str] = frozenset()
+    sentences: tuple[str, ...] = ()
+    shifts: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+def improved(
+    model: ir.Model,
+    table: CalibrationTable,
+    images: ImageList,
+    options: PlacementOptions,
+    recovery: Recovery,
+    stages: Stages,
+    reuse: Reuse,
+) -> Improved:
+    """Recovers accuracy, then leaves layers in float where the user set a limit that INT8 does not keep.
+
+    Args:
+        model: the float32 graph; not changed.
+        table: its calibration.
+        images: those that calibrated; the test must not choose anything.
+        options: the placement that will be used.
+        recovery: what to do.
+        stages: where progress is shown.
+        reuse: where results of earlier runs lie.
+    """
+    found = Improved(model, table)
+    if recovery.enabled:
+        with stages.stage("Recovering accuracy"):
+            found = _recovered(model, table, images, options, stages, reuse)
+    if recovery.max_drop is not None:
+        with stages.stage(f"Keeping the drop within {recovery.max_drop.points:g} points"):
+            found = _mixed(model, found, images, options, recovery.max_drop, stages)
+    return found
+
+
+def _recovered(
+    model: ir.Model, table: CalibrationTable, images: ImageList, options: PlacementOptions, stages: Stages, reuse: Reuse
+) -> Improved:
+    key = reuse.key(
+        "recover",
+        inputs={"graph": graph_sha256(model), "table": table.model_dump_json(), "data": images.sha256},
+        options={"family": options.family.value, "images": RECOVERY_IMAGES, "work": WORK},
+    )
+    found = reuse.find(key, "recovery")
+    if found is None:
+
+        def write(folder: Path) -> None:
+            few = np.concatenate([batch.images for batch in images.batches(READ_BATCH, RECOVERY_IMAGES)])
+            got = recover(model, table, few, options, on_progress=lambda p: stages.at(p.done, p.total))
+            write_onnx(got.model, folder / _GRAPH)
+            write_table(got.table, folder / _TABLE)
+            words = {"sentences": [step.sentence() for step in got.steps], "shifted": list(got.shifts)}
+            (folder / _WORDS).write_text(json.dumps(words))
+            np.savez(folder / "shifts.npz", *got.shifts.values())
+
+        found = reuse.keep(key, "recovery", write)
+    words = json.loads((found / _WORDS).read_text())
+    with np.load(found / "shifts.npz") as stored:
+        shifts = {name: stored[f"arr_{i}"] for i, name in enumerate(words["shifted"])}
+    ranges = read_table(found / _TABLE)
+    return Improved(ir.load(found / _GRAPH), ranges, sentences=tuple(words["sentences"]), shifts=shifts)
+
+
+def _mixed(
+    model: ir.Model, found: Improved, images: ImageList, options: PlacementOptions, limit: MaxDrop, stages: Stages
+) -> Improved:
+    gate = _Gate(model, found, images, options, limit)
+    choice = MixedPrecision(options, (), 1.0, True, 1)
+    if not gate(options):
+        few = next(images.batches(SENSITIVITY_IMAGES)).images
+        rows = sensitivity(model, found.table, few, options, on_progress=lambda p: stages.at(p.done, p.total))
+        choice = keep_worst_in_float(rows, options, gate)
+    sentence = f"mixed precision: {_said(choice, gate)}"
+    if not choice.passed:
+        return replace(found, sentences=(*found.sentences, sentence))
+    shifts = {name: shift for name, shift in found.shifts.items() if name not in choice.options.exclude}
+    # A layer in float needs no correction, and with it would compute something else than the original.
+    graph = shifted(model, shifts) if len(shifts) < len(found.shifts) else found.model
+    return Improved(graph, found.table, choice.options.exclude, (*found.sentences, sentence), shifts)
+
+
+class _Gate:
+    """Asks whether a placement keeps the limit on the calibration images, with one session for all placements."""
+
+    def __init__(
+        self, model: ir.Model, found: Improved, images: ImageList, options: PlacementOptions, limit: MaxDrop
+    ) -> None:
+        batches = list(images.batches(READ_BATCH))
+        self._images = np.concatenate([batch.images for batch in batches])
+        self.limit, self._found = limit, found
+        self._graph = infer(model.clone())
+        self._session = QuantSession(model, options, found.table)
+        self._reference = self._session.logits(self._images, Variant()).argmax(axis=1)
+        labels = [batch.labels for batch in batches if batch.labels is not None]
+        # Without labels the original's own answers are the truth.
+        self.truth = np.concatenate(labels) if limit.labelled and labels else self._reference
+        self.labelled = bool(limit.labelled and labels)
+        self.lost: dict[frozenset[str], int] = {}
+
+    @property
+    def images(self) -> int:
+        return len(self._images)
+
+    def __call__(self, options: PlacementOptions) -> bool:
+        plan = make_plan(self._graph, options)
+        names = {layer.name for layer in plan.layers}
+        variant = Variant(
+            {(root := root_of(value).name or ""): self._found.table.amax(root) for value in plan.points},
+            frozenset(names),
+            {name: shift for name, shift in self._found.shifts.items() if name in names},
+        )
+        answers = self._session.logits(self._images, variant).argmax(axis=1)
+        pairs = PairedTable.count(self._reference == self.truth, answers == self.truth)
+        self.lost[options.exclude] = pairs.lost
+        if self.limit.strict:
+            return difference_interval(pairs)[0] >= -self.limit.points / 100
+        # What quantisation happens to gain on few images is luck, so it does not pay for what it loses.
+        return pairs.lost / pairs.images <= self.limit.points / 100
+
+
+def _said(choice: MixedPrecision, gate: _Gate) -> str:
+    by = "their labels" if gate.labelled else "the original's answers, for want of labels"
+    asked = f"a drop of at most {gate.limit.points:g} points"
+    bound = " with its 95 % bound" if gate.limit.strict else ""
+    where = f"on {gate.images} calibration images, by {by}"
+    if not choice.passed:
+        return f"{asked}{bound} cannot be reached {where}, not even with every layer in float; all INT8 was kept"
+    lost = f"{gate.lost[choice.options.exclude]} answers lost {where}"
+    if not choice.excluded:
+        return f"{asked}{bound} holds with no layer in float ({lost})"
+    names = ", ".join(choice.excluded[:NAMES_IN_SENTENCE])
+    more = len(choice.excluded) - NAMES_IN_SENTENCE
+    return (
+        f"{asked}{bound} holds with {len(choice.excluded)} layers in float ({names}"
+        f"{f' and {more} more' if more > 0 else ''}): {choice.int8_share:.1%} of the multiplications that could "
+        f"be INT8 are ({lost}; {choice.evaluations} placements tried)"
+    )
