@@ -25,14 +25,15 @@ from radixrt.validate.findings import input_findings, logit_findings
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.latency import LatencyOptions, measure
 from radixrt.validate.parity import parity
-from radixrt.validate.schema import Accuracy, Latency, LayerTime, Parity
+from radixrt.validate.schema import Accuracy, Latency, LayerTime, MeasuredOn, Parity
 
 
 class Verdict(BaseModel):
     """What was measured; ``accuracy`` is absent where labels do not fit the head or the weights are random.
 
     ``measured`` is when; ``layer_times`` are those of the engine's own profiler, the slowest first; ``findings`` are
-    sentences on what is wrong with its inputs and outputs.
+    sentences on what is wrong with its inputs and outputs, ``notes`` on how they were taken. What was measured on the
+    CPU twin has no latency.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,9 +41,20 @@ class Verdict(BaseModel):
     measured: str
     parity: Parity
     accuracy: Accuracy | None
-    latency: Latency
+    latency: Latency | None = None
     layer_times: list[LayerTime] = []
     findings: list[str] = []
+    notes: list[str] = []
+    measured_on: MeasuredOn = "engine"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the outputs of an engine, or of its twin, say."""
+
+    parity: Parity
+    accuracy: Accuracy | None
+    findings: list[str]
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,44 @@ def judge(
         InputError: there is no image to judge with, or more than 5 % of them are unreadable.
     """
     run = session_runner(session, trial.batch)
+    outputs = judge_outputs(run, prepared, trial, stages, engine_images)
+    reference = prepared.reference
+    with stages.stage(f"Timing, interleaved with {reference.name}"):
+        sizes = tuple(sorted({trial.batch.min, trial.batch.max}))
+        few, theirs = (_exactly(images, trial.batch.max) for images in (engine_images or prepared.test, prepared.test))
+        options = LatencyOptions(baseline=reference.name, batches=sizes, rounds=trial.rounds)
+        runners = {"engine": run, reference.name: lambda images: reference.run(theirs[: len(images)])}
+        times = measure(runners, few, options)
+    return Verdict(
+        measured=measured,
+        parity=outputs.parity,
+        accuracy=outputs.accuracy,
+        latency=times,
+        findings=outputs.findings,
+    )
+
+
+def judge_outputs(
+    run: Runner,
+    prepared: Prepared,
+    trial: Trial,
+    stages: Stages,
+    engine_images: ImageList | None = None,
+    what: str = "engine",
+) -> Outputs:
+    """Holds the logits of ``run`` over the test images against the reference's.
+
+    Args:
+        run: the engine, or its twin, for any number of images.
+        prepared: the original and its images.
+        trial: how to try it.
+        stages: where progress is shown.
+        engine_images: the same files as the engine prepares them, where that is not how the reference does.
+        what: what ``run`` is, for the progress.
+
+    Raises:
+        InputError: there is no image to judge with, or more than 5 % of them are unreadable.
+    """
     reference = prepared.reference
     wanted = prepared.test_images(trial.data)
     expected: list[Logits] = []
@@ -90,7 +140,7 @@ def judge(
     names: list[str] = []
     labels: list[int] = []
     findings: list[str] = []
-    with stages.stage(f"Comparing with {reference.name} on {wanted} images"):
+    with stages.stage(f"Comparing {what} with {reference.name} on {wanted} images"):
         size = max(trial.batch.max, 8)
         read: Iterable[tuple[ImageBatch, ImageBatch]] = (
             (images, images) for images in prepared.test.batches(size, wanted)
@@ -114,13 +164,7 @@ def judge(
         drop = trial.limits.drop_limit
         right = accuracy(truth, answers, labels, names=names, classes=prepared.labels, max_drop_points=drop)
     findings += logit_findings(truth, answers, prepared.labels)
-    with stages.stage(f"Timing, interleaved with {reference.name}"):
-        sizes = tuple(sorted({trial.batch.min, trial.batch.max}))
-        few, theirs = (_exactly(images, trial.batch.max) for images in (engine_images or prepared.test, prepared.test))
-        options = LatencyOptions(baseline=reference.name, batches=sizes, rounds=trial.rounds)
-        runners = {"engine": run, reference.name: lambda images: reference.run(theirs[: len(images)])}
-        times = measure(runners, few, options)
-    return Verdict(measured=measured, parity=close, accuracy=right, latency=times, findings=findings)
+    return Outputs(close, right, findings)
 
 
 def _exactly(images: ImageList, count: int) -> NDArray[np.float32]:
@@ -144,6 +188,7 @@ def with_costs(verdict: Verdict, target: str, engine: Path, deploy: Path, build:
     """
     cold = cold_start(target, engine, threads=build.threads)
     costs = {name: getattr(cold, name) for name in ("load_ms", "first_inference_ms", "peak_bytes")}
+    assert verdict.latency is not None
     method = verdict.latency.method.model_copy(update=costs)
     rows = inspect_engine(target, engine, deploy, build).rows
     times = [

@@ -18,7 +18,7 @@ from radixrt.validate.page_rows import Row
 from radixrt.validate.report_html import render_page
 from radixrt.validate.report_markdown import table
 from radixrt.validate.schema import Report
-from radixrt.validate.summary import RANDOM_WEIGHTS, milliseconds, percent, size, verdict
+from radixrt.validate.summary import RANDOM_WEIGHTS, milliseconds, on_twin, percent, size, verdict
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -82,6 +82,8 @@ def compare(reports: Sequence[Report]) -> Comparison:
     idle = [entry.title for entry in entries if not entry.report.executed]
     if idle:
         notes.append(f"Built and not executed here, so without a point in the plot: {'; '.join(idle)}.")
+    if any(on_twin(report) for report in reports):
+        notes.append("What is marked (CPU twin) was measured on the same numbers run on a CPU, not on the engine.")
     counts = {report.accuracy.samples for report in executed if report.accuracy}
     if len(counts) > 1:
         notes.append(f"The reports used different numbers of images ({', '.join(map(str, sorted(counts)))}).")
@@ -135,20 +137,21 @@ def _row(entry: Entry) -> Row:
     report = entry.report
     accuracy, parity, latency = report.accuracy, report.parity, report.latency
     absent = "" if report.executed else "not executed"
+    twin = " (CPU twin)" if on_twin(report) else ""
     change = absent
     if accuracy:
         low, high = (bound * 100 for bound in accuracy.delta_ci95)
-        change = f"{accuracy.delta * 100:+.2f} ({low:+.2f} to {high:+.2f})"
+        change = f"{accuracy.delta * 100:+.2f} ({low:+.2f} to {high:+.2f}){twin}"
     row = engine_row(latency) if latency else None
     return (
         report.model.name,
         report.precision,
         report.target,
         "yes" if entry.on_front else "",
-        percent(accuracy.engine_top1) if accuracy else absent,
+        percent(accuracy.engine_top1) + twin if accuracy else absent,
         change,
-        percent(parity.top1_agreement) if parity else absent,
-        f"{parity.cosine_min:.4f}" if parity else absent,
+        percent(parity.top1_agreement) + twin if parity else absent,
+        f"{parity.cosine_min:.4f}{twin}" if parity else absent,
         milliseconds(row.p50_ms / row.batch) if row else absent,
         milliseconds(row.p95_ms / row.batch) if row else absent,
         f"{latency.speedup_p50:.2f}x ± {abs(latency.method.noise - 1) * 100:.1f} %" if latency else absent,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from radixrt.validate.schema import Accuracy, DriftRow, Latency, LayerTime, Report
+from radixrt.validate.summary import subject
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -40,11 +41,12 @@ def report_plots(report: Report) -> list[Plot]:
 def _plots(report: Report) -> Iterator[Plot]:
     if accuracy := report.accuracy:
         limit = next((gate.limit for gate in report.gates if gate.name == "max_drop"), None)
+        who = subject(report)
         label = f"Change of top-1 with its 95 % interval. {accuracy.conclusion}"
-        yield _plot("plot-accuracy", label, 170, _accuracy(accuracy, limit))
+        yield _plot("plot-accuracy", label, 170, _accuracy(accuracy, limit, who))
         if len(accuracy.classes) > 1:
             rows = min(len(accuracy.classes), MOST_CLASSES)
-            yield _plot("plot-classes", "Top-1 per class, PyTorch and engine", 120 + 26 * rows, _classes(accuracy))
+            yield _plot("plot-classes", f"Top-1 per class, PyTorch and {who}", 120 + 26 * rows, _classes(accuracy, who))
     if latency := report.latency:
         names = list(dict.fromkeys(row.name for row in latency.rows))
         yield _plot(
@@ -126,13 +128,13 @@ def _colour(index: int, count: int) -> str:
     return ENGINE if index == 0 else REFERENCE if index == count - 1 else OTHER
 
 
-def _accuracy(accuracy: Accuracy, limit: float | None) -> go.Figure:
+def _accuracy(accuracy: Accuracy, limit: float | None, who: str) -> go.Figure:
     low, high = (bound * 100 for bound in accuracy.delta_ci95)
     point = accuracy.delta * 100
-    figure = new_figure("change of top-1, engine minus PyTorch (points)")
+    figure = new_figure(f"change of top-1, {who} minus PyTorch (points)")
     figure.add_scatter(
         x=[point],
-        y=["engine"],
+        y=[who],
         mode="markers",
         marker={"size": 13, "color": ENGINE},
         error_x={
@@ -158,7 +160,7 @@ def _accuracy(accuracy: Accuracy, limit: float | None) -> go.Figure:
     return figure
 
 
-def _classes(accuracy: Accuracy) -> go.Figure:
+def _classes(accuracy: Accuracy, who: str) -> go.Figure:
     # The classes that changed most; the largest loss is drawn at the top.
     rows = sorted(accuracy.classes, key=lambda c: abs(c.engine_top1 - c.reference_top1), reverse=True)[:MOST_CLASSES]
     rows.sort(key=lambda c: c.engine_top1 - c.reference_top1, reverse=True)
@@ -171,7 +173,7 @@ def _classes(accuracy: Accuracy) -> go.Figure:
         )  # fmt: skip
     for name, colour, values, symbol in (
         ("PyTorch", REFERENCE, [row.reference_top1 * 100 for row in rows], "circle-open"),
-        ("engine", ENGINE, [row.engine_top1 * 100 for row in rows], "circle"),
+        (who, ENGINE, [row.engine_top1 * 100 for row in rows], "circle"),
     ):
         figure.add_scatter(
             x=values, y=labels, mode="markers", name=name,

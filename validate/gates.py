@@ -2,7 +2,8 @@
 
 A limit that could not be measured is not judged (``value`` is absent and the reason says why). On an engine that was
 executed, a limit that the user asked for by hand and that could not be measured fails: a gate that silently does not
-look is worse than none. On an engine that was built and not executed, only its size is judged.
+look is worse than none. On an engine that was built and not executed, its size is judged, and what its CPU twin answers
+where that was measured: the reason of such a gate says so.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from radixrt.errors import GateError, InputError
-from radixrt.validate.schema import Accuracy, Gate, Latency, LatencyRow, Parity, Size
+from radixrt.validate.schema import Accuracy, Gate, Latency, LatencyRow, MeasuredOn, Parity, Size
 
 # Python 3.10 has the same module under its older name.
 tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 DEFAULT_MAX_DROP = 1.0
+# Judged by outputs, so by the CPU twin where the engine was not executed.
+OUTPUT_GATES = ("max_drop", "min_agreement", "min_cosine")
+ON_TWIN = "Measured on the CPU twin of the same numbers, not on the engine."
 
 
 class GateLimits(BaseModel):
@@ -87,9 +91,18 @@ def judge_gates(
     latency: Latency | None = None,
     size: Size | None = None,
     executed: bool = True,
+    measured_on: MeasuredOn = "engine",
 ) -> list[Gate]:
     """Judges every limit that was asked for, and the default drop of one top-1 point."""
-    return list(_judge(limits, parity, accuracy, latency, size, executed))
+    judged = list(_judge(limits, parity, accuracy, latency, size, executed))
+    if measured_on == "engine":
+        return judged
+    return [
+        gate.model_copy(update={"reason": f"{gate.reason} {ON_TWIN}".strip()})
+        if gate.name in OUTPUT_GATES and gate.value is not None
+        else gate
+        for gate in judged
+    ]
 
 
 def passed(gates: list[Gate]) -> bool:

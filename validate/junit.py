@@ -35,6 +35,9 @@ def render_junit(report: Report) -> str:
             problem.text = _clean(gate.reason)
         elif gate in skipped:
             ElementTree.SubElement(case, "skipped", message=_clean(gate.reason))
+        elif gate.reason:
+            # What a gate was judged by is part of its passing: a CPU twin, or an interval that proves nothing.
+            ElementTree.SubElement(case, "system-out").text = _clean(gate.reason)
     suites = ElementTree.Element("testsuites")
     suites.append(suite)
     ElementTree.indent(suites)

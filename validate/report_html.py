@@ -28,6 +28,8 @@ from radixrt.validate.summary import (
     gate_state,
     gate_title,
     gate_value,
+    on_twin,
+    subject,
     tiles,
     verdict,
 )
@@ -77,6 +79,8 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] | None = None) -
         tiles=tiles(report),
         random_weights=RANDOM_WEIGHTS,
         count=count,
+        subject=subject(report),
+        of_twin=" of the CPU twin" if on_twin(report) else "",
         gate_title=gate_title,
         gate_limit=gate_limit,
         gate_value=gate_value,

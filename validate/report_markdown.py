@@ -13,6 +13,8 @@ from radixrt.validate.summary import (
     gate_state,
     gate_title,
     gate_value,
+    on_twin,
+    subject,
     tiles,
     verdict,
 )
@@ -74,27 +76,28 @@ def _accuracy(report: Report) -> Iterator[str]:
     if (accuracy := report.accuracy) is None:
         return
     low, high = accuracy.delta_ci95
-    yield "## Accuracy"
+    who = subject(report)
+    yield "## Accuracy of the CPU twin" if on_twin(report) else "## Accuracy"
     yield ""
     yield (
         f"{accuracy.samples} images; change {accuracy.delta * 100:+.2f} points, 95 % interval {low * 100:+.2f} to "
         f"{high * 100:+.2f}; exact McNemar p = {accuracy.mcnemar_p:.3g}; {len(accuracy.flips)} answers changed."
     )
     yield ""
-    yield from table(["", "PyTorch", "engine"], rows.accuracy_rows(accuracy))
+    yield from table(["", "PyTorch", who], rows.accuracy_rows(accuracy))
     yield from _cut(len(accuracy.classes), "classes, worst change first")
-    head = ["class", "images", "PyTorch", "engine", "change (points)"]
+    head = ["class", "images", "PyTorch", who, "change (points)"]
     yield from table(head, rows.class_rows(accuracy)[:MOST_ROWS])
     if accuracy.flips:
         yield from _cut(len(accuracy.flips), "changed answers, surest first")
-        head = ["image", "label", "PyTorch", "margin", "engine", "margin"]
+        head = ["image", "label", "PyTorch", "margin", who, "margin"]
         yield from table(head, rows.flip_rows(accuracy)[:MOST_ROWS])
 
 
 def _parity(report: Report) -> Iterator[str]:
     if report.parity is None:
         return
-    yield "## Parity with PyTorch"
+    yield f"## Parity{' of the CPU twin' if on_twin(report) else ''} with PyTorch"
     yield ""
     yield from table(["over the logits", ""], rows.parity_rows(report.parity))
 

@@ -13,6 +13,7 @@ from radixrt.export.rewrite_report import RewriteReport
 
 SCHEMA_VERSION = 1
 
+MeasuredOn = Literal["engine", "cpu twin"]
 
 SQNR_CAP_DB = 200.0
 """What stands for the SQNR of two equal tensors, which is infinite: JSON has no infinity."""
@@ -230,7 +231,11 @@ class Quantization(_Frozen):
 
 
 class Report(_Frozen):
-    """Everything one build can say about itself. Parts that were not executed are absent, and ``notes`` says why."""
+    """Everything one build can say about itself. Parts that were not executed are absent, and ``notes`` says why.
+
+    ``measured_on`` says whose outputs ``parity`` and ``accuracy`` hold against PyTorch's: the engine's, or those of its
+    CPU twin, the same numbers run by ONNX Runtime, where the engine was built and could not be executed.
+    """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     model: ModelInfo
@@ -253,6 +258,7 @@ class Report(_Frozen):
     notes: list[str] = []
     layer_times: list[LayerTime] = []
     findings: list[str] = []
+    measured_on: MeasuredOn = "engine"
 
     def to_json(self) -> str:
         """The text of ``report.json``, by the published key names."""

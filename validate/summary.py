@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from radixrt.validate.gates import engine_row
+from radixrt.validate.gates import OUTPUT_GATES, engine_row
 from radixrt.validate.schema import Gate, Report
 
 RANDOM_WEIGHTS = "Weights are random: no accuracy is claimed for this network."
@@ -38,23 +38,42 @@ def verdict(report: Report) -> Verdict:
     judged = [gate for gate in report.gates if gate.value is not None]
     sentences = [f"{gate_title(gate)}: {gate_value(gate)}, limit {gate_limit(gate)}. {gate.reason}" for gate in failed]
     if not report.executed:
+        idle = f"The {report.target} engine was built and was not executed on this machine"
         sentences.append(
-            f"The {report.target} engine was built and was not executed on this machine: "
-            "nothing here measures its outputs, its accuracy or its speed."
+            f"{idle}: nothing here measures its outputs, its accuracy or its speed."
+            if report.parity is None
+            else f"{idle}. Parity and accuracy were measured on its CPU twin, the same numbers run by ONNX Runtime, "
+            "and not on the engine; nothing here measures its speed."
         )
     if report.accuracy:
         sentences.append(report.accuracy.conclusion)
     if report.latency:
         sentences += report.latency.method.warnings
+    twin = [gate for gate in judged if gate.name in OUTPUT_GATES] if on_twin(report) else []
     if failed or not report.passed:
         title = f"Failed: {len(failed)} of {count(len(report.gates), 'gate')} not kept" if failed else "Failed"
+        if any(gate in failed for gate in twin):
+            title += ", measured on the CPU twin"
         return Verdict(title, "bad", tuple(sentences))
     if not report.executed:
-        return Verdict("Built, not executed here", "unproved", tuple(sentences))
+        title = "Built, not executed here"
+        if twin:
+            title += f"; its CPU twin kept {count(len(twin), 'gate')}"
+        return Verdict(title, "unproved", tuple(sentences))
     if not judged:
         return Verdict("Built and executed; no gate was judged", "unproved", tuple(sentences))
     kept = "the one gate was kept" if len(judged) == 1 else f"all {len(judged)} judged gates were kept"
     return Verdict(f"Passed: {kept}", "good", tuple(sentences))
+
+
+def on_twin(report: Report) -> bool:
+    """Whether parity and accuracy are those of the CPU twin of an engine that was not executed."""
+    return report.measured_on == "cpu twin"
+
+
+def subject(report: Report) -> str:
+    """Whose outputs were measured, in words."""
+    return "CPU twin" if on_twin(report) else "engine"
 
 
 def tiles(report: Report) -> list[Tile]:
@@ -63,19 +82,20 @@ def tiles(report: Report) -> list[Tile]:
 
 
 def _tiles(report: Report) -> Iterator[Tile]:
+    of = ", CPU twin" if on_twin(report) else ""
     if accuracy := report.accuracy:
         low, high = accuracy.delta_ci95
         yield Tile(
-            "Top-1, engine",
+            f"Top-1, {subject(report)}",
             percent(accuracy.engine_top1),
             f"PyTorch {percent(accuracy.reference_top1)} on the same {accuracy.samples} images",
         )
         yield Tile(
-            "Change of top-1", f"{accuracy.delta * 100:+.2f} pt", f"95 %: {low * 100:+.2f} to {high * 100:+.2f} pt"
+            f"Change of top-1{of}", f"{accuracy.delta * 100:+.2f} pt", f"95 %: {low * 100:+.2f} to {high * 100:+.2f} pt"
         )
     if parity := report.parity:
-        yield Tile("Same answer", percent(parity.top1_agreement), f"top-1 over {parity.samples} images")
-        yield Tile("Smallest cosine", f"{parity.cosine_min:.4f}", f"of the logits; SQNR {parity.sqnr_db:.1f} dB")
+        yield Tile(f"Same answer{of}", percent(parity.top1_agreement), f"top-1 over {parity.samples} images")
+        yield Tile(f"Smallest cosine{of}", f"{parity.cosine_min:.4f}", f"of the logits; SQNR {parity.sqnr_db:.1f} dB")
     if latency := report.latency:
         row = engine_row(latency)
         yield Tile("Latency, median", milliseconds(row.p50_ms), f"p95 {milliseconds(row.p95_ms)} at batch {row.batch}")

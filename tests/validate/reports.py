@@ -12,7 +12,7 @@ from radixrt.validate.gates import GateLimits, judge_gates, passed
 from radixrt.validate.latency import Clock, LatencyOptions, measure
 from radixrt.validate.machine import MachineState
 from radixrt.validate.parity import parity
-from radixrt.validate.schema import DriftRow, LayerTime, ModelInfo, Quantization, Report, Size
+from radixrt.validate.schema import DriftRow, LayerTime, MeasuredOn, ModelInfo, Quantization, Report, Size
 
 CLASSES = ("functional", "defective", "<script>alert(1)</script>", "a|b")
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -44,6 +44,7 @@ def logits(images: int, noise: float, seed: int = 0) -> tuple[NDArray[np.float64
 def make_report(
     *,
     executed: bool = True,
+    twin: bool = False,
     weights: str = "checkpoint",
     noise: float = 0.02,
     limits: GateLimits | None = None,
@@ -51,17 +52,22 @@ def make_report(
     target: str = "onnxruntime",
     milliseconds: float = 4.0,
 ) -> Report:
-    """A whole report; ``milliseconds`` is what the engine takes for one image on the fake clock."""
+    """A whole report; ``milliseconds`` is what the engine takes for one image on the fake clock.
+
+    ``twin`` makes it one of an engine that was not executed and whose CPU twin was.
+    """
+    executed = executed and not twin
     limits = limits or GateLimits()
     size = Size(deploy_onnx_bytes=6_200_000, engine_bytes=1_900_000)
     right = close = times = None
     drift: list[DriftRow] = []
     layers: list[LayerTime] = []
-    if executed:
+    if executed or twin:
         reference, engine, labels = logits(500, noise)
         names = [f"{HOSTILE}{i}.png" for i in range(len(labels))]
         right = accuracy(reference, engine, labels, names=names, classes=CLASSES, max_drop_points=limits.drop_limit)
         close = parity(reference, engine, names=names, classes=CLASSES)
+    if executed:
         fake = FakeClock()
         random = np.random.default_rng(1)
         times = measure(
@@ -88,12 +94,16 @@ def make_report(
             for i in range(10)
         ]
         layers = [LayerTime(name=f"layer1.{i}", op_type="Conv", ms=0.1 * (i + 1)) for i in range(30)]
-    gates = judge_gates(limits, parity=close, accuracy=right, latency=times, size=size, executed=executed)
+    measured_on: MeasuredOn = "cpu twin" if twin else "engine"
+    gates = judge_gates(
+        limits, parity=close, accuracy=right, latency=times, size=size, executed=executed, measured_on=measured_on
+    )
     return Report(
         model=ModelInfo(name="resnest-nano-elpv", source="a checkpoint", weights=weights, parameters=1_234_567),  # type: ignore[arg-type]
         precision=precision,
         target=target,
         executed=executed,
+        measured_on=measured_on,
         created="2026-01-01T00:00:00Z",
         command=f"radixrt engine --data '{HOSTILE}'",
         environment={"python": "3.11.2", "cpu": HOSTILE},

@@ -77,6 +77,21 @@ def test_an_engine_that_was_not_executed_is_judged_by_its_size_alone() -> None:
     assert all("not executed" in g.reason for g in gates if g.value is None)
 
 
+def test_what_the_cpu_twin_answers_is_judged_and_the_reason_says_on_what() -> None:
+    size = Size(deploy_onnx_bytes=20, engine_bytes=20)
+    limits = read_gates(max_drop=1.0, min_cosine=0.9, min_agreement=0.5, max_p95_ms=1.0, max_engine_bytes=30)
+    bad = make_report(twin=True, noise=2.0)
+    gates = judge_gates(
+        limits, parity=bad.parity, accuracy=bad.accuracy, size=size, executed=False, measured_on=bad.measured_on
+    )
+    assert {g.name: g.passed for g in gates} == {
+        "max_drop": False, "min_cosine": False, "min_agreement": True, "max_p95_ms": True, "max_engine_bytes": True,
+    }  # fmt: skip
+    on_twin = {g.name for g in gates if "CPU twin of the same numbers, not on the engine" in g.reason}
+    assert on_twin == {"max_drop", "min_cosine", "min_agreement"}
+    assert [g.name for g in gates if g.value is None] == ["max_p95_ms"]
+
+
 def test_file_and_options_and_their_order(tmp_path: Path) -> None:
     file = tmp_path / "gates.toml"
     file.write_text("[gates]\nmax_drop = 0.5\nmin_cosine = 0.99\nstrict = true\n")

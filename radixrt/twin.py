@@ -1,0 +1,60 @@
+"""What a plan that cannot run here would answer: its deploy graph on the CPU, which holds the same numbers.
+
+Symmetric INT8 as TensorRT computes it (s8, zero point 0) and as x86 processors compute it (u8, zero point 128) differ
+only in where zero lies. So parity and accuracy of the plan's numbers are measured before it meets its device, and the
+run on the device confirms them. Nothing is said of its speed, and what the plan computes in FP16 is FP32 here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from radixrt.engines.base import BuildOptions
+from radixrt.engines.registry import get
+from radixrt.export.spec import Precision
+from radixrt.judge import Trial, Verdict, judge_outputs, session_runner
+from radixrt.prepare import Prepared
+from radixrt.progress import Stages
+
+RUNTIME = "onnxruntime"
+
+
+def judge_twin(
+    deploy: Path, build: BuildOptions, prepared: Prepared, trial: Trial, measured: str, stages: Stages
+) -> Verdict:
+    """Runs the CPU twin of a deploy graph and the reference over the test images.
+
+    Args:
+        deploy: the graph that the plan was built from.
+        build: the options that it was built with.
+        prepared: the original and its images.
+        trial: how to try it.
+        measured: when, for the report.
+        stages: where progress is shown.
+
+    Returns:
+        A verdict without latency that says what it was measured on.
+
+    Raises:
+        InputError: the runtime refuses the graph, or there is no image to judge with.
+    """
+    target = get(RUNTIME)
+    with tempfile.TemporaryDirectory(prefix="radixrt-twin-") as folder:
+        built = target.build(deploy, Path(folder), replace(build, compute_capabilities=()))
+        with target.open(built.files[0], threads=build.threads) as session:
+            outputs = judge_outputs(session_runner(session, trial.batch), prepared, trial, stages, what="CPU twin")
+    how = "in unsigned integers" if build.precision is Precision.INT8 else "in float"
+    half = build.precision is not Precision.FP32
+    return Verdict(
+        measured=measured,
+        measured_on="cpu twin",
+        parity=outputs.parity,
+        accuracy=outputs.accuracy,
+        findings=[f"On the CPU twin: {finding}" for finding in outputs.findings],
+        notes=[
+            f"The CPU twin is deploy.onnx run by {target.name} {target.capability().version}: the same numbers {how}."
+            + (" FP16 is computed in FP32 there, so FP16 rounding and overflow do not show." if half else "")
+        ],
+    )
