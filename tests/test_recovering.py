@@ -1,0 +1,131 @@
+"""Protects what the build makes of accuracy recovery: it is reused, bounded, and keeps a limit that a user sets."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from radixrt.calibration.collect import calibrate
+from radixrt.calibration.images import ImageList
+from radixrt.calibration.layers import layers_of, macs_of
+from radixrt.calibration.placement import place
+from radixrt.calibration.placement_spec import PlacementOptions
+from radixrt.calibration.preprocess import Preprocess
+from radixrt.calibration.quant_session import QuantSession
+from radixrt.calibration.recovery import MEANS, recover, shifted
+from radixrt.calibration.runtime import logits, open_graph
+from radixrt.calibration.splits import Entry
+from radixrt.engines.base import BuildOptions
+from radixrt.export.spec import Precision
+from radixrt.progress import Stages
+from radixrt.recovering import MaxDrop, Recovery, improved
+from radixrt.request import EngineRequest
+from radixrt.reuse import Reuse
+from radixrt.validate.gates import GateLimits
+from tests.calibration.nets import images, se_block
+
+OPTIONS = PlacementOptions("onnxruntime")
+
+
+def quiet() -> Stages:
+    return Stages(Console(file=io.StringIO()), 1)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> ImageList:
+    rng = np.random.default_rng(0)
+    entries = []
+    for i in range(12):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+        entries.append(Entry(path.name, path, i % 2))
+    return ImageList(entries, Preprocess(input_size=(3, 16, 16), mean=(0.5,) * 3, std=(0.25,) * 3, crop_pct=1.0))
+
+
+def stacked(photos: ImageList) -> np.ndarray:
+    return np.concatenate([batch.images for batch in photos.batches(4)])
+
+
+def test_what_was_recovered_once_is_taken_again(photos: ImageList, tmp_path: Path) -> None:
+    model = se_block()
+    table = calibrate(model, [stacked(photos)])
+    with Reuse(root=tmp_path / "cache") as reuse:
+        first = improved(model, table, photos, OPTIONS, Recovery(), quiet(), reuse)
+        assert reuse.taken == []
+        again = improved(model, table, photos, OPTIONS, Recovery(), quiet(), reuse)
+        assert reuse.taken == ["recovery"]
+        improved(model, table, photos.take(8), OPTIONS, Recovery(), quiet(), reuse)
+        assert reuse.taken == ["recovery"], "other images were answered with an earlier result"
+    assert [s.partition(":")[0] for s in first.sentences] == list(MEANS)
+    assert again.sentences == first.sentences
+    assert again.table == first.table
+    x = stacked(photos)
+    np.testing.assert_array_equal(logits(open_graph(again.model), x), logits(open_graph(first.model), x))
+
+
+def test_a_network_that_is_too_large_is_left_as_calibrated_and_the_report_says_so() -> None:
+    model, x = se_block(), images(8)
+    table = calibrate(model, [x])
+    found = recover(model, table, x, OPTIONS, work=1)
+    assert found.table == table
+    assert not found.shifts
+    assert all("left out" in step.sentence() and "too large" in step.sentence() for step in found.steps)
+    np.testing.assert_array_equal(logits(open_graph(found.model), x), logits(open_graph(model), x))
+
+
+def test_a_smaller_allowance_drops_the_ranges_before_the_biases() -> None:
+    model, x = se_block(), images(16)
+    table = calibrate(model, [x])
+    whole = recover(model, table, x, OPTIONS)
+    assert not any(step.left_out for step in whole.steps)
+    macs = sum(macs_of(layer) for layer in QuantSession(model, OPTIONS, table).plan.layers)
+    some = recover(model, table, x, OPTIONS, work=macs * 8 * 8)
+    assert [step.left_out for step in some.steps] == [True, False]
+
+
+def test_layers_stay_in_float_until_no_more_than_the_limit_is_lost(photos: ImageList, tmp_path: Path) -> None:
+    model, x = se_block(), stacked(photos)
+    # Logits around zero, so that the answers are not all the same.
+    last = layers_of(model.graph)[-1]
+    model = shifted(model, {last.name: -np.median(logits(open_graph(model), x), axis=0)})
+    table = calibrate(model, [x])
+    # Ranges that clip nearly everything: INT8 as calibrated answers wrongly.
+    broken = table.with_amax({name.name: table.amax(name.name) / 300 for name in table.tensors})
+    limit = Recovery(enabled=False, max_drop=MaxDrop(0.0, strict=False, labelled=False))
+    exact = logits(open_graph(model), x).argmax(axis=1)
+    plain = logits(open_graph(place(model, broken, OPTIONS)[0], optimize=False), x).argmax(axis=1)
+    assert (plain != exact).any(), "the broken ranges must lose an answer for this test to mean anything"
+    with Reuse(root=tmp_path / "cache") as reuse:
+        found = improved(model, broken, photos, OPTIONS, limit, quiet(), reuse)
+        easy = improved(
+            model, table, photos, OPTIONS, replace(limit, max_drop=MaxDrop(100, False, False)), quiet(), reuse
+        )
+    assert found.exclude and not easy.exclude
+    mixed, _ = place(found.model, found.table, replace(OPTIONS, exclude=found.exclude))
+    assert (logits(open_graph(mixed, optimize=False), x).argmax(axis=1) == exact).all()
+    assert "layers in float" in found.sentences[-1] and "for want of labels" in found.sentences[-1]
+
+
+def test_a_limit_that_so_few_images_cannot_show_is_said_to_be_out_of_reach(photos: ImageList, tmp_path: Path) -> None:
+    model = se_block()
+    table = calibrate(model, [stacked(photos)])
+    limit = Recovery(enabled=False, max_drop=MaxDrop(0.1, strict=True, labelled=False))
+    with Reuse(root=tmp_path / "cache") as reuse:
+        found = improved(model, table, photos, OPTIONS, limit, quiet(), reuse)
+    assert "cannot be reached" in found.sentences[-1]
+    assert not found.exclude
+
+
+def test_the_request_decides_what_is_done() -> None:
+    request = EngineRequest(build=BuildOptions(precision=Precision.INT8))
+    assert request.recover(True).stages == 1
+    assert replace(request, recovery=False).recover(True).stages == 0
+    asked = replace(request, gates=GateLimits(max_drop=0.2, strict=True)).recover(labelled=True)
+    assert asked.stages == 2
+    assert asked.max_drop == MaxDrop(0.2, strict=True, labelled=True)
