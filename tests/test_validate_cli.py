@@ -5,31 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
 
 from radixrt.validate.schema import Report
 from tests.cli_runner import Done, radixrt
 from tests.engines.bundles import manifest, tiny_network, write_bundle
-
-LABELS = ("ash", "beech", "cedar", "dogwood")
+from tests.photographs import write_photographs
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty small photographs of four classes; each is mostly of one colour."""
-    folder = tmp_path_factory.mktemp("photographs")
-    random = np.random.default_rng(0)
-    for number, label in enumerate(LABELS):
-        (folder / label).mkdir()
-        for index in range(10):
-            colour = random.integers(0, 200, 3) + 10 * number
-            pixels = (colour + random.integers(0, 20, (48, 48, 3))).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / label / f"{index}.png")
-    return folder
+    return write_photographs(tmp_path_factory.mktemp("photographs"))
 
 
 @pytest.fixture
