@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from typing_extensions import Self
 
+from radixrt.batching import session_runner
 from radixrt.calibration.pixels import ImageUnusableError, open_image, preprocess_image
 from radixrt.calibration.preprocess import Preprocess
 from radixrt.calibration.spec import CalibrationOptions, Method
@@ -20,7 +21,6 @@ from radixrt.engines.base import BuildOptions, Session
 from radixrt.engines.bundle import Bundle
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
-from radixrt.judge import session_runner
 from radixrt.pipeline import Engine, Result
 from radixrt.progress import Stages
 from radixrt.request import DEFAULT_MODEL, DataChoice, EngineRequest, ModelChoice

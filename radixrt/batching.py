@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from radixrt.engines.base import Session
 from radixrt.export.spec import BatchSpec
 
 Logits = NDArray[np.float32]
@@ -29,3 +30,9 @@ def in_batches(run: Runner, batch: BatchSpec) -> Runner:
         return np.concatenate(parts)
 
     return run_all
+
+
+def session_runner(session: Session, batch: BatchSpec) -> Runner:
+    """A call from images (N, C, H, W) to logits (N, classes) for any N, in batches that the engine takes."""
+    feed, answer = session.inputs[0].name, session.outputs[0].name
+    return in_batches(lambda images: session.run({feed: images})[answer], batch)

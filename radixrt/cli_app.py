@@ -42,6 +42,11 @@ PreprocessOpt = Annotated[Path | None, typer.Option(help="A JSON file with the p
 CalibrationImagesOpt = Annotated[int, typer.Option(help="At most so many images calibrate.")]
 MethodOpt = Annotated[str, typer.Option(help="minmax, percentile, entropy or mse.")]
 GroupedOpt = Annotated[str, typer.Option(help="Grouped convolutions: keep, split, merge, dense or auto (measured).")]
+AgainstOpt = Annotated[
+    list[str] | None, typer.Option(help="Also time `compile` (torch.compile, minutes) or an earlier BUNDLE.")
+]
+SweepOpt = Annotated[str | None, typer.Option(help="Batch sizes to time, where the engine takes them: 1,2,4,8.")]
+JUnitOpt = Annotated[Path | None, typer.Option(help="Also write the gates as JUnit XML.")]
 OutputFile = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
 OneTarget = Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt or tensorrt-rtx.")]
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from radixrt.cli_app import DataOpt, PreprocessOpt, app, out, say, stages
+from radixrt.cli_app import AgainstOpt, DataOpt, JUnitOpt, PreprocessOpt, SweepOpt, app, out, say, stages
 from radixrt.cli_engine import print_result
 
 BundleArg = Annotated[Path, typer.Argument(help="A bundle: the folder that `radixrt engine` left.")]
@@ -50,9 +50,12 @@ def validate(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder that takes the report.")] = Path(
         "validation"
     ),
-    junit: Annotated[Path | None, typer.Option(help="Also write the gates as JUnit XML.")] = None,
+    against: AgainstOpt = None,
+    batch_sweep: SweepOpt = None,
+    junit: JUnitOpt = None,
 ) -> None:
     """Hold an engine against the original network, and write the report."""
+    from radixrt.against import Rivals
     from radixrt.api import validate as judge
     from radixrt.errors import GateError
     from radixrt.validate.gates import read_gates
@@ -65,6 +68,7 @@ def validate(
         preprocess=preprocess,
         test_images=test_images,
         gates=read_gates(gates, max_drop=max_drop, min_cosine=min_cosine, strict=strict or None),
+        rivals=Rivals.parse(against or (), batch_sweep),
         output=output,
         display=stages(4),
         command=shlex.join(["radixrt", *sys.argv[1:]]),
@@ -72,7 +76,7 @@ def validate(
     if junit is not None:
         from radixrt.validate.junit import write_junit
 
-        write_junit(report, junit)
+        write_junit([report], junit)
     print_result(output, report)
     if not report.passed:
         raise GateError(f"a gate failed: see {output / 'report.html'}")

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from radixrt.cli_app import (
+    AgainstOpt,
     BatchOpt,
     CalibrationImagesOpt,
     CheckpointOpt,
@@ -19,6 +20,7 @@ from radixrt.cli_app import (
     DataOpt,
     GroupedOpt,
     InterpolationOpt,
+    JUnitOpt,
     MeanOpt,
     MethodOpt,
     ModelOpt,
@@ -27,6 +29,7 @@ from radixrt.cli_app import (
     SeedOpt,
     SizeOpt,
     StdOpt,
+    SweepOpt,
     app,
     out,
     say,
@@ -79,10 +82,14 @@ def engine(
     workspace_mb: Annotated[int | None, typer.Option(help="TensorRT: builder workspace, in MiB.")] = None,
     builder_level: Annotated[int | None, typer.Option(help="TensorRT: builder optimisation level, 0 to 5.")] = None,
     latency_rounds: Annotated[int, typer.Option(help="Timed rounds per batch size.")] = 30,
+    against: AgainstOpt = None,
+    batch_sweep: SweepOpt = None,
+    junit: JUnitOpt = None,
     sign_key: Annotated[Path | None, typer.Option(help="An Ed25519 private key: sign the bundle.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Take nothing from earlier runs.")] = False,
 ) -> None:
     """Compile a network into an engine, hold it against the original, and leave a bundle with its report."""
+    from radixrt.against import Rivals
     from radixrt.calibration.spec import CalibrationOptions, Method
     from radixrt.engines.base import BuildOptions
     from radixrt.export.spec import BatchSpec, Precision
@@ -127,6 +134,7 @@ def engine(
             strict=strict or None,
         ),
         latency_rounds=latency_rounds,
+        rivals=Rivals.parse(against or (), batch_sweep),
         output=output,
         fresh=fresh,
         sign_key=sign_key,
@@ -142,6 +150,10 @@ def engine(
             print_result(result.bundle.path, result.report)
         if run.comparison is not None:
             say(f"\nSide by side: {run.comparison}")
+        if junit is not None and run.results:
+            from radixrt.validate.junit import write_junit
+
+            write_junit([result.report for result in run.results], junit)
 
 
 def print_result(path: Path, report: object) -> None:

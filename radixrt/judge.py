@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from radixrt.batching import Logits, Runner, in_batches
+from radixrt.against import Rivals, opponents
+from radixrt.batching import Logits, Runner, session_runner
 from radixrt.calibration.images import ImageBatch, ImageList
 from radixrt.engines.base import BuildOptions, Session
 from radixrt.engines.inspection import inspect_engine
@@ -59,18 +60,17 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Trial:
-    """How an engine is tried: batch sizes, images, the limits that conclusions speak about, timed rounds."""
+    """How an engine is tried: batch sizes, images, the limits that conclusions speak about, timed rounds and rivals.
+
+    ``threads`` are those of each runner, 0 for its own choice.
+    """
 
     batch: BatchSpec
     data: DataChoice
     limits: GateLimits
     rounds: int
-
-
-def session_runner(session: Session, batch: BatchSpec) -> Runner:
-    """A call from images (N, C, H, W) to logits (N, classes) for any N, in batches that the engine takes."""
-    feed, answer = session.inputs[0].name, session.outputs[0].name
-    return in_batches(lambda images: session.run({feed: images})[answer], batch)
+    rivals: Rivals = field(default_factory=Rivals)
+    threads: int = 0
 
 
 def judge(
@@ -98,17 +98,22 @@ def judge(
     outputs = judge_outputs(run, prepared, trial, stages, engine_images)
     reference = prepared.reference
     with stages.stage(f"Timing, interleaved with {reference.name}"):
-        sizes = tuple(sorted({trial.batch.min, trial.batch.max}))
+        sizes, notes = trial.rivals.sizes(trial.batch)
         few, theirs = (_exactly(images, trial.batch.max) for images in (engine_images or prepared.test, prepared.test))
         options = LatencyOptions(baseline=reference.name, batches=sizes, rounds=trial.rounds)
-        runners = {"engine": run, reference.name: lambda images: reference.run(theirs[: len(images)])}
-        times = measure(runners, few, options)
+
+        def original(images: NDArray[np.float32]) -> Logits:
+            return reference.run(theirs[: len(images)])
+
+        with opponents(trial.rivals.names, prepared.model.module, few, sizes, trial.threads) as rivals:
+            times = measure({"engine": run, **rivals.runners, reference.name: original}, few, options)
     return Verdict(
         measured=measured,
         parity=outputs.parity,
         accuracy=outputs.accuracy,
         latency=times,
         findings=outputs.findings,
+        notes=[*notes, *rivals.notes],
     )
 
 

@@ -202,7 +202,9 @@ class Engine:
     def _judge(self, prepared: Prepared, target: Target, built: BuiltEngine, deploy: Path, reuse: Reuse) -> Verdict:
         """Holds the engine against the original, or its CPU twin where the engine cannot run here."""
         request, runs = self.request, target.capability().runs
-        trial = Trial(request.batch, request.data, request.gates, request.latency_rounds)
+        trial = Trial(
+            request.batch, request.data, request.gates, request.latency_rounds, request.rivals, request.build.threads
+        )
         key = reuse.key(
             "judge",
             inputs={
@@ -217,6 +219,7 @@ class Engine:
                 "images": prepared.test_images(trial.data),
                 "preprocess": prepared.preprocess,
                 "rounds": trial.rounds,
+                "rivals": [trial.rivals.identity(), trial.rivals.sweep],
                 "threads": request.build.threads,
             },
         )

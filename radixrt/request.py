@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from radixrt.against import Rivals
 from radixrt.calibration.spec import CalibrationOptions
 from radixrt.engines.base import BuildOptions
 from radixrt.errors import InputError
@@ -79,6 +80,7 @@ class EngineRequest:
     recovery: bool = True
     gates: GateLimits = field(default_factory=GateLimits)
     latency_rounds: int = 30
+    rivals: Rivals = field(default_factory=Rivals)
     output: Path | None = None
     fresh: bool = False
     sign_key: Path | None = None

@@ -11,10 +11,11 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from radixrt.batching import session_runner
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.registry import get
 from radixrt.export.spec import Precision
-from radixrt.judge import Trial, Verdict, judge_outputs, session_runner
+from radixrt.judge import Trial, Verdict, judge_outputs
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
 

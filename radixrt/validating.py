@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from radixrt.against import Rivals
 from radixrt.calibration.data import load_data
 from radixrt.calibration.images import ImageList
 from radixrt.engines.base import Capability, Session, Target
@@ -48,6 +49,7 @@ def validate_engine(
     preprocess: Path | None = None,
     test_images: int | None = None,
     gates: GateLimits | None = None,
+    rivals: Rivals | None = None,
     output: Path | None = None,
     display: Stages | None = None,
     command: str = "radixrt.validate",
@@ -65,6 +67,7 @@ def validate_engine(
         preprocess: a JSON file that says how the original reads its images, where timm knows it wrongly.
         test_images: at most so many images judge.
         gates: the limits.
+        rivals: what else is timed, and at which batch sizes.
         output: a folder that takes ``report.json``, ``report.md`` and ``report.html``; none are written without it.
         display: where progress is shown.
         command: what the report says it was made by.
@@ -93,7 +96,7 @@ def validate_engine(
         batch = BatchSpec(*bundle.manifest.batch) if bundle else _batch_of(session)
         with Reuse() as reuse:
             prepared = prepare(ModelChoice(name, checkpoint), choice, BatchSpec(), stages, reuse)
-        trial = Trial(batch, choice, limits, rounds=30)
+        trial = Trial(batch, choice, limits, 30, rivals or Rivals())
         verdict = judge(session, prepared, trial, now(), stages, _own_images(bundle, prepared))
     capability: Capability = judged.target.capability()
     size = Size(
@@ -119,7 +122,7 @@ def validate_engine(
         size=size,
         gates=found,
         passed=judgement.passed(found),
-        notes=[f"Judged as found: {engine}."],
+        notes=[f"Judged as found: {engine}.", *verdict.notes],
     )
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)

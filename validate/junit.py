@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,8 +14,15 @@ from radixrt.validate.summary import gate_limit, gate_title, gate_value
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def render_junit(report: Report) -> str:
-    """One suite for the build, one case for each gate: passed, failed, or skipped where it was not judged."""
+def render_junit(reports: Sequence[Report]) -> str:
+    """One suite for each engine, one case for each gate: passed, failed, or skipped where it was not judged."""
+    suites = ElementTree.Element("testsuites")
+    suites.extend(_suite(report) for report in reports)
+    ElementTree.indent(suites)
+    return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _suite(report: Report) -> ElementTree.Element:
     name = f"{report.model.name}-{report.precision}-{report.target}"
     failures = [gate for gate in report.gates if not gate.passed]
     skipped = [gate for gate in report.gates if gate.passed and gate.value is None]
@@ -38,16 +46,13 @@ def render_junit(report: Report) -> str:
         elif gate.reason:
             # What a gate was judged by is part of its passing: a CPU twin, or an interval that proves nothing.
             ElementTree.SubElement(case, "system-out").text = _clean(gate.reason)
-    suites = ElementTree.Element("testsuites")
-    suites.append(suite)
-    ElementTree.indent(suites)
-    return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+    return suite
 
 
-def write_junit(report: Report, path: Path) -> None:
+def write_junit(reports: Sequence[Report], path: Path) -> None:
     """Writes :func:`render_junit`'s text."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_junit(report), encoding="utf-8")
+    path.write_text(render_junit(reports), encoding="utf-8")
 
 
 def _clean(text: str) -> str:

@@ -12,7 +12,7 @@ from tests.validate.reports import make_report
 
 def test_one_case_for_each_gate_with_its_outcome(tmp_path: Path) -> None:
     report = make_report(limits=GateLimits(min_speedup=50, min_cosine=0.5))
-    write_junit(report, tmp_path / "reports" / "junit.xml")
+    write_junit([report], tmp_path / "reports" / "junit.xml")
     suite = ElementTree.parse(tmp_path / "reports" / "junit.xml").getroot()[0]
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("3", "1", "0")
     outcome = {case.get("name"): [child.tag for child in case] for case in suite}
@@ -22,16 +22,16 @@ def test_one_case_for_each_gate_with_its_outcome(tmp_path: Path) -> None:
 
 
 def test_what_was_not_judged_is_skipped() -> None:
-    suite = ElementTree.fromstring(render_junit(make_report(executed=False)))[0]
+    suite = ElementTree.fromstring(render_junit([make_report(executed=False)]))[0]
     assert (suite.get("failures"), suite.get("skipped")) == ("0", "1")
 
 
 def test_a_gate_that_the_twin_kept_says_so_in_the_ci_system() -> None:
-    suite = ElementTree.fromstring(render_junit(make_report(twin=True)))[0]
+    suite = ElementTree.fromstring(render_junit([make_report(twin=True)]))[0]
     (said,) = [case.findtext("system-out") for case in suite]
     assert said is not None and "CPU twin" in said and "not on the engine" in said
 
 
 def test_characters_that_xml_cannot_hold_are_replaced() -> None:
     report = make_report(executed=False).model_copy(update={"created": "a\x00b\x1bc"})
-    assert ElementTree.fromstring(render_junit(report))[0].get("timestamp") == "a\ufffdb\ufffdc"
+    assert ElementTree.fromstring(render_junit([report]))[0].get("timestamp") == "a\ufffdb\ufffdc"
