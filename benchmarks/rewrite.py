@@ -30,7 +30,7 @@ from radixrt.calibration.placement import place
 from radixrt.calibration.placement_spec import PlacementOptions
 from radixrt.engines.base import BuildOptions, Session
 from radixrt.engines.forms import rewrite_options
-from radixrt.engines.plan_cost import PlanCost, plan_cost
+from radixrt.engines.plan_cost import plan_cost
 from radixrt.engines.registry import get
 from radixrt.export.rewrite import rewrite
 from radixrt.export.spec import BatchSpec, Precision
@@ -41,8 +41,6 @@ MODELS = ("resnest50d", "resnest26d", "seresnext50_32x4d", "skresnext50_32x4d", 
 QUICK = ("resnest14d", "seresnet18")
 RESULTS = Path(__file__).parent / "results" / "rewrite.json"
 CLOCKED = ("onnxruntime", "openvino")
-# Kinds in the builder's list that synchronise two streams and compute nothing.
-_NO_KERNELS = ("signal", "wait")
 
 
 @dataclass(frozen=True)
@@ -150,17 +148,13 @@ def planned(name: str, graph: ir.Model, args: argparse.Namespace) -> Planned:
     before, after = costs
     return Planned(
         model=name,
-        kernels_before=kernels(before),
-        kernels_after=kernels(after),
+        kernels_before=before.kernels,
+        kernels_after=after.kernels,
         megabytes_before=before.bytes_moved / 1e6,
         megabytes_after=after.bytes_moved / 1e6,
         nodes_before=report.nodes_before,
         nodes_after=report.nodes_after,
     )
-
-
-def kernels(cost: PlanCost) -> int:
-    return sum(row.kind not in _NO_KERNELS for row in cost.rows)
 
 
 def show(console: Console, rows: list[Timed], plans: list[Planned]) -> None:

@@ -63,7 +63,7 @@ class _File(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # A new way of measuring is a new number: old answers are then no answers.
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     entries: list[_Entry] = []
 
 

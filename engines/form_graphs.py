@@ -12,6 +12,9 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
+from radixrt.calibration import keep_groups
+from radixrt.calibration.layers import layers_of
+from radixrt.calibration.placement_spec import PlacementOptions
 from radixrt.export.conv_form import ConvShape, Form
 from radixrt.export.grouped_conv import apply_forms
 from radixrt.export.pool_conv import PoolConvShape, PoolForm, apply_pool_forms
@@ -22,19 +25,23 @@ _OPSET = 18
 _SCALE = np.float32(3 / 127)  # inputs are standard normal: three sigma
 
 
-def grouped_conv_graph(shape: ConvShape, form: Form, precision: Precision) -> ir.Model:
-    """Returns Conv and Relu of a shape, in one form.
+def grouped_conv_graph(shape: ConvShape, form: Form, precision: Precision, target: str = "onnxruntime") -> ir.Model:
+    """Returns Conv and Relu of a shape, in one form; in INT8 as ``target`` wants it quantised.
 
     Raises:
         ValueError: the shape's height or width is open.
     """
     x, nodes, y = _conv_chain(shape, precision)
     model, _, _ = apply_forms(_model([x], nodes, y), lambda _: (form, ""))
-    return _quantise(model) if precision is Precision.INT8 else model
+    return _quantise(model, target) if precision is Precision.INT8 else model
 
 
-def pool_conv_graph(shape: PoolConvShape, form: PoolForm, precision: Precision) -> ir.Model:
+def pool_conv_graph(
+    shape: PoolConvShape, form: PoolForm, precision: Precision, target: str = "onnxruntime"
+) -> ir.Model:
     """Returns AveragePool, Conv 1x1 and Relu, or the one convolution that stands for the first two.
+
+    In INT8 the graph is quantised as ``target`` wants it.
 
     Raises:
         ValueError: the shape's height or width is open.
@@ -71,7 +78,7 @@ def pool_conv_graph(shape: PoolConvShape, form: PoolForm, precision: Precision) 
         attributes.append(ir.AttrInt64s("dilations", whole.dilation))
     pool = ir.Node("", "AveragePool", [x], attributes, outputs=[middle], name="pool")
     model, _, _, _ = apply_pool_forms(_model([x], [pool, *nodes], y), lambda _: (form, ""))
-    return _quantise(model) if precision is Precision.INT8 else model
+    return _quantise(model, target) if precision is Precision.INT8 else model
 
 
 def _tensor(name: str, shape: list[int], precision: Precision) -> ir.Value:
@@ -114,21 +121,25 @@ def _model(inputs: list[ir.Value], nodes: list[ir.Node], output: ir.Value) -> ir
     return ir.Model(graph, ir_version=10)
 
 
-def _quantise(model: ir.Model) -> ir.Model:
-    """Puts a symmetric Q/DQ pair on every tensor and every weight."""
+def _quantise(model: ir.Model, target: str) -> ir.Model:
+    """Puts a symmetric Q/DQ pair on the ends, and on what stands between quantised convolutions and their weights."""
     graph = model.graph
-    for node in list(graph):
-        if node.op_type == "Conv":
-            _quantise_weight(graph, node)
-    outputs = set(graph.outputs)
+    options = PlacementOptions(target)
+    layers = layers_of(graph)
+    chosen = {layer.node for layer in layers if keep_groups.reason(layer, options) is None}
+    ends = {*graph.inputs, *graph.outputs}
+    # The ReLU belongs to what is in front of it: a pair in between would keep them apart.
     before_relu = {node.inputs[0] for node in graph if node.op_type == "Relu"}
-    tensors = list(graph.inputs) + [value for node in list(graph) for value in node.outputs]
+    inside = [value for node in graph for value in node.outputs if value not in ends]
+    if len(chosen) < len(layers):
+        inside = [value for value in inside if chosen & set(value.consumers())]
+    apart = [v for v in inside if v in before_relu and (maker := v.producer()) is not None and maker.op_type == "Conv"]
+    tensors = [*graph.inputs, *(value for value in inside if value not in apart), *graph.outputs]
+    outputs = set(graph.outputs)
+    for node in chosen:
+        _quantise_weight(graph, node)
     for value in tensors:
-        producer = value.producer()
-        # The ReLU belongs to what is in front of it: a pair in between would keep them apart.
-        apart = value in before_relu and producer is not None and producer.op_type == "Conv"
-        if not apart and (producer is None or producer.op_type != "DequantizeLinear"):
-            _insert_pair(graph, value, value in outputs)
+        _insert_pair(graph, value, value in outputs)
     return model
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -156,7 +156,8 @@ def grouped_conv_chooser(measurer: Measurer) -> ChooseForm:
         if shape.output_size is None:
             return KEEP, "the image size is open, so nothing could be measured"
         forms = {str(f): f for f in candidates(shape) if f != SPLIT or shape.groups <= _MAX_SPLIT}
-        makers = {name: _maker(grouped_conv_graph, shape, form, measurer.precision) for name, form in forms.items()}
+        how = (measurer.precision, measurer.target)
+        makers = {name: _maker(grouped_conv_graph, shape, form, *how) for name, form in forms.items()}
         verdict = measurer.choose("grouped-conv", str(shape) + f" pads {shape.pads}", makers)
         return forms[verdict.form], f"{measurer.target}: {verdict.why}"
 
@@ -178,7 +179,8 @@ def pool_chooser_for(target: str, precision: Precision, cache: Path | None = Non
             return "pool", f"rule: one convolution multiplies more ({measurer})"
         if shape.conv.height is None or shape.conv.width is None:
             return "pool", "the image size is open, so nothing could be measured"
-        makers = {name: _maker(pool_conv_graph, shape, name, measurer.precision) for name in ("pool", "conv")}
+        how = (measurer.precision, measurer.target)
+        makers = {name: _maker(pool_conv_graph, shape, name, *how) for name in ("pool", "conv")}
         verdict = measurer.choose("pool-conv", f"{shape} pads {shape.conv.pads} / {shape.pool_stride}", makers)
         return ("conv" if verdict.form == "conv" else "pool"), f"{measurer.target}: {verdict.why}"
 
@@ -199,7 +201,9 @@ def attention_form(target: str, precision: Precision, cache: Path | None = None)
     usual = form_for(target)
     if isinstance(measurer, str):
         return usual
-    forms = {str(form): form for form in (usual, *_ATTENTION_FORMS)}
+    # How branches of their own maps are pooled is the target's business: this block has one map.
+    asked = (usual, *(replace(form, squeeze=usual.squeeze) for form in _ATTENTION_FORMS))
+    forms = {str(form): form for form in asked}
     makers = {name: _maker(_lowered, target, form, measurer.precision) for name, form in forms.items()}
     return forms[measurer.choose("radix-combine", f"radix 2, {_CHANNELS} channels at {_SIDE}x{_SIDE}", makers).form]
 

@@ -40,6 +40,8 @@ _BITS = {
 }
 _SECTION = re.compile(r"(Inputs|Constants|Outputs): \[(.*?)\](?=, (?:Inputs|Constants|Outputs|TacticName|StreamId)\b)")
 _TENSOR = re.compile(r"\{ Name: (.*?), Dimensions: \[([-\d,]*)\].*?Datatype: (\w+)")
+# Kinds of rows that synchronise two streams: nothing is launched for them, nothing computed, nothing moved.
+_NO_KERNELS = ("signal", "wait")
 # One kernel in a handful carries a network's name for the layer in front of its type; these do the multiplying.
 _MULTIPLIES = ("correlation", "gemm", "convolution", "runtime_fusion", "fusion", "sgemm", "matmul")
 
@@ -169,14 +171,14 @@ def plan_cost(deploy: Path | bytes, options: BuildOptions) -> PlanCost:
 
 
 def cost_of_layers(log: str, macs: Mapping[str, int] | None = None) -> PlanCost:
-    """Reads the ``Layers:`` block of a builder's verbose log.
+    """Reads the ``Layers:`` block of a builder's verbose log. Rows that only synchronise streams are no kernels.
 
     Args:
         log: the block, as logged.
         macs: multiply-adds by ONNX node name.
     """
     lines = [line for line in log.splitlines() if line.startswith("Name: ") and "LayerType: " in line]
-    rows = [_read_kernel(line) for line in lines]
+    rows = [row for row in map(_read_kernel, lines) if row.kind not in _NO_KERNELS]
     owners: dict[str, int] = {}
     for index, row in enumerate(rows):
         for node in row.nodes:

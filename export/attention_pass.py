@@ -35,6 +35,8 @@ class AttentionOptions:
 
 def form_for(target: str) -> AttentionForm:
     """The form written for ``target`` where nobody measured: docs/decisions tell what each choice was measured on."""
+    if target == "tensorrt-rtx":
+        return AttentionForm(Combine.MIRROR, Parts.SLICE, Squeeze.SUM)
     if target.startswith("tensorrt"):
         return AttentionForm(Combine.BLEND, Parts.SLICE, Squeeze.SUM)
     return AttentionForm(Combine.SCALE, Parts.REDUCE)

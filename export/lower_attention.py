@@ -41,6 +41,8 @@ class Combine(str, Enum):
     """``sum_r U_r * w_r``, each weight its own tensor."""
     SCALE = "scale"
     """``X * w`` on the whole radix tensor, then the sum of its parts."""
+    MIRROR = "mirror"
+    """``scale`` with ``w = Concat(g, 1 - g)``: the second FC has half the rows; R = 2."""
 
 
 class Parts(str, Enum):
@@ -148,7 +150,9 @@ def _combine(
 ) -> tuple[ir.Value, str]:
     folded = block.radix == 2 and block.gate.kind == "Softmax"
     combine = form.combine
-    if combine is Combine.SCALE and block.whole is None:
+    if combine is Combine.MIRROR and not folded:
+        combine = Combine.SCALE
+    if combine in (Combine.SCALE, Combine.MIRROR) and block.whole is None:
         combine = Combine.BLEND
     if combine in (Combine.LERP, Combine.BLEND) and not folded:
         combine = Combine.WEIGHTS
@@ -159,17 +163,20 @@ def _combine(
             scaled = writer.op("Mul", [gate, writer.op("Sub", [left, right], "difference")], "scaled")
             output = writer.op("Add", [right, scaled], "out")
         else:
-            other = writer.op("Sub", [writer.constant(np.ones((1, 1, 1, 1)), "one"), gate], "rest")
+            other = writer.rest(gate)
             output = writer.op(
                 "Add", [writer.op("Mul", [left, gate], "out0"), writer.op("Mul", [right, other], "out1")], "out"
             )
         return output, f"sigmoid of a folded difference, {combine.value}"
-    weights = _weights(block, features, excite, folded, writer)
+    if combine is Combine.MIRROR:
+        weights = _mirrored(features, excite, writer)
+    else:
+        weights = _weights(block, features, excite, folded, writer)
     word = "sigmoid of a folded difference" if folded else f"{_word(block.gate)} over {block.radix}"
-    if combine is Combine.SCALE:
+    if combine in (Combine.SCALE, Combine.MIRROR):
         assert block.whole is not None
         scaled = writer.op("Mul", [block.whole, weights], "scaled")
-        return writer.sum_parts(block, scaled, form.parts), f"{word}, scale"
+        return writer.sum_parts(block, scaled, form.parts), f"{word}, {combine.value}"
     gates = writer.pieces(weights, block.radix, block.channels, form.parts, "weight")
     terms = [writer.op("Mul", [writer.part(block, r, form.parts), g], f"out{r}") for r, g in enumerate(gates)]
     return writer.chain(terms), f"{word}, weights"
@@ -178,6 +185,12 @@ def _combine(
 def _difference(excite: Layer) -> Layer:
     half = len(excite.bias) // 2
     return Layer(excite.weight[:half] - excite.weight[half:], excite.bias[:half] - excite.bias[half:])
+
+
+def _mirrored(features: ir.Value, excite: Layer, writer: _Writer) -> ir.Value:
+    """The weights (N, 2 * C, 1, 1) of a folded softmax, whose second half is what the first leaves of one."""
+    gate = writer.op("Sigmoid", [writer.fully_connected(features, _difference(excite), "fc2")], "gate")
+    return writer.op("Concat", [gate, writer.rest(gate)], "gates", axis=1)
 
 
 def _weights(block: AttentionBlock, features: ir.Value, excite: Layer, folded: bool, writer: _Writer) -> ir.Value:
@@ -265,6 +278,10 @@ class _Writer:
             )
             return node_value
         return self.op(kind, [value], role, **dict(zip(names, params, strict=True)))
+
+    def rest(self, gate: ir.Value) -> ir.Value:
+        """``1 - gate``."""
+        return self.op("Sub", [self.constant(np.ones((1, 1, 1, 1)), "one"), gate], "rest")
 
     def part(self, block: AttentionBlock, r: int, parts: Parts) -> ir.Value:
         """``U_r``."""

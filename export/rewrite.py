@@ -19,10 +19,12 @@ from radixrt.export.fold_batchnorm import fold_batchnorm
 from radixrt.export.fold_shapes import fold_shapes
 from radixrt.export.form_rules import chooser_by_rules, chooser_fixed
 from radixrt.export.grouped_conv import apply_forms
+from radixrt.export.join_shortcut import join_shortcut
 from radixrt.export.pass_result import PassResult
 from radixrt.export.pool_conv import ChoosePoolForm, apply_pool_forms
 from radixrt.export.rewrite_report import RewriteReport
 from radixrt.export.rtx_forms import pool_by_window
+from radixrt.export.space_to_depth import fold_first_convolution
 from radixrt.export.spec import Precision
 from radixrt.export.squeeze_early import squeeze_early
 
@@ -71,6 +73,9 @@ def pipeline() -> tuple[Pass, ...]:
         # The forms read shapes, and a pool that becomes a convolution may be a grouped one's neighbour.
         _pool_conv,
         _grouped_conv,
+        # After the choice about pooling before a 1x1 convolution, which may settle the pairs that this looks for.
+        _join_shortcut,
+        _fold_image,
         # After every pass that looks for a GlobalAveragePool.
         _target_spelling,
         # Last: the nodes that the passes above left without a reader go here, whoever made them.
@@ -138,6 +143,19 @@ def _grouped_conv(model: ir.Model, options: RewriteOptions) -> PassResult:
 
 def _squeeze_early(model: ir.Model, options: RewriteOptions) -> PassResult:
     return squeeze_early(model)
+
+
+def _join_shortcut(model: ir.Model, options: RewriteOptions) -> PassResult:
+    return join_shortcut(model) if _generates_code(options) else PassResult()
+
+
+def _fold_image(model: ir.Model, options: RewriteOptions) -> PassResult:
+    return fold_first_convolution(model) if _generates_code(options) else PassResult()
+
+
+def _generates_code(options: RewriteOptions) -> bool:
+    # In INT8 each generated sum would get a scale of its own, where a pooling and a convolution have one.
+    return options.target == "tensorrt-rtx" and options.precision is not Precision.INT8
 
 
 def _target_spelling(model: ir.Model, options: RewriteOptions) -> PassResult:

@@ -241,6 +241,18 @@ def test_candidate_graphs_are_equal(form: Form, precision: Precision) -> None:
     assert (pairs > 0) == (precision is Precision.INT8)
 
 
+# A form must be timed as the placement will leave it: groups narrower than 16 channels stay in float.
+@pytest.mark.parametrize(("form", "quantised"), [(KEEP, False), (Form("merge", 4), True), (DENSE, True)])
+def test_only_what_the_placement_quantises_is_measured_in_int8(form: Form, quantised: bool) -> None:
+    for target in ("onnxruntime", "tensorrt-rtx"):
+        model = grouped_conv_graph(RESNEXT, form, Precision.INT8, target)
+        (conv,) = (node for node in model.graph if node.op_type == "Conv")
+        makers = [value.producer() for value in conv.inputs[:2] if value is not None]
+        assert (makers[1] is not None and makers[1].op_type == "DequantizeLinear") == quantised
+        assert makers[0] is not None and makers[0].op_type == "DequantizeLinear"  # its neighbours are quantised
+        assert model.graph.outputs[0].producer().op_type == "DequantizeLinear"  # type: ignore[union-attr]
+
+
 def test_pool_candidates_are_equal() -> None:
     x = np.random.default_rng(0).standard_normal((1, 8, 9, 9)).astype(np.float32)
     pair, single = (pool_conv_graph(AVD, form, Precision.FP32) for form in ("pool", "conv"))

@@ -39,6 +39,14 @@ def test_a_log_is_read_into_kernels_with_their_bytes() -> None:
     assert PlanCost.model_validate_json(cost.model_dump_json()) == cost
 
 
+# Streams that wait for each other launch nothing; an SK plan lists 64 such rows beside its kernels.
+def test_rows_that_synchronise_streams_are_no_kernels() -> None:
+    rows = "".join(f"Name: sync_{kind}, LayerType: {kind}, Inputs: [], Outputs: []\n" for kind in ("signal", "wait"))
+    cost = cost_of_layers(LOG.replace("\nI/O Tensors", f"{rows}\nI/O Tensors"))
+    assert cost == cost_of_layers(LOG)
+    assert cost.kernels == 2
+
+
 # The convolution's work must be counted once, and in the kernel that multiplies.
 def test_multiply_adds_go_to_the_kernel_that_multiplies() -> None:
     assert [row.macs for row in cost_of_layers(LOG, {"conv": 1000}).rows] == [0, 1000]
