@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from radixrt.calibration.graph_facts import Signs, root_of
 from radixrt.calibration.layers import Layer
+from radixrt.calibration.pairs import quantize_in_pairs
 from radixrt.calibration.placement_spec import PlacementOptions
 from radixrt.calibration.quantizer import channel_amax, channel_scales, quantize
 from radixrt.export.names import copy_origin
@@ -67,16 +68,24 @@ class Inserter:
             node.replace_input_with(index, restored)
         return restored
 
-    def weight(self, layer: Layer, input_scale: float) -> NDArray[np.float32]:
+    def weight(self, layer: Layer, input_scale: float, *, full_range: bool = False) -> NDArray[np.float32]:
         """Replaces a layer's weights by integers and their DequantizeLinear.
+
+        Args:
+            layer: the layer.
+            input_scale: of the activation that it reads.
+            full_range: that activation is u8 with all 256 levels, beside which pairs of weights must fit 16 bits.
 
         Returns:
             the scales, one per output channel.
         """
         source = layer.node.inputs[1]
         assert source is not None
-        scales = channel_scales(channel_amax(layer.weight, layer.axis), bias=layer.bias, input_scale=input_scale)
-        integers = quantize(layer.weight, scales, layer.axis)
+        if full_range:
+            integers, scales = quantize_in_pairs(layer.weight, layer.axis, bias=layer.bias, input_scale=input_scale)
+        else:
+            scales = channel_scales(channel_amax(layer.weight, layer.axis), bias=layer.bias, input_scale=input_scale)
+            integers = quantize(layer.weight, scales, layer.axis)
         base = f"{source.name}"
         stored = self._constant(f"{base}_int8", integers)
         steps = self._constant(f"{base}_scale", scales)

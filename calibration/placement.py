@@ -46,7 +46,7 @@ def place(
 
     inserter = Inserter(placed.graph)
     for layer in plan.layers:
-        inserter.weight(layer, scales[id(layer.data)])
+        inserter.weight(layer, scales[id(layer.data)], full_range=id(layer.data) in unsigned)
     for value in plan.points:
         inserter.activation(value, scales[id(value)], unsigned=id(value) in unsigned)
     report = PlacementReport(

@@ -23,9 +23,16 @@ from numpy.typing import NDArray
 from radixrt.calibration.graph_facts import infer, root_of
 from radixrt.calibration.insert import is_unsigned
 from radixrt.calibration.layers import Layer
+from radixrt.calibration.pairs import quantize_in_pairs
 from radixrt.calibration.placement_spec import PlacementOptions
 from radixrt.calibration.plan import Plan, make_plan
-from radixrt.calibration.quantizer import channel_amax, channel_scales, fake_quantize, scale_from_amax
+from radixrt.calibration.quantizer import (
+    channel_amax,
+    channel_scales,
+    dequantize,
+    fake_quantize,
+    scale_from_amax,
+)
 from radixrt.calibration.table import CalibrationTable
 
 Array = NDArray[Any]
@@ -78,7 +85,7 @@ class QuantSession:
         self._output = graph_model.graph.outputs[0].name or ""
         builder = _Builder(graph_model)
         for layer in self.plan.layers:
-            builder.layer(layer)
+            builder.layer(layer, full_range=is_unsigned(layer.data, options))
         # Roots are looked up before the first point goes in: it would stand in the way of the search.
         for value, root in [(v, root_of(v).name or "") for v in self.plan.points]:
             builder.point(value, root)
@@ -173,13 +180,17 @@ class _Builder:
         for node, index in readers:
             node.replace_input_with(index, back)
 
-    def layer(self, layer: Layer) -> None:
+    def layer(self, layer: Layer, *, full_range: bool) -> None:
         node, name = layer.node, layer.name
         switch = self._scalar(f"{name}//switch")
         shift = self._input(f"{name}//shift", [_channels(layer)])
         weight = node.inputs[1]
-        scales = channel_scales(channel_amax(layer.weight, layer.axis))
-        error = fake_quantize(layer.weight, scales, layer.axis) - layer.weight
+        if full_range:
+            integers, scales = quantize_in_pairs(layer.weight, layer.axis)
+            rounded = dequantize(integers, scales, layer.axis)
+        else:
+            rounded = fake_quantize(layer.weight, channel_scales(channel_amax(layer.weight, layer.axis)), layer.axis)
+        error = rounded - layer.weight
         difference = self._constant(f"{name}//error", error.astype(np.float32))
         scaled, chosen = self._value(f"{name}//scaled"), self._value(f"{name}//weight")
         nodes = [

@@ -1,0 +1,79 @@
+"""Protects exactness on x86: products of u8 activations and neighbouring weights fit 16 bits, whatever the weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from radixrt.calibration.collect import calibrate
+from radixrt.calibration.pairs import fits, quantize_in_pairs, shrunk
+from radixrt.calibration.placement import place
+from radixrt.calibration.placement_spec import Ends, PlacementOptions
+from radixrt.calibration.quantizer import channel_amax, channel_scales, dequantize, quantize
+from tests.calibration.nets import images, plain
+
+SHAPES = [(4, 6, 3, 3), (5, 3, 1, 1), (3, 7, 5, 5), (8, 9)]
+
+
+def overflow(integers: np.ndarray) -> int:
+    """The worst 16-bit sum of two neighbours beside activations of 0 or 255, by brute force, in both orders."""
+    worst = 0
+    for order in (integers, np.moveaxis(integers, 1, -1)):
+        for row in order.reshape(len(integers), -1).astype(int):
+            for k in range(0, len(row) - 1, 2):
+                for a in (0, 255):
+                    for b in (0, 255):
+                        worst = max(worst, abs(a * row[k] + b * row[k + 1]))
+    return worst
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])
+def test_no_pair_overflows_and_the_weights_stay_close(shape: tuple[int, ...], scale: float) -> None:
+    weight = (np.random.default_rng(0).laplace(size=shape) * scale).astype(np.float32)
+    integers, scales = quantize_in_pairs(weight)
+    assert overflow(integers) < 2**15
+    plain_scales = channel_scales(channel_amax(weight))
+    own = np.abs(dequantize(quantize(weight, plain_scales, 0), plain_scales, 0) - weight).mean()
+    assert np.abs(dequantize(integers, scales, 0) - weight).mean() < 2.5 * own
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.int8, (2, 3, 2, 2), elements=st.integers(-127, 127)))
+def test_shrinking_fits_keeps_signs_and_leaves_what_fits(integers: np.ndarray) -> None:
+    small = shrunk(integers)
+    assert fits(small) and overflow(small) < 2**15
+    assert (np.sign(small) * np.sign(integers) >= 0).all()
+    assert (np.abs(small.astype(int)) <= np.abs(integers.astype(int))).all()
+    if fits(integers):
+        np.testing.assert_array_equal(small, integers)
+
+
+def test_the_axis_is_the_channels() -> None:
+    weight = np.random.default_rng(1).normal(size=(6, 10)).astype(np.float32)
+    integers, scales = quantize_in_pairs(weight, 1)
+    turned, turned_scales = quantize_in_pairs(np.ascontiguousarray(weight.T), 0)
+    np.testing.assert_array_equal(integers, turned.T)
+    np.testing.assert_array_equal(scales, turned_scales)
+
+
+def test_a_cpu_graph_holds_only_weights_that_fit_beside_full_range_activations() -> None:
+    model, x = plain(), images(8)
+    options = PlacementOptions("onnxruntime", first=Ends.INT8, last=Ends.INT8)
+    placed, _ = place(model, calibrate(model, [x]), options)
+    seen = 0
+    for node in placed.graph:
+        if node.op_type != "Conv":
+            continue
+        quantizer = node.inputs[0].producer()  # type: ignore[union-attr]
+        weights = node.inputs[1].producer()  # type: ignore[union-attr]
+        if quantizer is None or weights is None or quantizer.inputs[2] is None:
+            continue
+        if quantizer.inputs[2].dtype == ir.DataType.UINT8:
+            seen += 1
+            assert fits(weights.inputs[0].const_value.numpy())  # type: ignore[union-attr]
+    assert seen
