@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from radixrt.calibration.data import load_data
+from radixrt.calibration.images import ImageList
+from radixrt.calibration.preprocess import Preprocess
 from radixrt.validate.schema import Report
 from tests.cli_runner import Done, radixrt
 from tests.engines.bundles import manifest, tiny_network, write_bundle
@@ -81,3 +85,65 @@ def test_an_engine_with_two_outputs_is_refused_in_one_sentence(
     onnx.save(model, tmp_path / "two.onnx")
     done = radixrt("validate", tmp_path / "two.onnx", "--reference", original, "--data", photographs)
     assert done.code == 2 and "2 outputs (logits, flat)" in done.sentence
+
+
+# What other tools make is judged as it is found: as ONNX Runtime quantises it, and as OpenVINO converts it.
+def test_a_file_that_onnxruntime_quantised_is_judged_against_its_onnx_original(
+    original: Path, photographs: Path, tmp_path: Path
+) -> None:
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    images = load_data(str(photographs), manifest().preprocessing).calibration
+    _quantize(quantization, original, tmp_path / "foreign.onnx", images)
+    done, report = judged(tmp_path / "foreign.onnx", original, photographs, "--max-drop", 100, "--min-cosine", 0.5)
+    assert done.code == 0 and report.precision == "as given"
+    assert report.parity is not None and 0.9 < report.parity.cosine_mean < 0.9999
+    assert report.latency is not None and report.latency.rows[-1].name == "ONNX Runtime, original graph"
+
+
+def test_an_openvino_model_is_judged_against_its_onnx_original(
+    original: Path, photographs: Path, tmp_path: Path
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    openvino.save_model(openvino.convert_model(original), tmp_path / "foreign.xml", compress_to_fp16=False)
+    done, report = judged(tmp_path / "foreign.xml", original, photographs)
+    assert done.code == 0 and report.target == "openvino"
+    # Some processors compute in BF16, which has eight bits too.
+    assert report.parity is not None and report.parity.cosine_min > 0.999
+
+
+@pytest.mark.slow
+def test_foreign_engines_are_judged_against_a_sample_network(tmp_path: Path) -> None:
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    openvino = pytest.importorskip("openvino")
+    assert radixrt("export", "senet-nano-elpv", "-o", tmp_path / "float.onnx").code == 0
+    preprocess = Preprocess.model_validate({"input_size": (3, 128, 128), "mean": (0.6,), "std": (0.16,)})
+    images = load_data("elpv", preprocess).calibration.take(16)
+    _quantize(quantization, tmp_path / "float.onnx", tmp_path / "int8.onnx", images)
+    openvino.save_model(openvino.convert_model(tmp_path / "float.onnx"), tmp_path / "float.xml")
+    for file, cosine in (("int8.onnx", 0.5), ("float.xml", 0.99)):
+        words = ("--reference", "senet-nano-elpv", "--test-images", 16, "--max-drop", 30, "-o", tmp_path / file[:3])
+        done = radixrt("validate", tmp_path / file, *words)
+        assert done.code == 0, done.err
+        report = Report.read(tmp_path / file[:3] / "report.json")
+        assert report.accuracy is not None and report.accuracy.samples == 16
+        assert report.parity is not None and report.parity.cosine_min > cosine
+
+
+def _quantize(quantization: Any, source: Path, result: Path, images: ImageList) -> None:
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._batches = images.batches(1)
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self._batches, None)
+            return None if batch is None else {"input": batch.images}
+
+    quantization.quantize_static(
+        source,
+        result,
+        Reader(),
+        quant_format=quantization.QuantFormat.QDQ,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        per_channel=True,
+    )
