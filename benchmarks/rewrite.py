@@ -37,7 +37,7 @@ from radixrt.export.spec import BatchSpec, Precision
 from radixrt.export.typed import to_float16
 from radixrt.validate.latency import LatencyOptions, measure
 
-MODELS = ("resnest50d", "resnest26d", "seresnext50_32x4d", "skresnext50_32x4d", "seresnet50", "senet154")
+MODELS = ("resnest50d", "resnest26d", "seresnext50_32x4d", "skresnext50_32x4d", "seresnet50", "skresnet34")
 QUICK = ("resnest14d", "seresnet18")
 RESULTS = Path(__file__).parent / "results" / "rewrite.json"
 CLOCKED = ("onnxruntime", "openvino")
@@ -193,7 +193,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="two small models, 64x64 images, few rounds")
     parser.add_argument("--side", type=int, default=224, help="side of the image in pixels")
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--seconds", type=float, default=15.0, help="at most, for one model, target and precision")
+    parser.add_argument("--seconds", type=float, default=8.0, help="at most, for one model, target and precision")
     parser.add_argument("--threads", type=int, default=0, help="0 is the runtime's choice")
     parser.add_argument("--targets", nargs="*", default=[*CLOCKED, "tensorrt-rtx"])
     parser.add_argument("--cache", type=Path, default=None, help="file of measured forms; the user's cache by default")
