@@ -37,7 +37,7 @@ def find_gpu() -> Gpu:
     """Asks the driver, through PyCUDA, for the first GPU. Never raises."""
     present = any(Path(node).exists() for node in _NODES)
     if not present:
-        return Gpu(reason="no NVIDIA GPU answers here", hint="run it on a machine with an NVIDIA GPU and its driver")
+        return Gpu(reason="no NVIDIA GPU answers here", hint="Run it on a machine with an NVIDIA GPU and its driver.")
     try:
         driver = importlib.import_module("pycuda.driver")
     except Exception as error:  # PyCUDA fails in many ways where the toolkit and the driver disagree
