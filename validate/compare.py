@@ -18,7 +18,7 @@ from radixrt.validate.page_rows import Row
 from radixrt.validate.report_html import render_page
 from radixrt.validate.report_markdown import table
 from radixrt.validate.schema import Report
-from radixrt.validate.summary import RANDOM_WEIGHTS, milliseconds, on_twin, percent, size, verdict
+from radixrt.validate.summary import RANDOM_WEIGHTS, milliseconds, on_twin, percent, size, subject, verdict
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -83,7 +83,9 @@ def compare(reports: Sequence[Report]) -> Comparison:
     if idle:
         notes.append(f"Built and not executed here, so without a point in the plot: {'; '.join(idle)}.")
     if any(on_twin(report) for report in reports):
-        notes.append("What is marked (CPU twin) was measured on the same numbers run on a CPU, not on the engine.")
+        notes.append("Figures measured on the CPU twin are those of the same numbers run on a CPU, not of the engine.")
+    if not labelled and len({report.model.name for report in executed}) > 1:
+        notes.append("Each network's answers are held against its own original: that does not rank the networks.")
     counts = {report.accuracy.samples for report in executed if report.accuracy}
     if len(counts) > 1:
         notes.append(f"The reports used different numbers of images ({', '.join(map(str, sorted(counts)))}).")
@@ -128,30 +130,30 @@ def render_comparison_markdown(reports: Sequence[Report]) -> str:
 
 
 HEAD = (
-    "model", "precision", "target", "front", "top-1", "change (points, 95 %)", "same answer", "cosine, smallest",
-    "p50, one image", "p95", "speed-up", "engine", "weights", "verdict",
+    "model", "precision", "target", "measured on", "front", "top-1", "change (points, 95 %)", "same answer",
+    "cosine, smallest", "p50, one image", "p95", "speed-up", "engine", "weights", "verdict",
 )  # fmt: skip
 
 
 def _row(entry: Entry) -> Row:
     report = entry.report
     accuracy, parity, latency = report.accuracy, report.parity, report.latency
-    absent = "" if report.executed else "not executed"
-    twin = " (CPU twin)" if on_twin(report) else ""
+    absent = "" if report.executed else "-"
     change = absent
     if accuracy:
         low, high = (bound * 100 for bound in accuracy.delta_ci95)
-        change = f"{accuracy.delta * 100:+.2f} ({low:+.2f} to {high:+.2f}){twin}"
+        change = f"{accuracy.delta * 100:+.2f} ({low:+.2f} to {high:+.2f})"
     row = engine_row(latency) if latency else None
     return (
         report.model.name,
         report.precision,
         report.target,
+        subject(report) if report.executed or on_twin(report) else "not executed",
         "yes" if entry.on_front else "",
-        percent(accuracy.engine_top1) + twin if accuracy else absent,
+        percent(accuracy.engine_top1) if accuracy else absent,
         change,
-        percent(parity.top1_agreement) + twin if parity else absent,
-        f"{parity.cosine_min:.4f}{twin}" if parity else absent,
+        percent(parity.top1_agreement) if parity else absent,
+        f"{parity.cosine_min:.4f}" if parity else absent,
         milliseconds(row.p50_ms / row.batch) if row else absent,
         milliseconds(row.p95_ms / row.batch) if row else absent,
         f"{latency.speedup_p50:.2f}x ± {abs(latency.method.noise - 1) * 100:.1f} %" if latency else absent,
@@ -218,6 +220,7 @@ def _figure(comparison: Comparison) -> go.Figure:
                 y=[(e.score or 0) * 100 for e in group],
                 error_y=intervals,
                 mode="markers+text",
+                cliponaxis=False,
                 text=[plain(e.report.precision) for e in group],
                 # Two targets give the same precision much the same height: their labels part.
                 textposition="top right" if len(groups) % 2 else "bottom right",
