@@ -58,6 +58,8 @@ def session_options(threads: int = 0) -> Any:
     options.enable_mem_pattern = True
     # Sigmoid gates and trained weights make denormals, which x86 handles a hundred times slower than zero.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    # Workers spin between operators, not after a run: they would take a core from whatever comes next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 

@@ -129,6 +129,7 @@ class OnnxRuntime:
         options.log_severity_level = 3
         # The same numbers on every CPU, and no slow path for denormals: what the build measured with.
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         known = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [name for name in known if name in ort.get_available_providers()]
         try:

@@ -59,7 +59,7 @@ class LatencyOptions:
     min_rounds: int = 10
     warmup_seconds: float = 10.0
     steady: float = 0.05
-    pause_s: float = 0.002
+    pause_s: float = 0.02
     threads: int = 0
     includes_transfers: bool = True
     clock: str = "host"
