@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -65,9 +67,16 @@ def types(model: ir.Model) -> dict[str, ir.DataType | None]:
     return {n.name or "": n.outputs[0].dtype for n in inferred.graph}
 
 
+# The last release for Python 3.10 errs by 4 % on this network in FP16, also unoptimised; later ones do not.
+old_half = pytest.mark.skipif(
+    tuple(int(part) for part in version("onnxruntime").split(".")[:2]) < (1, 24),
+    reason="ONNX Runtime before 1.24 computes FP16 inexactly on a CPU",
+)
+
 X = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
 
 
+@old_half
 def test_everything_between_the_borders_is_half() -> None:
     model = network()
     typed = to_float16(model)
@@ -94,6 +103,7 @@ def test_the_float_graph_is_left_alone() -> None:
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
 
 
+@old_half
 def test_keep_puts_casts_around_a_node() -> None:
     typed, kept = type_float16(network(), keep=["add"])
     kinds = types(typed)
