@@ -25,8 +25,6 @@ SIGNATURE_NAME = "manifest.sig"
 MAX_BYTES = 16 << 20
 
 Positive = Annotated[int, Field(gt=0)]
-# What the manifest records of the preprocessing is what calibration and validation used.
-Preprocessing = Preprocess
 
 
 class _Frozen(BaseModel):
@@ -122,7 +120,7 @@ class Manifest(_Frozen):
     executed: bool
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
-    preprocessing: Preprocessing
+    preprocessing: Preprocess
     labels: tuple[str, ...] = ()
     engine: str
     deploy: str = "deploy.onnx"

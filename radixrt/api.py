@@ -15,7 +15,6 @@ from typing_extensions import Self
 
 from radixrt.batching import session_runner
 from radixrt.calibration.pixels import ImageUnusableError, open_image, preprocess_image
-from radixrt.calibration.preprocess import Preprocess
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.engines.base import BuildOptions, Session
 from radixrt.engines.bundle import Bundle
@@ -109,7 +108,7 @@ class LoadedEngine:
     def __init__(self, bundle: Bundle, session: Session) -> None:
         self.bundle, self._session = bundle, session
         self._run = session_runner(session, BatchSpec(*bundle.manifest.batch))
-        self._preprocess = Preprocess(**bundle.manifest.preprocessing.model_dump())
+        self._preprocess = bundle.manifest.preprocessing
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._run(images)

@@ -19,7 +19,7 @@ from radixrt.engines.base import BuiltEngine, Capability, Target
 from radixrt.engines.bundle import CALIBRATION_NAME, REPORT_NAME, Bundle, BundleWriter
 from radixrt.engines.compatibility import built_for
 from radixrt.engines.hashing import sha256_of
-from radixrt.engines.manifest import Manifest, ModelIdentity, Preprocessing, TensorInfo, now
+from radixrt.engines.manifest import Manifest, ModelIdentity, TensorInfo, now
 from radixrt.engines.registry import auto_targets, get
 from radixrt.engines.signing import check_private_key
 from radixrt.errors import GateError, UnavailableError
@@ -301,7 +301,7 @@ class Engine:
             executed=made.capability.runs,
             inputs=tuple(_tensor_info(value) for value in graph.inputs),
             outputs=tuple(_tensor_info(value) for value in graph.outputs),
-            preprocessing=Preprocessing(**made.prepared.preprocess.model_dump()),
+            preprocessing=made.prepared.preprocess,
             labels=made.prepared.labels,
             engine=made.built.files[0].name,
         )
