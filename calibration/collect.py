@@ -11,6 +11,7 @@ Memory: one image's activations, plus 64 KiB for each tensor observed, however m
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import resource
 import sys
@@ -49,7 +50,7 @@ def calibrate(
     data_sha256: str | None = None,
     state_path: Path | None = None,
     threads: int = 0,
-    on_image: Callable[[int], None] | None = None,
+    on_resume: Callable[[int], None] | None = None,
 ) -> CalibrationTable:
     """Observes a graph on images and chooses its ranges.
 
@@ -58,10 +59,11 @@ def calibrate(
         batches: float32 arrays of shape (N, C, H, W), normalised; N may differ from batch to batch.
         options: how ranges are chosen.
         data_sha256: the images' content hash as their source tells it; made from the pixels where absent.
-        state_path: where to keep what was observed, so that an interrupted calibration continues: a file found there
-            counts for the first images of ``batches``. Removed once the table is made.
+        state_path: where to keep what was observed, now and then and when the user stops it, so that an interrupted
+            calibration continues: a file found there counts for the first images of ``batches``. Removed once the
+            table is made.
         threads: of the runtime; 0 lets it choose.
-        on_image: called with the number of images read so far, from another thread.
+        on_resume: called with the number of images that an interrupted run had read, where there was one.
 
     Raises:
         InputError: no images, images that do not fit the graph, or NaN or infinite activations (named).
@@ -72,7 +74,15 @@ def calibrate(
     names = [v.name or "" for v in observed_values(inferred)]
     fresh = CollectState(model_sha256(model), [TensorObserver(name) for name in names])
     state = load_state(state_path, fresh) if state_path is not None else fresh
-    _stream(inferred, batches, state, state_path, threads, on_image)
+    if state.images and on_resume is not None:
+        on_resume(state.images)
+    try:
+        _stream(inferred, batches, state, state_path, threads)
+    except (KeyboardInterrupt, SystemExit):
+        if state_path is not None:
+            with contextlib.suppress(InputError):  # the user asked for the end, not for news of the disk
+                save_state(state, state_path)
+        raise
     if state.images == 0:
         raise InputError("no calibration images were given: name a folder that holds some, with --data")
     table = CalibrationTable(
@@ -96,7 +106,6 @@ def _stream(
     state: CollectState,
     state_path: Path | None,
     threads: int,
-    on_image: Callable[[int], None] | None,
 ) -> None:
     source = model.graph.inputs[0].name
     wanted = {o.name for o in state.observers}
@@ -115,8 +124,6 @@ def _stream(
                     observer.observe(image[None])
             _observe(state, probes, found, i)
             _count(state, image)
-            if on_image is not None:
-                on_image(state.images)
         if state_path is not None and time.monotonic() - saved > _SAVE_EVERY_S:
             save_state(state, state_path)
             saved = time.monotonic()

@@ -5,6 +5,7 @@ did the work: whatever changes the result changes the key, and nothing is ever i
 
     <root>/<2 hex>/<key>/entry.json    stage, time, SHA-256 of each file
     <root>/<2 hex>/<key>/files/...     what the stage wrote
+    <root>/<2 hex>/<key>.unfinished    how far a stage came that can be continued
 
 It appears by a rename, and its hashes are checked at every read: an entry that was cut short or damaged is dropped and
 made again, never used. That is also why nothing is flushed to the disk here. A lock on the folder, held while a process
@@ -41,7 +42,9 @@ from radixrt.engines.manifest import FileEntry
 
 _ENTRY = "entry.json"
 _FILES = "files"
+_UNFINISHED = ".unfinished"
 _GRACE_S = 60
+_FORGOTTEN_S = 7 * 86400
 
 
 class _Record(BaseModel):
@@ -198,6 +201,17 @@ class StageCache:
             shutil.rmtree(temporary, ignore_errors=True)
         return folder / _FILES
 
+    def unfinished(self, key: str) -> Path:
+        """A file in which a long stage keeps what it has done so far, for a run that was interrupted to continue.
+
+        The stage writes it, whole or not at all, and removes it when it is done; pruning everything removes it
+        too, and any pruning does after a week.
+        """
+        folder = self._folder(key)
+        with translate_disk_errors(self.root):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        return folder.with_name(f"{key}{_UNFINISHED}")
+
     def entries(self) -> tuple[CacheEntry, ...]:
         """Everything kept, the longest unused first."""
         found = []
@@ -221,6 +235,7 @@ class StageCache:
             What was removed.
         """
         self._remove_abandoned()
+        self._remove_unfinished(0 if max_bytes == 0 else min(_FORGOTTEN_S, older_than_s or _FORGOTTEN_S))
         entries = self.entries()
         total, now = sum(entry.bytes for entry in entries), time.time()
         removed = []
@@ -231,6 +246,12 @@ class StageCache:
                 total -= entry.bytes
                 removed.append(entry)
         return tuple(removed)
+
+    def _remove_unfinished(self, older_than_s: float) -> None:
+        for path in self.root.glob(f"[0-9a-f][0-9a-f]/*{_UNFINISHED}*"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > older_than_s:
+                    path.unlink()
 
     def _folder(self, key: str) -> Path:
         return self.root / key[:2] / key

@@ -123,9 +123,20 @@ def calibrated(
     earlier = found is not None
     if found is None:
 
+        def resumed(count: int) -> None:
+            stages.note(f"Continuing a calibration that was interrupted after {count} images.")
+            reuse.taken.append(f"the first {count} images of the calibration")
+
         def write(folder: Path) -> None:
             batches = stages.track(images.batches(CALIBRATION_BATCH), -(-len(images) // CALIBRATION_BATCH))
-            table = calibrate(model, (batch.images for batch in batches), options, data_sha256=data)
+            table = calibrate(
+                model,
+                (batch.images for batch in batches),
+                options,
+                data_sha256=data,
+                state_path=reuse.unfinished(key),
+                on_resume=resumed,
+            )
             write_table(table, folder / TABLE_NAME)
 
         found = reuse.keep(key, "calibration", write)

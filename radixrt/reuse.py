@@ -103,6 +103,10 @@ class Reuse:
             self.taken.append(stage)
         return found
 
+    def unfinished(self, key: str) -> Path:
+        """Where a stage that may be interrupted keeps what it has done so far."""
+        return self._cache.unfinished(key)
+
     def keep(self, key: str, stage: str, write: Callable[[Path], None]) -> Path:
         """Does a stage and keeps what it writes into the folder that it is given."""
         return self._cache.put(key, stage, write)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from radixrt.calibration import collect
 from radixrt.calibration.collect import calibrate
+from radixrt.calibration.observers import TensorObserver
 from radixrt.calibration.probes import sample_stride
+from radixrt.calibration.progress_state import CollectState, load_state, save_state
 from radixrt.calibration.runtime import open_graph
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.calibration.table import CalibrationTable
@@ -94,8 +96,8 @@ def test_an_interrupted_run_resumes(
     with pytest.raises(InterruptedRunError):
         calibrate(plain(), broken(DATA, 4), state_path=state, threads=1)
     read: list[int] = []
-    table = calibrate(plain(), [DATA], state_path=state, threads=1, on_image=read.append)
-    assert read == [5, 6], "the images read before were read again"
+    table = calibrate(plain(), [DATA], state_path=state, threads=1, on_resume=read.append)
+    assert read == [4], "the images read before were read again"
     assert essence(table) == reference
     assert not state.exists()
 
@@ -105,6 +107,24 @@ def test_a_damaged_state_is_not_used(reference: CalibrationTable, tmp_path: Path
     state = tmp_path / "calibration.part.npz"
     state.write_bytes(content)
     assert essence(calibrate(plain(), [DATA], state_path=state, threads=1)) == reference
+
+
+def test_a_state_with_a_changed_byte_is_the_old_one_or_none(tmp_path: Path) -> None:
+    observer = TensorObserver("a")
+    observer.observe(np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32))
+    path = tmp_path / "calibration.part.npz"
+    save_state(CollectState("ab" * 32, [observer], images=1, data_sum=7), path)
+    whole = path.read_bytes()
+    taken = 0
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        found = load_state(path, CollectState("ab" * 32, [TensorObserver("a")]))
+        if found.images:
+            taken += 1
+            assert (found.images, found.data_sum) == (1, 7)
+            np.testing.assert_array_equal(found.observers[0].histogram.counts, observer.histogram.counts)
+            np.testing.assert_array_equal(found.observers[0].maximum, observer.maximum)
+    assert taken < len(whole) // 14
 
 
 def test_a_state_of_another_graph_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
