@@ -64,12 +64,16 @@ class TensorInfo(_Frozen):
 
 
 class ModelIdentity(_Frozen):
-    """Which network this is; ``weights`` is ``random`` where no trained weights were given or reachable."""
+    """Which network this is; ``weights`` is ``random`` where no trained weights were given or reachable.
+
+    ``logits`` names the output of the network that was taken for the logits, where the user named one.
+    """
 
     name: str
     source: str
     weights: Literal["checkpoint", "pretrained", "random"]
     parameters: int
+    logits: str | None = None
 
 
 class BuiltFor(_Frozen):

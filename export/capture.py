@@ -1,7 +1,9 @@
 """A PyTorch module becomes an ONNX graph, through ``torch.export``.
 
-The graph has one input, ``input`` (float32, N x C x H x W, already normalised), and one output, ``logits`` (N x
-classes). A dynamic batch is the symbolic dimension ``batch``. Reading ONNX files is :mod:`radixrt.export.read_onnx`.
+The graph has one input, ``input`` (float32, N x C x H x W, already normalised). Its first output is the logits (N x
+classes), called ``logits`` unless the module names its outputs itself; a module that returns more has more
+(:mod:`radixrt.export.heads`). A dynamic batch is the symbolic dimension ``batch``. Reading ONNX files is
+:mod:`radixrt.export.read_onnx`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from radixrt.errors import InputError
+from radixrt.export.heads import OUTPUT_NAME, Heads, heads_of
 from radixrt.export.names import NAME_SCOPES, set_module
 from radixrt.export.read_onnx import BATCH_DIM, read_onnx, with_batch
 from radixrt.export.spec import BatchSpec
@@ -26,19 +29,25 @@ if TYPE_CHECKING:
 __all__ = ["BATCH_DIM", "INPUT_NAME", "OUTPUT_NAME", "capture", "read_onnx", "with_batch"]
 
 INPUT_NAME = "input"
-OUTPUT_NAME = "logits"
 
 
 def capture(
-    module: torch.nn.Module, input_size: tuple[int, int, int], batch: BatchSpec | None = None, *, opset: int = 18
+    module: torch.nn.Module,
+    input_size: tuple[int, int, int],
+    batch: BatchSpec | None = None,
+    *,
+    opset: int = 18,
+    logits: str | None = None,
 ) -> ir.Model:
     """Exports a classifier to ONNX.
 
     Args:
-        module: takes a float32 tensor (N, C, H, W) and returns logits (N, classes). It is put into eval mode.
+        module: takes a float32 tensor (N, C, H, W) and returns logits (N, classes), or several tensors of which one is
+            the logits. It is put into eval mode.
         input_size: channels, height, width.
         batch: the batch sizes the graph must accept; one static image by default.
         opset: the ONNX opset, 18 or later.
+        logits: which of several outputs is the logits; the first of two dimensions where absent.
 
     Returns:
         The graph, with the torch module path in each node's metadata; not yet simplified.
@@ -54,7 +63,7 @@ def capture(
     module.eval()
     # A batch of one would be taken for a constant where the batch is dynamic.
     example = torch.zeros(max(2, batch.max) if batch.dynamic else batch.max, *input_size)
-    _check_logits(module, example)
+    heads = _heads(module, example, logits)
     shapes: Any = ({0: torch.export.Dim(BATCH_DIM, min=batch.min, max=batch.max)},) if batch.dynamic else None
     try:
         with _quiet():
@@ -64,7 +73,7 @@ def capture(
                 dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                output_names=list(heads.tensors),
                 dynamic_shapes=shapes,
                 verbose=False,
             )
@@ -72,11 +81,13 @@ def capture(
         raise InputError(f"torch.export cannot capture this model: {_first_line(error)}") from error
     assert program is not None
     model: ir.Model = program.model
+    outputs = {value.name: value for value in model.graph.outputs}
+    model.graph.outputs[:] = [outputs[name] for name in heads.ordered]
     _name_convolutions(model)
     return model
 
 
-def _check_logits(module: torch.nn.Module, example: torch.Tensor) -> None:
+def _heads(module: torch.nn.Module, example: torch.Tensor, logits: str | None) -> Heads:
     import torch
 
     shape = "x".join(str(size) for size in example.shape)
@@ -85,12 +96,15 @@ def _check_logits(module: torch.nn.Module, example: torch.Tensor) -> None:
             output = module(example)
     except Exception as error:  # a module may raise anything
         raise InputError(f"the model does not run on an input of {shape}: {_first_line(error)}") from error
-    if not isinstance(output, torch.Tensor) or output.ndim != 2 or output.shape[0] != example.shape[0]:
-        found = f"shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else type(output).__name__
-        raise InputError(
-            f"the model returns {found} for an input of {shape}, not one tensor of logits (N, classes): wrap it in a "
-            "module that returns them"
-        )
+    heads = heads_of(output, logits)
+    for name, tensor in heads.tensors.items():
+        if tensor.ndim == 0 or tensor.shape[0] != example.shape[0] or tensor.dtype != torch.float32:
+            found = f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+            raise InputError(
+                f"the model returns {name} as {found} for an input of {shape}: wrap it in a module whose outputs are "
+                "float32 and have one row per image"
+            )
+    return heads
 
 
 def _name_convolutions(model: ir.Model) -> None:

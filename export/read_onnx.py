@@ -1,8 +1,8 @@
 """Reads an ONNX image classifier that nobody vouches for.
 
-After: an ``onnx_ir.Model`` with one float32 image input and one output of logits, nodes in order and each with a name
-of its own, every weight in memory and a number, local functions inlined, opset 13 or later, and the batch either
-static or the symbolic dimension ``batch``.
+After: an ``onnx_ir.Model`` with one float32 image input and float32 outputs of which the first is the logits, nodes in
+order and each with a name of its own, every weight in memory and a number, local functions inlined, opset 13 or later,
+and the batch either static or the symbolic dimension ``batch``.
 
 Everything else is refused with one sentence. The file is never believed: sizes are held against bytes, external data
 must lie in the file's folder, and operators that could run for ever have no place in a classifier.
@@ -22,6 +22,7 @@ from onnx import TensorProto
 
 from radixrt.errors import InputError
 from radixrt.export.convert_opset import convert_opset, first_line, run_once
+from radixrt.export.heads import choose_logits
 from radixrt.export.onnx_tensors import load_tensors, type_name
 from radixrt.export.spec import BatchSpec
 
@@ -33,8 +34,12 @@ _NAMES = ("name", "input", "output", "op_type", "domain", "dim_param", "overload
 _UNBOUNDED = ("Loop", "Scan", "SequenceMap")
 
 
-def read_onnx(path: Path) -> ir.Model:
+def read_onnx(path: Path, logits: str | None = None) -> ir.Model:
     """Reads an ONNX file.
+
+    Args:
+        path: the file.
+        logits: which of several outputs is the logits; the first of two dimensions where absent.
 
     Raises:
         InputError: it is missing, damaged, hostile, or not an image classifier of a supported kind.
@@ -49,6 +54,7 @@ def read_onnx(path: Path) -> ir.Model:
         proto = convert_opset(proto, _opset(proto), path)
     _name_nodes(proto.graph)
     proto = _infer(proto, path)
+    _order_outputs(proto.graph, logits, path)
     try:
         run_once(proto)
     except Exception as error:  # the runtime's own errors
@@ -183,7 +189,7 @@ def _reads(node: onnx.NodeProto) -> list[str]:
 
 
 def _check_interface(proto: onnx.ModelProto, path: Path) -> None:
-    """One float32 image in, one output; the batch, where it is not fixed, becomes ``batch``."""
+    """One float32 image in, float32 out; the batch, where it is not fixed, becomes ``batch``."""
     graph = proto.graph
     weights = {tensor.name for tensor in graph.initializer}
     # Before IR version 4, weights were listed among the inputs.
@@ -193,15 +199,12 @@ def _check_interface(proto: onnx.ModelProto, path: Path) -> None:
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs[:5]) or "none"
         raise InputError(f"{path} has {len(inputs)} inputs ({names}): an image classifier has one")
-    if len(graph.output) != 1:
-        names = ", ".join(value.name for value in graph.output[:5])
-        raise InputError(f"{path} has {len(graph.output)} outputs ({names}): keep the logits only")
-    for value in (inputs[0], graph.output[0]):
+    for value in (inputs[0], *graph.output):
         element = value.type.tensor_type.elem_type
         if element != TensorProto.FLOAT:
             raise InputError(
-                f"{path}: {value.name} is {type_name(element)}: the image and the logits must be float32 (already "
-                "normalised); precision is chosen in the build"
+                f"{path}: {value.name} is {type_name(element)}: the image and every output must be float32 (the "
+                "image already normalised); precision is chosen in the build"
             )
     sides = inputs[0].type.tensor_type.shape.dim
     if len(sides) != 4:
@@ -224,7 +227,8 @@ def _set_batch(graph: onnx.GraphProto, batch: int | str) -> None:
         side.dim_param = batch
     # What the file says about values in between may speak of another batch; it is all inferred anew.
     del graph.value_info[:]
-    graph.output[0].type.tensor_type.ClearField("shape")
+    for value in graph.output:
+        value.type.tensor_type.ClearField("shape")
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
@@ -255,9 +259,26 @@ def _infer(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         if math.prod(sides) > _LARGEST_VALUE:
             shape = "x".join(map(str, sides))
             raise InputError(f"{path}: {value.name} would have {shape} elements, more than this compiler takes on")
-    sides = inferred.graph.output[0].type.tensor_type.shape.dim
-    if len(sides) != 2 or sides[1].dim_value < 1:
-        raise InputError(
-            f"{path}: output {inferred.graph.output[0].name} is not N x classes with a fixed number of them"
-        )
     return inferred
+
+
+def _order_outputs(graph: onnx.GraphProto, logits: str | None, path: Path) -> None:
+    """Puts the logits first, and refuses an output that does not have one row of a known size per image."""
+    batch = graph.input[0].type.tensor_type.shape.dim[0]
+    shapes = {v.name: [side.dim_value or side.dim_param or "?" for side in _sides(v)] for v in graph.output}
+    for name, shape in shapes.items():
+        rows = shape[0] if shape else None
+        # Inference may lose the name of a free batch, but not a number.
+        if not shape or (isinstance(rows, int) and rows != batch.dim_value):
+            raise InputError(f"{path}: output {name} does not have one row per image: leave that output out")
+    first = choose_logits(shapes, logits, str(path))
+    if not isinstance(shapes[first][1], int):
+        raise InputError(f"{path}: output {first} is not N x classes with a fixed number of them")
+    ordered = sorted(graph.output, key=lambda value: value.name != first)
+    values = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in ordered]
+    del graph.output[:]
+    graph.output.extend(values)
+
+
+def _sides(value: onnx.ValueInfoProto) -> Any:
+    return value.type.tensor_type.shape.dim

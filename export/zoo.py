@@ -65,6 +65,7 @@ def load(
     num_classes: int | None = None,
     seed: int = 0,
     pretrained_timeout_s: float = 10.0,
+    logits: str | None = None,
 ) -> LoadedModel:
     """Builds a model with its weights.
 
@@ -77,6 +78,7 @@ def load(
             be random.
         seed: of the random weights.
         pretrained_timeout_s: how long timm's hub may take to answer.
+        logits: which output of an ONNX file is the logits; the first of two dimensions where absent.
 
     Raises:
         InputError: the definition, the checkpoint or the number of classes cannot be used.
@@ -85,7 +87,7 @@ def load(
     if num_classes is not None and num_classes < 1:
         raise InputError(f"the number of classes must be 1 or more, not {num_classes}")
     if ref.kind == "onnx":
-        return _load_onnx(ref, checkpoint, num_classes)
+        return _load_onnx(ref, checkpoint, num_classes, logits)
     if ref.kind == "sample":
         return _load_sample(ref, checkpoint, num_classes, seed)
     definition = _definition(ref)
@@ -127,12 +129,12 @@ def _definition(ref: ModelRef) -> Definition:
     return definitions.factory_definition(ref.target)
 
 
-def _load_onnx(ref: ModelRef, checkpoint: Path | None, num_classes: int | None) -> LoadedModel:
+def _load_onnx(ref: ModelRef, checkpoint: Path | None, num_classes: int | None, logits: str | None) -> LoadedModel:
     from radixrt.export.read_onnx import read_onnx
 
     if checkpoint is not None:
         raise InputError(f"{ref.target} holds its own weights: leave the checkpoint out")
-    graph = read_onnx(Path(ref.target))
+    graph = read_onnx(Path(ref.target), logits)
     size, classes = graph.graph.inputs[0].shape, graph.graph.outputs[0].shape
     found = classes[-1] if classes is not None and len(classes) and isinstance(classes[-1], int) else None
     if found is None:

@@ -55,17 +55,29 @@ class Rivals:
         Raises:
             InputError: a size is not a positive number, or a path is no bundle whose files are as its manifest says.
         """
-        names = tuple(dict.fromkeys(name.strip() for text in against for name in text.split(",") if name.strip()))
+        names = [name.strip() for text in against for name in text.split(",") if name.strip()]
+        try:
+            sizes = [int(size) for size in sweep.split(",")] if sweep else []
+        except ValueError as error:
+            raise InputError(
+                f"--batch-sweep is {sweep!r}: give sizes from 1 up with commas, such as 1,2,4,8"
+            ) from error
+        return cls.of(names, sizes)
+
+    @classmethod
+    def of(cls, names: Sequence[str], sizes: Sequence[int]) -> Rivals:
+        """Takes names and sizes as they are, each once, and refuses what cannot be.
+
+        Raises:
+            InputError: a size is below 1, or a path is no bundle whose files are as its manifest says.
+        """
         for name in names:
             if name != COMPILE:
                 Bundle.read(Path(name))
-        try:
-            sizes = tuple(sorted({int(size) for size in sweep.split(",")})) if sweep else ()
-        except ValueError:
-            sizes = (0,)
-        if sizes and sizes[0] < 1:
-            raise InputError(f"--batch-sweep is {sweep!r}: give sizes from 1 up with commas, such as 1,2,4,8")
-        return cls(names, sizes)
+        if any(size < 1 for size in sizes):
+            given = ",".join(str(size) for size in sizes)
+            raise InputError(f"the batch sweep is {given}: give sizes from 1 up, such as 1,2,4,8")
+        return cls(tuple(dict.fromkeys(names)), tuple(sorted(set(sizes))))
 
     def identity(self) -> tuple[str, ...]:
         """What they are, so that times of others are not taken again for these."""
@@ -138,12 +150,16 @@ def compiled(module: torch.nn.Module, images: NDArray[np.float32], sizes: Sequen
     """
     import torch
 
+    from radixrt.export.heads import heads_of
+
     quick = torch.compile(module.eval(), dynamic=False)
 
     def run(batch: NDArray[np.float32]) -> Logits:
         with torch.no_grad():
-            logits: Logits = quick(torch.from_numpy(np.ascontiguousarray(batch))).numpy()
-        return logits
+            heads = heads_of(quick(torch.from_numpy(np.ascontiguousarray(batch))))
+        # Every output comes out, as it does of the runners that it is timed against.
+        found = {name: tensor.numpy() for name, tensor in heads.tensors.items()}
+        return found[heads.logits]
 
     with _at_most(COMPILE_SECONDS):
         for size in sizes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from typing_extensions import Self
 
-from radixrt.batching import session_runner
+from radixrt.against import Rivals
+from radixrt.batching import Outputs, logits_of, session_outputs
 from radixrt.calibration.pixels import ImageUnusableError, open_image, preprocess_image
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.engines.base import BuildOptions, Session
@@ -43,6 +44,9 @@ def compile(
     batch: str | int = 1,
     method: str = "minmax",
     gates: GateLimits | None = None,
+    against: Sequence[str | Path] = (),
+    batch_sweep: Sequence[int] = (),
+    logits: str | None = None,
     output: str | Path | None = None,
     progress: bool = False,
 ) -> list[Result]:
@@ -50,7 +54,7 @@ def compile(
 
     Args:
         model: what ``radixrt engine --model`` takes, or a module in memory that maps images (N, C, H, W), normalised,
-            to logits (N, classes).
+            to logits (N, classes), or to several tensors of which one is the logits.
         precision: ``fp32``, ``fp16`` or ``int8``.
         target: ``auto``, or names with commas between them.
         checkpoint: trained weights; a module in memory has its own.
@@ -59,6 +63,9 @@ def compile(
         batch: one size, or a range such as ``"1..8"``.
         method: how ranges are chosen: ``minmax``, ``percentile``, ``entropy`` or ``mse``.
         gates: limits that the engines must keep.
+        against: what else is timed beside the engine: ``"compile"`` (``torch.compile``, minutes), or earlier bundles.
+        batch_sweep: the batch sizes to time, where the engine takes them; its smallest and largest where empty.
+        logits: the output that is the logits, where a network has several; the first of two dimensions where absent.
         output: the bundle's folder, or the folder of several bundles.
         progress: show the stages on standard error.
 
@@ -76,6 +83,7 @@ def compile(
             name=type(model).__name__ if in_memory is not None else str(model),
             checkpoint=None if checkpoint is None else Path(checkpoint),
             module=in_memory,
+            logits=logits,
         ),
         data=DataChoice(
             source=str(data), input_size=None if input_size is None else ",".join(str(size) for size in input_size)
@@ -84,6 +92,7 @@ def compile(
         targets=tuple(name.strip() for name in target.split(",")),
         calibration=CalibrationOptions(Method.parse(method)),
         gates=gates or GateLimits(),
+        rivals=Rivals.of([str(name) for name in against], batch_sweep),
         output=None if output is None else Path(output),
         command="radixrt.compile",
     )
@@ -102,16 +111,22 @@ class Answer:
 class LoadedEngine:
     """An open bundle. Use it as a context manager.
 
-    ``engine(images)`` takes normalised float32 (N, C, H, W) for any N and returns logits (N, classes).
+    ``engine(images)`` takes normalised float32 (N, C, H, W) for any N and returns logits (N, classes);
+    ``engine.outputs(images)`` returns every output by name.
     """
 
     def __init__(self, bundle: Bundle, session: Session) -> None:
         self.bundle, self._session = bundle, session
-        self._run = session_runner(session, BatchSpec(*bundle.manifest.batch))
+        self._outputs = session_outputs(session, BatchSpec(*bundle.manifest.batch))
+        self._run = logits_of(self._outputs, bundle.manifest.outputs[0].name)
         self._preprocess = bundle.manifest.preprocessing
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._run(images)
+
+    def outputs(self, images: NDArray[np.float32]) -> Outputs:
+        """Every output by name, (N, ...) each."""
+        return self._outputs(images)
 
     def classify(self, path: str | Path, *, top: int = TOP) -> Iterator[Answer]:
         """Yields the ``top`` classes of an image, best first; of each image where ``path`` is a folder.

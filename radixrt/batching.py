@@ -7,32 +7,46 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.engines.base import Session
+from radixrt.engines.base import Array, Session
 from radixrt.export.spec import BatchSpec
 
 Logits = NDArray[np.float32]
 Runner = Callable[[NDArray[np.float32]], Logits]
 """From normalised images, float32 (N, C, H, W), to logits (N, classes)."""
 
+Outputs = dict[str, Array]
+HeadsRunner = Callable[[NDArray[np.float32]], Outputs]
+"""From the same images to every output by name, (N, ...) each."""
 
-def in_batches(run: Runner, batch: BatchSpec) -> Runner:
+
+def in_batches(run: HeadsRunner, batch: BatchSpec) -> HeadsRunner:
     """The same call for any N: in parts of at most ``batch.max`` images, the last filled up to ``batch.min``."""
 
-    def run_all(images: NDArray[np.float32]) -> Logits:
-        parts = []
+    def run_all(images: NDArray[np.float32]) -> Outputs:
+        parts: list[Outputs] = []
         for start in range(0, len(images), batch.max):
             part = images[start : start + batch.max]
             missing = max(0, batch.min - len(part))
             if missing:
                 part = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
-            logits = run(np.ascontiguousarray(part))
-            parts.append(logits[: len(logits) - missing])
-        return np.concatenate(parts)
+            found = run(np.ascontiguousarray(part))
+            parts.append({name: array[: len(array) - missing] for name, array in found.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     return run_all
 
 
-def session_runner(session: Session, batch: BatchSpec) -> Runner:
-    """A call from images (N, C, H, W) to logits (N, classes) for any N, in batches that the engine takes."""
-    feed, answer = session.inputs[0].name, session.outputs[0].name
-    return in_batches(lambda images: session.run({feed: images})[answer], batch)
+def logits_of(run: HeadsRunner, name: str | None = None) -> Runner:
+    """The same call for one output: the first, which is the logits of every graph of ours, or the one named."""
+    return lambda images: (found := run(images))[next(iter(found)) if name is None else name]
+
+
+def session_outputs(session: Session, batch: BatchSpec) -> HeadsRunner:
+    """A call from images (N, C, H, W) to every output for any N, in batches that the engine takes."""
+    feed = session.inputs[0].name
+    return in_batches(lambda images: session.run({feed: images}), batch)
+
+
+def session_runner(session: Session, batch: BatchSpec, name: str | None = None) -> Runner:
+    """The same, to logits (N, classes): the engine's first output, or the one named."""
+    return logits_of(session_outputs(session, batch), name)

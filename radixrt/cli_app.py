@@ -44,6 +44,10 @@ PreprocessOpt = Annotated[Path | None, typer.Option(help="A JSON file with the p
 CalibrationImagesOpt = Annotated[int, typer.Option(help="At most so many images calibrate.")]
 MethodOpt = Annotated[str, typer.Option(help="minmax, percentile, entropy or mse.")]
 GroupedOpt = Annotated[str, typer.Option(help="Grouped convolutions: keep, split, merge, dense or auto (measured).")]
+LogitsOpt = Annotated[
+    str | None,
+    typer.Option(help="The output that is the logits, where a network has several. Default: the first N x classes."),
+]
 AgainstOpt = Annotated[
     list[str] | None, typer.Option(help="Also time `compile` (torch.compile, minutes) or an earlier BUNDLE.")
 ]

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from radixrt.cli_app import AgainstOpt, DataOpt, JUnitOpt, PreprocessOpt, SweepOpt, app, out, say, stages
+from radixrt.cli_app import AgainstOpt, DataOpt, JUnitOpt, LogitsOpt, PreprocessOpt, SweepOpt, app, out, say, stages
 from radixrt.cli_engine import print_result
 
 BundleArg = Annotated[Path, typer.Argument(help="A bundle: the folder that `radixrt engine` left.")]
@@ -37,7 +37,7 @@ def run(
 
 @app.command()
 def validate(
-    engine: Annotated[Path, typer.Argument(help="A bundle, or an .onnx file that somebody else made.")],
+    engine: Annotated[Path, typer.Argument(help="A bundle, or somebody else's .onnx, .xml, .plan or .engine file.")],
     reference: Annotated[str | None, typer.Option(help="The original network; a bundle knows its own.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="The original's trained weights.")] = None,
     data: DataOpt = "elpv",
@@ -52,6 +52,7 @@ def validate(
     ),
     against: AgainstOpt = None,
     batch_sweep: SweepOpt = None,
+    logits: LogitsOpt = None,
     junit: JUnitOpt = None,
 ) -> None:
     """Hold an engine against the original network, and write the report."""
@@ -69,6 +70,7 @@ def validate(
         test_images=test_images,
         gates=read_gates(gates, max_drop=max_drop, min_cosine=min_cosine, strict=strict or None),
         rivals=Rivals.parse(against or (), batch_sweep),
+        logits=logits,
         output=output,
         display=stages(4),
         command=shlex.join(["radixrt", *sys.argv[1:]]),

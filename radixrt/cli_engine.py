@@ -21,6 +21,7 @@ from radixrt.cli_app import (
     GroupedOpt,
     InterpolationOpt,
     JUnitOpt,
+    LogitsOpt,
     MeanOpt,
     MethodOpt,
     ModelOpt,
@@ -50,6 +51,7 @@ def engine(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Default: build/MODEL-PRECISION-TARGET.")
     ] = None,
+    logits: LogitsOpt = None,
     input_size: SizeOpt = None,
     mean: MeanOpt = None,
     std: StdOpt = None,
@@ -99,7 +101,7 @@ def engine(
     for what, value in (("--calibration-images", calibration_images), ("--test-images", test_images)):
         positive(what, value)
     request = EngineRequest(
-        model=ModelChoice(model, checkpoint, num_classes, seed),
+        model=ModelChoice(model, checkpoint, num_classes, seed, logits=logits),
         data=DataChoice(
             source=data,
             input_size=input_size,

@@ -16,6 +16,7 @@ from radixrt.cli_app import (
     DataOpt,
     GroupedOpt,
     InterpolationOpt,
+    LogitsOpt,
     MeanOpt,
     MethodOpt,
     ModelArg,
@@ -46,6 +47,7 @@ def export(
     batch: BatchOpt = "1",
     data: DataOpt = "elpv",
     input_size: SizeOpt = None,
+    logits: LogitsOpt = None,
 ) -> None:
     """Capture a network as a simplified ONNX graph, held against PyTorch on real images."""
     from radixrt.export.simplify import write_onnx
@@ -54,7 +56,7 @@ def export(
     from radixrt.request import DataChoice, ModelChoice
     from radixrt.reuse import Reuse
 
-    choice = ModelChoice(model, checkpoint, num_classes, seed)
+    choice = ModelChoice(model, checkpoint, num_classes, seed, logits=logits)
     with Reuse() as reuse:
         prepared = prepare(choice, DataChoice(data, input_size), BatchSpec.parse(batch), stages(2), reuse)
     write_onnx(prepared.graph, output)

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from radixrt.against import Rivals, opponents
-from radixrt.batching import Logits, Runner, session_runner
+from radixrt.batching import HeadsRunner, Logits, Outputs, session_outputs
 from radixrt.calibration.images import ImageBatch, ImageList
 from radixrt.engines.base import BuildOptions, Session
 from radixrt.engines.inspection import inspect_engine
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
+from radixrt.pair_outputs import Pairs, pair_outputs
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
 from radixrt.request import DataChoice
@@ -25,7 +26,7 @@ from radixrt.validate.cold_start import cold_start
 from radixrt.validate.findings import input_findings, logit_findings
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.latency import LatencyOptions, measure
-from radixrt.validate.parity import parity
+from radixrt.validate.parity import ParityAccumulator
 from radixrt.validate.schema import Accuracy, Latency, LayerTime, MeasuredOn, Parity
 
 
@@ -50,7 +51,7 @@ class Verdict(BaseModel):
 
 
 @dataclass(frozen=True)
-class Outputs:
+class Judged:
     """What the outputs of an engine, or of its twin, say."""
 
     parity: Parity
@@ -94,7 +95,7 @@ def judge(
     Raises:
         InputError: there is no image to judge with, or more than 5 % of them are unreadable.
     """
-    run = session_runner(session, trial.batch)
+    run = session_outputs(session, trial.batch)
     outputs = judge_outputs(run, prepared, trial, stages, engine_images)
     reference = prepared.reference
     with stages.stage(f"Timing, interleaved with {reference.name}"):
@@ -102,7 +103,7 @@ def judge(
         few, theirs = (_exactly(images, trial.batch.max) for images in (engine_images or prepared.test, prepared.test))
         options = LatencyOptions(baseline=reference.name, batches=sizes, rounds=trial.rounds)
 
-        def original(images: NDArray[np.float32]) -> Logits:
+        def original(images: NDArray[np.float32]) -> Outputs:
             return reference.run(theirs[: len(images)])
 
         with opponents(trial.rivals.names, prepared.model.module, few, sizes, trial.threads) as rivals:
@@ -118,14 +119,14 @@ def judge(
 
 
 def judge_outputs(
-    run: Runner,
+    run: HeadsRunner,
     prepared: Prepared,
     trial: Trial,
     stages: Stages,
     engine_images: ImageList | None = None,
     what: str = "engine",
-) -> Outputs:
-    """Holds the logits of ``run`` over the test images against the reference's.
+) -> Judged:
+    """Holds the outputs of ``run`` over the test images against the reference's.
 
     Args:
         run: the engine, or its twin, for any number of images.
@@ -140,6 +141,7 @@ def judge_outputs(
     """
     reference = prepared.reference
     wanted = prepared.test_images(trial.data)
+    pairs: Pairs | None = None
     expected: list[Logits] = []
     found: list[Logits] = []
     names: list[str] = []
@@ -156,20 +158,28 @@ def judge_outputs(
         for images, own in stages.track(read, -(-wanted // size)):
             if not names and own is not images:
                 findings += input_findings(images.images, own.images)
-            expected.append(reference.answer(images))
-            found.append(run(own.images))
+            truth, answers = reference.answer(images), run(own.images)
+            if pairs is None:
+                pairs = pair_outputs(truth, answers)
+                close = ParityAccumulator(prepared.labels, pairs.logits)
+            for name, own_name in pairs.names.items():
+                if name == pairs.logits:
+                    close.add(truth[name], answers[own_name], images.names)
+                    expected.append(truth[name])
+                    found.append(answers[own_name])
+                else:
+                    close.add_output(name, truth[name], answers[own_name], images.names)
             names += images.names
             labels += [int(label) for label in images.labels] if images.labels is not None else []
-    if not names:
+    if pairs is None:
         raise InputError("the data gave no image to judge the engine with: give it some")
-    truth, answers = np.concatenate(expected), np.concatenate(found)
-    close = parity(truth, answers, names=names, classes=prepared.labels)
+    logits, engine_logits = np.concatenate(expected), np.concatenate(found)
     right = None
     if prepared.labelled:
         drop = trial.limits.drop_limit
-        right = accuracy(truth, answers, labels, names=names, classes=prepared.labels, max_drop_points=drop)
-    findings += logit_findings(truth, answers, prepared.labels)
-    return Outputs(close, right, findings)
+        right = accuracy(logits, engine_logits, labels, names=names, classes=prepared.labels, max_drop_points=drop)
+    findings += [*pairs.findings, *logit_findings(logits, engine_logits, prepared.labels)]
+    return Judged(close.result(), right, findings)
 
 
 def _exactly(images: ImageList, count: int) -> NDArray[np.float32]:

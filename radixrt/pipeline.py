@@ -266,6 +266,7 @@ class Engine:
             precision=self.request.precision.value,
             target=made.capability.target,
             executed=runs,
+            reference=made.prepared.reference.short,
             created=now(),
             command=self.request.command,
             environment=environment(made.capability),
@@ -292,7 +293,11 @@ class Engine:
             radixrt=__version__,
             libraries=library_versions(),
             model=ModelIdentity(
-                name=model.name, source=model.source, weights=model.weights, parameters=model.parameters
+                name=model.name,
+                source=model.source,
+                weights=model.weights,
+                parameters=model.parameters,
+                logits=self.request.model.logits,
             ),
             precision=self.request.precision.value,
             target=target.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.batching import Logits, in_batches
+from radixrt.batching import HeadsRunner, Outputs, in_batches
 from radixrt.calibration.data import DataSource, ImageBatch, ImageList, Preprocess, load_data
 from radixrt.export.model_ref import resolve
 from radixrt.export.spec import BatchSpec
@@ -23,6 +23,7 @@ BATCH_FOR_STATISTICS = 16
 IMAGES_FOR_STATISTICS = 64
 IMAGES_HELD_AGAINST = 2
 IMAGES_WITHOUT_LABELS = 64
+LARGEST_ANSWERS = 256_000_000
 # Code that a user brings may compute something else tomorrow with the same weights, so its capture is never reused.
 PINNED_KINDS = ("timm", "resnest", "sample")
 
@@ -32,20 +33,29 @@ class Reference:
     """The original network, and its answers, each computed once for all targets.
 
     Attributes:
-        name: how the report calls it.
-        run: takes normalised images, float32 (N, C, H, W) for any N, and gives logits.
+        name: how the report calls the runner.
+        short: how it calls the network: what it is.
+        run: takes normalised images, float32 (N, C, H, W) for any N, and gives every output by name, the logits first.
     """
 
     name: str
-    run: Callable[[NDArray[np.float32]], Logits]
-    _answers: dict[tuple[str, ...], Logits] = field(default_factory=dict)
+    short: str
+    run: HeadsRunner
+    _answers: dict[tuple[str, ...], Outputs] = field(default_factory=dict)
+    _held: int = 0
 
-    def answer(self, batch: ImageBatch) -> Logits:
-        """The logits of a batch of the test."""
+    def answer(self, batch: ImageBatch) -> Outputs:
+        """The outputs for a batch of the test."""
         key = tuple(batch.names)
-        if key not in self._answers:
-            self._answers[key] = self.run(batch.images)
-        return self._answers[key]
+        if key in self._answers:
+            return self._answers[key]
+        found = self.run(batch.images)
+        size = sum(array.nbytes for array in found.values())
+        # An output may be as large as a feature map: what does not fit is computed again for the next target.
+        if self._held + size <= LARGEST_ANSWERS:
+            self._answers[key] = found
+            self._held += size
+        return found
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ class Prepared:
         data: calibration and test images.
         labels: the names of the head's classes; empty where nobody knows them.
         labelled: the test's labels are classes of this head and the weights are trained, so accuracy can be measured.
-        capture_error: largest difference of the logits between PyTorch and the captured graph, on real images.
+        capture_error: largest difference of an output between PyTorch and the captured graph, on real images.
     """
 
     model: LoadedModel
@@ -101,11 +111,16 @@ def prepare(choice: ModelChoice, data: DataChoice, batch: BatchSpec | None, stag
             assert choice.module is not None
             model = from_module(choice.module, choice.name)
         else:
-            model = load(ref, checkpoint=choice.checkpoint, num_classes=choice.num_classes, seed=choice.seed)
+            model = load(
+                ref,
+                checkpoint=choice.checkpoint,
+                num_classes=choice.num_classes,
+                seed=choice.seed,
+                logits=choice.logits,
+            )
         preprocess = resolve_preprocess(model, choice, data)
         images = load_data(data.source, preprocess, calibration_limit=data.calibration_images, workers=2)
 
-    labelled = images.test is not None and _labels_fit(images.labels, model)
     with stages.stage("Capturing the graph"):
         ready = _Statistics(model, images.calibration)
         if model.module is None:
@@ -116,20 +131,14 @@ def prepare(choice: ModelChoice, data: DataChoice, batch: BatchSpec | None, stag
             graph = simplify(model.graph if batch is None else with_batch(model.graph, batch))
             error = None
         else:
-            graph, error = _captured(
-                model,
-                preprocess,
-                batch or BatchSpec(),
-                images,
-                ready,
-                reuse,
-                ref is not None and ref.kind in PINNED_KINDS,
-            )
+            pinned = ref is not None and ref.kind in PINNED_KINDS
+            graph, error = _captured(ready, preprocess, batch or BatchSpec(), reuse, choice.logits, pinned)
+    labelled = images.test is not None and _labels_fit(images.labels, model, graph)
     return Prepared(
         model=model,
         preprocess=preprocess,
         data=images,
-        reference=_reference(model, ready),
+        reference=_reference(model, ready, choice.logits),
         graph=graph,
         graph_sha256=graph_sha256(graph),
         labels=tuple(model.labels or (images.labels if labelled else ())),
@@ -162,7 +171,7 @@ class _Statistics:
     """Fits the BatchNorm statistics of random weights the first time that somebody runs the network."""
 
     def __init__(self, model: LoadedModel, images: ImageList) -> None:
-        self._model, self._images = model, images
+        self.model, self.images = model, images
         self._done = model.weights != "random" or model.module is None
 
     def fit(self) -> None:
@@ -170,33 +179,28 @@ class _Statistics:
             return
         from radixrt.export.batchnorm import fit_statistics
 
-        assert self._model.module is not None
-        batches = self._images.batches(BATCH_FOR_STATISTICS, min(len(self._images), IMAGES_FOR_STATISTICS))
-        fit_statistics(self._model.module, (batch.images for batch in batches))
+        assert self.model.module is not None
+        batches = self.images.batches(BATCH_FOR_STATISTICS, min(len(self.images), IMAGES_FOR_STATISTICS))
+        fit_statistics(self.model.module, (batch.images for batch in batches))
         self._done = True
 
 
 def _captured(
-    model: LoadedModel,
-    preprocess: Preprocess,
-    batch: BatchSpec,
-    images: DataSource,
-    statistics: _Statistics,
-    reuse: Reuse,
-    pinned: bool,
+    statistics: _Statistics, preprocess: Preprocess, batch: BatchSpec, reuse: Reuse, logits: str | None, pinned: bool
 ) -> tuple[ir.Model, float]:
     from radixrt.export.capture import capture
     from radixrt.export.reference import hold_against
     from radixrt.export.simplify import simplify, write_onnx
 
+    model, images = statistics.model, statistics.images
     assert model.module is not None
     key = reuse.key(
         "capture",
         inputs={
             "weights": weights_sha256(model.module),
-            "statistics": images.calibration.sha256 if model.weights == "random" else "",
+            "statistics": images.sha256 if model.weights == "random" else "",
         },
-        options={"source": model.source, "input_size": preprocess.input_size, "batch": str(batch)},
+        options={"source": model.source, "input_size": preprocess.input_size, "batch": str(batch), "logits": logits},
     )
     found = reuse.find(key, "capture") if pinned else None
     if found is None:
@@ -204,9 +208,9 @@ def _captured(
         def write(folder: Path) -> None:
             statistics.fit()
             assert model.module is not None
-            graph = simplify(capture(model.module, preprocess.input_size, batch))
-            few = next(images.calibration.batches(IMAGES_HELD_AGAINST)).images
-            error = hold_against(model.module, graph, few)
+            graph = simplify(capture(model.module, preprocess.input_size, batch, logits=logits))
+            few = next(images.batches(IMAGES_HELD_AGAINST)).images
+            error = hold_against(model.module, graph, few, logits=logits)
             write_onnx(graph, folder / "graph.onnx")
             (folder / "error.txt").write_text(repr(error))
 
@@ -214,27 +218,28 @@ def _captured(
     return ir.load(found / "graph.onnx"), float((found / "error.txt").read_text())
 
 
-def _labels_fit(data: Sequence[str], model: LoadedModel) -> bool:
+def _labels_fit(data: Sequence[str], model: LoadedModel, graph: ir.Model) -> bool:
     """Whether the data's labels are classes of the head: the names agree, or their number where it has none."""
-    if not data:
+    shape = graph.graph.outputs[0].shape
+    if not data or shape is None:
         return False
-    return tuple(data) == tuple(model.labels) if model.labels else len(data) == model.num_classes
+    return tuple(data) == tuple(model.labels) if model.labels else len(data) == shape[-1]
 
 
-def _reference(model: LoadedModel, statistics: _Statistics) -> Reference:
-    from radixrt.export.reference import onnx_runner, torch_runner
+def _reference(model: LoadedModel, statistics: _Statistics, logits: str | None) -> Reference:
+    from radixrt.export.reference import onnx_outputs, torch_outputs
 
     if model.module is None:
         assert model.graph is not None
         shape = model.graph.graph.inputs[0].shape
         size = shape[0] if shape is not None else None
-        given = onnx_runner(model.graph)
+        given = onnx_outputs(model.graph)
         run = in_batches(given, BatchSpec(size, size)) if isinstance(size, int) else given
-        return Reference("ONNX Runtime, original graph", run)
-    run = torch_runner(model.module)
+        return Reference("ONNX Runtime, original graph", "ONNX original", run)
+    run = torch_outputs(model.module, logits)
 
-    def fitted(images: NDArray[np.float32]) -> Logits:
+    def fitted(images: NDArray[np.float32]) -> Outputs:
         statistics.fit()
         return run(images)
 
-    return Reference("PyTorch eager", fitted)
+    return Reference("PyTorch eager", "PyTorch", fitted)

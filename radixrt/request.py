@@ -27,7 +27,8 @@ class ModelChoice:
     """Which network: a name that ``radixrt models`` lists or a path, and where its weights come from.
 
     ``seed`` is for weights that no one trained; ``num_classes`` for a head that no checkpoint decides. ``module`` is a
-    network in memory, which ``name`` then only names.
+    network in memory, which ``name`` then only names. ``logits`` names the output that is the logits, where a network
+    has several and it is not the first of two dimensions.
     """
 
     name: str = DEFAULT_MODEL
@@ -35,6 +36,7 @@ class ModelChoice:
     num_classes: int | None = None
     seed: int = 0
     module: torch.nn.Module | None = None
+    logits: str | None = None
 
     @property
     def slug(self) -> str:

@@ -11,7 +11,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from radixrt.batching import session_runner
+from radixrt.batching import session_outputs
+from radixrt.calibration.images import ImageList
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.registry import get
 from radixrt.export.spec import Precision
@@ -23,7 +24,13 @@ RUNTIME = "onnxruntime"
 
 
 def judge_twin(
-    deploy: Path, build: BuildOptions, prepared: Prepared, trial: Trial, measured: str, stages: Stages
+    deploy: Path,
+    build: BuildOptions,
+    prepared: Prepared,
+    trial: Trial,
+    measured: str,
+    stages: Stages,
+    engine_images: ImageList | None = None,
 ) -> Verdict:
     """Runs the CPU twin of a deploy graph and the reference over the test images.
 
@@ -34,6 +41,7 @@ def judge_twin(
         trial: how to try it.
         measured: when, for the report.
         stages: where progress is shown.
+        engine_images: the same files as the engine prepares them, where that is not how the reference does.
 
     Returns:
         A verdict without latency that says what it was measured on.
@@ -45,7 +53,8 @@ def judge_twin(
     with tempfile.TemporaryDirectory(prefix="radixrt-twin-") as folder:
         built = target.build(deploy, Path(folder), replace(build, compute_capabilities=()))
         with target.open(built.files[0], threads=build.threads) as session:
-            outputs = judge_outputs(session_runner(session, trial.batch), prepared, trial, stages, what="CPU twin")
+            run = session_outputs(session, trial.batch)
+            outputs = judge_outputs(run, prepared, trial, stages, engine_images, what="CPU twin")
     how = "in unsigned integers" if build.precision is Precision.INT8 else "in float"
     half = build.precision is not Precision.FP32
     return Verdict(

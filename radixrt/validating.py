@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,19 +11,20 @@ from rich.console import Console
 from radixrt.against import Rivals
 from radixrt.calibration.data import load_data
 from radixrt.calibration.images import ImageList
-from radixrt.engines.base import Capability, Session, Target
+from radixrt.engines.base import BuildOptions, Session, Target
 from radixrt.engines.bundle import Bundle
 from radixrt.engines.manifest import now
 from radixrt.engines.registry import get
 from radixrt.errors import InputError
 from radixrt.export.rewrite_report import RewriteReport
-from radixrt.export.spec import BatchSpec
+from radixrt.export.spec import BatchSpec, Precision
 from radixrt.judge import Trial, judge
 from radixrt.pipeline import environment, flipped, write_reports
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
 from radixrt.request import DataChoice, ModelChoice
 from radixrt.reuse import Reuse
+from radixrt.twin import judge_twin
 from radixrt.validate import gates as judgement
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.schema import ModelInfo, Report, Size
@@ -50,6 +52,7 @@ def validate_engine(
     test_images: int | None = None,
     gates: GateLimits | None = None,
     rivals: Rivals | None = None,
+    logits: str | None = None,
     output: Path | None = None,
     display: Stages | None = None,
     command: str = "radixrt.validate",
@@ -57,7 +60,7 @@ def validate_engine(
     """Runs an engine and its original over the same images, times both, and judges the gates.
 
     A bundle's engine reads its images as the bundle records, the original as it does by itself: where the two differ,
-    the report says how.
+    the report says how. Where a bundle's engine cannot run here, its CPU twin is judged, and the report says so.
 
     Args:
         engine: a bundle, or a plain ``.onnx``, OpenVINO ``.xml`` or TensorRT ``.plan``.
@@ -68,13 +71,15 @@ def validate_engine(
         test_images: at most so many images judge.
         gates: the limits.
         rivals: what else is timed, and at which batch sizes.
+        logits: the original's output that is the logits, where it has several; the first of two dimensions where
+            absent, or the one that the bundle was compiled with.
         output: a folder that takes ``report.json``, ``report.md`` and ``report.html``; none are written without it.
         display: where progress is shown.
         command: what the report says it was made by.
 
     Raises:
         InputError: there is no such engine, no reference for it, or it is not one that turns images into logits.
-        UnavailableError: the engine cannot run here.
+        UnavailableError: an engine that somebody else made cannot run here.
     """
     limits = gates or GateLimits()
     stages = display or Stages(Console(quiet=True), 4)
@@ -91,26 +96,49 @@ def validate_engine(
     ):
         raise InputError(f"{engine} was made from a checkpoint: name the same one with --checkpoint")
     choice = DataChoice(source=data, preprocess_file=preprocess, test_images=test_images)
-    with judged.target.open(judged.file) as session:
-        _check_tensors(engine, session)
+    if logits is None and bundle is not None:
+        logits = bundle.manifest.model.logits
+    capability = judged.target.capability()
+    with ExitStack() as stack:
+        session = None
+        if capability.runs or bundle is None:
+            session = stack.enter_context(judged.target.open(judged.file))
+            _check_tensors(engine, session)
+        reuse = stack.enter_context(Reuse())
+        prepared = prepare(ModelChoice(name, checkpoint, logits=logits), choice, BatchSpec(), stages, reuse)
         batch = BatchSpec(*bundle.manifest.batch) if bundle else _batch_of(session)
-        with Reuse() as reuse:
-            prepared = prepare(ModelChoice(name, checkpoint), choice, BatchSpec(), stages, reuse)
         trial = Trial(batch, choice, limits, 30, rivals or Rivals())
-        verdict = judge(session, prepared, trial, now(), stages, _own_images(bundle, prepared))
-    capability: Capability = judged.target.capability()
+        own_images = _own_images(bundle, prepared)
+        if session is not None:
+            verdict = judge(session, prepared, trial, now(), stages, own_images)
+        else:
+            assert bundle is not None
+            build = BuildOptions(Precision.parse(bundle.manifest.precision), batch)
+            verdict = judge_twin(bundle.deploy, build, prepared, trial, now(), stages, own_images)
+    executed = session is not None
+    notes = [f"Judged as found: {engine}."]
+    if not executed:
+        notes.append(f"The engine was not executed: {capability.reason}.")
     size = Size(
         deploy_onnx_bytes=bundle.deploy.stat().st_size if bundle else 0, engine_bytes=judged.file.stat().st_size
     )
     found = judgement.judge_gates(
-        limits, parity=verdict.parity, accuracy=verdict.accuracy, latency=verdict.latency, size=size
+        limits,
+        parity=verdict.parity,
+        accuracy=verdict.accuracy,
+        latency=verdict.latency,
+        size=size,
+        executed=executed,
+        measured_on=verdict.measured_on,
     )
     model = prepared.model
     report = Report(
         model=ModelInfo(name=model.name, source=model.source, weights=model.weights, parameters=model.parameters),
         precision=bundle.manifest.precision if bundle else "as given",
         target=capability.target,
-        executed=True,
+        executed=executed,
+        measured_on=verdict.measured_on,
+        reference=prepared.reference.short,
         created=now(),
         command=command,
         environment=environment(capability),
@@ -122,7 +150,7 @@ def validate_engine(
         size=size,
         gates=found,
         passed=judgement.passed(found),
-        notes=[f"Judged as found: {engine}.", *verdict.notes],
+        notes=[*notes, *verdict.notes],
     )
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
@@ -143,17 +171,17 @@ def _find(engine: Path) -> _Judged:
 
 
 def _check_tensors(engine: Path, session: Session) -> None:
-    for what, specs in (("input", session.inputs), ("output", session.outputs)):
-        if len(specs) != 1:
-            names = ", ".join(spec.name for spec in specs)
-            raise InputError(
-                f"{engine} has {len(specs)} {what}s ({names}): only engines that turn one tensor of images into one "
-                "of logits can be judged, so export it with one"
-            )
-    if len(session.inputs[0].shape) != 4 or len(session.outputs[0].shape) != 2:
+    if len(session.inputs) != 1:
+        names = ", ".join(spec.name for spec in session.inputs)
         raise InputError(
-            f"{engine} turns {session.inputs[0].shape} into {session.outputs[0].shape}: only engines that turn images "
-            "(N, C, H, W) into logits (N, classes) can be judged"
+            f"{engine} has {len(session.inputs)} inputs ({names}): only engines that take one tensor of images can be "
+            "judged, so export it with one"
+        )
+    shapes = [spec.shape for spec in session.outputs]
+    if len(session.inputs[0].shape) != 4 or all(len(shape) != 2 for shape in shapes):
+        raise InputError(
+            f"{engine} turns {session.inputs[0].shape} into {', '.join(map(str, shapes))}: only engines that turn "
+            "images (N, C, H, W) into logits (N, classes) can be judged"
         )
 
 
@@ -174,6 +202,7 @@ def _needs_weights(name: str) -> bool:
     return find(name) is None and not name.endswith(".onnx")
 
 
-def _batch_of(session: Session) -> BatchSpec:
+def _batch_of(session: Session | None) -> BatchSpec:
+    assert session is not None
     size = session.inputs[0].shape[0]
     return BatchSpec(1, 8) if size == -1 else BatchSpec(size, size)

@@ -37,7 +37,7 @@ def test_only_sizes_that_the_engine_takes_are_timed_and_the_others_are_said() ->
 
 @pytest.mark.parametrize("text", ["0,1", "many", "1,,2"])
 def test_a_sweep_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="batch-sweep"):
+    with pytest.raises(InputError, match=r"batch.sweep"):
         Rivals.parse((), text)
 
 

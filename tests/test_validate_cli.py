@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -77,14 +78,38 @@ def test_an_engine_whose_classes_are_swapped_is_found_and_named(
     assert "beech and dogwood are swapped" in finding
 
 
-def test_an_engine_with_two_outputs_is_refused_in_one_sentence(
-    original: Path, photographs: Path, tmp_path: Path
-) -> None:
-    model = onnx.load(original)
-    model.graph.output.append(helper.make_tensor_value_info("flat", TensorProto.FLOAT, ["batch", 3]))
-    onnx.save(model, tmp_path / "two.onnx")
-    done = radixrt("validate", tmp_path / "two.onnx", "--reference", original, "--data", photographs)
-    assert done.code == 2 and "2 outputs (logits, flat)" in done.sentence
+def with_embedding(source: Path, result: Path, *, order: int = 1, spoil: float = 1.0) -> Path:
+    """The same network with its flat features as one more output, at a place of ``order``, ``spoil`` times as large."""
+    model = onnx.load(source)
+    (read,) = {node.input[0] for node in model.graph.node if node.output[0] == model.graph.output[0].name}
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(spoil), "spoil"))
+    model.graph.node.append(helper.make_node("Mul", [read, "spoil"], ["embedding"]))
+    model.graph.output.insert(order, helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", None]))
+    onnx.save(model, result)
+    return result
+
+
+# One output may be right while another is wrong: each has figures of its own, and the gate takes the worst.
+def test_each_output_is_judged_and_named(original: Path, photographs: Path, tmp_path: Path) -> None:
+    both = with_embedding(original, tmp_path / "both.onnx")
+    (tmp_path / "preprocess.json").rename(both.with_name("preprocess.json"))
+    for spoil, code in ((1.0, 0), (-1.0, 3)):
+        engine = with_embedding(original, tmp_path / "engine.onnx", order=0, spoil=spoil)
+        done, report = judged(engine, both, photographs, "--min-cosine", 0.99)
+        assert done.code == code and report.parity is not None
+        logits, embedding = report.parity.outputs
+        assert (logits.name, embedding.name) == ("logits", "embedding")
+        assert logits.cosine_min > 0.999 and embedding.cosine_min == pytest.approx(spoil, abs=1e-3)
+    assert "Output embedding, the worst of 2" in next(g.reason for g in report.gates if g.name == "min_cosine")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| embedding |" in text and "embedding" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_an_output_without_partner_is_said(original: Path, photographs: Path, tmp_path: Path) -> None:
+    engine = with_embedding(original, tmp_path / "engine.onnx")
+    done, report = judged(engine, original, photographs)
+    assert done.code == 0 and report.parity is not None and len(report.parity.outputs) == 1
+    assert "The original lacks the engine's output embedding: it was not compared." in report.findings
 
 
 # What other tools make is judged as it is found: as ONNX Runtime quantises it, and as OpenVINO converts it.

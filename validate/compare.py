@@ -1,8 +1,8 @@
 """Several reports on one page: model x precision x target, and which of them no other beats.
 
 A report is on the Pareto front where no other is both at least as accurate and at least as fast, and better in one of
-the two. Accuracy is the engine's top-1 where every executed report has it, and the agreement with PyTorch otherwise:
-the two are never mixed. Latencies of different machines are shown and called incomparable.
+the two. Accuracy is the engine's top-1 where every executed report has it, and otherwise the agreement with the
+original: the two are never mixed. Latencies of different machines are shown and called incomparable.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def compare(reports: Sequence[Report]) -> Comparison:
     counts = {report.accuracy.samples for report in executed if report.accuracy}
     if len(counts) > 1:
         notes.append(f"The reports used different numbers of images ({', '.join(map(str, sorted(counts)))}).")
-    return Comparison(entries, "top-1 of the engine" if labelled else "same answer as PyTorch", tuple(notes))
+    return Comparison(entries, "top-1 of the engine" if labelled else "same answer as the original", tuple(notes))
 
 
 def render_comparison(reports: Sequence[Report]) -> str:
@@ -207,7 +207,7 @@ def _figure(comparison: Comparison) -> go.Figure:
             bars = [e.report.accuracy for e in group]
             intervals = None
             if "top-1" in comparison.score_name and all(bars):
-                # The interval is of the change against PyTorch: it is drawn around the engine's own top-1.
+                # The interval is of the change against the original: it is drawn around the engine's own top-1.
                 intervals = {
                     "type": "data", "symmetric": False, "thickness": 1, "width": 4,
                     "array": [(a.delta_ci95[1] - a.delta) * 100 for a in bars if a],

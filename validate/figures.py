@@ -41,12 +41,17 @@ def report_plots(report: Report) -> list[Plot]:
 def _plots(report: Report) -> Iterator[Plot]:
     if accuracy := report.accuracy:
         limit = next((gate.limit for gate in report.gates if gate.name == "max_drop"), None)
-        who = subject(report)
+        who, original = subject(report), report.reference
         label = f"Change of top-1 with its 95 % interval. {accuracy.conclusion}"
-        yield _plot("plot-accuracy", label, 170, _accuracy(accuracy, limit, who))
+        yield _plot("plot-accuracy", label, 170, _accuracy(accuracy, limit, who, original))
         if len(accuracy.classes) > 1:
             rows = min(len(accuracy.classes), MOST_CLASSES)
-            yield _plot("plot-classes", f"Top-1 per class, PyTorch and {who}", 120 + 26 * rows, _classes(accuracy, who))
+            yield _plot(
+                "plot-classes",
+                f"Top-1 per class, {original} and {who}",
+                120 + 26 * rows,
+                _classes(accuracy, who, original),
+            )
     if latency := report.latency:
         names = list(dict.fromkeys(row.name for row in latency.rows))
         yield _plot(
@@ -128,10 +133,10 @@ def _colour(index: int, count: int) -> str:
     return ENGINE if index == 0 else REFERENCE if index == count - 1 else OTHER
 
 
-def _accuracy(accuracy: Accuracy, limit: float | None, who: str) -> go.Figure:
+def _accuracy(accuracy: Accuracy, limit: float | None, who: str, original: str) -> go.Figure:
     low, high = (bound * 100 for bound in accuracy.delta_ci95)
     point = accuracy.delta * 100
-    figure = new_figure(f"change of top-1, {who} minus PyTorch (points)")
+    figure = new_figure(f"change of top-1, {who} minus {plain(original)} (points)")
     figure.add_scatter(
         x=[point],
         y=[who],
@@ -144,7 +149,9 @@ def _accuracy(accuracy: Accuracy, limit: float | None, who: str) -> go.Figure:
         hovertemplate=f"{point:+.2f} points<br>95 %: {low:+.2f} to {high:+.2f}<extra></extra>",
         showlegend=False,
     )  # fmt: skip
-    figure.add_vline(x=0, line={"color": REFERENCE, "width": 1.5}, annotation_text="PyTorch", annotation_position="top")
+    figure.add_vline(
+        x=0, line={"color": REFERENCE, "width": 1.5}, annotation_text=plain(original), annotation_position="top"
+    )
     edges = [low, high, 0.0]
     if limit is not None:
         figure.add_vline(
@@ -160,7 +167,7 @@ def _accuracy(accuracy: Accuracy, limit: float | None, who: str) -> go.Figure:
     return figure
 
 
-def _classes(accuracy: Accuracy, who: str) -> go.Figure:
+def _classes(accuracy: Accuracy, who: str, original: str) -> go.Figure:
     # The classes that changed most; the largest loss is drawn at the top.
     rows = sorted(accuracy.classes, key=lambda c: abs(c.engine_top1 - c.reference_top1), reverse=True)[:MOST_CLASSES]
     rows.sort(key=lambda c: c.engine_top1 - c.reference_top1, reverse=True)
@@ -172,7 +179,7 @@ def _classes(accuracy: Accuracy, who: str) -> go.Figure:
             line={"color": OTHER, "width": 2}, hoverinfo="skip", showlegend=False,
         )  # fmt: skip
     for name, colour, values, symbol in (
-        ("PyTorch", REFERENCE, [row.reference_top1 * 100 for row in rows], "circle-open"),
+        (plain(original), REFERENCE, [row.reference_top1 * 100 for row in rows], "circle-open"),
         (who, ENGINE, [row.engine_top1 * 100 for row in rows], "circle"),
     ):
         figure.add_scatter(

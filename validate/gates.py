@@ -33,7 +33,7 @@ class GateLimits(BaseModel):
     Attributes:
         max_drop: top-1 points the engine may lose.
         min_agreement: share of images, 0 to 1, on which both give the same top-1 answer.
-        min_cosine: smallest cosine of the logits over all images.
+        min_cosine: smallest cosine over all images, of the logits and of every other output.
         max_p95_ms: 95th percentile of the engine's latency at its smallest batch, in milliseconds.
         max_engine_bytes: size of the engine's files.
         min_speedup: the baseline's median latency over the engine's.
@@ -163,6 +163,10 @@ def _judge(
     images = f"Over {parity.samples} images." if parity else ""
     yield from gate("min_agreement", limits.min_agreement, agreement, at_least, "no parity was measured", images)
     cosine = parity.cosine_min if parity else None
+    if parity and len(parity.outputs) > 1:
+        worst = min(parity.outputs, key=lambda output: output.cosine_min)
+        cosine = worst.cosine_min
+        images = f"Output {worst.name}, the worst of {len(parity.outputs)}, over {parity.samples} images."
     yield from gate("min_cosine", limits.min_cosine, cosine, at_least, "no parity was measured", images)
     row = engine_row(latency) if latency else None
     p95 = row.p95_ms if row else None

@@ -62,6 +62,26 @@ def parity_rows(parity: Parity) -> list[Row]:
     return rows
 
 
+OUTPUT_HEAD = ("output", "shape", "cosine, smallest", "cosine, mean", "error, largest", "error, mean", "SQNR (dB)")
+
+
+def output_rows(parity: Parity) -> list[Row]:
+    """Each output, where there are several."""
+    return [
+        (
+            f"{output.name} (the logits)" if index == 0 else output.name,
+            " x ".join(map(str, output.shape)),
+            f"{output.cosine_min:.6f}",
+            f"{output.cosine_mean:.6f}",
+            f"{output.max_abs:.3g}",
+            f"{output.mean_abs:.3g}",
+            f"{output.sqnr_db:.1f}",
+        )
+        for index, output in enumerate(parity.outputs)
+        if len(parity.outputs) > 1
+    ]
+
+
 def worst_rows(parity: Parity) -> list[Row]:
     """The images that lie furthest apart, with both predictions."""
     return [

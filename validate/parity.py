@@ -1,8 +1,9 @@
-"""How far the engine's logits lie from the reference's, over all images, in one pass over batches."""
+"""How far the engine's outputs lie from the reference's, over all images, in one pass over batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,21 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from radixrt.errors import InputError
-from radixrt.validate.schema import SQNR_CAP_DB, Parity, WorstImage
+from radixrt.validate.schema import SQNR_CAP_DB, OutputParity, Parity, WorstImage
 
 Floats = NDArray[np.floating[Any]]
 WORST_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Distances:
+    """One batch of one output, flat and in float64, zero where ``engine`` is not finite; per image the rest."""
+
+    reference: NDArray[np.float64]
+    engine: NDArray[np.float64]
+    finite: NDArray[np.bool_]
+    cosine: NDArray[np.float64]
+    largest: NDArray[np.float64]
 
 
 def sqnr_db(signal_power: float, noise_power: float) -> float:
@@ -43,19 +55,92 @@ def top_k(logits: Floats, k: int) -> NDArray[np.intp]:
     return np.argsort(-logits, axis=1, kind="stable")[:, :k]
 
 
+class OutputAccumulator:
+    """Gathers how close one output is, batch by batch, whatever its shape.
+
+    Args:
+        name: the output's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.images = self.nonfinite = 0
+        self._shape: tuple[int, ...] = ()
+        self._values = 0
+        self._max_abs = self._sum_abs = self._signal = self._noise = self._cosine_sum = 0.0
+        self._cosine_min = 1.0
+
+    def add(self, reference: Floats, engine: Floats, names: Sequence[str]) -> Distances:
+        """Adds a batch of two arrays (images, ...).
+
+        Raises:
+            InputError: the shapes differ, there is no value, or the reference itself is not finite.
+        """
+        if reference.shape != engine.shape or reference.ndim < 2 or 0 in reference.shape:
+            raise InputError(
+                f"the reference's output {self.name} has shape {reference.shape} and the engine's {engine.shape}: both "
+                "must be (images, ...), the same, and not empty"
+            )
+        ref = reference.reshape(len(reference), -1).astype(np.float64)
+        eng = engine.reshape(len(engine), -1).astype(np.float64)
+        if not np.isfinite(ref).all():
+            bad = int(np.flatnonzero(~np.isfinite(ref).all(axis=1))[0])
+            raise InputError(
+                f"the reference's output {self.name} for {names[bad]} is not finite: look for NaN or overflow in its "
+                "weights"
+            )
+        finite: NDArray[np.bool_] = np.asarray(np.isfinite(eng).all(axis=1))
+        eng = np.where(finite[:, None], eng, 0.0)
+        error = np.where(finite[:, None], eng - ref, 0.0)
+        norms = np.linalg.norm(ref, axis=1) * np.linalg.norm(eng, axis=1)
+        cosine = np.clip(np.divide((ref * eng).sum(axis=1), norms, out=np.zeros(len(ref)), where=norms > 0), -1, 1)
+        cosine[finite & ~ref.any(axis=1) & ~eng.any(axis=1)] = 1.0
+        self._shape = reference.shape[1:]
+        self.images += len(ref)
+        self.nonfinite += int((~finite).sum())
+        self._values += int(finite.sum()) * ref.shape[1]
+        self._max_abs = max(self._max_abs, float(np.abs(error).max()))
+        self._sum_abs += float(np.abs(error).sum())
+        self._signal += float(np.square(ref[finite]).sum())
+        self._noise += float(np.square(error).sum())
+        self._cosine_sum += float(cosine.sum())
+        self._cosine_min = min(self._cosine_min, float(cosine.min()))
+        return Distances(ref, eng, finite, cosine, np.abs(error).max(axis=1))
+
+    def result(self) -> OutputParity:
+        """The figures of everything added.
+
+        Raises:
+            InputError: nothing was added.
+        """
+        if not self.images:
+            raise InputError("no images to compare: give test images")
+        return OutputParity(
+            name=self.name,
+            shape=list(self._shape),
+            cosine_min=self._cosine_min,
+            cosine_mean=self._cosine_sum / self.images,
+            max_abs=self._max_abs,
+            mean_abs=self._sum_abs / max(self._values, 1),
+            sqnr_db=sqnr_db(self._signal, self._noise) if self.images > self.nonfinite else -SQNR_CAP_DB,
+            nonfinite=self.nonfinite,
+        )
+
+
 class ParityAccumulator:
-    """Gathers parity batch by batch, so that the logits of a large test set need not be held.
+    """Gathers parity batch by batch, so that the outputs over a large test set need not be held.
 
     Args:
         classes: the head's names, for the worst images; numbers where there are none.
+        logits: the name of the output that is the logits.
     """
 
-    def __init__(self, classes: Sequence[str] = ()) -> None:
+    def __init__(self, classes: Sequence[str] = (), logits: str = "logits") -> None:
         self._classes = tuple(classes)
-        self._images = self._values = self._nonfinite = self._agreements = 0
-        self._max_abs = self._sum_abs = self._signal = self._noise = self._divergence = 0.0
-        self._top5 = self._cosine_sum = 0.0
-        self._cosine_min = 1.0
+        self._logits = OutputAccumulator(logits)
+        self._others: dict[str, OutputAccumulator] = {}
+        self._agreements = 0
+        self._divergence = self._top5 = 0.0
         self._worst: list[WorstImage] = []
 
     def add(self, reference: Floats, engine: Floats, names: Sequence[str] | None = None) -> None:
@@ -70,44 +155,24 @@ class ParityAccumulator:
             InputError: the shapes do not fit, or the reference itself is not finite.
         """
         check_pair(reference, engine)
-        names = names if names is not None else [f"#{self._images + i}" for i in range(len(reference))]
-        if not np.isfinite(reference).all():
-            bad = int(np.flatnonzero(~np.isfinite(reference).all(axis=1))[0])
-            raise InputError(
-                f"the reference's output for {names[bad]} is not finite: look for NaN or overflow in its weights"
-            )
-        finite: NDArray[np.bool_] = np.asarray(np.isfinite(engine).all(axis=1))
-        ref = reference.astype(np.float64)
-        eng = np.where(finite[:, None], engine.astype(np.float64), 0.0)
-        error = np.where(finite[:, None], eng - ref, 0.0)
-        norms = np.linalg.norm(ref, axis=1) * np.linalg.norm(eng, axis=1)
-        cosine = np.clip(np.divide((ref * eng).sum(axis=1), norms, out=np.zeros(len(ref)), where=norms > 0), -1, 1)
-        cosine[finite & ~ref.any(axis=1) & ~eng.any(axis=1)] = 1.0
+        names = names if names is not None else [f"#{self._logits.images + i}" for i in range(len(reference))]
+        found = self._logits.add(reference, engine, names)
+        ref, eng, finite = found.reference, found.engine, found.finite
         k = min(5, ref.shape[1])
         best_ref, best_eng = top_k(ref, k), top_k(eng, k)
         agree = (best_ref[:, 0] == best_eng[:, 0]) & finite
         log_ref, log_eng = log_softmax(ref, axis=1), log_softmax(eng, axis=1)
         shared = (best_ref[:, :, None] == best_eng[:, None, :]).any(axis=2).mean(axis=1)
-
-        self._images += len(ref)
-        self._nonfinite += int((~finite).sum())
-        self._values += int(finite.sum()) * ref.shape[1]
         self._agreements += int(agree.sum())
         self._top5 += float(shared[finite].sum())
-        self._max_abs = max(self._max_abs, float(np.abs(error).max()))
-        self._sum_abs += float(np.abs(error).sum())
-        self._signal += float(np.square(ref[finite]).sum())
-        self._noise += float(np.square(error).sum())
         self._divergence += float((np.exp(log_ref) * (log_ref - log_eng))[finite].sum())
-        self._cosine_sum += float(cosine.sum())
-        self._cosine_min = min(self._cosine_min, float(cosine.min()))
 
-        order = np.lexsort((-np.abs(error).max(axis=1), cosine))[:WORST_IMAGES]
+        order = np.lexsort((-found.largest, found.cosine))[:WORST_IMAGES]
         self._worst += [
             WorstImage(
                 image=names[i],
-                cosine=float(cosine[i]),
-                max_abs=float(np.abs(error[i]).max()),
+                cosine=float(found.cosine[i]),
+                max_abs=float(found.largest[i]),
                 reference=self._name(int(best_ref[i, 0])),
                 engine=self._name(int(best_eng[i, 0])) if finite[i] else "not finite",
                 reference_confidence=float(np.exp(log_ref[i].max())),
@@ -117,27 +182,35 @@ class ParityAccumulator:
         ]
         self._worst = sorted(self._worst, key=lambda w: (w.cosine, -w.max_abs))[:WORST_IMAGES]
 
+    def add_output(self, name: str, reference: Floats, engine: Floats, names: Sequence[str]) -> None:
+        """Adds a batch of an output that is not the logits, (images, ...).
+
+        Raises:
+            InputError: the shapes do not fit, or the reference itself is not finite.
+        """
+        self._others.setdefault(name, OutputAccumulator(name)).add(reference, engine, names)
+
     def result(self) -> Parity:
         """The parity of everything added.
 
         Raises:
             InputError: nothing was added.
         """
-        if not self._images:
-            raise InputError("no images to compare: give test images")
-        finite_images = self._images - self._nonfinite
+        logits = self._logits.result()
+        images = self._logits.images
         return Parity(
-            samples=self._images,
-            cosine_min=self._cosine_min,
-            cosine_mean=self._cosine_sum / self._images,
-            max_abs=self._max_abs,
-            mean_abs=self._sum_abs / max(self._values, 1),
-            sqnr_db=sqnr_db(self._signal, self._noise) if finite_images else -SQNR_CAP_DB,
-            top1_agreement=self._agreements / self._images,
-            top5_agreement=self._top5 / self._images,
-            softmax_kl=max(0.0, self._divergence / max(finite_images, 1)),
-            nonfinite=self._nonfinite,
+            samples=images,
+            cosine_min=logits.cosine_min,
+            cosine_mean=logits.cosine_mean,
+            max_abs=logits.max_abs,
+            mean_abs=logits.mean_abs,
+            sqnr_db=logits.sqnr_db,
+            top1_agreement=self._agreements / images,
+            top5_agreement=self._top5 / images,
+            softmax_kl=max(0.0, self._divergence / max(images - logits.nonfinite, 1)),
+            nonfinite=logits.nonfinite,
             worst=self._worst,
+            outputs=[logits, *(other.result() for other in self._others.values())],
         )
 
     def _name(self, index: int) -> str:

@@ -50,6 +50,7 @@ class ReportPage:
     confusion_rows: list[rows.Row]
     flip_rows: list[rows.Row]
     parity_rows: list[rows.Row]
+    output_rows: list[rows.Row]
     worst_rows: list[rows.Row]
     latency_rows: list[rows.Row]
     latency_method: str
@@ -80,6 +81,7 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] | None = None) -
         random_weights=RANDOM_WEIGHTS,
         count=count,
         subject=subject(report),
+        output_head=rows.OUTPUT_HEAD,
         of_twin=" of the CPU twin" if on_twin(report) else "",
         gate_title=gate_title,
         gate_limit=gate_limit,
@@ -150,6 +152,7 @@ def _page(report: Report, thumbnails: Mapping[str, bytes]) -> ReportPage:
         confusion_rows=rows.confusion_rows(accuracy) if accuracy else [],
         flip_rows=rows.flip_rows(accuracy) if accuracy else [],
         parity_rows=rows.parity_rows(report.parity) if report.parity else [],
+        output_rows=rows.output_rows(report.parity) if report.parity else [],
         worst_rows=rows.worst_rows(report.parity) if report.parity else [],
         latency_rows=rows.latency_rows(report.latency) if report.latency else [],
         latency_method=rows.latency_method(report.latency) if report.latency else "",

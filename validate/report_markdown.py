@@ -84,22 +84,35 @@ def _accuracy(report: Report) -> Iterator[str]:
         f"{high * 100:+.2f}; exact McNemar p = {accuracy.mcnemar_p:.3g}; {len(accuracy.flips)} answers changed."
     )
     yield ""
-    yield from table(["", "PyTorch", who], rows.accuracy_rows(accuracy))
+    yield from table(["", escape(report.reference), who], rows.accuracy_rows(accuracy))
     yield from _cut(len(accuracy.classes), "classes, worst change first")
-    head = ["class", "images", "PyTorch", who, "change (points)"]
+    head = ["class", "images", escape(report.reference), who, "change (points)"]
     yield from table(head, rows.class_rows(accuracy)[:MOST_ROWS])
     if accuracy.flips:
         yield from _cut(len(accuracy.flips), "changed answers, surest first")
-        head = ["image", "label", "PyTorch", "margin", who, "margin"]
+        head = ["image", "label", escape(report.reference), "margin", who, "margin"]
         yield from table(head, rows.flip_rows(accuracy)[:MOST_ROWS])
 
 
 def _parity(report: Report) -> Iterator[str]:
     if report.parity is None:
         return
-    yield f"## Parity{' of the CPU twin' if on_twin(report) else ''} with PyTorch"
+    yield f"## Parity{' of the CPU twin' if on_twin(report) else ''} with {escape(report.reference)}"
     yield ""
     yield from table(["over the logits", ""], rows.parity_rows(report.parity))
+    if outputs := rows.output_rows(report.parity):
+        yield from table(rows.OUTPUT_HEAD, outputs)
+    if report.parity.worst:
+        head = [
+            "image",
+            "cosine",
+            "largest error",
+            escape(report.reference),
+            "confidence",
+            subject(report),
+            "confidence",
+        ]
+        yield from table(head, rows.worst_rows(report.parity))
 
 
 def _latency(report: Report) -> Iterator[str]:

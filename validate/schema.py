@@ -45,9 +45,23 @@ class WorstImage(_Frozen):
     engine_confidence: float
 
 
-class Parity(_Frozen):
-    """How close the engine's outputs are to PyTorch's, over ``samples`` images.
+class OutputParity(_Frozen):
+    """How close one output is, over the same images; ``shape`` is that of one image. Figures as in ``Parity``."""
 
+    name: str
+    shape: list[int]
+    cosine_min: float
+    cosine_mean: float
+    max_abs: float
+    mean_abs: float
+    sqnr_db: float
+    nonfinite: int = 0
+
+
+class Parity(_Frozen):
+    """How close the engine's logits are to the original's, over ``samples`` images.
+
+    ``outputs`` has the same for every output that both have, the logits first.
     ``cosine_min`` is over images; ``sqnr_db`` is capped at 200 dB, which stands for equality; ``top5_agreement`` is the
     mean share of the reference's five best classes that are among the engine's; ``softmax_kl`` is the mean divergence
     of the engine's softmax from the reference's, in nats. ``nonfinite`` images, whose logits hold a NaN or an infinity,
@@ -65,6 +79,7 @@ class Parity(_Frozen):
     cosine_mean: float = 0.0
     nonfinite: int = 0
     worst: list[WorstImage] = []
+    outputs: list[OutputParity] = []
 
 
 class Flip(_Frozen):
@@ -233,8 +248,9 @@ class Quantization(_Frozen):
 class Report(_Frozen):
     """Everything one build can say about itself. Parts that were not executed are absent, and ``notes`` says why.
 
-    ``measured_on`` says whose outputs ``parity`` and ``accuracy`` hold against PyTorch's: the engine's, or those of its
-    CPU twin, the same numbers run by ONNX Runtime, where the engine was built and could not be executed.
+    ``reference`` is what the engine is held against: ``PyTorch`` or ``ONNX original``. ``measured_on`` says whose
+    outputs ``parity`` and ``accuracy`` hold against the reference's: the engine's, or those of its CPU twin, the same
+    numbers run by ONNX Runtime, where the engine could not be executed.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -259,6 +275,7 @@ class Report(_Frozen):
     layer_times: list[LayerTime] = []
     findings: list[str] = []
     measured_on: MeasuredOn = "engine"
+    reference: str = "PyTorch"
 
     def to_json(self) -> str:
         """The text of ``report.json``, by the published key names."""

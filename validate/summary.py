@@ -88,7 +88,7 @@ def _tiles(report: Report) -> Iterator[Tile]:
         yield Tile(
             f"Top-1, {subject(report)}",
             percent(accuracy.engine_top1),
-            f"PyTorch {percent(accuracy.reference_top1)} on the same {accuracy.samples} images",
+            f"{report.reference} {percent(accuracy.reference_top1)} on the same {accuracy.samples} images",
         )
         yield Tile(
             f"Change of top-1{of}", f"{accuracy.delta * 100:+.2f} pt", f"95 %: {low * 100:+.2f} to {high * 100:+.2f} pt"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -136,9 +138,52 @@ def test_the_runners_agree_on_types(dynamic: tuple[nn.Module, ir.Model]) -> None
         assert logits.dtype == np.float32 and logits.shape == (2, 5)
 
 
-class Pair(nn.Module):
+class Several(nn.Module):
+    """Returns a map, logits and an embedding: as a tuple, or as a dictionary."""
+
+    def __init__(self, named: bool = False) -> None:
+        super().__init__()
+        self.named = named
+        self.convolution = nn.Conv2d(3, 8, 3)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        found = self.convolution(x).relu()
+        pooled = found.mean((2, 3))
+        head = self.head(pooled)
+        return {"map": found, "classes": head, "embedding": pooled} if self.named else (found, head, pooled)
+
+
+# Order and names are what everything behind goes by: the logits first, the others as the module has them.
+@pytest.mark.parametrize(
+    ("named", "wanted", "names"),
+    [
+        (False, None, ["logits", "output_0", "output_2"]),
+        (False, "output_2", ["logits", "output_0", "output_1"]),
+        (True, None, ["classes", "map", "embedding"]),
+        (True, "embedding", ["embedding", "map", "classes"]),
+    ],
+)
+def test_a_module_with_several_outputs(named: bool, wanted: str | None, names: list[str]) -> None:
+    module = Several(named).eval()
+    model = simplify(capture(module, SIZE, BatchSpec(1, 4), logits=wanted))
+    assert [value.name for value in model.graph.outputs] == names
+    assert hold_against(module, model, images(3), logits=wanted) < 1e-5
+    assert torch_runner(module, wanted)(images(2)).shape == (2, 8 if wanted else 5)
+    with torch.no_grad():
+        module.convolution.weight.mul_(1.5)
+    with pytest.raises(RadixRTError, match="exporter produced another function"):
+        hold_against(module, model, images(3), logits=wanted)
+
+
+class Rowless(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return x.mean((2, 3)), x
+        return x.mean((2, 3)), x.mean((0, 2, 3))
+
+
+class Text(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, str]:
+        return x.mean((2, 3)), "cat"
 
 
 class Branches(nn.Module):
@@ -151,8 +196,9 @@ class Branches(nn.Module):
 @pytest.mark.parametrize(
     ("module", "size", "message"),
     [
-        (Pair(), SIZE, "returns tuple"),
-        (nn.ReLU(), SIZE, "not one tensor of logits"),
+        (Text(), SIZE, "returns tuple, not tensors"),
+        (Rowless(), SIZE, "returns output_1 as float32 of shape"),
+        (nn.ReLU(), SIZE, "not a tensor of logits"),
         (nn.Conv2d(1, 1, 1), SIZE, "does not run on an input of 1x3x64x64"),
         (Branches(), SIZE, "cannot capture"),
     ],

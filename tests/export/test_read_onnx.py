@@ -180,8 +180,14 @@ def _no_output(model: onnx.ModelProto) -> None:
     del model.graph.output[:]
 
 
-def _two_outputs(model: onnx.ModelProto) -> None:
-    model.graph.output.append(helper.make_tensor_value_info("p", TensorProto.FLOAT, None))
+def _rowless_output(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Relu", ["w"], ["rowless"]))
+    model.graph.output.append(helper.make_tensor_value_info("rowless", TensorProto.FLOAT, None))
+
+
+def _integer_output(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("ArgMax", ["scores"], ["best"]))
+    model.graph.output.append(helper.make_tensor_value_info("best", TensorProto.INT64, None))
 
 
 def _map_output(model: onnx.ModelProto) -> None:
@@ -228,6 +234,19 @@ def _recursive_function(model: onnx.ModelProto) -> None:
     model.opset_import.append(helper.make_opsetid("mine", 1))
 
 
+# Everything behind takes the first output for the logits, so they must stand there whatever their place was.
+@pytest.mark.parametrize(("wanted", "order"), [(None, ["scores", "p"]), ("f", ["f", "p", "scores"])])
+def test_of_several_outputs_the_logits_come_first(wanted: str | None, order: list[str], tmp_path: Path) -> None:
+    model = tiny()
+    model.graph.output.insert(0, helper.make_tensor_value_info("p", TensorProto.FLOAT, None))
+    if wanted is not None:
+        model.graph.output.append(helper.make_tensor_value_info(wanted, TensorProto.FLOAT, None))
+    found = read_onnx(save(model, tmp_path), wanted)
+    assert [value.name for value in found.graph.outputs] == order
+    with pytest.raises(InputError, match=r"has no output 'nobody': name one of p .* with --logits"):
+        read_onnx(save(model, tmp_path), "nobody")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -242,8 +261,9 @@ def _recursive_function(model: onnx.ModelProto) -> None:
         (_flat_input, "2 dimensions"),
         (_free_size, "must be fixed"),
         (_no_output, "no output"),
-        (_two_outputs, "2 outputs"),
-        (_map_output, "not N x classes"),
+        (_rowless_output, "rowless does not have one row per image"),
+        (_integer_output, "best is int64"),
+        (_map_output, r"not a tensor of logits \(N, classes\)"),
         (_wrong_channels, "does not run on an image"),
         (_foreign_operator, "com.example.Relu"),
         (_unknown_operator, "not a valid ONNX graph"),

@@ -26,7 +26,7 @@ def test_front_holds_what_no_other_beats() -> None:
 def test_without_labels_everywhere_agreement_is_compared_instead() -> None:
     unlabelled = report(0.9, 4).model_copy(update={"accuracy": None})
     found = compare([report(0.1, 5), unlabelled])
-    assert found.score_name == "same answer as PyTorch"
+    assert found.score_name == "same answer as the original"
     assert all(e.report.parity and e.score == e.report.parity.top1_agreement for e in found.entries)
 
 

@@ -39,7 +39,30 @@ def test_batches_give_what_the_whole_gives() -> None:
     whole = parity(reference, engine, names=names, classes=("a", "b", "c", "d"))
     batched = gathered.result()
     assert batched.worst == whole.worst
-    assert batched.model_dump(exclude={"worst"}) == pytest.approx(whole.model_dump(exclude={"worst"}))
+    assert batched.model_dump(exclude={"worst", "outputs"}) == pytest.approx(
+        whole.model_dump(exclude={"worst", "outputs"})
+    )
+
+
+# A feature map that goes wrong while the logits stay right must show, in its own row and not in the logits' figures.
+def test_each_output_has_figures_of_its_own() -> None:
+    reference, _, _ = logits(20, 0.0)
+    maps = np.random.default_rng(1).normal(size=(20, 3, 4, 4))
+    gathered = ParityAccumulator(logits="scores")
+    for part in (slice(0, 8), slice(8, 20)):
+        names = [str(i) for i in range(20)[part]]
+        gathered.add(reference[part], reference[part], names)
+        gathered.add_output("map", maps[part], maps[part] * 1.1, names)
+    found = gathered.result()
+    scores, second = found.outputs
+    assert (scores.name, scores.shape, scores.sqnr_db, found.max_abs) == ("scores", [4], 200.0, 0.0)
+    assert (second.name, second.shape) == ("map", [3, 4, 4])
+    assert second.max_abs == pytest.approx(0.1 * np.abs(maps).max())
+    assert second.mean_abs == pytest.approx(0.1 * np.abs(maps).mean())
+    assert second.sqnr_db == pytest.approx(20.0)
+    assert second.cosine_min == pytest.approx(1.0)
+    with pytest.raises(InputError, match="output map has shape"):
+        gathered.add_output("map", maps, maps[:, :2], [str(i) for i in range(20)])
 
 
 def test_equal_outputs_are_equal() -> None:

@@ -1,0 +1,46 @@
+"""Which output of an engine is which of the original's: by name, and by shape where another tool renamed them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from radixrt.batching import Outputs
+from radixrt.errors import InputError
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """``names``: the engine's name of each output of the original that both have. ``findings``: what has no partner."""
+
+    logits: str
+    names: dict[str, str]
+    findings: list[str]
+
+
+def pair_outputs(original: Outputs, engine: Outputs) -> Pairs:
+    """Pairs the outputs of one batch.
+
+    Args:
+        original: every output by name, the logits first.
+        engine: every output by name, in any order.
+
+    Raises:
+        InputError: the engine has nothing like the logits.
+    """
+    logits = next(iter(original))
+    names = {name: name for name in original if name in engine and engine[name].shape == original[name].shape}
+    for name, array in original.items():
+        alike = [other for other, found in engine.items() if found.shape == array.shape and other not in names.values()]
+        if name not in names and alike:
+            names[name] = alike[0]
+    if logits not in names:
+        have = ", ".join(f"{name} {array.shape[1:]}" for name, array in engine.items())
+        raise InputError(
+            f"the engine's outputs are {have} per image, and none is like the original's logits "
+            f"{logits} {original[logits].shape[1:]}: judge it against the network it was made from"
+        )
+    lacking = [name for name in original if name not in names]
+    more = [name for name in engine if name not in names.values()]
+    findings = [f"The engine lacks the original's output {name}: it was not compared." for name in lacking]
+    findings += [f"The original lacks the engine's output {name}: it was not compared." for name in more]
+    return Pairs(logits, {name: names[name] for name in original if name in names}, findings)
