@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def session_options(threads: int = 0) -> Any:
     options.intra_op_num_threads = threads
     options.enable_cpu_mem_arena = True
     options.enable_mem_pattern = True
-    # Sigmoid gates and trained weights make denormals, which x86 handles a hundred times slower than zero.
+    # Sigmoid gates and trained weights make denormals, which x86 handles a hundred times slower than zero. It
+    # holds for the workers of the session, not for the thread that calls it.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     # Workers spin between operators, not after a run: they would take a core from whatever comes next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -75,7 +77,11 @@ class OnnxRuntimeSession(Session):
             options.profile_file_prefix = str(profile_prefix)
         providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in ort.get_available_providers()]
         try:
-            self._session: Any = ort.InferenceSession(str(engine), options, providers=providers)
+            # The first session of a process leaves the thread that opens it without denormals, for good: not the
+            # caller's, whose NumPy would compute something else from then on.
+            with ThreadPoolExecutor(1) as opener:
+                opening = opener.submit(ort.InferenceSession, str(engine), options, providers=providers)
+                self._session: Any = opening.result()
         except Exception as error:  # ONNX Runtime's own exception classes are not public
             raise InputError(
                 f"{engine} cannot be opened by ONNX Runtime ({_first_line(error)}): build it again"

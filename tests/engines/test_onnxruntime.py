@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -14,6 +16,23 @@ from tests.engines.contract import EngineContract
 
 class TestOnnxRuntime(EngineContract):
     name = "onnxruntime"
+
+
+# ONNX Runtime switches the thread of a process's first session to flush-to-zero: the ranges of a calibration in the same
+# process would depend on whether an engine was opened before.
+def test_an_open_engine_leaves_the_caller_its_denormals(tmp_path: Path) -> None:
+    deploy = graphs.save(tmp_path, "fp32")
+    program = """
+import sys
+from pathlib import Path
+import numpy as np
+from radixrt.engines import registry
+from tests.engines import graphs
+with registry.get("onnxruntime").open(Path(sys.argv[1]), threads=1) as session:
+    session.run({"input": graphs.images(1)})
+assert (np.full(8, 1e-40, np.float32) * np.float32(1)).max() > 0, "denormals are flushed"
+"""
+    subprocess.run([sys.executable, "-c", program, str(deploy)], check=True, timeout=120)
 
 
 # The engine must open on another machine and another version: no operator in it may be ONNX Runtime's own.
