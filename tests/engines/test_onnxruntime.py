@@ -18,8 +18,8 @@ class TestOnnxRuntime(EngineContract):
     name = "onnxruntime"
 
 
-# ONNX Runtime switches the thread of a process's first session to flush-to-zero: the ranges of a calibration in the same
-# process would depend on whether an engine was opened before.
+# ONNX Runtime switches the thread of a process's first session to flush-to-zero: the ranges of a calibration in the
+# same process would depend on whether an engine was opened before.
 def test_an_open_engine_leaves_the_caller_its_denormals(tmp_path: Path) -> None:
     deploy = graphs.save(tmp_path, "fp32")
     program = """
