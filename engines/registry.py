@@ -8,6 +8,9 @@ from pathlib import Path
 from radixrt.engines.base import Target
 from radixrt.errors import InputError
 
+FASTEST = "fastest"
+"""What a user writes in the place of a target for a race of all that run here."""
+
 
 def all_targets(cache_dir: Path | None = None) -> tuple[Target, ...]:
     """Returns one object per target, in the order in which they are shown.

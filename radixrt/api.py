@@ -56,7 +56,8 @@ def compile(
         model: what ``radixrt engine --model`` takes, or a module in memory that maps images (N, C, H, W), normalised,
             to logits (N, classes), or to several tensors of which one is the logits.
         precision: ``fp32``, ``fp16`` or ``int8``.
-        target: ``auto``, or names with commas between them.
+        target: ``auto``, ``fastest`` (every target that runs here is built, and the quickest that keeps the gates is
+            kept), or names with commas between them.
         checkpoint: trained weights; a module in memory has its own.
         data: images that calibrate and judge.
         input_size: channels, height, width, where timm does not know them.
@@ -75,7 +76,8 @@ def compile(
     Raises:
         InputError: something given cannot be used.
         UnavailableError: a named target cannot build here.
-        GateError: a limit was missed; the bundles are kept.
+        GateError: a limit was missed; the bundles are kept. With ``fastest`` no target keeps the limits, and there is
+            no bundle.
     """
     in_memory = None if isinstance(model, (str, Path)) else model
     request = EngineRequest(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from radixrt.cli_app import (
@@ -37,12 +39,15 @@ from radixrt.cli_app import (
     stages,
 )
 
+if TYPE_CHECKING:
+    from radixrt.validate.schema import Candidate
+
 
 @app.command()
 def engine(
     model: ModelOpt = "resnest-nano-elpv",
     precision: PrecisionOpt = "int8",
-    target: Annotated[str, typer.Option(help="auto, or targets with commas: onnxruntime,tensorrt-rtx")] = "auto",
+    target: Annotated[str, typer.Option(help="auto, fastest, or targets with commas: onnxruntime,openvino")] = "auto",
     checkpoint: CheckpointOpt = None,
     num_classes: ClassesOpt = None,
     seed: SeedOpt = 0,
@@ -150,12 +155,25 @@ def engine(
     finally:
         for result in run.results:
             print_result(result.bundle.path, result.report)
+        if run.race.candidates:
+            print_candidates(run.race.candidates)
         if run.comparison is not None:
             say(f"\nSide by side: {run.comparison}")
-        if junit is not None and run.results:
+        reports = [result.report for result in run.results] or run.race.losers
+        if junit is not None and reports:
             from radixrt.validate.junit import write_junit
 
-            write_junit([result.report for result in run.results], junit)
+            write_junit(reports, junit)
+
+
+def print_candidates(candidates: Sequence[Candidate]) -> None:
+    """The targets that the fastest was chosen from."""
+    from radixrt.validate.page_rows import CANDIDATE_HEAD, candidate_rows
+
+    table = Table(*CANDIDATE_HEAD)
+    for row in candidate_rows(candidates):
+        table.add_row(*(escape(str(cell)) for cell in row))
+    out.print(table)
 
 
 def print_result(path: Path, report: object) -> None:

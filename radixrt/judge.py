@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,6 +97,36 @@ def judge(
     """
     run = session_outputs(session, trial.batch)
     outputs = judge_outputs(run, prepared, trial, stages, engine_images)
+    times, notes = time_engines({"engine": run}, prepared, trial, stages, engine_images)
+    return Verdict(
+        measured=measured,
+        parity=outputs.parity,
+        accuracy=outputs.accuracy,
+        latency=times,
+        findings=outputs.findings,
+        notes=notes,
+    )
+
+
+def time_engines(
+    engines: Mapping[str, HeadsRunner],
+    prepared: Prepared,
+    trial: Trial,
+    stages: Stages,
+    engine_images: ImageList | None = None,
+) -> tuple[Latency, list[str]]:
+    """Times engines, their rivals and the reference in turns.
+
+    Args:
+        engines: runners by name, the first of which the speed-up is of.
+        prepared: the original and its images.
+        trial: how to try them.
+        stages: where progress is shown.
+        engine_images: the same files as the engines prepare them, where that is not how the reference does.
+
+    Returns:
+        The times, and sentences on what was not timed.
+    """
     reference = prepared.reference
     with stages.stage(f"Timing, interleaved with {reference.name}"):
         sizes, notes = trial.rivals.sizes(trial.batch)
@@ -107,15 +137,8 @@ def judge(
             return reference.run(theirs[: len(images)])
 
         with opponents(trial.rivals.names, prepared.model.module, few, sizes, trial.threads) as rivals:
-            times = measure({"engine": run, **rivals.runners, reference.name: original}, few, options)
-    return Verdict(
-        measured=measured,
-        parity=outputs.parity,
-        accuracy=outputs.accuracy,
-        latency=times,
-        findings=outputs.findings,
-        notes=[*notes, *rivals.notes],
-    )
+            times = measure({**engines, **rivals.runners, reference.name: original}, few, options)
+    return times, [*notes, *rivals.notes]
 
 
 def judge_outputs(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,12 +102,12 @@ class EngineRequest:
         points = self.gates.max_drop
         return Recovery(self.recovery, None if points is None else MaxDrop(points, self.gates.strict, labelled))
 
-    def bundle_path(self, target: str, targets: Sequence[str]) -> Path:
-        """Where a bundle goes: ``--output`` itself for one target, a folder inside it for more."""
+    def bundle_path(self, target: str, bundles: int) -> Path:
+        """Where a target's bundle goes: ``--output`` itself where there is one bundle, a folder inside it for more."""
         name = f"{self.model.slug}-{self.precision.value}-{target}"
         if self.output is None:
             return Path("build") / name
-        return self.output if len(targets) == 1 else self.output / name
+        return self.output if bundles == 1 else self.output / name
 
 
 def positive(what: str, value: int | None) -> None:

@@ -19,9 +19,9 @@ from radixrt.errors import InputError
 from radixrt.export.rewrite_report import RewriteReport
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.judge import Trial, judge
-from radixrt.pipeline import environment, flipped, write_reports
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
+from radixrt.reporting import environment, flipped, write_reports
 from radixrt.request import DataChoice, ModelChoice
 from radixrt.reuse import Reuse
 from radixrt.twin import judge_twin

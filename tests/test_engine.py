@@ -73,6 +73,42 @@ def test_a_missed_gate_is_exit_3_and_keeps_the_bundle(bundle: Path, tmp_path: Pa
     assert not report["passed"] and report["schema"] == 1
 
 
+# What decides is a measurement of one run, so the report must show all that took part in it.
+@pytest.mark.slow
+def test_fastest_keeps_the_quickest_that_passes_and_shows_the_others(bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    words = ("engine", "--model", SAMPLE, "--target", "fastest", "--output", tmp_path / "quick", *QUICK)
+    done = radixrt(*words)
+    assert done.code == 0, done.err
+    report = Report.read(tmp_path / "quick" / "report.json")
+    tried = {candidate.target: candidate for candidate in report.candidates}
+    timed = [c for c in report.candidates if c.p50_ms is not None]
+    assert {"onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"} == set(tried) and len(timed) >= 2
+    (chosen,) = [c for c in timed if c.verdict == "chosen"]
+    assert (chosen.target, chosen.reason) == (report.target, "")
+    assert chosen.p50_ms == min(c.p50_ms or 0 for c in timed if c.verdict in ("chosen", "passed"))
+    assert all(c.reason for c in report.candidates if c is not chosen)
+    # The same rows once more: what the table says was measured beside the others, under their names.
+    assert report.latency is not None and report.latency.rows[0].p50_ms == chosen.p50_ms
+    assert {c.target for c in timed if c is not chosen} <= {row.name for row in report.latency.rows}
+    assert rt.load(tmp_path / "quick").bundle.manifest.target == report.target
+    for target in tried:
+        assert target in done.out and target in (tmp_path / "quick" / "report.html").read_text()
+
+    before = (tmp_path / "quick" / "manifest.json").read_bytes()
+    done = radixrt(*words, "--min-speedup", "100000", "--junit", tmp_path / "gates.xml")
+    assert done.code == 3 and "no target keeps the gates" in done.sentence and "failed" in done.out
+    assert (tmp_path / "quick" / "manifest.json").read_bytes() == before
+    assert (tmp_path / "gates.xml").read_text().count("<failure") == len(timed)
+
+
+def test_fastest_stands_alone() -> None:
+    from radixrt.pipeline import choose_targets
+
+    with pytest.raises(InputError, match="leave the others out"):
+        choose_targets(("fastest", "onnxruntime"))
+
+
 @pytest.mark.slow
 def test_classifies_from_python_from_the_command_and_from_run_py_alike(bundle: Path) -> None:
     from radixrt.calibration.elpv import read_elpv

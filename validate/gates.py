@@ -116,13 +116,18 @@ def demand(gates: list[Gate]) -> None:
     Raises:
         GateError: one sentence with every gate that failed.
     """
+    if not passed(gates):
+        raise GateError(f"{missed(gates)}; the bundle is kept and its report says so")
+
+
+def missed(gates: list[Gate]) -> str:
+    """The gates that failed, with what was measured, in words."""
     failed = []
     for gate in gates:
         if not gate.passed:
             measured = "not measured" if gate.value is None else f"{gate.value:.4g}"
             failed.append(f"{gate.name} is {measured}, limit {gate.limit:g} ({gate.reason.rstrip('.')})")
-    if failed:
-        raise GateError("; ".join(failed) + "; the bundle is kept and its report says so")
+    return "; ".join(failed)
 
 
 def engine_row(latency: Latency) -> LatencyRow:

@@ -23,6 +23,9 @@ from radixrt.validate.schema import Latency, LatencyMethod, LatencyRow
 Runner = Callable[[NDArray[Any]], object]
 """Takes a batch (N, C, H, W) and returns when the answer is in host memory, or a :class:`DeviceTime`."""
 
+ENGINE = "engine"
+"""What the engine that a report is about is called among the runners."""
+
 WINDOW = 4
 SAMPLES_KEPT = 400
 
@@ -148,6 +151,23 @@ def measure(
             machine=readings(before, after),
         ),
     )
+
+
+def seen_from(latency: Latency, name: str) -> Latency:
+    """The same run, told of another of its runners: its rows come first, as the engine's, and the speed-up is its own.
+
+    Raises:
+        InputError: no runner has that name.
+    """
+    own = [row for row in latency.rows if row.name == name]
+    if not own:
+        names = ", ".join(sorted({row.name for row in latency.rows}))
+        raise InputError(f"no runner is named {name!r}: there are {names}")
+    rest = [row for row in latency.rows if row.name != name]
+    smallest = min(own, key=lambda row: row.batch)
+    (base,) = (row for row in latency.rows if (row.name, row.batch) == (latency.method.baseline, smallest.batch))
+    rows = [*(row.model_copy(update={"name": ENGINE}) for row in own), *rest]
+    return latency.model_copy(update={"rows": rows, "speedup_p50": _ratio(base.p50_ms, smallest.p50_ms)})
 
 
 def _measure_batch(

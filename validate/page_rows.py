@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from radixrt.validate.schema import Accuracy, DriftRow, Latency, LayerTime, Parity, Report
+from collections.abc import Sequence
+
+from radixrt.validate.schema import Accuracy, Candidate, DriftRow, Latency, LayerTime, Parity, Report
 from radixrt.validate.summary import milliseconds, percent, size
 
 Row = tuple[object, ...]
@@ -109,6 +111,35 @@ def latency_rows(latency: Latency) -> list[Row]:
         )
         for r in latency.rows
     ]
+
+
+def candidate_rows(candidates: Sequence[Candidate]) -> list[Row]:
+    """The targets that the fastest was chosen from, in their order: the quickest first, then those not timed."""
+    return [
+        (
+            f"{c.target} {c.version}".strip(),
+            c.verdict,
+            milliseconds(c.p50_ms) if c.p50_ms is not None else "",
+            milliseconds(c.p95_ms) if c.p95_ms is not None else "",
+            f"{c.speedup:.2f}x" if c.speedup is not None else "",
+            c.reason,
+        )
+        for c in candidates
+    ]
+
+
+CANDIDATE_HEAD = ("target", "verdict", "median", "p95", "speed-up", "why not chosen")
+
+
+def candidate_method(report: Report) -> str:
+    """How the candidates were compared, in one sentence."""
+    if report.latency is None:
+        return ""
+    method, batch = report.latency.method, min(row.batch for row in report.latency.rows)
+    return (
+        f"Timed in turns in one run at batch {batch}; {method.baseline} against itself gives {method.noise:.3f}. "
+        "The quickest that keeps the gates was chosen."
+    )
 
 
 def latency_method(latency: Latency) -> str:

@@ -45,6 +45,8 @@ class ReportPage:
     plots: list[Plot]
     sections: list[tuple[str, str]]
     flips: list[tuple[Flip, str]]
+    candidate_rows: list[rows.Row]
+    candidate_method: str
     accuracy_rows: list[rows.Row]
     class_rows: list[rows.Row]
     confusion_rows: list[rows.Row]
@@ -87,6 +89,7 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] | None = None) -
         gate_limit=gate_limit,
         gate_value=gate_value,
         gate_state=gate_state,
+        candidate_head=rows.CANDIDATE_HEAD,
     )
 
 
@@ -133,6 +136,7 @@ def _page(report: Report, thumbnails: Mapping[str, bytes]) -> ReportPage:
     pictures = [(flip, picture_url(thumbnails[flip.image])) for flip in flips if flip.image in thumbnails]
     present = {
         "gates": ("Gates", True),
+        "candidates": ("Targets tried", bool(report.candidates)),
         "accuracy": ("Accuracy", accuracy is not None),
         "flips": ("Changed answers", bool(flips)),
         "parity": ("Parity", report.parity is not None),
@@ -147,6 +151,8 @@ def _page(report: Report, thumbnails: Mapping[str, bytes]) -> ReportPage:
         plots=report_plots(report),
         sections=[(key, name) for key, (name, there) in present.items() if there],
         flips=pictures[:MOST_PICTURES],
+        candidate_rows=rows.candidate_rows(report.candidates),
+        candidate_method=rows.candidate_method(report),
         accuracy_rows=rows.accuracy_rows(accuracy) if accuracy else [],
         class_rows=rows.class_rows(accuracy) if accuracy else [],
         confusion_rows=rows.confusion_rows(accuracy) if accuracy else [],

@@ -57,6 +57,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield ""
     yield from table(["", "", ""], [(t.label, t.value, t.note) for t in tiles(report)])
     yield from _gates(report)
+    yield from _candidates(report)
     yield from _accuracy(report)
     yield from _parity(report)
     yield from _latency(report)
@@ -70,6 +71,16 @@ def _gates(report: Report) -> Iterator[str]:
     yield ""
     judged = [(gate_title(g), gate_limit(g), gate_value(g), gate_state(g), g.reason) for g in report.gates]
     yield from table(["gate", "limit", "measured", "state", "why"], judged) if judged else ["None was asked for.", ""]
+
+
+def _candidates(report: Report) -> Iterator[str]:
+    if not report.candidates:
+        return
+    yield "## Targets tried"
+    yield ""
+    yield from table(rows.CANDIDATE_HEAD, rows.candidate_rows(report.candidates))
+    yield escape(rows.candidate_method(report))
+    yield ""
 
 
 def _accuracy(report: Report) -> Iterator[str]:

@@ -245,6 +245,23 @@ class Quantization(_Frozen):
     recovery: list[str] = []
 
 
+class Candidate(_Frozen):
+    """One target of a build with ``TARGET=fastest``; the one chosen is the quickest that keeps the gates.
+
+    Times are milliseconds for a batch of ``batch``, all of one interleaved run, and absent where nothing was timed;
+    ``speedup`` is the baseline's median over this target's. ``reason`` says why it was not chosen.
+    """
+
+    target: str
+    version: str = ""
+    verdict: Literal["chosen", "passed", "failed", "not built", "not run here"]
+    batch: int | None = None
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    speedup: float | None = None
+    reason: str = ""
+
+
 class Report(_Frozen):
     """Everything one build can say about itself. Parts that were not executed are absent, and ``notes`` says why.
 
@@ -276,6 +293,7 @@ class Report(_Frozen):
     findings: list[str] = []
     measured_on: MeasuredOn = "engine"
     reference: str = "PyTorch"
+    candidates: list[Candidate] = []
 
     def to_json(self) -> str:
         """The text of ``report.json``, by the published key names."""

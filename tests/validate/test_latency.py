@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from radixrt.errors import InputError
-from radixrt.validate.latency import Clock, DeviceTime, LatencyOptions, measure
+from radixrt.validate.latency import Clock, DeviceTime, LatencyOptions, measure, seen_from
 from radixrt.validate.machine import MachineState, read_machine, readings, warnings
 from tests.validate.reports import FakeClock
 
@@ -33,6 +33,23 @@ def test_times_percentiles_and_ratio_are_those_of_the_clock() -> None:
     assert found.method.noise == pytest.approx(1.0)
     assert len(engine.samples_ms) == found.method.rounds == 30
     assert found.method.warnings == []
+
+
+# A race is measured once and told from each engine's side: only the order and the ratio may change.
+def test_a_run_can_be_told_of_another_runner() -> None:
+    fake = FakeClock()
+    runners = {
+        "slow": lambda x: fake.advance(0.004 * len(x)),
+        "quick": lambda x: fake.advance(0.002 * len(x)),
+        "pytorch": lambda x: fake.advance(0.006 * len(x)),
+    }
+    found = measure(runners, IMAGES, LatencyOptions(batches=(1, 4), rounds=10), clock=fake.clock())
+    told = seen_from(found, "quick")
+    assert [(r.name, r.batch) for r in told.rows[:3]] == [("engine", 1), ("engine", 4), ("slow", 1)]
+    assert (found.speedup_p50, told.speedup_p50) == (pytest.approx(1.5), pytest.approx(3.0))
+    assert sorted(r.p50_ms for r in told.rows) == sorted(r.p50_ms for r in found.rows)
+    with pytest.raises(InputError, match="slow"):
+        seen_from(found, "quickest")
 
 
 def test_percentiles_see_the_tail() -> None:
