@@ -3,9 +3,10 @@
     python record_surface.py tensorrt_rtx surfaces/rtx-1.7.json
     python record_surface.py --wheel tensorrt_cu13_bindings-11.4.0.106-cp311-none-manylinux_2_28_x86_64.whl
     surfaces/11.4.json
+    python3.10 record_surface.py --wheel tensorrt_bindings-8.6.1-cp310-none-manylinux_2_17_x86_64.whl surfaces/8.6.json
 
 The first form reads a library that can be imported. The second reads the wheel of the bindings alone, which any
-package index has: the libraries that they are linked to are replaced by stand-ins that export the same eight symbols
+package index has: the libraries that they are linked to are replaced by stand-ins that export the same few symbols
 and are never called, so nothing but the interface is read. It needs gcc, and the Python that the wheel is for.
 
 It stands alone and runs under Python 3.8, because TensorRT 8.5 does.
@@ -101,11 +102,13 @@ def with_stand_ins(wheel, out):
             archive.extractall(folder)
         library = next(Path(folder).glob("*/tensorrt*.so"))
         undefined = subprocess.check_output(["nm", "-D", "--undefined-only", str(library)], universal_newlines=True)
-        symbols = sorted(set(re.findall(r"U (\w*(?:Infer|NvOnnx|PluginRegistry)\w*)$", undefined, re.MULTILINE)))
+        # 8.x is linked to the parsers of two older formats as well, by mangled names.
+        wanted = r"U ((?!_)\w*(?:Infer|NvOnnx|PluginRegistry)\w*|_ZN\d+nv(?:uff|caffe)parser\w+)$"
+        symbols = sorted(set(re.findall(wanted, undefined, re.MULTILINE)))
         needed = subprocess.check_output(["readelf", "-d", str(library)], universal_newlines=True)
         source = Path(folder, "stand_in.c")
-        source.write_text("".join(f"int {s}(void) {{ return 0; }}\n" for s in symbols if not s.startswith("_")))
-        for name in re.findall(r"\[(lib\w*(?:nvinfer|nvonnxparser)\S*)\]", needed):
+        source.write_text("".join(f"int {s}(void) {{ return 0; }}\n" for s in symbols))
+        for name in re.findall(r"\[(lib\w*(?:nvinfer|nvonnxparser|nvparsers)\S*)\]", needed):
             command = ["gcc", "-shared", "-fPIC", "-o", str(Path(folder, name)), str(source), "-Wl,-soname," + name]
             subprocess.check_call(command)
         environment = dict(os.environ, LD_LIBRARY_PATH=folder, PYTHONPATH=folder)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 SURFACES = Path(__file__).parent / "surfaces"
-VERSIONS = ("8.5", "10.16", "11.4", "rtx-1.7")
+VERSIONS = ("8.5", "8.6", "10.16", "11.4", "rtx-1.7")
 
 Scenario = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""The adaptor against the recorded API of TensorRT 8.5, 10.16, 11.4 and RTX.
+"""The adaptor against the recorded API of TensorRT 8.5, 8.6, 10.16, 11.4 and RTX.
 
 No library that could run is needed: what is tested is that every call that the adaptor makes exists in that version
 with that form. ``record_surface.py`` says how the surfaces were recorded.
@@ -20,7 +20,7 @@ from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
 from tests.engines import graphs, recorded_api
 
-CLASSIC = ("8.5", "10.16", "11.4")
+CLASSIC = ("8.5", "8.6", "10.16", "11.4")
 
 
 def scenario(**more: Any) -> recorded_api.Scenario:
@@ -66,7 +66,14 @@ def test_a_build_makes_only_calls_that_the_version_has(version: str) -> None:
 
 # Precision flags were removed in 11 and fight the types from 10 on; without them 8.x would build FP32.
 @pytest.mark.parametrize(
-    ("version", "flags"), [("8.5", {"FP16", "INT8"}), ("10.16", set()), ("11.4", set()), ("rtx-1.7", set())]
+    ("version", "flags"),
+    [
+        ("8.5", {"FP16", "INT8"}),
+        ("8.6", {"FP16", "INT8"}),
+        ("10.16", set()),
+        ("11.4", set()),
+        ("rtx-1.7", set()),
+    ],
 )
 def test_precision_flags_are_set_on_8_only(version: str, flags: set[str]) -> None:
     seen: set[str] = set()
@@ -78,7 +85,13 @@ def test_precision_flags_are_set_on_8_only(version: str, flags: set[str]) -> Non
 # Bit 1 is EXPLICIT_PRECISION in 8.5 and STRONGLY_TYPED in 10: a literal would ask for the wrong thing.
 @pytest.mark.parametrize(
     ("version", "name"),
-    [("8.5", "EXPLICIT_BATCH"), ("10.16", "STRONGLY_TYPED"), ("11.4", "STRONGLY_TYPED"), ("rtx-1.7", "STRONGLY_TYPED")],
+    [
+        ("8.5", "EXPLICIT_BATCH"),
+        ("8.6", "EXPLICIT_BATCH"),
+        ("10.16", "STRONGLY_TYPED"),
+        ("11.4", "STRONGLY_TYPED"),
+        ("rtx-1.7", "STRONGLY_TYPED"),
+    ],
 )
 def test_the_network_flag_is_taken_from_the_enum(version: str, name: str) -> None:
     seen: list[int] = []
@@ -107,6 +120,7 @@ def test_host_code_is_never_allowed(version: str) -> None:
         ("8.5", {"version_compatible": True}, "cannot make version-compatible plans"),
         ("8.5", {"hardware_compatible": True}, "cannot make hardware-compatible plans"),
         ("8.5", {"strip_weights": True}, "cannot make plans without weights"),
+        ("8.6", {"strip_weights": True}, "cannot make plans without weights"),
         ("8.5", {"builder_level": 5}, "no builder levels"),
         ("10.16", {"dla_core": 2}, "DLA core 2 is not there"),
         ("rtx-1.7", {"dla_core": 0}, "DLA core 0 is not there"),
@@ -119,10 +133,11 @@ def test_what_a_library_lacks_is_said_in_a_sentence(version: str, asked: dict[st
         build_plan(api(version), graphs.tiny("fp32", "batch").SerializeToString(), options(**asked))
 
 
-@pytest.mark.parametrize("version", ["10.16", "11.4"])
+@pytest.mark.parametrize("version", ["8.6", "10.16", "11.4"])
 def test_every_option_is_a_call_that_newer_versions_have(version: str) -> None:
+    strip = version != "8.6"
     every = options(
-        version_compatible=True, hardware_compatible=True, refit=True, strip_weights=True, builder_level=5, dla_core=1
+        version_compatible=True, hardware_compatible=True, refit=True, strip_weights=strip, builder_level=5, dla_core=1
     )
     assert build_plan(api(version), graphs.tiny("fp32", "batch").SerializeToString(), every).data == b"plan"
 
@@ -173,7 +188,7 @@ def test_each_version_gets_a_graph_that_it_reads(version: str, tmp_path: Path) -
     given = onnx.load_from_string(for_version(deploy, api(version)))
     onnx.checker.check_model(given, full_check=True)
     halves = [w.name for w in given.graph.initializer if w.data_type == onnx.TensorProto.FLOAT16]
-    if version == "8.5":
+    if version.startswith("8."):
         assert given.opset_import[0].version == 17
         assert not halves
     else:
