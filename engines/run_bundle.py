@@ -160,9 +160,9 @@ class OpenVino:
 
 
 class TensorRt:
-    """Runs a .plan on a GPU; its input and output are float32, whatever happens inside."""
+    """Runs a .plan on a GPU; its input and outputs are float32, whatever happens inside. Only ``logits`` are read."""
 
-    def __init__(self, plan: Path, trt: Any, cuda: Any) -> None:
+    def __init__(self, plan: Path, trt: Any, cuda: Any, logits: str) -> None:
         self.cuda = cuda
         self.logger = trt.Logger(trt.Logger.ERROR)
         self.runtime = trt.Runtime(self.logger)
@@ -173,7 +173,7 @@ class TensorRt:
         self.stream = cuda.Stream()
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
         inputs = [n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
-        self.input, self.output = inputs[0], next(n for n in names if n not in inputs)
+        self.input, self.outputs, self.logits = inputs[0], [n for n in names if n not in inputs], logits
         self.buffers = {}  # type: dict[str, tuple[tuple[int, ...], Any, Any]]
 
     def buffer(self, name: str, shape: tuple[int, ...]) -> Any:
@@ -189,7 +189,8 @@ class TensorRt:
         """Runs (N, C, H, W) to logits (N, classes)."""
         self.execution.set_input_shape(self.input, batch.shape)
         _, host_in, device_in = self.buffer(self.input, batch.shape)
-        _, host_out, device_out = self.buffer(self.output, tuple(self.execution.get_tensor_shape(self.output)))
+        outputs = {n: self.buffer(n, tuple(self.execution.get_tensor_shape(n))) for n in self.outputs}
+        _, host_out, device_out = outputs[self.logits]
         np.copyto(host_in, batch)
         self.cuda.memcpy_htod_async(device_in, host_in, self.stream)
         if not self.execution.execute_async_v3(self.stream.handle):
@@ -359,7 +360,7 @@ def open_runner(options: argparse.Namespace, manifest: dict[str, Any]) -> Any:
             raise UnavailableError(f"the bundle holds no plan for {runtime}: make one for this device with --build")
         refuse_other_device(manifest, trt, device)
         plan = engine
-    return TensorRt(plan, trt, cuda)
+    return TensorRt(plan, trt, cuda, manifest["outputs"][0]["name"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -87,6 +87,14 @@ class Prepared:
         return min(wanted, available)
 
     @property
+    def on_outputs(self) -> list[str]:
+        """A sentence on which output was taken for the logits, where there are several."""
+        first, *others = [value.name or "" for value in self.graph.graph.outputs]
+        if not others:
+            return []
+        return [f"Of the network's outputs {first} was taken for the logits; the others are {', '.join(others)}."]
+
+    @property
     def test(self) -> ImageList:
         """The images that judge; data without a test (a flat folder) lends those that calibrated, for parity only."""
         return self.data.test if self.data.test is not None else self.data.calibration

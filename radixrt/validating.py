@@ -116,7 +116,7 @@ def validate_engine(
             build = BuildOptions(Precision.parse(bundle.manifest.precision), batch)
             verdict = judge_twin(bundle.deploy, build, prepared, trial, now(), stages, own_images)
     executed = session is not None
-    notes = [f"Judged as found: {engine}."]
+    notes = [f"Judged as found: {engine}.", *prepared.on_outputs]
     if not executed:
         notes.append(f"The engine was not executed: {capability.reason}.")
     size = Size(

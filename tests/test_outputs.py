@@ -1,0 +1,66 @@
+"""A network with several outputs: compiled, judged and served with all of them, the logits first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from radixrt.api import load
+from radixrt.errors import InputError
+from radixrt.pair_outputs import pair_outputs
+from radixrt.validate.schema import Report
+from tests.cli_runner import radixrt
+from tests.engines.bundles import tiny_network
+from tests.photographs import write_photographs
+
+LOGITS, MAP = np.zeros((2, 4)), np.zeros((2, 3, 5, 5))
+
+
+def two_heads(path: Path) -> Path:
+    """The tiny network with its pooled map as the first output, before the logits."""
+    tiny_network(path, "batch")
+    model = onnx.load(path)
+    model.graph.output.insert(0, helper.make_tensor_value_info("pooled", TensorProto.FLOAT, ["batch", 3, 1, 1]))
+    onnx.save(model, path)
+    return path
+
+
+def test_from_the_file_to_the_served_bundle(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    data = write_photographs(tmp_path / "data")
+    network = two_heads(tmp_path / "two.onnx")
+    words = ("--model", network, "--data", data, "--input-size", "3,32,32", "--precision", "int8", "--batch", "1..4")
+    done = radixrt("engine", *words, "--target", "onnxruntime,openvino", "--no-recovery", "-o", tmp_path / "bundles")
+    assert done.code in (0, 3), done.err
+    for target in ("onnxruntime", "openvino"):
+        folder = tmp_path / "bundles" / f"two-int8-{target}"
+        parity = Report.read(folder / "report.json").parity
+        assert parity is not None and [output.name for output in parity.outputs] == ["logits", "pooled"]
+        assert [output.shape for output in parity.outputs] == [[4], [3, 1, 1]]
+        named = json.loads((folder / "manifest.json").read_text())["outputs"]
+        assert [tensor["name"] for tensor in named] == ["logits", "pooled"]
+        images = np.random.default_rng(0).normal(size=(5, 3, 32, 32)).astype(np.float32)
+        with load(folder) as engine:
+            np.testing.assert_array_equal(engine(images), engine.outputs(images)["logits"])
+            # One number in eight bits: the map is what it was before quantising, to a hundredth.
+            pooled = engine.outputs(images)["pooled"]
+            np.testing.assert_allclose(pooled, images.mean((2, 3), keepdims=True), atol=0.03)
+    assert "pooled (the" not in (folder / "report.md").read_text()
+    assert "was taken for the logits" in (folder / "report.md").read_text()
+
+
+# Another tool may rename outputs and turn them round: what has the same shape is the same output.
+def test_outputs_are_paired_by_name_and_then_by_shape() -> None:
+    found = pair_outputs({"logits": LOGITS, "map": MAP}, {"b": MAP, "a": LOGITS})
+    assert (found.names, found.findings) == ({"logits": "a", "map": "b"}, [])
+    found = pair_outputs({"logits": LOGITS, "other": LOGITS}, {"other": LOGITS, "scores": LOGITS})
+    assert found.names == {"logits": "scores", "other": "other"}
+    found = pair_outputs({"logits": LOGITS, "map": MAP}, {"logits": LOGITS, "more": MAP[:, :1]})
+    assert found.names == {"logits": "logits"} and [f.split()[1] for f in found.findings] == ["engine", "original"]
+    with pytest.raises(InputError, match="none is like the original's logits"):
+        pair_outputs({"logits": LOGITS}, {"map": MAP})
