@@ -50,7 +50,7 @@ def built(
     network: Prepared, precision: Precision, target: str, folder: Path, setting: Setting, reuse: Reuse
 ) -> BuiltEngine:
     """Makes the deploy graph of a target and builds its engine in ``folder``."""
-    stages = Stages(Console(stderr=True), 3)
+    stages = Stages(Console(stderr=True), 5 if precision is Precision.INT8 else 2)
     options = DeployOptions(precision, target, grouped_conv="auto", batch=1, calibration=CalibrationOptions())
     graph = deploy_graph(network.graph, network.data.calibration, options, stages, reuse)
     folder.mkdir(parents=True, exist_ok=True)

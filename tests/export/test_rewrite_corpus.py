@@ -64,10 +64,11 @@ def attention_modules(module: nn.Module) -> int:
     return sum(type(m).__name__ in ATTENTION for m in module.modules())
 
 
-def check(module: nn.Module, side: int = 64) -> Counter[str]:
+def check(module: nn.Module, side: int = 64, *, dynamo: bool = False, opset: int = 17) -> Counter[str]:
     """Rewrites an export of ``module``; raises where a block is missed or refused or the output moves."""
     expected = attention_modules(module)
-    model = export(module, (1, 3, side, side), opset=17)
+    model = export(module, (1, 3, side, side), dynamo=dynamo, dynamic=dynamo, opset=opset)
+    assert model.opset_imports[""] == opset
     feeds = images(model)
     before = run(model, feeds)
     model, report = rewrite(model, RewriteOptions())
@@ -88,6 +89,14 @@ def test_every_block_is_found(name: str, blocks: int) -> None:
 @pytest.mark.parametrize(("name", "blocks"), SLOW.items())
 def test_every_block_of_a_larger_network_is_found(name: str, blocks: int) -> None:
     assert sum(check(build(name)).values()) == blocks
+
+
+# Protects files of newer exporters: what the rewrite builds must fit the opset that the file is written in.
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [21, 23])
+@pytest.mark.parametrize(("name", "blocks"), [("resnest14d", 4), ("skresnet18", 8)])
+def test_every_block_is_found_in_a_newer_opset(name: str, blocks: int, opset: int) -> None:
+    assert sum(check(build(name), dynamo=True, opset=opset).values()) == blocks
 
 
 def _whole_corpus(names: list[str]) -> int:
