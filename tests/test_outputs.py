@@ -30,12 +30,23 @@ def two_heads(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_from_the_file_to_the_served_bundle(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     data = write_photographs(tmp_path / "data")
     network = two_heads(tmp_path / "two.onnx")
     words = ("--model", network, "--data", data, "--input-size", "3,32,32", "--precision", "int8", "--batch", "1..4")
-    done = radixrt("engine", *words, "--target", "onnxruntime,openvino", "--no-recovery", "-o", tmp_path / "bundles")
+    done = radixrt(
+        "engine",
+        *words,
+        "--target",
+        "onnxruntime,openvino",
+        "--no-recovery",
+        "--latency-rounds",
+        3,
+        "-o",
+        tmp_path / "bundles",
+    )
     assert done.code in (0, 3), done.err
     for target in ("onnxruntime", "openvino"):
         folder = tmp_path / "bundles" / f"two-int8-{target}"
@@ -47,7 +58,7 @@ def test_from_the_file_to_the_served_bundle(tmp_path: Path) -> None:
         images = np.random.default_rng(0).normal(size=(5, 3, 32, 32)).astype(np.float32)
         with load(folder) as engine:
             np.testing.assert_array_equal(engine(images), engine.outputs(images)["logits"])
-            # One number in eight bits: the map is what it was before quantising, to a hundredth.
+            # So small a network has nothing to quantise: OpenVINO may compute it in BF16.
             pooled = engine.outputs(images)["pooled"]
             np.testing.assert_allclose(pooled, images.mean((2, 3), keepdims=True), atol=0.03)
     assert "pooled (the" not in (folder / "report.md").read_text()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
 from radixrt.errors import InputError
@@ -21,11 +22,32 @@ from radixrt.validate.statistics import (
 
 
 def test_interval_and_test_equal_published_values() -> None:
-    # Airway hyper-responsiveness before and after stem cell transplantation, 21 children, the worked example of
-    # Fagerland, Lydersen and Laake (2014): Tango's interval -0.517 to -0.026, exact McNemar 0.0703.
-    table = PairedTable(both=1, lost=7, gained=1, neither=12)
-    assert difference_interval(table) == pytest.approx((-0.517, -0.026), abs=5e-4)
-    assert mcnemar_exact(table) == pytest.approx(0.0703, abs=5e-5)
+    # Complete response before and after consolidation therapy (Cavo et al. 2012): n11 59, n12 6, n21 16, n22 80. The
+    # figures are those that the R package contingencytables, by the authors of Fagerland, Lydersen and Laake,
+    # "Statistical Analysis of Contingency Tables", expects of its own functions in tests/testthat/test-ch8.R.
+    table = PairedTable(both=59, lost=16, gained=6, neither=80)
+    assert table.difference == pytest.approx(-0.0621, abs=5e-5)
+    assert difference_interval(table) == pytest.approx((-0.1240, -0.0054), abs=5e-5)
+    assert mcnemar_exact(table) == pytest.approx(0.052479, abs=5e-7)
+
+
+@pytest.mark.parametrize(
+    "counts", [(1, 7, 1, 12), (59, 16, 6, 80), (60, 20, 40, 40), (990, 3, 1, 6), (5, 4, 0, 1), (0, 1, 2, 0)]
+)
+def test_the_bounds_are_where_the_score_statistic_is_1_96(counts: tuple[int, int, int, int]) -> None:
+    # The statistic by its definition, with the constrained likelihood maximised numerically and not by Tango's formula.
+    table = PairedTable(*counts)
+    for delta, z in zip(difference_interval(table), (1.959964, -1.959964), strict=True):
+
+        def unlikelihood(gained: float, delta: float = delta) -> float:
+            shares = (gained, gained - delta, 1 - 2 * gained + delta)
+            terms = zip((table.gained, table.lost, table.both + table.neither), shares, strict=True)
+            return -sum(n * math.log(share) for n, share in terms if n)
+
+        low, high = max(0.0, delta), (1 + delta) / 2
+        gained = minimize_scalar(unlikelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-13}).x
+        spread = math.sqrt((2 * gained - delta - delta**2) / table.images)
+        assert (table.difference - delta) / spread == pytest.approx(z, abs=2e-4)
 
 
 def test_interval_without_discordant_images_has_its_closed_form() -> None:
