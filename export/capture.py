@@ -20,13 +20,13 @@ import onnx_ir as ir
 from radixrt.errors import InputError
 from radixrt.export.heads import OUTPUT_NAME, Heads, heads_of
 from radixrt.export.names import NAME_SCOPES, set_module
-from radixrt.export.read_onnx import BATCH_DIM, read_onnx, with_batch
+from radixrt.export.read_onnx import BATCH_DIM
 from radixrt.export.spec import BatchSpec
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BATCH_DIM", "INPUT_NAME", "OUTPUT_NAME", "capture", "read_onnx", "with_batch"]
+__all__ = ["BATCH_DIM", "INPUT_NAME", "OUTPUT_NAME", "capture"]
 
 INPUT_NAME = "input"
 

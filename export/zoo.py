@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import onnx_ir as ir
-
 from radixrt.errors import InputError
 from radixrt.export import definitions
 from radixrt.export.definitions import Definition
+from radixrt.export.foreign import Foreign, read_foreign
 from radixrt.export.model_ref import KnownModel, ModelRef, known_models, resolve
+from radixrt.export.spec import BatchSpec
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ class LoadedModel:
             (:func:`radixrt.export.batchnorm.fit_statistics`), and no accuracy may be claimed for them.
         parameters: how many weights it has.
         module: in eval mode; ``None`` for an ONNX file.
-        graph: the ONNX file's; ``None`` for a module.
+        foreign: the ONNX file's graphs; ``None`` for a module.
         data_config: preprocessing as timm resolves it: input_size, mean, std, crop_pct, crop_mode, interpolation.
         num_classes: the length of the logits.
         labels: the classes' names, where the model knows them.
@@ -51,7 +51,7 @@ class LoadedModel:
     weights: Weights
     parameters: int
     module: torch.nn.Module | None
-    graph: ir.Model | None
+    foreign: Foreign | None
     data_config: dict[str, Any]
     num_classes: int
     labels: tuple[str, ...] = ()
@@ -65,6 +65,7 @@ def load(
     num_classes: int | None = None,
     seed: int = 0,
     pretrained_timeout_s: float = 10.0,
+    batch: BatchSpec | None = None,
     logits: str | None = None,
 ) -> LoadedModel:
     """Builds a model with its weights.
@@ -78,6 +79,7 @@ def load(
             be random.
         seed: of the random weights.
         pretrained_timeout_s: how long timm's hub may take to answer.
+        batch: the batch that the simplified graph of an ONNX file takes; the file's own where absent.
         logits: which output of an ONNX file is the logits; the first of two dimensions where absent.
 
     Raises:
@@ -87,7 +89,7 @@ def load(
     if num_classes is not None and num_classes < 1:
         raise InputError(f"the number of classes must be 1 or more, not {num_classes}")
     if ref.kind == "onnx":
-        return _load_onnx(ref, checkpoint, num_classes, logits)
+        return _load_onnx(ref, checkpoint, num_classes, batch, logits)
     if ref.kind == "sample":
         return _load_sample(ref, checkpoint, num_classes, seed)
     definition = _definition(ref)
@@ -129,12 +131,13 @@ def _definition(ref: ModelRef) -> Definition:
     return definitions.factory_definition(ref.target)
 
 
-def _load_onnx(ref: ModelRef, checkpoint: Path | None, num_classes: int | None, logits: str | None) -> LoadedModel:
-    from radixrt.export.read_onnx import read_onnx
-
+def _load_onnx(
+    ref: ModelRef, checkpoint: Path | None, num_classes: int | None, batch: BatchSpec | None, logits: str | None
+) -> LoadedModel:
     if checkpoint is not None:
         raise InputError(f"{ref.target} holds its own weights: leave the checkpoint out")
-    graph = read_onnx(Path(ref.target), logits)
+    foreign = read_foreign(Path(ref.target), batch, logits)
+    graph = foreign.graph
     size, classes = graph.graph.inputs[0].shape, graph.graph.outputs[0].shape
     found = classes[-1] if classes is not None and len(classes) and isinstance(classes[-1], int) else None
     if found is None:
@@ -147,7 +150,8 @@ def _load_onnx(ref: ModelRef, checkpoint: Path | None, num_classes: int | None, 
     parameters = sum(
         value.const_value.size for value in graph.graph.initializers.values() if value.const_value is not None
     )
-    return LoadedModel(ref.name, ref.source, "checkpoint", parameters, None, graph, _resolve_data_config(config), found)
+    data_config = _resolve_data_config(config)
+    return LoadedModel(ref.name, ref.source, "checkpoint", parameters, None, foreign, data_config, found)
 
 
 def _load_sample(ref: ModelRef, checkpoint: Path | None, num_classes: int | None, seed: int) -> LoadedModel:

@@ -75,15 +75,15 @@ def rewrite(
 ) -> None:
     """Rewrite any ONNX file: attention into its canonical form, grouped convolutions into the form that runs best."""
     from radixrt.engines.forms import rewrite_options
-    from radixrt.export.read_onnx import read_onnx
+    from radixrt.export.foreign import read_foreign
     from radixrt.export.rewrite import rewrite as do_rewrite
-    from radixrt.export.simplify import simplify, write_onnx
+    from radixrt.export.simplify import write_onnx
     from radixrt.export.spec import Precision
 
     display = stages(1)
     with display.stage("Rewriting attention and convolutions"):
         options = rewrite_options(target, Precision.parse(precision), grouped_conv)
-        model, done = do_rewrite(simplify(read_onnx(graph)), options)
+        model, done = do_rewrite(read_foreign(graph).simplified, options)
         write_onnx(model, output)
         if report is not None:
             report.write_text(done.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -142,11 +142,11 @@ def quantize(
     from radixrt.calibration.table import read_table
     from radixrt.deploy import typed_graph
     from radixrt.errors import InputError
-    from radixrt.export.read_onnx import read_onnx
+    from radixrt.export.foreign import read_foreign
     from radixrt.export.simplify import write_onnx
     from radixrt.export.spec import Precision
 
-    model = read_onnx(graph)
+    model = read_foreign(graph).graph
     chosen = Precision.parse(precision)
     if chosen is Precision.INT8 and table is None:
         raise InputError("int8 needs ranges: make a table with `radixrt calibrate` and name it with --table")

@@ -124,6 +124,7 @@ def prepare(choice: ModelChoice, data: DataChoice, batch: BatchSpec | None, stag
                 checkpoint=choice.checkpoint,
                 num_classes=choice.num_classes,
                 seed=choice.seed,
+                batch=batch,
                 logits=choice.logits,
             )
         preprocess = resolve_preprocess(model, choice, data)
@@ -132,12 +133,8 @@ def prepare(choice: ModelChoice, data: DataChoice, batch: BatchSpec | None, stag
     with stages.stage("Capturing the graph"):
         ready = _Statistics(model, images.calibration)
         if model.module is None:
-            from radixrt.export.capture import with_batch
-            from radixrt.export.simplify import simplify
-
-            assert model.graph is not None
-            graph = simplify(model.graph if batch is None else with_batch(model.graph, batch))
-            error = None
+            assert model.foreign is not None
+            graph, error = model.foreign.simplified, None
         else:
             pinned = ref is not None and ref.kind in PINNED_KINDS
             graph, error = _captured(ready, preprocess, batch or BatchSpec(), reuse, choice.logits, pinned)
@@ -238,10 +235,10 @@ def _reference(model: LoadedModel, statistics: _Statistics, logits: str | None) 
     from radixrt.export.reference import onnx_outputs, torch_outputs
 
     if model.module is None:
-        assert model.graph is not None
-        shape = model.graph.graph.inputs[0].shape
+        assert model.foreign is not None
+        shape = model.foreign.graph.graph.inputs[0].shape
         size = shape[0] if shape is not None else None
-        given = onnx_outputs(model.graph)
+        given = onnx_outputs(model.foreign.graph)
         run = in_batches(given, BatchSpec(size, size)) if isinstance(size, int) else given
         return Reference("ONNX Runtime, original graph", "ONNX original", run)
     run = torch_outputs(model.module, logits)

@@ -236,7 +236,7 @@ def test_an_onnx_file_brings_its_own_weights(tmp_path: Path) -> None:
 
     path = save(tiny(), tmp_path)
     model = load(str(path))
-    assert model.module is None and model.graph is not None
+    assert model.module is None and model.foreign is not None
     assert (model.name, model.num_classes, model.data_config["input_size"]) == ("model", 5, (3, 8, 8))
     assert model.parameters == 4 * 3 * 9 + 4 + 20
     with pytest.raises(InputError, match="5 classes, not 4"):

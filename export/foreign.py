@@ -1,0 +1,134 @@
+"""Reads an ONNX file that nobody vouches for in a process of its own.
+
+The checker, shape inference, onnxsim and the runtime are C++: a file can divide by zero in them, wind up their
+recursion or keep them busy for ever (two integers, -2**63 / -1, end the runtime with SIGFPE). So they meet the file in
+a child with bounded memory and time, and what comes back are protobuf messages. Whatever happens to the child is one
+sentence here.
+
+The child starts from scratch, not by forking (threads of other libraries would not survive that) and not through
+``multiprocessing`` (which runs the caller's main module again).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from radixrt.errors import InputError
+from radixrt.export.spec import BatchSpec
+
+LARGEST_MEMORY = 16 << 30
+"""Bytes of address space: several copies of the 2 GB that a file may hold."""
+LONGEST_S = 600
+_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from radixrt.export.foreign import child; child()"
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What a file holds: ``graph`` as :func:`radixrt.export.read_onnx.read_onnx` gives it, and ``simplified``."""
+
+    graph: ir.Model
+    simplified: ir.Model
+
+
+def read_foreign(
+    path: Path, batch: BatchSpec | None = None, logits: str | None = None, *, longest_s: int = LONGEST_S
+) -> Foreign:
+    """Reads and simplifies an ONNX file.
+
+    Args:
+        path: the file.
+        batch: the batch that the simplified graph takes; the file's own where absent.
+        logits: which of several outputs is the logits.
+        longest_s: after how many seconds to give up.
+
+    Raises:
+        InputError: the file is refused, or reading it crashed, took too long or too much memory.
+    """
+    request = {
+        "path": str(path),
+        "batch": [batch.min, batch.max] if batch else None,
+        "logits": logits,
+        "longest_s": longest_s,
+    }
+    # Isolated, so that no module of the folder that the user stands in takes a library's place.
+    command = [sys.executable, "-I", "-c", _START, json.dumps(sys.path), json.dumps(request)]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, check=False
+    )
+    head, _, content = done.stdout.partition(b"\n")
+    if done.returncode:
+        raise InputError(f"{path} cannot be read: {_end(done.returncode, longest_s)}; export it again")
+    said = json.loads(head)
+    if "error" in said:
+        raise InputError(said["error"])
+    first = said["bytes"]
+    return Foreign(_parsed(content[:first]), _parsed(content[first:]))
+
+
+def _parsed(content: bytes) -> ir.Model:
+    model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(content))
+    return model
+
+
+def _end(code: int, longest_s: int) -> str:
+    """Why a child that said nothing came to its end."""
+    if code == -signal.SIGALRM:
+        return f"that took longer than {longest_s} s"
+    if code == -signal.SIGKILL:
+        return "the system stopped it, most likely for want of memory"
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return f"the file crashed the ONNX libraries ({name})"
+
+
+def child() -> None:
+    """What the child does: reads the file that its last argument names and writes two graphs to standard output."""
+    request = json.loads(sys.argv[2])
+    _bound(request["longest_s"])
+    # The libraries may write to standard output what they like; the answer goes where it went before.
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    # onnxsim imports it, for a feature that is not used here, and it takes longer than all the rest.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        parts = [ir.to_proto(model).SerializeToString() for model in _read(request)]
+        head: dict[str, object] = {"bytes": len(parts[0])}
+    except InputError as error:
+        parts, head = [], {"error": str(error)}
+    except MemoryError:
+        parts, head = (
+            [],
+            {"error": f"{request['path']} needs more memory than {LARGEST_MEMORY >> 30} GB: export it again"},
+        )
+    with answer:
+        answer.write(json.dumps(head).encode() + b"\n")
+        for part in parts:
+            answer.write(part)
+
+
+def _bound(longest_s: int) -> None:
+    with contextlib.suppress(ValueError, OSError):  # not every system can
+        resource.setrlimit(resource.RLIMIT_AS, (LARGEST_MEMORY, LARGEST_MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The system's own alarm ends C++ that never returns to Python, and a child whose parent is gone.
+    signal.alarm(longest_s)
+
+
+def _read(request: dict[str, Any]) -> tuple[ir.Model, ir.Model]:
+    from radixrt.export.read_onnx import read_onnx, with_batch
+    from radixrt.export.simplify import simplify
+
+    graph = read_onnx(Path(request["path"]), request["logits"])
+    batch = BatchSpec(*request["batch"]) if request["batch"] else None
+    return graph, simplify(with_batch(graph, batch) if batch else graph)
