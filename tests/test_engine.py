@@ -168,6 +168,7 @@ def test_compiles_a_module_in_memory_for_a_dynamic_batch_on_a_folder_of_photogra
             data=tmp_path / "data",
             input_size=(3, 64, 64),
             batch="1..4",
+            batch_sweep=(1, 3),
             output=tmp_path / "b",
             gates=GateLimits(min_speedup=1e6),
         )
@@ -175,7 +176,10 @@ def test_compiles_a_module_in_memory_for_a_dynamic_batch_on_a_folder_of_photogra
         logits = engine(np.zeros((7, 3, 64, 64), np.float32))
     assert logits.shape == (7, 2)
     report = Report.read(tmp_path / "b" / "report.json")
-    assert report.latency is not None and {row.batch for row in report.latency.rows} == {1, 4}
+    assert report.latency is not None and {row.batch for row in report.latency.rows} == {1, 3}
+    # What it is to be timed against is looked for before anything long starts.
+    with pytest.raises(InputError, match="absent"):
+        rt.compile(module, data=tmp_path / "data", against=[tmp_path / "absent"])
 
 
 @pytest.mark.slow

@@ -38,6 +38,14 @@ def test_a_plan_that_was_not_executed_has_the_figures_of_its_twin(precision: str
     (p95,) = [gate for gate in report.gates if gate.name == "max_p95_ms"]
     assert p95.value is None and "not executed" in p95.reason
 
+    # Judged again, it is the twin again, with the same figures and the same words.
+    done = radixrt("validate", tmp_path / "bundle", "--data", data, "-o", tmp_path / "again")
+    assert done.code == 0 and "its CPU twin kept" in done.out, done.err
+    again = Report.read(tmp_path / "again" / "report.json")
+    assert (again.executed, again.measured_on, again.latency) == (False, "cpu twin", None)
+    assert again.parity is not None and again.parity.cosine_min == report.parity.cosine_min
+    assert any("was not executed" in note for note in again.notes)
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(not RTX.builds or RTX.runs, reason="needs a target that builds here and does not run")
