@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,9 @@ from radixrt.errors import InputError, UnavailableError
 from radixrt.export.spec import BatchSpec, Precision
 
 Array = NDArray[Any]
+
+Progress = Callable[[str, int, int], bool]
+"""Takes a build's phase, steps done and steps in all; returns False to stop the build."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,19 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a user may choose about a build. A target ignores what does not concern it."""
+    """What a user may choose about a build.
+
+    A target ignores what only steers another's build (``workspace_bytes``, ``builder_level``, ``compute_capabilities``)
+    and refuses a property of the engine that it cannot give (``of_plans``).
+
+    Attributes:
+        cache_dir: where timings of kernels are kept between builds; None keeps none.
+        version_compatible: a later library of the same major version may open the plan.
+        hardware_compatible: every GPU from Ampere on may open it.
+        dla_core: the DLA core that takes the layers it can; the GPU takes the rest.
+        refit: the plan's weights can be replaced.
+        strip_weights: the plan holds no weights and takes those of the deploy graph beside it when it is opened.
+    """
 
     precision: Precision
     batch: BatchSpec = field(default_factory=BatchSpec)
@@ -67,6 +83,18 @@ class BuildOptions:
     dla_core: int | None = None
     refit: bool = False
     strip_weights: bool = False
+
+    @property
+    def of_plans(self) -> tuple[str, ...]:
+        """The options asked for that only TensorRT plans may have, as a user writes them."""
+        asked = {
+            "--dla-core": self.dla_core is not None,
+            "--refit": self.refit,
+            "--strip-plan": self.strip_weights,
+            "--version-compatible": self.version_compatible,
+            "--hardware-compatible": self.hardware_compatible,
+        }
+        return tuple(name for name, given in asked.items() if given)
 
 
 @dataclass(frozen=True)
@@ -159,22 +187,42 @@ class Target(ABC):
     def capability(self) -> Capability:
         """What can be done here; never raises."""
 
-    def build(self, deploy: Path, out_dir: Path, options: BuildOptions) -> BuiltEngine:
+    def check_options(self, options: BuildOptions) -> None:
+        """Finds out, before anything long starts, whether this target can give what is asked for.
+
+        Raises:
+            InputError: it, or its library's version, has no such thing.
+        """
+        if options.of_plans:
+            self._check_plan_options(options)
+
+    def _check_plan_options(self, options: BuildOptions) -> None:
+        raise InputError(
+            f"{self.name} has no {' and no '.join(options.of_plans)}, which is for TensorRT plans: leave it out, or "
+            "name a TensorRT target"
+        )
+
+    def build(
+        self, deploy: Path, out_dir: Path, options: BuildOptions, *, progress: Progress | None = None
+    ) -> BuiltEngine:
         """Builds ``out_dir/engine<suffix>`` from a deploy graph.
 
         Args:
             deploy: the strongly typed deploy graph, an ONNX file.
             out_dir: an existing folder that takes the engine's files.
             options: what the user chose.
+            progress: told of each step, where the library tells of its steps.
 
         Raises:
             UnavailableError: the target cannot build here.
-            InputError: the graph has something the target cannot take; the message names the node.
+            InputError: the graph has something the target cannot take (the message names the node), or the target
+                cannot give what was asked for.
         """
         capability = self.capability()
         if not capability.builds:
             raise UnavailableError(self.name, capability.reason, capability.hint)
-        return self._build(deploy, out_dir, options)
+        self.check_options(options)
+        return self._build(deploy, out_dir, options, progress)
 
     def open(self, engine: Path, *, threads: int = 0) -> Session:
         """Opens a built engine.
@@ -189,7 +237,9 @@ class Target(ABC):
         return self._open(engine, threads)
 
     @abstractmethod
-    def _build(self, deploy: Path, out_dir: Path, options: BuildOptions) -> BuiltEngine: ...
+    def _build(
+        self, deploy: Path, out_dir: Path, options: BuildOptions, progress: Progress | None = None
+    ) -> BuiltEngine: ...
 
     @abstractmethod
     def _open(self, engine: Path, threads: int) -> Session: ...

@@ -220,14 +220,18 @@ class Bundle:
         """A signature lies in the bundle; whose it is, only ``require_signature`` tells."""
         return (self.path / SIGNATURE_NAME).exists()
 
-    def open(self, *, threads: int = 0) -> Session:
+    def open(self, *, threads: int = 0, cache_dir: Path | None = None) -> Session:
         """Opens the engine with the bundle's own target.
+
+        Args:
+            threads: CPU threads of one inference; 0 lets the runtime choose.
+            cache_dir: where runtimes that compile at opening keep what they made for the next one; None keeps nothing.
 
         Raises:
             UnavailableError: the target cannot run here.
             InputError: the plan was built for something else than what is here, or the bundle was replaced meanwhile.
         """
-        target = registry.get(self.manifest.target)
+        target = registry.get(self.manifest.target, cache_dir)
         check_fits(self.manifest.built_for, this_host(target), str(self.path))
         session = target.open(self.engine, threads=threads)
         try:

@@ -61,6 +61,9 @@ def built_for(target: Target, options: BuildOptions, built: BuiltEngine) -> Buil
         compute_capabilities=chosen or ((host.compute_capability,) if host.compute_capability else ()),
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,
+        dla_core=options.dla_core,
+        refittable=options.refit,
+        stripped=options.strip_weights,
     )
 
 

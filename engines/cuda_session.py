@@ -22,9 +22,11 @@ import numpy as np
 from radixrt.engines.base import Array, Session, TensorSpec
 from radixrt.engines.cuda_graph import CudaGraph, find_driver
 from radixrt.engines.trt_api import TrtApi
+from radixrt.engines.trt_build import STRIPPED
 from radixrt.errors import InputError, RadixRTError
 
 Shapes = tuple[tuple[int, ...], ...]
+GRAPH_NAME = "deploy.onnx"
 _SEVERE = ("ERROR", "INTERNAL_ERROR")
 
 
@@ -85,6 +87,8 @@ class CudaSession(Session):
                 "build it again here"
             )
         self._plan: Any = plan
+        if STRIPPED in engine.suffixes:
+            self._refit(engine)
         known = self._runtime_cache.read_bytes() if self._runtime_cache and self._runtime_cache.exists() else b""
         self._execution: Any
         self._execution, self._specialised = self._api.execution_context(plan, known)
@@ -100,6 +104,16 @@ class CudaSession(Session):
         ]
         self.inputs = tuple(spec for spec in specs if self._api.is_input(plan, spec.name))
         self.outputs = tuple(spec for spec in specs if not self._api.is_input(plan, spec.name))
+
+    def _refit(self, engine: Path) -> None:
+        graph = engine.with_name(GRAPH_NAME)
+        if not graph.is_file():
+            raise InputError(
+                f"{engine} holds no weights, and {GRAPH_NAME}, which has them, is not beside it: copy both"
+            )
+        if not self._api.refit(self._plan, self._logger, graph.read_bytes()):
+            said = self._errors[-1].strip() if self._errors else "it gave no reason"
+            raise InputError(f"{engine} does not take the weights of {graph.name} ({said}): build it again here")
 
     def _allocate(self) -> None:
         """Makes the buffers for the largest batch of the plan's profile, and gives the plan their addresses."""

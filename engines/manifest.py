@@ -88,6 +88,9 @@ class BuiltFor(_Frozen):
         compute_capabilities: such as ``8.6``; empty where any device of the target will do.
         version_compatible: a later library of the same major version may open it.
         hardware_compatible: a newer GPU (compute capability 8.0 and up) may open it.
+        dla_core: the DLA core that it was built for; the GPU takes what that does not.
+        refittable: its weights can be replaced.
+        stripped: it holds no weights and takes those of the deploy graph.
     """
 
     system: str
@@ -98,6 +101,9 @@ class BuiltFor(_Frozen):
     compute_capabilities: tuple[str, ...] = ()
     version_compatible: bool = False
     hardware_compatible: bool = False
+    dla_core: int | None = None
+    refittable: bool = False
+    stripped: bool = False
 
 
 class Manifest(_Frozen):

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Session, Target, TensorSpec
+from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Progress, Session, Target, TensorSpec
 from radixrt.engines.float32_typed import has_half, to_float32
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
@@ -116,7 +116,9 @@ class OnnxRuntimeTarget(Target):
             return Capability(self.name, False, False, reason=f"onnxruntime does not load ({error})", hint=_INSTALL)
         return Capability(self.name, True, True, version=ort.__version__, device="CUDA, CPU" if _cuda() else "CPU")
 
-    def _build(self, deploy: Path, out_dir: Path, options: BuildOptions) -> BuiltEngine:
+    def _build(
+        self, deploy: Path, out_dir: Path, options: BuildOptions, progress: Progress | None = None
+    ) -> BuiltEngine:
         import onnx_ir as ir
 
         started = time.perf_counter()

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Session, Target, TensorSpec
+from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Progress, Session, Target, TensorSpec
 from radixrt.engines.seven_bits import saturates, to_seven_bits
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
@@ -113,7 +113,9 @@ class OpenVinoTarget(Target):
             return Capability(self.name, False, False, reason=f"openvino does not load ({error})", hint=_INSTALL)
         return Capability(self.name, True, True, version=ov.__version__.split("-")[0], device=device)
 
-    def _build(self, deploy: Path, out_dir: Path, options: BuildOptions) -> BuiltEngine:
+    def _build(
+        self, deploy: Path, out_dir: Path, options: BuildOptions, progress: Progress | None = None
+    ) -> BuiltEngine:
         import onnx_ir as ir
         import openvino as ov
 

@@ -85,6 +85,16 @@ def default_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radixrt" / "stages"
 
 
+def device_cache() -> Path | None:
+    """Where libraries keep what they found out about this device; None where that cannot be written."""
+    folder = default_root().with_name("devices")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
 def stage_key(stage: str, *, inputs: Mapping[str, str], options: object, versions: Mapping[str, str]) -> str:
     """The address of a stage's result.
 

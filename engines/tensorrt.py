@@ -6,14 +6,14 @@ held against the recorded API of each version; it was not executed there.
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from pathlib import Path
 
-from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Session, Target
+from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress, Session, Target
 from radixrt.engines.gpu import find_gpu
 from radixrt.engines.trt_api import TrtApi
-from radixrt.engines.trt_build import build_plan
+from radixrt.engines.trt_build import build_plan, check_options, plan_name
+from radixrt.engines.trt_here import library_here
 
 _INSTALL = "It comes with JetPack on Jetson; elsewhere `pip install tensorrt` takes it from NVIDIA's own index."
 
@@ -25,28 +25,28 @@ class TensorRtTarget(Target):
     suffix = ".plan"
 
     def capability(self) -> Capability:
-        # The stubs package makes a folder of that name with no code in it.
-        spec = importlib.util.find_spec("tensorrt")
-        if spec is None or spec.origin is None:
-            return Capability(self.name, False, False, reason="tensorrt is not installed", hint=_INSTALL)
-        try:
-            version = TrtApi.load("tensorrt").version_text
-        except Exception as error:  # a broken installation raises what it likes
-            return Capability(self.name, False, False, reason=f"tensorrt does not load ({error})", hint=_INSTALL)
-        gpu = find_gpu()
+        library, gpu = library_here(self.name, "tensorrt", _INSTALL), find_gpu()
+        if not library.builds:
+            return library
         if not gpu.usable:
-            return Capability(self.name, False, False, version, "", gpu.reason, gpu.hint)
-        return Capability(self.name, True, True, version, f"{gpu.name} (compute capability {gpu.capability})")
+            return Capability(self.name, False, False, library.version, "", gpu.reason, gpu.hint)
+        return Capability(self.name, True, True, library.version, f"{gpu.name} (compute capability {gpu.capability})")
 
-    def _build(self, deploy: Path, out_dir: Path, options: BuildOptions) -> BuiltEngine:
+    def _check_plan_options(self, options: BuildOptions) -> None:
+        check_options(TrtApi.load("tensorrt"), options)
+
+    def _build(
+        self, deploy: Path, out_dir: Path, options: BuildOptions, progress: Progress | None = None
+    ) -> BuiltEngine:
         from radixrt.engines.legacy_graph import for_version
 
         started = time.perf_counter()
         api = TrtApi.load("tensorrt")
         cache = _timing_cache_file(api, options.cache_dir)
         known = cache.read_bytes() if cache is not None and cache.exists() else b""
-        plan = build_plan(api, for_version(deploy, api), options, timing_cache=known if cache is not None else None)
-        engine = out_dir / f"engine{self.suffix}"
+        timings = known if cache is not None else None
+        plan = build_plan(api, for_version(deploy, api), options, timing_cache=timings, progress=progress)
+        engine = out_dir / plan_name(options)
         engine.write_bytes(plan.data)
         if cache is not None:
             _replace(cache, plan.timing_cache)

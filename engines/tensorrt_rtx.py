@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import time
 from pathlib import Path
 
-from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Session, Target
+from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress, Session, Target
 from radixrt.engines.gpu import find_gpu
 from radixrt.engines.plan_cost import PlanCost, compare_int8, cost_of_layers, node_macs, plan_cost
 from radixrt.engines.trt_api import TrtApi
-from radixrt.engines.trt_build import build_plan
+from radixrt.engines.trt_build import build_plan, check_options, plan_name
+from radixrt.engines.trt_here import library_here
+from radixrt.errors import InputError
 from radixrt.export.spec import Precision
 
 DEFAULT_CAPABILITIES = ("8.6", "8.9", "12.0")
@@ -38,25 +39,32 @@ class TensorRtRtxTarget(Target):
         self._cache_dir = cache_dir
 
     def capability(self) -> Capability:
-        if importlib.util.find_spec("tensorrt_rtx") is None:
-            return Capability(self.name, False, False, reason="tensorrt-rtx is not installed", hint=_INSTALL)
-        try:
-            version = TrtApi.load("tensorrt_rtx").version_text
-        except Exception as error:  # a broken installation raises what it likes
-            return Capability(self.name, False, False, reason=f"tensorrt-rtx does not load ({error})", hint=_INSTALL)
-        gpu = find_gpu()
+        library, gpu = library_here(self.name, "tensorrt_rtx", _INSTALL), find_gpu()
+        if not library.builds:
+            return library
         if not gpu.usable:
             reason = f"plans are built here and not executed: {gpu.reason}"
-            return Capability(self.name, True, False, version, "", reason, gpu.hint)
-        return Capability(self.name, True, True, version, gpu.name)
+            return Capability(self.name, True, False, library.version, "", reason, gpu.hint)
+        return Capability(self.name, True, True, library.version, gpu.name)
 
-    def _build(self, deploy: Path, out_dir: Path, options: BuildOptions) -> BuiltEngine:
+    def _check_plan_options(self, options: BuildOptions) -> None:
+        api = TrtApi.load("tensorrt_rtx")
+        check_options(api, _with_capabilities(options))
+        if (options.refit or options.strip_weights) and not find_gpu().usable:
+            raise InputError(
+                f"TensorRT for RTX {api.version_text} compiles refittable and stripped plans on a GPU only, and "
+                f"{find_gpu().reason}: leave --refit and --strip-plan out, or build where the GPU is"
+            )
+
+    def _build(
+        self, deploy: Path, out_dir: Path, options: BuildOptions, progress: Progress | None = None
+    ) -> BuiltEngine:
         started = time.perf_counter()
-        capabilities = tuple(dict.fromkeys(options.compute_capabilities)) or DEFAULT_CAPABILITIES
-        options = dataclasses.replace(options, compute_capabilities=capabilities)
+        options = _with_capabilities(options)
+        capabilities = options.compute_capabilities
         graph = deploy.read_bytes()
-        plan = build_plan(TrtApi.load("tensorrt_rtx"), graph, options)
-        engine = out_dir / f"engine{self.suffix}"
+        plan = build_plan(TrtApi.load("tensorrt_rtx"), graph, options, progress=progress)
+        engine = out_dir / plan_name(options)
         engine.write_bytes(plan.data)
         facts = {"compute_capabilities": ", ".join(capabilities)}
         notes = [f"Built for compute capability {', '.join(capabilities)}."]
@@ -85,3 +93,8 @@ class TensorRtRtxTarget(Target):
         name = f"rtx-{hashlib.sha256(engine.read_bytes()).hexdigest()[:16]}.runtime-cache"
         cache = self._cache_dir / name if self._cache_dir is not None else None
         return CudaSession(TrtApi.load("tensorrt_rtx"), engine, runtime_cache=cache)
+
+
+def _with_capabilities(options: BuildOptions) -> BuildOptions:
+    capabilities = tuple(dict.fromkeys(options.compute_capabilities)) or DEFAULT_CAPABILITIES
+    return dataclasses.replace(options, compute_capabilities=capabilities)

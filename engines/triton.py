@@ -90,6 +90,8 @@ def write_model(bundle: Bundle, repository: Path, options: TritonOptions | None 
         raise InputError(
             f"Triton has no backend for {bundle.manifest.target}: make a bundle for {' or '.join(_BACKENDS)} instead"
         )
+    if bundle.manifest.built_for is not None and bundle.manifest.built_for.stripped:
+        raise InputError(f"{bundle.path} holds a plan without weights, which Triton cannot open: build it whole")
     name = options.name or bundle.path.absolute().name
     if not name or "/" in name or name.startswith("."):
         raise InputError(f"{name!r} cannot name a model: give one without slashes or a leading dot")

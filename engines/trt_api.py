@@ -270,6 +270,12 @@ class TrtApi:
             runtime.engine_host_code_allowed = False
         return runtime
 
+    def refit(self, engine: trt.ICudaEngine, logger: trt.ILogger, graph: bytes) -> bool:
+        """Puts a graph's weights into an engine that was built without them; says whether all went in."""
+        refitter = self.trt.Refitter(engine, logger)
+        parser = self.trt.OnnxParserRefitter(refitter, logger)
+        return bool(parser.refit_from_bytes(graph)) and bool(refitter.refit_cuda_engine())
+
     def execution_context(self, engine: Any, runtime_cache: bytes) -> tuple[Any, Any]:
         """Returns an execution context of an engine, and with TensorRT for RTX its runtime cache (else None).
 

@@ -5,13 +5,14 @@ Parse, configure, build, and say what went wrong in the model's own names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from radixrt.engines.base import BuildOptions
+from radixrt.engines.base import BuildOptions, Progress
 from radixrt.engines.trt_api import TrtApi
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
@@ -19,7 +20,8 @@ from radixrt.export.spec import Precision
 if TYPE_CHECKING:
     import tensorrt as trt
 
-Progress = Callable[[str, int, int], bool]
+STRIPPED = ".stripped"
+"""Stands in the name of a plan without weights: whoever opens it must give it those of the graph beside it."""
 
 
 @dataclass
@@ -63,11 +65,12 @@ def build_plan(
         graph: the ONNX file's bytes, in a form that this version reads (see ``legacy_graph`` for 8.x).
         options: what the user chose.
         timing_cache: timings of an earlier build on this device, b"" to start a cache, None to do without.
-        progress: called with (phase, done, total); returns False to stop.
+        progress: told of each step; Ctrl-C stops the build at the next one, where the library tells of its steps (10.0
+            and later), and at its end elsewhere.
 
     Raises:
         InputError: the graph has a node that the library cannot take (named by its torch module), an option it does
-            not offer, or no kernel fits.
+            not offer, or no kernel fits; or ``progress`` stopped it.
     """
     log = BuildLog()
     logger = api.logger(log)
@@ -77,13 +80,23 @@ def build_plan(
     if not parser.parse(graph):
         raise InputError(_explain(api, graph, api.parser_errors(parser), log))
     config = builder.create_builder_config()
-    monitor = _configure(api, builder, config, options, progress)
+    _configure(api, builder, config, options)
+    stop = threading.Event()
+
+    def step(phase: str, done: int, total: int) -> bool:
+        if progress is not None and not progress(phase, done, total):
+            stop.set()
+        return not stop.is_set()
+
+    monitor = api.set_progress_monitor(config, step)
     _add_profile(api, builder, network, config, options)
     cache = config.create_timing_cache(timing_cache) if timing_cache is not None else None
     if cache is not None:
         config.set_timing_cache(cache, False)
-    plan = builder.build_serialized_network(network, config)
+    plan = _build_in_thread(builder, network, config, stop)
     del monitor
+    if plan is None and stop.is_set():
+        raise InputError("the build was stopped: start it again")
     if plan is None:
         said = log.errors[-1] if log.errors else "it gave no reason"
         raise InputError(
@@ -93,9 +106,39 @@ def build_plan(
     return Plan(bytes(memoryview(plan)), log, bytes(memoryview(cache.serialize())) if cache is not None else b"")
 
 
-def _configure(
-    api: TrtApi, builder: trt.Builder, config: trt.IBuilderConfig, options: BuildOptions, progress: Progress | None
+def _build_in_thread(
+    builder: trt.Builder, network: trt.INetworkDefinition, config: trt.IBuilderConfig, stop: threading.Event
 ) -> Any:
+    """Builds in a thread of its own, and stops at the next step when this one is interrupted.
+
+    Python raises Ctrl-C in the main thread. In a callback of the builder it would have to pass through the library's
+    C++, which ends the process; here it finds the main thread waiting.
+    """
+    with ThreadPoolExecutor(1, "tensorrt-build") as pool:
+        plan = pool.submit(builder.build_serialized_network, network, config)
+        try:
+            return plan.result()
+        except BaseException:
+            stop.set()
+            raise
+
+
+def check_options(api: TrtApi, options: BuildOptions) -> None:
+    """Finds out, without building anything, whether this version offers what is asked for.
+
+    Raises:
+        InputError: it does not.
+    """
+    builder = api.builder(api.logger(BuildLog()))
+    _configure(api, builder, builder.create_builder_config(), options)
+
+
+def plan_name(options: BuildOptions) -> str:
+    """The file name of a plan, which says whether its weights are in it."""
+    return f"engine{STRIPPED if options.strip_weights else ''}.plan"
+
+
+def _configure(api: TrtApi, builder: trt.Builder, config: trt.IBuilderConfig, options: BuildOptions) -> None:
     api.set_detailed(config)
     api.set_precision_flags(
         config, half=options.precision is not Precision.FP32, int8=options.precision is Precision.INT8
@@ -116,10 +159,11 @@ def _configure(
     if options.strip_weights:
         api.set_flag(config, "STRIP_PLAN", "plans without weights")
     if options.dla_core is not None:
+        if options.batch.dynamic or options.precision is Precision.FP32:
+            raise InputError("a DLA core takes one batch size, at fp16 or int8: choose one of each, or no --dla-core")
         api.set_dla(builder, config, options.dla_core)
     if api.rtx:
         api.set_compute_capabilities(config, options.compute_capabilities)
-    return api.set_progress_monitor(config, progress) if progress is not None else None
 
 
 def _add_profile(

@@ -19,6 +19,7 @@ from radixrt.calibration.pixels import ImageUnusableError, open_image, preproces
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.engines.base import BuildOptions, Session
 from radixrt.engines.bundle import Bundle
+from radixrt.engines.stages import device_cache
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.pipeline import Engine, Result
@@ -47,6 +48,11 @@ def compile(
     against: Sequence[str | Path] = (),
     batch_sweep: Sequence[int] = (),
     logits: str | None = None,
+    dla_core: int | None = None,
+    refit: bool = False,
+    strip_plan: bool = False,
+    version_compatible: bool = False,
+    hardware_compatible: bool = False,
     output: str | Path | None = None,
     progress: bool = False,
 ) -> list[Result]:
@@ -67,6 +73,11 @@ def compile(
         against: what else is timed beside the engine: ``"compile"`` (``torch.compile``, minutes), or earlier bundles.
         batch_sweep: the batch sizes to time, where the engine takes them; its smallest and largest where empty.
         logits: the output that is the logits, where a network has several; the first of two dimensions where absent.
+        dla_core: TensorRT: the DLA core that takes the layers it can; the GPU takes the rest.
+        refit: TensorRT: a plan whose weights can be replaced.
+        strip_plan: TensorRT: a plan without weights, which takes those of ``deploy.onnx``.
+        version_compatible: TensorRT: later libraries of the same major version may open the plan.
+        hardware_compatible: TensorRT: every GPU from Ampere on may open it.
         output: the bundle's folder, or the folder of several bundles.
         progress: show the stages on standard error.
 
@@ -90,7 +101,15 @@ def compile(
         data=DataChoice(
             source=str(data), input_size=None if input_size is None else ",".join(str(size) for size in input_size)
         ),
-        build=BuildOptions(Precision.parse(precision), BatchSpec.parse(str(batch))),
+        build=BuildOptions(
+            Precision.parse(precision),
+            BatchSpec.parse(str(batch)),
+            dla_core=dla_core,
+            refit=refit,
+            strip_weights=strip_plan,
+            version_compatible=version_compatible,
+            hardware_compatible=hardware_compatible,
+        ),
         targets=tuple(name.strip() for name in target.split(",")),
         calibration=CalibrationOptions(Method.parse(method)),
         gates=gates or GateLimits(),
@@ -177,7 +196,7 @@ def load(bundle: str | Path, *, threads: int = 0, require_signature: str | Path 
     """
     key = None if require_signature is None else Path(require_signature)
     found = Bundle.read(Path(bundle), require_signature=key)
-    return LoadedEngine(found, found.open(threads=threads))
+    return LoadedEngine(found, found.open(threads=threads, cache_dir=device_cache()))
 
 
 def validate(bundle: str | Path, **options: Any) -> Report:

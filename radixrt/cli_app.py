@@ -53,6 +53,19 @@ AgainstOpt = Annotated[
 ]
 SweepOpt = Annotated[str | None, typer.Option(help="Batch sizes to time, where the engine takes them: 1,2,4,8.")]
 JUnitOpt = Annotated[Path | None, typer.Option(help="Also write the gates as JUnit XML.")]
+DlaOpt = Annotated[
+    int | None, typer.Option(help="TensorRT: the DLA core that takes the layers it can; the GPU the rest.")
+]
+RefitOpt = Annotated[bool, typer.Option("--refit", help="TensorRT: a plan whose weights can be replaced.")]
+StripOpt = Annotated[
+    bool, typer.Option("--strip-plan", help="TensorRT: a plan without weights; it takes those of deploy.onnx.")
+]
+VersionOpt = Annotated[
+    bool, typer.Option("--version-compatible", help="TensorRT: later libraries of the same major version may open it.")
+]
+HardwareOpt = Annotated[
+    bool, typer.Option("--hardware-compatible", help="TensorRT: every GPU from Ampere on may open it.")
+]
 OutputFile = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
 OneTarget = Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt or tensorrt-rtx.")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,9 @@ from radixrt.cli_app import (
     ClassesOpt,
     CropOpt,
     DataOpt,
+    DlaOpt,
     GroupedOpt,
+    HardwareOpt,
     InterpolationOpt,
     LogitsOpt,
     MeanOpt,
@@ -24,9 +27,12 @@ from radixrt.cli_app import (
     OutputFile,
     PrecisionOpt,
     PreprocessOpt,
+    RefitOpt,
     SeedOpt,
     SizeOpt,
     StdOpt,
+    StripOpt,
+    VersionOpt,
     app,
     err,
     out,
@@ -164,22 +170,41 @@ def build(
     precision: PrecisionOpt = "fp32",
     batch: BatchOpt = "1",
     compute_capability: Annotated[str | None, typer.Option(help="tensorrt-rtx: such as 8.6,8.9,12.0.")] = None,
+    dla_core: DlaOpt = None,
+    refit: RefitOpt = False,
+    strip_plan: StripOpt = False,
+    version_compatible: VersionOpt = False,
+    hardware_compatible: HardwareOpt = False,
 ) -> None:
     """Build an engine from a deploy graph, without a bundle around it."""
     from radixrt.engines.base import BuildOptions
     from radixrt.engines.registry import get
+    from radixrt.engines.stages import device_cache
     from radixrt.errors import InputError
     from radixrt.export.spec import BatchSpec, Precision
 
     if not graph.is_file():
         raise InputError(f"there is no file {graph}: name a deploy graph, such as a bundle's deploy.onnx")
     capabilities = tuple(compute_capability.split(",")) if compute_capability else ()
-    options = BuildOptions(Precision.parse(precision), BatchSpec.parse(batch), compute_capabilities=capabilities)
-    chosen = get(target)
+    options = BuildOptions(
+        Precision.parse(precision),
+        BatchSpec.parse(batch),
+        compute_capabilities=capabilities,
+        cache_dir=device_cache(),
+        dla_core=dla_core,
+        refit=refit,
+        strip_weights=strip_plan,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+    )
+    chosen, display = get(target), stages(1)
     output.mkdir(parents=True, exist_ok=True)
-    with stages(1).stage(f"Building the {chosen.name} engine"):
-        built = chosen.build(graph, output, options)
-    for file in built.files:
+    # Whole files or none: a build that is stopped leaves nothing in the folder.
+    with tempfile.TemporaryDirectory(dir=output, prefix=".radixrt-") as folder:
+        with display.stage(f"Building the {chosen.name} engine"):
+            built = chosen.build(graph, Path(folder), options, progress=display.phase)
+        files = [file.replace(output / file.name) for file in built.files]
+    for file in files:
         say(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     for note in built.notes:
         out.print(note, markup=False, soft_wrap=True)

@@ -22,6 +22,7 @@ from radixrt.engines.bundle import CALIBRATION_NAME, Bundle, BundleWriter
 from radixrt.engines.compatibility import built_for
 from radixrt.engines.hashing import sha256_of
 from radixrt.engines.manifest import Manifest, ModelIdentity, TensorInfo, now
+from radixrt.engines.stages import device_cache
 from radixrt.errors import GateError
 from radixrt.export.simplify import write_onnx
 from radixrt.export.spec import Precision
@@ -135,7 +136,9 @@ def _engine(job: Job, target: Target, folder: Path) -> BuiltEngine:
     if found is None:
 
         def write(kept: Path) -> None:
-            built = target.build(folder / DEPLOY_NAME, kept, job.request.build)
+            # Timings of kernels hold for every network on this device: they are kept beside the stages, not in them.
+            options = replace(job.request.build, cache_dir=None if job.request.fresh else device_cache())
+            built = target.build(folder / DEPLOY_NAME, kept, options, progress=job.stages.phase)
             (kept / "built.json").write_text(built.to_json())
 
         found = job.reuse.keep(key, f"{target.name} engine", write)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from radixrt.engines.base import Capability, Target
+from radixrt.engines.base import BuildOptions, Capability, Target
 from radixrt.engines.bundle import BundleWriter
 from radixrt.engines.registry import FASTEST, auto_targets, get, runnable_targets
 from radixrt.engines.signing import check_private_key
@@ -47,7 +47,7 @@ class Engine:
         """
         request = self.request
         racing = FASTEST in request.targets
-        targets = choose_targets(request.targets)
+        targets = choose_targets(request.targets, request.build)
         # A race leaves one bundle, wherever the winner's would lie by itself.
         paths = {t.name: request.bundle_path(t.name, 1 if racing else len(targets)) for t in targets}
         for path in paths.values():
@@ -86,11 +86,11 @@ def _compile(job: Job, target: Target, path: Path) -> Result:
         return finish(job, built, verdict, writer, reused)
 
 
-def choose_targets(names: Iterable[str]) -> tuple[Target, ...]:
+def choose_targets(names: Iterable[str], options: BuildOptions) -> tuple[Target, ...]:
     """Resolves ``auto``, ``fastest`` and names, and refuses what cannot build here before anything long starts.
 
     Raises:
-        InputError: an unknown target, or ``fastest`` beside others.
+        InputError: an unknown target, ``fastest`` beside others, or an option that a target cannot give.
         UnavailableError: a named target cannot build here, or none can run here.
     """
     names = tuple(names)
@@ -100,15 +100,15 @@ def choose_targets(names: Iterable[str]) -> tuple[Target, ...]:
         runnable = runnable_targets()
         if not runnable:
             raise UnavailableError(FASTEST, "no target runs here", "Install one: `pip install onnxruntime`.")
-        return runnable
-    chosen: dict[str, Target] = {}
-    for name in names:
-        for target in auto_targets() if name == "auto" else (get(name),):
-            chosen[target.name] = target
+        chosen = {target.name: target for target in runnable}
+    else:
+        found = (auto_targets() if name == "auto" else (get(name),) for name in names)
+        chosen = {target.name: target for targets in found for target in targets}
     for target in chosen.values():
         capability = target.capability()
         if not capability.builds:
             raise UnavailableError(target.name, capability.reason, capability.hint)
+        target.check_options(options)
     return tuple(chosen.values())
 
 

@@ -28,6 +28,7 @@ class Stages:
     _done: int = 0
     _progress: Progress = field(init=False)
     _task: TaskID | None = None
+    _label: str = ""
 
     def __post_init__(self) -> None:
         self._progress = Progress(
@@ -48,7 +49,7 @@ class Stages:
         label = f"[{self._done}/{self.total}] {name}"
         start = time.monotonic()
         with self._progress:
-            self._task = self._progress.add_task(label, total=None)
+            self._task, self._label = self._progress.add_task(label, total=None), label
             try:
                 yield
             finally:
@@ -70,6 +71,12 @@ class Stages:
         """Moves the current stage's bar, for work that counts its steps itself."""
         if self._task is not None:
             self._progress.update(self._task, total=total, completed=done)
+
+    def phase(self, name: str, done: int, total: int) -> bool:
+        """Shows a step of a build that has phases of its own beside the stage; never stops it."""
+        if self._task is not None:
+            self._progress.update(self._task, total=total, completed=done, description=f"{self._label}: {name}")
+        return True
 
     def note(self, text: str) -> None:
         """Writes a sentence that the user should not miss."""

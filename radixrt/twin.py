@@ -8,7 +8,6 @@ run on the device confirms them. Nothing is said of its speed, and what the plan
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from radixrt.batching import session_outputs
@@ -51,7 +50,7 @@ def judge_twin(
     """
     target = get(RUNTIME)
     with tempfile.TemporaryDirectory(prefix="radixrt-twin-") as folder:
-        built = target.build(deploy, Path(folder), replace(build, compute_capabilities=()))
+        built = target.build(deploy, Path(folder), BuildOptions(build.precision, build.batch, build.threads))
         with target.open(built.files[0], threads=build.threads) as session:
             run = session_outputs(session, trial.batch)
             outputs = judge_outputs(run, prepared, trial, stages, engine_images, what="CPU twin")

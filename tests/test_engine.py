@@ -103,10 +103,12 @@ def test_fastest_keeps_the_quickest_that_passes_and_shows_the_others(bundle: Pat
 
 
 def test_fastest_stands_alone() -> None:
+    from radixrt.engines.base import BuildOptions
+    from radixrt.export.spec import Precision
     from radixrt.pipeline import choose_targets
 
     with pytest.raises(InputError, match="leave the others out"):
-        choose_targets(("fastest", "onnxruntime"))
+        choose_targets(("fastest", "onnxruntime"), BuildOptions(Precision.INT8))
 
 
 @pytest.mark.slow

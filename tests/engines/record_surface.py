@@ -43,7 +43,9 @@ CLASSES = (
     "ITensor",
     "ITimingCache",
     "OnnxParser",
+    "OnnxParserRefitter",
     "ParserError",
+    "Refitter",
     "Runtime",
 )
 ENUMS = (

@@ -162,6 +162,33 @@ def test_a_graph_is_replayed_from_the_second_run_and_dropped_with_its_shape(
     assert driver.alive == 0
 
 
+# A plan without weights would answer, and wrongly: it must take those of its own graph before it is used.
+@pytest.mark.parametrize("version", ["10.16", "11.4", "rtx-1.7"])
+def test_a_stripped_plan_takes_the_weights_of_the_graph_beside_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str
+) -> None:
+    state = simulated_cuda.install(monkeypatch)
+    monkeypatch.setattr(cuda_session, "find_driver", lambda: None)
+    holder: dict[str, Any] = {}
+    plan = Plan(lambda enum, member: getattr(getattr(holder["module"], enum), member))
+    given: list[bytes] = []
+    plan.answers["OnnxParserRefitter.refit_from_bytes"] = lambda _, graph: not given.append(graph)
+    module = holder["module"] = recorded_api.load(version, plan.answers)
+    engine = tmp_path / "engine.stripped.plan"
+    engine.write_bytes(b"plan")
+    with pytest.raises(InputError, match=r"deploy\.onnx, which has them, is not beside it"):
+        CudaSession(TrtApi(module), engine)
+    (tmp_path / "deploy.onnx").write_bytes(b"graph")
+    with CudaSession(TrtApi(module), engine) as session:
+        np.testing.assert_array_equal(session.run({"input": rows(2)})["logits"], rows(2) * 2)
+    assert given == [b"graph"]
+    assert module.calls.index("Refitter.refit_cuda_engine") < module.calls.index("IExecutionContext.set_input_shape")
+    plan.answers["Refitter.refit_cuda_engine"] = lambda *_: False
+    with pytest.raises(InputError, match="does not take the weights"):
+        CudaSession(TrtApi(recorded_api.load(version, plan.answers)), engine)
+    assert state.depth == 0
+
+
 # A plan for another GPU or version: the library returns nothing, and the user must hear what to do.
 @pytest.mark.parametrize("version", recorded_api.VERSIONS)
 def test_a_plan_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str) -> None:

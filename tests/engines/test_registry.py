@@ -6,7 +6,9 @@ import sys
 import pytest
 
 from radixrt.engines import registry
+from radixrt.engines.base import BuildOptions
 from radixrt.errors import InputError
+from radixrt.export.spec import Precision
 
 
 def test_every_target_of_the_design_is_there_and_tells_about_itself() -> None:
@@ -26,6 +28,15 @@ def test_an_unknown_name_offers_the_nearest() -> None:
 # auto must always leave something that was executed, whatever is installed.
 def test_auto_leaves_an_engine_that_runs() -> None:
     assert any(target.capability().runs for target in registry.auto_targets())
+
+
+# A plan's properties mean nothing elsewhere: an engine that silently lacks what was asked for would be found out late.
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_what_only_plans_can_be_is_refused_elsewhere(name: str) -> None:
+    target = registry.get(name)
+    target.check_options(BuildOptions(Precision.INT8, workspace_bytes=1, builder_level=3))
+    with pytest.raises(InputError, match=f"{name} has no --refit and no --strip-plan, which is for TensorRT"):
+        target.check_options(BuildOptions(Precision.INT8, refit=True, strip_weights=True))
 
 
 # `radixrt targets` must answer at once; importing the registry must not drag runtimes in.

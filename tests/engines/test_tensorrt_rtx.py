@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -10,6 +15,7 @@ from onnx import helper
 
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions
+from radixrt.engines.compatibility import built_for
 from radixrt.engines.plan_cost import PlanCost, plan_cost
 from radixrt.errors import InputError, UnavailableError
 from radixrt.export.spec import BatchSpec, Precision
@@ -47,6 +53,63 @@ def test_a_plan_that_cannot_run_here_says_so(tmp_path: Path) -> None:
     assert any("not executed" in note for note in built.notes)
     with pytest.raises(UnavailableError, match="not executed"):
         target.open(built.files[0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"dla_core": 0}, "finds 0 DLA cores"),
+        ({"hardware_compatible": True}, "use compute capabilities"),
+        ({"refit": True}, "on a GPU only"),
+        ({"strip_weights": True}, "on a GPU only"),
+    ],
+)
+def test_what_it_cannot_give_is_refused_before_it_builds(tmp_path: Path, asked: dict[str, Any], said: str) -> None:
+    target = registry.get("tensorrt-rtx")
+    if target.capability().runs and "only" in said:
+        pytest.skip("a GPU is here, where such plans can be built")
+    with pytest.raises(InputError, match=said):
+        target.build(graphs.save(tmp_path, "fp16"), tmp_path, replace(OPTIONS, **asked))
+    assert not list(tmp_path.glob("*.plan"))
+
+
+def test_a_version_compatible_plan_is_built_and_says_so(tmp_path: Path) -> None:
+    options = replace(OPTIONS, version_compatible=True)
+    target = registry.get("tensorrt-rtx")
+    built = target.build(graphs.save(tmp_path, "fp16"), tmp_path, options)
+    recorded = built_for(target, options, built)
+    assert recorded is not None and recorded.version_compatible and not recorded.stripped
+
+
+def test_a_build_tells_of_its_phases(tmp_path: Path) -> None:
+    seen: dict[str, list[tuple[int, int]]] = {}
+    registry.get("tensorrt-rtx").build(
+        graphs.save(tmp_path, "fp16"),
+        tmp_path,
+        OPTIONS,
+        progress=lambda phase, done, total: not seen.setdefault(phase, []).append((done, total)),
+    )
+    assert len(seen) >= 5 and any(len(steps) > 3 for steps in seen.values())
+    assert all(0 <= done <= total for steps in seen.values() for done, total in steps)
+
+
+# Ctrl-C inside a callback would have to pass through the library's C++, which ends the process without tidying up.
+def test_ctrl_c_stops_a_build_and_leaves_no_plan(tmp_path: Path) -> None:
+    graph = graphs.save(tmp_path, "fp16")
+    steps: list[str] = []
+
+    def interrupt(phase: str, done: int, total: int) -> bool:
+        steps.append(phase)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            # Until the main thread has heard of it.
+            time.sleep(0.5)
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        registry.get("tensorrt-rtx").build(graph, tmp_path, OPTIONS, progress=interrupt)
+    assert len(set(steps)) < 5
+    assert not list(tmp_path.glob("*.plan"))
 
 
 def test_a_node_that_it_cannot_take_is_named_with_a_way_out(tmp_path: Path) -> None:

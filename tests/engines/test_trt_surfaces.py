@@ -15,7 +15,7 @@ import pytest
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.legacy_graph import for_version
 from radixrt.engines.trt_api import TrtApi
-from radixrt.engines.trt_build import build_plan
+from radixrt.engines.trt_build import build_plan, check_options, plan_name
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
 from tests.engines import graphs, recorded_api
@@ -123,23 +123,61 @@ def test_host_code_is_never_allowed(version: str) -> None:
         ("8.6", {"strip_weights": True}, "cannot make plans without weights"),
         ("8.5", {"builder_level": 5}, "no builder levels"),
         ("10.16", {"dla_core": 2}, "DLA core 2 is not there"),
+        ("10.16", {"dla_core": 0, "batch": BatchSpec(1, 8)}, "a DLA core takes one batch size"),
+        ("8.6", {"dla_core": 0, "precision": Precision.FP32}, "at fp16 or int8"),
         ("rtx-1.7", {"dla_core": 0}, "DLA core 0 is not there"),
         ("rtx-1.7", {"hardware_compatible": True}, "use compute capabilities"),
         ("rtx-1.7", {"compute_capabilities": ("9.0",)}, "choose from 7.5, 8.0, 8.6, 8.9, 12.0, 12.1"),
     ],
 )
 def test_what_a_library_lacks_is_said_in_a_sentence(version: str, asked: dict[str, Any], said: str) -> None:
+    asked = {"batch": BatchSpec(), **asked}
     with pytest.raises(InputError, match=said):
         build_plan(api(version), graphs.tiny("fp32", "batch").SerializeToString(), options(**asked))
+    # The same before anything long starts, without a graph.
+    with pytest.raises(InputError, match=said):
+        check_options(api(version), options(**asked))
 
 
 @pytest.mark.parametrize("version", ["8.6", "10.16", "11.4"])
 def test_every_option_is_a_call_that_newer_versions_have(version: str) -> None:
     strip = version != "8.6"
     every = options(
-        version_compatible=True, hardware_compatible=True, refit=True, strip_weights=strip, builder_level=5, dla_core=1
+        version_compatible=True,
+        hardware_compatible=True,
+        refit=True,
+        strip_weights=strip,
+        builder_level=5,
+        dla_core=1,
+        batch=BatchSpec(),
     )
+    check_options(api(version), every)
     assert build_plan(api(version), graphs.tiny("fp32", "batch").SerializeToString(), every).data == b"plan"
+
+
+# What only one version has must not be asked of it by a build that does not want it, nor be forgotten by one that does.
+@pytest.mark.parametrize("version", recorded_api.VERSIONS)
+def test_a_refittable_plan_sets_its_flag_and_no_other(version: str) -> None:
+    seen: set[str] = set()
+    library = api(version, **{"IBuilderConfig.set_flag": lambda _, flag: seen.add(flag.name)})
+    build_plan(library, graphs.tiny("fp32", "batch").SerializeToString(), options(refit=True))
+    assert seen - {"FP16", "INT8"} == {"REFIT"}
+
+
+def test_a_plan_without_weights_says_so_in_its_name() -> None:
+    assert plan_name(options(strip_weights=True)) == "engine.stripped.plan"
+    assert plan_name(options()) == "engine.plan"
+
+
+# A caller that wants to stop must not be told that the graph cannot be built.
+def test_a_build_that_progress_stops_is_called_stopped() -> None:
+    def build(builder: Any, network: Any, config: Any) -> None:
+        config._set["progress_monitor"].phase_start("Timing", None, 3)
+        assert config._set["progress_monitor"].step_complete("Timing", 0) is False
+
+    library = api("10.16", **{"Builder.build_serialized_network": build})
+    with pytest.raises(InputError, match="was stopped"):
+        build_plan(library, graphs.tiny("fp32").SerializeToString(), options(), progress=lambda *_: False)
 
 
 # The user knows torch modules, not the builder's tensor numbers.
