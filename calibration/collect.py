@@ -25,6 +25,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from radixrt.calibration.equalise import chains
 from radixrt.calibration.graph_facts import infer
 from radixrt.calibration.observers import TensorObserver
 from radixrt.calibration.plan import observed_values
@@ -72,6 +73,7 @@ def calibrate(
     started = time.monotonic()
     inferred = infer(model.clone())
     names = [v.name or "" for v in observed_values(inferred)]
+    rescalable = {chain.middle.name for chain in chains(inferred.graph)}
     fresh = CollectState(model_sha256(model), [TensorObserver(name) for name in names])
     state = load_state(state_path, fresh) if state_path is not None else fresh
     if state.images and on_resume is not None:
@@ -93,7 +95,7 @@ def calibrate(
         model_sha256=state.model_sha256,
         seconds=time.monotonic() - started,
         peak_bytes=_peak_bytes(),
-        tensors=tuple(_range(observer, options) for observer in state.observers),
+        tensors=tuple(_range(o, options, by_channel=o.name in rescalable) for o in state.observers),
     )
     if state_path is not None:
         state_path.unlink(missing_ok=True)
@@ -177,7 +179,7 @@ def _fill(images: Array, size: int) -> Array:
     return fed if len(fed) == size else np.concatenate([fed, np.repeat(fed[-1:], size - len(fed), axis=0)])
 
 
-def _range(observer: TensorObserver, options: CalibrationOptions) -> TensorRange:
+def _range(observer: TensorObserver, options: CalibrationOptions, *, by_channel: bool) -> TensorRange:
     picked = {m: choose(observer, CalibrationOptions(m, options.percentile)) for m in Method}
     histogram = observer.histogram
     return TensorRange(
@@ -192,6 +194,7 @@ def _range(observer: TensorObserver, options: CalibrationOptions) -> TensorRange
             quantiles=_quantiles(observer),
         ),
         dead_channels=observer.dead_channels,
+        channel_amax=observer.channel_amax if by_channel else (),
     )
 
 

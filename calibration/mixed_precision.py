@@ -1,17 +1,20 @@
 """Mixed precision: the layers that hurt most stay in float until a gate passes, and no more of them than that.
 
-From the measured sensitivities, layers are ranked by the noise that INT8 adds there for each multiplication it
-saves. The first k of that ranking in float, for k = 0, 1, 2, ..., are the Pareto front of noise against INT8 work
-under the assumption that errors add up; the gate, which measures, is asked along it. Its answer improves with k, so
-a bisection finds the smallest k in about log2(layers) evaluations.
+From the measured sensitivities, layers are ranked by the noise that INT8 adds there for each millisecond that it
+saves, as profiled on the target, or for each multiplication where the target cannot be profiled. The first k of that
+ranking in float, for k = 0, 1, 2, ..., are the Pareto front of noise against latency under the assumption that errors
+add up; the gate, which measures, is asked along it. Its answer improves with k, so a bisection finds the smallest k in
+about log2(layers) evaluations.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from radixrt.calibration.placement_spec import PlacementOptions
+from radixrt.calibration.recovery_search import SearchProgress
 from radixrt.calibration.sensitivity import LayerSensitivity
 
 
@@ -25,6 +28,8 @@ class MixedPrecision:
         int8_share: share of the multiplications still in INT8, 0 to 1.
         passed: whether the gate passed; False says that it cannot, not even with every layer in float.
         evaluations: how often the gate was asked.
+        forgone_ms: what INT8 would have saved in the excluded layers; None where that was not measured.
+        stopped: the user ended the search; what is here is the best that it had found.
     """
 
     options: PlacementOptions
@@ -32,6 +37,8 @@ class MixedPrecision:
     int8_share: float
     passed: bool
     evaluations: int
+    forgone_ms: float | None = None
+    stopped: bool = False
 
 
 def ranking(rows: tuple[LayerSensitivity, ...]) -> list[LayerSensitivity]:
@@ -50,18 +57,20 @@ def keep_worst_in_float(
     options: PlacementOptions,
     gate: Callable[[PlacementOptions], bool],
     *,
-    stop: Callable[[], bool] | None = None,
+    on_progress: Callable[[SearchProgress], None] | None = None,
 ) -> MixedPrecision:
-    """Finds the fewest layers in float with which a gate passes.
+    """Finds the fewest layers in float with which a gate passes. Ctrl-C ends it with the best that passed so far.
 
     Args:
         rows: measured sensitivities.
         options: the placement to start from.
         gate: builds a placement, measures it, and says whether it is accurate enough.
-        stop: asked before each evaluation; True ends with the best that passed so far.
+        on_progress: told after each evaluation.
     """
     order = ranking(rows)
+    most = len(order).bit_length() + 2
     asked: dict[int, bool] = {}
+    started = time.monotonic()
 
     def placement(count: int) -> PlacementOptions:
         return replace(options, exclude=options.exclude | {row.node for row in order[:count]})
@@ -69,24 +78,31 @@ def keep_worst_in_float(
     def passes(count: int) -> bool:
         if count not in asked:
             asked[count] = gate(placement(count))
+            if on_progress is not None:
+                each = (time.monotonic() - started) / len(asked)
+                on_progress(SearchProgress("mixed precision", len(asked), most, each * (most - len(asked))))
         return asked[count]
 
-    def found(count: int, passed: bool) -> MixedPrecision:
+    def found(count: int, passed: bool, stopped: bool = False) -> MixedPrecision:
         share = sum(row.macs_share for row in order[count:])
         names = tuple(row.module for row in order[:count])
-        return MixedPrecision(placement(count), names, share, passed, len(asked))
+        gains = [row.latency_gain_ms for row in order[:count]]
+        forgone = None if None in gains else sum(gain or 0.0 for gain in gains)
+        return MixedPrecision(placement(count), names, share, passed, len(asked), forgone, stopped)
 
-    if passes(0):
-        return found(0, True)
-    if not passes(len(order)):
-        return found(len(order), False)
     low, high = 0, len(order)  # low fails, high passes
-    while high - low > 1:
-        if stop is not None and stop():
-            break
-        middle = (low + high) // 2
-        if passes(middle):
-            high = middle
-        else:
-            low = middle
+    try:
+        if passes(0):
+            return found(0, True)
+        if not passes(len(order)):
+            return found(len(order), False)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if passes(middle):
+                high = middle
+            else:
+                low = middle
+    except KeyboardInterrupt:
+        reached = asked.get(high, False)
+        return found(high if reached else 0, reached, stopped=True)
     return found(high, True)

@@ -1,24 +1,27 @@
 """Accuracy recovery: what INT8 lost comes back, cheapest means first, each reported with what it bought.
 
-1. *Ranges*: for each scale group, of the ranges that the choosers picked, the one that disturbs the logits least
-(``ranges``). 2. *Bias correction*: rounding shifts the mean of a layer's outputs, and global pooling hands exactly
-that on; the bias takes it
-   back (Nagel et al., "Data-free quantization", 2019, with measured instead of assumed means).
-3. *Mixed precision*: while a caller's gate does not pass, the layers whose quantisation costs most logit error per
-   multiplication stay in float (``mixed_precision.py``).
+1. *Range method*: each way of choosing ranges, for the whole network at once; one evaluation each.
+2. *Ranges*: for each scale group, of the ranges that the choosers picked, the one that disturbs the logits least.
+3. *Bias correction*: rounding shifts the mean of a layer's outputs, and global pooling hands exactly that on; the bias
+   takes it back (Nagel et al., "Data-free quantization", 2019, with measured instead of assumed means).
+4. *Cross-layer equalisation*: channels between two convolutions are rescaled so that one scale serves all
+   (``equalise.py``); the float network stays the same to the last bit. Biases are then corrected anew.
+5. *Mixed precision*: while a caller's gate does not pass, layers stay in float (``mixed_precision.py``).
+
+A means is kept where it clearly raises the SQNR of the logits on images that it was not fitted to.
 
 A search is bounded by the multiplications of its forward passes, not by a clock, so that it finds the same on a slow
 machine: large networks get fewer images and coarser stages, and what does not fit is left out and reported so.
 
-Every candidate is a set of inputs to one session (``quant_session.py``). A search can be stopped at any time, by
-the caller's ``stop`` or by KeyboardInterrupt, and keeps the best that it found.
+Every candidate is a set of inputs to one session (``quant_session.py``). A search can be stopped at any time and keeps
+the best that it found.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,14 +31,23 @@ from numpy.typing import NDArray
 from radixrt.calibration.layers import layers_of, macs_of
 from radixrt.calibration.placement_spec import PlacementOptions
 from radixrt.calibration.quant_session import QuantSession, Variant
-from radixrt.calibration.quantizer import sqnr_db
-from radixrt.calibration.spec import Method
+from radixrt.calibration.recovery_search import (
+    BIAS,
+    EACH,
+    EQUALISE,
+    FEW,
+    MEANS,
+    WHOLE,
+    WHOLE_NETWORK_TRIES,
+    Search,
+    SearchProgress,
+    Setting,
+    StoppedError,
+)
 from radixrt.calibration.table import CalibrationTable
 from radixrt.errors import InputError
 
 Array = NDArray[Any]
-
-MEANS = ("ranges by logit error", "bias correction")
 
 _STAGES = (12, 6)
 """Groups of layers, in order, that bias correction measures and mends one after another: the finest that fits."""
@@ -43,15 +55,15 @@ _STAGES = (12, 6)
 WORK = 5e11
 """Multiplications that one search may take by default: some ten seconds of two quiet cores for a ResNet-50."""
 
+_MOST_FITTED = 32
+"""Images that choices are made on, at most; the others judge, because that is where more of them tell more."""
+
+_KEPT_DB = 0.2
+"""A means is kept if it buys more than this: less is within what other images would say."""
+
 _LEAST_IMAGES = 8
 _FEWEST = _LEAST_IMAGES * (_STAGES[-1] + 2)
-_RANGES_EACH = 3  # candidates that differ, for one scale group
-
-_FEW = 16
-"""Images that compare the ranges of one tensor: their order is clear with few, since each has thousands of values."""
-
-_MARGIN_DB = 1.5
-"""A wider range is preferred to a narrower one that is better by no more than this."""
+_RANGES_EACH = 4  # candidates that differ, for one scale group
 
 
 @dataclass(frozen=True)
@@ -73,32 +85,27 @@ class RecoveryStep:
 
 
 @dataclass(frozen=True)
-class RecoveryProgress:
-    """What a display may show while a search runs."""
-
-    step: str
-    done: int
-    total: int
-    seconds_left: float
-
-
-@dataclass(frozen=True)
 class Recovered:
     """A table with better ranges, and a float graph with better biases: place the one on the other.
 
     Attributes:
-        model: a copy of the float graph whose biases make up for quantisation.
-        table: the ranges.
+        base: a float graph that computes what the original does, equalised where that helped.
+        table: the ranges of ``base``.
         steps: what was tried, in order; a step that bought nothing is reported, and not kept.
         finished: False where the search was stopped.
-        shifts: what was added to each layer's bias, by layer name.
+        shifts: what makes up for quantisation, to be added to each layer's bias, by layer name.
     """
 
-    model: ir.Model
+    base: ir.Model
     table: CalibrationTable
     steps: tuple[RecoveryStep, ...]
     finished: bool = True
     shifts: dict[str, Array] = field(default_factory=dict)
+
+    @property
+    def model(self) -> ir.Model:
+        """The graph to quantise: ``base`` with its biases corrected."""
+        return shifted(self.base, self.shifts)
 
 
 def recover(
@@ -107,21 +114,21 @@ def recover(
     images: Array,
     options: PlacementOptions,
     *,
-    on_progress: Callable[[RecoveryProgress], None] | None = None,
+    on_progress: Callable[[SearchProgress], None] | None = None,
     stop: Callable[[], bool] | None = None,
     threads: int = 0,
     work: float = WORK,
 ) -> Recovered:
-    """Chooses ranges by the error of the logits, then corrects biases.
+    """Chooses ranges by the error of the logits, corrects biases, equalises channels.
 
     Args:
         model: the float32 graph; not changed.
         table: its calibration.
-        images: calibration images, float32 (N, C, H, W), 32 to 128 of them: half are fitted to, half judge. Of a large
-            network only the first few are used.
+        images: calibration images, float32 (N, C, H, W), 32 to 128 of them: some are fitted to, the others judge. Of a
+            large network only the first few are used.
         options: the placement that will be used.
         on_progress: told after each candidate.
-        stop: asked after each candidate; True ends the search with the best found.
+        stop: asked before each candidate; True ends the search with the best found.
         threads: of the runtime; 0 lets it choose.
         work: multiplications that all forward passes together may take.
 
@@ -136,48 +143,69 @@ def recover(
     passes = int(work / max(sum(macs_of(layer) for layer in session.plan.layers), 1))
     effort = _effort(passes, len(images), len(session.roots))
     if effort is None:
-        why = f"the network is too large: {passes} forward passes are allowed, {MEANS[1]} needs {_FEWEST}"
+        why = f"the network is too large: {passes} forward passes are allowed, {BIAS} needs {_FEWEST}"
         return Recovered(model.clone(), table, tuple(RecoveryStep(m, 0, 0, why, 0, left_out=True) for m in MEANS))
-    search = _Search(session, images[: effort.images], effort.stages, on_progress, stop)
-    best = search.session.everything(table)
+    used = images[: effort.images]
+    fitted = np.arange(len(used)) % 2 == 0
+    fitted[2 * _MOST_FITTED :] = False
+    judges = used[~fitted] if len(used) > 1 else used
+    setting = Setting(options, used[fitted], judges, effort.stages, on_progress, stop, threads)
+    search = Search(model, table, session, setting)
+    best = session.everything(table)
+    best_db = search.sqnr(best)
     steps: list[RecoveryStep] = []
-    finished = True
-    for name, means in zip(MEANS, (search.ranges, search.biases), strict=True):
-        if means == search.ranges and not effort.ranges:
-            why = f"the network is too large for a forward pass for each candidate: {passes} are allowed"
+    for name in MEANS:
+        if name not in effort.means:
+            why = f"the network is too large: {passes} forward passes are allowed, and the other means took them"
             steps.append(RecoveryStep(name, 0, 0, why, 0, left_out=True))
             continue
-        started, before = time.monotonic(), search.sqnr(best)
+        started = time.monotonic()
+        means = {WHOLE: search.whole, EACH: search.each, BIAS: search.biases, EQUALISE: search.equalise}[name]
         try:
-            found, detail = means(best, table)
-        except _StoppedError:
-            finished = False
-            break
-        after = search.sqnr(found)
-        steps.append(RecoveryStep(name, before, after, detail, time.monotonic() - started))
-        if after > before:
-            best = found
-    return Recovered(shifted(model, best.shifts), table.with_amax(best.amax), tuple(steps), finished, best.shifts)
+            other, found, detail = means(best)
+        except StoppedError:
+            return _recovered(search, best, steps, finished=False)
+        after_db = other.sqnr(found)
+        steps.append(RecoveryStep(name, best_db, after_db, detail, time.monotonic() - started))
+        if after_db > best_db + _KEPT_DB:
+            search, best, best_db = other, found, after_db
+    return _recovered(search, best, steps, finished=True)
+
+
+def _recovered(search: Search, best: Variant, steps: list[RecoveryStep], *, finished: bool) -> Recovered:
+    ranges = search.table.with_amax(best.amax)
+    return Recovered(search.model.clone(), ranges, tuple(steps), finished, best.shifts)
 
 
 @dataclass(frozen=True)
 class _Effort:
-    """How much of a search fits: images, stages of bias correction, and whether ranges are tried at all."""
+    """How much of a search fits: images, stages of bias correction, and the means that are tried at all."""
 
     images: int
     stages: int
-    ranges: bool
+    means: frozenset[str]
 
 
 def _effort(passes: int, images: int, groups: int) -> _Effort | None:
     """The most that so many forward passes pay for; None where not even the least fits."""
-    sizes = sorted({images, *(n for n in (32, 16, _LEAST_IMAGES) if n < images)}, reverse=True)
+    sizes = sorted({images, *(n for n in (64, 32, 16, _LEAST_IMAGES) if n < images)}, reverse=True)
     for count in sizes:
+        fitted = min(-(-count // 2), _MOST_FITTED)
         for stages in _STAGES:
-            # Each stage sees one half of the images and is judged on the other; so are the start and the end.
-            spent = count * (stages + 2)
-            if spent <= passes:
-                return _Effort(count, stages, groups * _RANGES_EACH * min(_FEW, -(-count // 2)) <= passes - spent)
+            # Each stage sees some of the images and is judged on the others; so are the start and the end.
+            biases = count * (stages + 2)
+            if biases > passes:
+                continue
+            left, means = passes - biases, {BIAS}
+            for name, price in (
+                (WHOLE, WHOLE_NETWORK_TRIES * fitted),
+                (EQUALISE, biases),
+                (EACH, groups * _RANGES_EACH * min(FEW, fitted)),
+            ):
+                if price <= left:
+                    left -= price
+                    means.add(name)
+            return _Effort(count, stages, frozenset(means))
     return None
 
 
@@ -204,74 +232,3 @@ def shifted(model: ir.Model, shifts: dict[str, Array]) -> ir.Model:
         if old is not None and old.name is not None and not old.uses():
             copy.graph.initializers.pop(old.name, None)
     return copy
-
-
-class _StoppedError(Exception):
-    """The caller wants no more candidates."""
-
-
-class _Search:
-    def __init__(
-        self,
-        session: QuantSession,
-        images: Array,
-        stages: int,
-        on_progress: Callable[[RecoveryProgress], None] | None,
-        stop: Callable[[], bool] | None,
-    ) -> None:
-        # What is chosen on one half is judged on the other: choices that only fit the images they were made on fail.
-        self.session, self._images, self._stages = session, images[::2], stages
-        self._judges = images[1::2] if len(images) > 1 else images
-        self._on_progress, self._stop = on_progress, stop
-        self._few = session.logits(self._images[:_FEW], Variant())
-        self._reference = session.logits(self._judges, Variant())
-
-    def sqnr(self, variant: Variant) -> float:
-        return sqnr_db(self._reference, self.session.logits(self._judges, variant))
-
-    def _alone(self, root: str, amax: float) -> float:
-        return sqnr_db(self._few, self.session.logits(self._images[:_FEW], Variant({root: amax})))
-
-    def ranges(self, start: Variant, table: CalibrationTable) -> tuple[Variant, str]:
-        """Each group alone, all else in float: the range of least logit error; then the choices together."""
-        chosen = dict(start.amax)
-        changed = 0
-        for root in self._counted(MEANS[0], list(self.session.roots)):
-            found = table.find(root)
-            if found is None:
-                continue
-            candidates = {start.amax[root], *(found.candidates.by(m) for m in Method)}
-            scores = {amax: self._alone(root, amax) for amax in candidates if amax > 0}
-            if scores:
-                # A narrow range must earn its risk: an image with larger values than these has may come tomorrow.
-                close = max(scores.values()) - _MARGIN_DB
-                best = max(amax for amax, score in scores.items() if score >= close)
-                changed += best != chosen[root]
-                chosen[root] = best
-        return replace(start, amax=chosen), f"{changed} of {len(self.session.roots)} ranges changed"
-
-    def biases(self, start: Variant, table: CalibrationTable) -> tuple[Variant, str]:
-        """Layer after layer, the mean that quantisation took from each output channel goes to the bias."""
-        names = [layer.name for layer in self.session.plan.layers]
-        exact = self.session.channel_means(self._images, Variant(), names)
-        stages = [list(part) for part in np.array_split(np.array(names, dtype=object), min(self._stages, len(names)))]
-        variant = start
-        best, best_db = start, self.sqnr(start)
-        for stage in self._counted(MEANS[1], stages):
-            now = self.session.channel_means(self._images, variant, stage)
-            variant = replace(variant, shifts={**variant.shifts, **{n: exact[n] - now[n] for n in stage}})
-            # Early corrections may look bad until the later ones follow; the best prefix is what is kept.
-            db = self.sqnr(variant)
-            if db > best_db:
-                best, best_db = variant, db
-        return best, f"{len(best.shifts)} of {len(names)} layers corrected"
-
-    def _counted(self, step: str, items: list[Any]) -> Iterator[Any]:
-        started = time.monotonic()
-        for i, item in enumerate(items):
-            if self._stop is not None and self._stop():
-                raise _StoppedError
-            yield item
-            if self._on_progress is not None:
-                spent = time.monotonic() - started
-                self._on_progress(RecoveryProgress(step, i + 1, len(items), spent / (i + 1) * (len(items) - i - 1)))

@@ -1,15 +1,15 @@
 """What each layer costs when it alone is quantised: the table behind ``radixrt sensitivity`` and mixed precision.
 
 For each layer its weights and the tensor it reads are quantised, all else stays in float; what that does to the
-logits is its SQNR. The share of the network's multiplications stands for what INT8 can save there, until a target's
-clock says better.
+logits is its SQNR. What INT8 saves there is measured by the caller, who has the target's clock; without it the share of
+the network's multiplications stands for it.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from radixrt.calibration.layers import macs_of
 from radixrt.calibration.placement_spec import Ends, PlacementOptions
 from radixrt.calibration.quant_session import QuantSession, Variant
 from radixrt.calibration.quantizer import sqnr_db
-from radixrt.calibration.recovery import RecoveryProgress
+from radixrt.calibration.recovery_search import SearchProgress
 from radixrt.calibration.table import CalibrationTable
 from radixrt.export.names import module_of
 
@@ -61,7 +61,8 @@ def sensitivity(
     images: Array,
     options: PlacementOptions | None = None,
     *,
-    on_progress: Callable[[RecoveryProgress], None] | None = None,
+    gains: Mapping[str, float] | None = None,
+    on_progress: Callable[[SearchProgress], None] | None = None,
     stop: Callable[[], bool] | None = None,
     threads: int = 0,
 ) -> tuple[LayerSensitivity, ...]:
@@ -72,6 +73,7 @@ def sensitivity(
         table: its calibration.
         images: float32 (N, C, H, W); a handful is enough, 16 say.
         options: the placement; by default with the first and the last layer, so that the table shows what they cost.
+        gains: milliseconds that INT8 saves, by layer name, where somebody measured them.
         on_progress: told after each layer.
         stop: asked before each layer; True ends with the layers measured so far.
         threads: of the runtime; 0 lets it choose.
@@ -99,9 +101,10 @@ def sensitivity(
                 sqnr_db=sqnr_db(reference, session.logits(images, alone)),
                 macs=macs,
                 macs_share=macs / total,
+                latency_gain_ms=None if gains is None else gains.get(layer.name),
             )
         )
         if on_progress is not None:
             left = (time.monotonic() - started) / (i + 1) * (count - i - 1)
-            on_progress(RecoveryProgress("sensitivity", i + 1, count, left))
+            on_progress(SearchProgress("sensitivity", i + 1, count, left))
     return tuple(sorted(rows, key=lambda row: (row.sqnr_db, row.node)))

@@ -48,7 +48,10 @@ class HistogramSummary(_Frozen):
 
 
 class TensorRange(_Frozen):
-    """One tensor: ``amax`` maps to 127. ``dead_channels`` were zero in every image."""
+    """One tensor: ``amax`` maps to 127. ``dead_channels`` were zero in every image.
+
+    ``channel_amax`` is kept where cross-layer equalisation may want it: of a Relu between two convolutions.
+    """
 
     name: str
     amax: float = Field(ge=0)
@@ -57,6 +60,7 @@ class TensorRange(_Frozen):
     candidates: Candidates
     histogram: HistogramSummary
     dead_channels: tuple[int, ...] = ()
+    channel_amax: tuple[float, ...] = ()
 
 
 class CalibrationTable(_Frozen):

@@ -84,7 +84,7 @@ def deploy_graph(
             better.model, options.precision, options.target, better.table, exclude=better.exclude
         )
     assert placed is not None
-    return DeployGraph(typed, model, report, better.table, summary, quantization(placed, better.sentences))
+    return DeployGraph(typed, better.base, report, better.table, summary, quantization(placed, better.sentences))
 
 
 def rewritten(graph: ir.Model, options: DeployOptions, reuse: Reuse) -> tuple[ir.Model, RewriteReport]:

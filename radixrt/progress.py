@@ -67,10 +67,11 @@ class Stages:
             if task is not None:
                 self._progress.advance(task)
 
-    def at(self, done: int, total: int) -> None:
-        """Moves the current stage's bar, for work that counts its steps itself."""
+    def at(self, done: int, total: int, seconds_left: float | None = None) -> None:
+        """Moves the current stage's bar, for work that counts its steps itself and may know how long the rest takes."""
         if self._task is not None:
-            self._progress.update(self._task, total=total, completed=done)
+            left = "" if seconds_left is None else f", about {seconds_left:.0f} s left"
+            self._progress.update(self._task, total=total, completed=done, description=self._label + left)
 
     def phase(self, name: str, done: int, total: int) -> bool:
         """Shows a step of a build that has phases of its own beside the stage; never stops it."""

@@ -17,14 +17,16 @@ from radixrt.calibration.placement_spec import PlacementOptions
 from radixrt.calibration.plan import make_plan
 from radixrt.calibration.quant_session import QuantSession, Variant
 from radixrt.calibration.recovery import WORK, recover, shifted
+from radixrt.calibration.recovery_search import SearchProgress
 from radixrt.calibration.sensitivity import sensitivity
 from radixrt.calibration.table import CalibrationTable, read_table, write_table
 from radixrt.export.simplify import write_onnx
+from radixrt.layer_gains import layer_gains
 from radixrt.progress import Stages
 from radixrt.reuse import Reuse, graph_sha256
 from radixrt.validate.statistics import PairedTable, difference_interval
 
-RECOVERY_IMAGES = 64
+RECOVERY_IMAGES = 128
 SENSITIVITY_IMAGES = 16
 READ_BATCH = 8
 NAMES_IN_SENTENCE = 8
@@ -67,13 +69,26 @@ class Recovery:
 
 @dataclass(frozen=True)
 class Improved:
-    """A float graph and ranges to place on it, without the layers ``exclude``; ``sentences`` are for the report."""
+    """What is to be placed.
 
-    model: ir.Model
+    Attributes:
+        base: a float graph that computes what the original does.
+        table: its ranges.
+        exclude: layers that stay in float.
+        sentences: what was done, for the report.
+        shifts: what is added to the biases of layers in INT8, by layer name.
+    """
+
+    base: ir.Model
     table: CalibrationTable
     exclude: frozenset[str] = frozenset()
     sentences: tuple[str, ...] = ()
     shifts: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    @property
+    def model(self) -> ir.Model:
+        """The graph to place ranges on: ``base`` with its biases corrected."""
+        return shifted(self.base, self.shifts)
 
 
 def improved(
@@ -102,7 +117,7 @@ def improved(
             found = _recovered(model, table, images, options, stages, reuse)
     if recovery.max_drop is not None:
         with stages.stage(f"Keeping the drop within {recovery.max_drop.points:g} points"):
-            found = _mixed(model, found, images, options, recovery.max_drop, stages)
+            found = _mixed(found, images, options, recovery.max_drop, stages)
     return found
 
 
@@ -119,8 +134,8 @@ def _recovered(
 
         def write(folder: Path) -> None:
             few = np.concatenate([batch.images for batch in images.batches(READ_BATCH, RECOVERY_IMAGES)])
-            got = recover(model, table, few, options, on_progress=lambda p: stages.at(p.done, p.total))
-            write_onnx(got.model, folder / _GRAPH)
+            got = recover(model, table, few, options, on_progress=lambda p: stages.at(p.done, p.total, p.seconds_left))
+            write_onnx(got.base, folder / _GRAPH)
             write_table(got.table, folder / _TABLE)
             words = {"sentences": [step.sentence() for step in got.steps], "shifted": list(got.shifts)}
             (folder / _WORDS).write_text(json.dumps(words))
@@ -134,35 +149,46 @@ def _recovered(
     return Improved(ir.load(found / _GRAPH), ranges, sentences=tuple(words["sentences"]), shifts=shifts)
 
 
-def _mixed(
-    model: ir.Model, found: Improved, images: ImageList, options: PlacementOptions, limit: MaxDrop, stages: Stages
-) -> Improved:
-    gate = _Gate(model, found, images, options, limit)
+def _mixed(found: Improved, images: ImageList, options: PlacementOptions, limit: MaxDrop, stages: Stages) -> Improved:
+    gate = _Gate(found, images, options, limit)
     choice = MixedPrecision(options, (), 1.0, True, 1)
     if not gate(options):
-        few = next(images.batches(SENSITIVITY_IMAGES)).images
-        rows = sensitivity(model, found.table, few, options, on_progress=lambda p: stages.at(p.done, p.total))
-        choice = keep_worst_in_float(rows, options, gate)
+        try:
+            choice = _search(found, images, options, gate, stages)
+        except KeyboardInterrupt:
+            choice = MixedPrecision(options, (), 1.0, False, 1, stopped=True)
     sentence = f"mixed precision: {_said(choice, gate)}"
+    if choice.stopped:
+        stages.note(f"Stopped: the build goes on with the best that was found ({sentence}).")
     if not choice.passed:
         return replace(found, sentences=(*found.sentences, sentence))
-    shifts = {name: shift for name, shift in found.shifts.items() if name not in choice.options.exclude}
     # A layer in float needs no correction, and with it would compute something else than the original.
-    graph = shifted(model, shifts) if len(shifts) < len(found.shifts) else found.model
-    return Improved(graph, found.table, choice.options.exclude, (*found.sentences, sentence), shifts)
+    shifts = {name: shift for name, shift in found.shifts.items() if name not in choice.options.exclude}
+    return Improved(found.base, found.table, choice.options.exclude, (*found.sentences, sentence), shifts)
+
+
+def _search(
+    found: Improved, images: ImageList, options: PlacementOptions, gate: _Gate, stages: Stages
+) -> MixedPrecision:
+    few = next(images.batches(SENSITIVITY_IMAGES)).images
+    gains = layer_gains(found.base, found.table, options)
+
+    def show(progress: SearchProgress) -> None:
+        stages.at(progress.done, progress.total, progress.seconds_left)
+
+    rows = sensitivity(found.base, found.table, few, options, gains=gains, on_progress=show)
+    return keep_worst_in_float(rows, options, gate, on_progress=show)
 
 
 class _Gate:
     """Asks whether a placement keeps the limit on the calibration images, with one session for all placements."""
 
-    def __init__(
-        self, model: ir.Model, found: Improved, images: ImageList, options: PlacementOptions, limit: MaxDrop
-    ) -> None:
+    def __init__(self, found: Improved, images: ImageList, options: PlacementOptions, limit: MaxDrop) -> None:
         batches = list(images.batches(READ_BATCH))
         self._images = np.concatenate([batch.images for batch in batches])
         self.limit, self._found = limit, found
-        self._graph = infer(model.clone())
-        self._session = QuantSession(model, options, found.table)
+        self._graph = infer(found.base.clone())
+        self._session = QuantSession(found.base, options, found.table)
         self._reference = self._session.logits(self._images, Variant()).argmax(axis=1)
         labels = [batch.labels for batch in batches if batch.labels is not None]
         # Without labels the original's own answers are the truth.
@@ -196,6 +222,8 @@ def _said(choice: MixedPrecision, gate: _Gate) -> str:
     asked = f"a drop of at most {gate.limit.points:g} points"
     bound = " with its 95 % bound" if gate.limit.strict else ""
     where = f"on {gate.images} calibration images, by {by}"
+    if not choice.passed and choice.stopped:
+        return f"the search for {asked}{bound} was stopped before it found one; all INT8 was kept"
     if not choice.passed:
         return f"{asked}{bound} cannot be reached {where}, not even with every layer in float; all INT8 was kept"
     lost = f"{gate.lost[choice.options.exclude]} answers lost {where}"
@@ -203,8 +231,10 @@ def _said(choice: MixedPrecision, gate: _Gate) -> str:
         return f"{asked}{bound} holds with no layer in float ({lost})"
     names = ", ".join(choice.excluded[:NAMES_IN_SENTENCE])
     more = len(choice.excluded) - NAMES_IN_SENTENCE
+    costs = "" if choice.forgone_ms is None else f", {choice.forgone_ms:.2f} ms of what INT8 saves are forgone"
+    stopped = "; the search was stopped, fewer layers may do" if choice.stopped else ""
     return (
         f"{asked}{bound} holds with {len(choice.excluded)} layers in float ({names}"
         f"{f' and {more} more' if more > 0 else ''}): {choice.int8_share:.1%} of the multiplications that could "
-        f"be INT8 are ({lost}; {choice.evaluations} placements tried)"
+        f"be INT8 are{costs} ({lost}; {choice.evaluations} placements tried{stopped})"
     )

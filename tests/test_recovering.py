@@ -14,21 +14,25 @@ from rich.console import Console
 from radixrt.calibration.collect import calibrate
 from radixrt.calibration.images import ImageList
 from radixrt.calibration.layers import layers_of, macs_of
+from radixrt.calibration.mixed_precision import keep_worst_in_float
 from radixrt.calibration.placement import place
 from radixrt.calibration.placement_spec import PlacementOptions
 from radixrt.calibration.preprocess import Preprocess
 from radixrt.calibration.quant_session import QuantSession
-from radixrt.calibration.recovery import MEANS, recover, shifted
+from radixrt.calibration.recovery import recover, shifted
+from radixrt.calibration.recovery_search import BIAS, EQUALISE, MEANS, WHOLE, SearchProgress
 from radixrt.calibration.runtime import logits, open_graph
+from radixrt.calibration.sensitivity import LayerSensitivity
 from radixrt.calibration.splits import Entry
 from radixrt.engines.base import BuildOptions
 from radixrt.export.spec import Precision
+from radixrt.layer_gains import layer_gains
 from radixrt.progress import Stages
 from radixrt.recovering import MaxDrop, Recovery, improved
 from radixrt.request import EngineRequest
 from radixrt.reuse import Reuse
 from radixrt.validate.gates import GateLimits
-from tests.calibration.nets import images, se_block
+from tests.calibration.nets import Net, images, se_block
 
 OPTIONS = PlacementOptions("onnxruntime")
 
@@ -79,14 +83,19 @@ def test_a_network_that_is_too_large_is_left_as_calibrated_and_the_report_says_s
     np.testing.assert_array_equal(logits(open_graph(found.model), x), logits(open_graph(model), x))
 
 
-def test_a_smaller_allowance_drops_the_ranges_before_the_biases() -> None:
-    model, x = se_block(), images(16)
+def test_a_smaller_allowance_drops_the_dearest_means_first() -> None:
+    model, x = se_block(), images(8)
     table = calibrate(model, [x])
     whole = recover(model, table, x, OPTIONS)
     assert not any(step.left_out for step in whole.steps)
     macs = sum(macs_of(layer) for layer in QuantSession(model, OPTIONS, table).plan.layers)
-    some = recover(model, table, x, OPTIONS, work=macs * 8 * 8)
-    assert [step.left_out for step in some.steps] == [True, False]
+    for passes, tried in (
+        (8 * 8, {BIAS}),
+        (8 * 8 + 6 * 4, {WHOLE, BIAS}),
+        (2 * 8 * 14 + 6 * 4, {WHOLE, BIAS, EQUALISE}),
+    ):
+        some = recover(model, table, x, OPTIONS, work=macs * passes)
+        assert {step.name for step in some.steps if not step.left_out} == tried
 
 
 def test_layers_stay_in_float_until_no_more_than_the_limit_is_lost(photos: ImageList, tmp_path: Path) -> None:
@@ -110,6 +119,63 @@ def test_layers_stay_in_float_until_no_more_than_the_limit_is_lost(photos: Image
     mixed, _ = place(found.model, found.table, replace(OPTIONS, exclude=found.exclude))
     assert (logits(open_graph(mixed, optimize=False), x).argmax(axis=1) == exact).all()
     assert "layers in float" in found.sentences[-1] and "for want of labels" in found.sentences[-1]
+
+
+class _CtrlC:
+    """A gate that a user interrupts when it is asked for the n-th time."""
+
+    def __init__(self, at: int, needed: int) -> None:
+        self.at, self.needed, self.asked = at, needed, 0
+
+    def __call__(self, options: PlacementOptions) -> bool:
+        self.asked += 1
+        if self.asked == self.at:
+            raise KeyboardInterrupt
+        return len(options.exclude) >= self.needed
+
+
+def test_ctrl_c_keeps_the_best_that_was_found() -> None:
+    rows = tuple(LayerSensitivity(f"n{i}", f"m{i}", "Conv", 20.0 + i, 10, 1 / 16, 0.5) for i in range(16))
+    seen: list[SearchProgress] = []
+    # 0 fails, 16 passes, 8 passes, 4 passes, then Ctrl-C.
+    found = keep_worst_in_float(rows, OPTIONS, _CtrlC(5, needed=3), on_progress=seen.append)
+    assert found.passed and found.stopped
+    assert len(found.excluded) == 4 and found.forgone_ms == pytest.approx(4 * 0.5)
+    assert [p.done for p in seen] == [1, 2, 3, 4] and all(p.seconds_left >= 0 and p.done <= p.total for p in seen)
+    early = keep_worst_in_float(rows, OPTIONS, _CtrlC(2, needed=3))
+    assert early.stopped and not early.passed and not early.excluded
+
+
+def test_ctrl_c_during_the_search_lets_the_build_go_on(
+    photos: ImageList, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = se_block()
+    table = calibrate(model, [stacked(photos)])
+    broken = table.with_amax({name.name: table.amax(name.name) / 300 for name in table.tensors})
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("radixrt.recovering.sensitivity", interrupted)
+    said = io.StringIO()
+    with Reuse(root=tmp_path / "cache") as reuse:
+        limit = Recovery(enabled=False, max_drop=MaxDrop(0.0, strict=True, labelled=False))
+        found = improved(model, broken, photos, OPTIONS, limit, Stages(Console(file=said), 1), reuse)
+    assert "was stopped before it found one" in found.sentences[-1]
+    assert "the build goes on" in said.getvalue()
+    assert not found.exclude
+
+
+def test_what_int8_saves_is_profiled_layer_by_layer() -> None:
+    net = Net(size=32)
+    x = net.conv_relu(net.conv_relu("input", "a", 64), "b", 64)
+    net.head(net.conv_relu(x, "c", 64))
+    model = net.build(shape=[4])
+    table = calibrate(model, [images(2, size=32)])
+    gains = layer_gains(model, table, OPTIONS)
+    assert gains is not None and set(gains) == {"node_b_conv", "node_c_conv"}
+    assert any(gain != 0 for gain in gains.values())
+    assert layer_gains(model, table, PlacementOptions("tensorrt")) is None
 
 
 def test_a_limit_that_so_few_images_cannot_show_is_said_to_be_out_of_reach(photos: ImageList, tmp_path: Path) -> None:

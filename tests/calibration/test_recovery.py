@@ -11,7 +11,8 @@ from radixrt.calibration.placement import place
 from radixrt.calibration.placement_spec import Ends, PlacementOptions
 from radixrt.calibration.quant_session import QuantSession, Variant
 from radixrt.calibration.quantizer import sqnr_db
-from radixrt.calibration.recovery import RecoveryProgress, recover
+from radixrt.calibration.recovery import recover
+from radixrt.calibration.recovery_search import SearchProgress
 from radixrt.calibration.runtime import logits, open_graph
 from radixrt.calibration.sensitivity import LayerSensitivity, sensitivity
 from radixrt.calibration.spec import CalibrationOptions, Method
@@ -47,7 +48,7 @@ def test_recovery_buys_what_it_says() -> None:
     def placed_db(graph: object, ranges: object) -> float:
         return sqnr_db(exact, logits(open_graph(place(graph, ranges, options)[0], optimize=False), X))  # type: ignore[arg-type]
 
-    seen: list[RecoveryProgress] = []
+    seen: list[SearchProgress] = []
     found = recover(model, table, X, options, on_progress=seen.append)
     assert found.finished
     assert found.steps[0].after_db > found.steps[0].before_db + 6

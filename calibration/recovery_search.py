@@ -1,0 +1,171 @@
+"""The means of accuracy recovery, each a search over variants of one session: see ``recovery.py`` for their order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from radixrt.calibration.equalise import equalised
+from radixrt.calibration.placement_spec import PlacementOptions
+from radixrt.calibration.quant_session import QuantSession, Variant
+from radixrt.calibration.quantizer import sqnr_db
+from radixrt.calibration.spec import Method
+from radixrt.calibration.table import CalibrationTable, TensorRange
+
+Array = NDArray[Any]
+
+WHOLE, EACH, BIAS, EQUALISE = MEANS = (
+    "range method for the whole network",
+    "ranges by logit error",
+    "bias correction",
+    "cross-layer equalisation",
+)
+
+_BLENDS = {"a quarter of the way from minmax to mse": 0.25, "half way from minmax to mse": 0.5}
+WHOLE_NETWORK_TRIES = len(Method) + len(_BLENDS)
+
+FEW = 16
+"""Images that compare the ranges of one tensor: their order is clear with few, since each has thousands of values."""
+
+_MARGIN_DB = 1.0
+"""A range is left as it is unless another is better by more than this: with so few images, less is luck."""
+
+
+@dataclass(frozen=True)
+class SearchProgress:
+    """What a display may show while a search runs."""
+
+    step: str
+    done: int
+    total: int
+    seconds_left: float
+
+
+class StoppedError(Exception):
+    """The caller wants no more candidates."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What stays the same from one graph of a search to the next.
+
+    Attributes:
+        options: the placement.
+        fitted: images that choices are made on.
+        judges: images that they are judged on: a choice that only fits the images it was made on fails there.
+        stages: of bias correction.
+        on_progress: told after each candidate.
+        stop: asked before each candidate.
+        threads: of the runtime.
+    """
+
+    options: PlacementOptions
+    fitted: Array
+    judges: Array
+    stages: int
+    on_progress: Callable[[SearchProgress], None] | None
+    stop: Callable[[], bool] | None
+    threads: int
+
+    def counted(self, step: str, items: list[Any]) -> Iterator[Any]:
+        """Passes items through; asks before each whether to go on, and tells after each how far it is."""
+        started = time.monotonic()
+        for i, item in enumerate(items):
+            if self.stop is not None and self.stop():
+                raise StoppedError
+            yield item
+            if self.on_progress is not None:
+                spent = time.monotonic() - started
+                self.on_progress(SearchProgress(step, i + 1, len(items), spent / (i + 1) * (len(items) - i - 1)))
+
+
+class Search:
+    """One float graph, its ranges, and the means that work on them.
+
+    Args:
+        model: the float32 graph; not changed.
+        table: its ranges.
+        session: the graph, open for trying.
+        setting: images and limits.
+    """
+
+    def __init__(self, model: ir.Model, table: CalibrationTable, session: QuantSession, setting: Setting) -> None:
+        self.model, self.table, self.session, self._setting = model, table, session, setting
+        self._reference = session.logits(setting.judges, Variant())
+
+    def sqnr(self, variant: Variant) -> float:
+        """The SQNR of the logits on the images that judge, in dB."""
+        return sqnr_db(self._reference, self.session.logits(self._setting.judges, variant))
+
+    def whole(self, start: Variant) -> tuple[Search, Variant, str]:
+        """Every group by one chooser, everything quantised: the chooser of least logit error."""
+        exact = self.session.logits(self._setting.fitted, Variant())
+        found = {t.name: t for t in self.table.tensors}
+        choices = {"as calibrated": start.amax}
+        choices |= {m.value: {r: found[r].candidates.by(m) or start.amax[r] for r in start.amax} for m in Method}
+        choices |= {name: {r: _blend(found[r], share) for r in start.amax} for name, share in _BLENDS.items()}
+        distinct = {tuple(amax.values()): (name, amax) for name, amax in reversed(choices.items())}
+        scores: dict[str, float] = {}
+        for name, amax in self._setting.counted(WHOLE, list(distinct.values())):
+            variant = replace(start, amax=amax)
+            scores[name] = sqnr_db(exact, self.session.logits(self._setting.fitted, variant))
+        best = max(scores, key=lambda name: scores[name])
+        said = ", ".join(f"{name} {db:.1f}" for name, db in sorted(scores.items(), key=lambda item: -item[1]))
+        return self, replace(start, amax=choices[best]), f"{best}; {said}"
+
+    def each(self, start: Variant) -> tuple[Search, Variant, str]:
+        """Each group alone, all else in float: the range of least logit error; then the choices together."""
+        few = self._setting.fitted[:FEW]
+        exact = self.session.logits(few, Variant())
+        chosen = dict(start.amax)
+        for root in self._setting.counted(EACH, list(self.session.roots)):
+            found = self.table.find(root)
+            if found is None:
+                continue
+            candidates = {start.amax[root], *(found.candidates.by(m) for m in Method)}
+            scores = {
+                amax: sqnr_db(exact, self.session.logits(few, Variant({root: amax}))) for amax in candidates if amax > 0
+            }
+            best = max(scores, key=lambda amax: scores[amax], default=start.amax[root])
+            if scores and scores[best] > scores.get(start.amax[root], 0.0) + _MARGIN_DB:
+                chosen[root] = best
+        changed = sum(chosen[root] != start.amax[root] for root in chosen)
+        return self, replace(start, amax=chosen), f"{changed} of {len(self.session.roots)} ranges changed"
+
+    def biases(self, start: Variant) -> tuple[Search, Variant, str]:
+        """Layer after layer, the mean that quantisation took from each output channel goes to the bias."""
+        setting, step = self._setting, BIAS if not start.shifts else EQUALISE
+        names = [layer.name for layer in self.session.plan.layers]
+        exact = self.session.channel_means(setting.fitted, Variant(), names)
+        stages = [list(part) for part in np.array_split(np.array(names, dtype=object), min(setting.stages, len(names)))]
+        variant = replace(start, shifts={})
+        best, best_db = variant, self.sqnr(variant)
+        for stage in setting.counted(step, stages):
+            now = self.session.channel_means(setting.fitted, variant, stage)
+            variant = replace(variant, shifts={**variant.shifts, **{n: exact[n] - now[n] for n in stage}})
+            # Early corrections may look bad until the later ones follow; the best prefix is what is kept.
+            db = self.sqnr(variant)
+            if db > best_db:
+                best, best_db = variant, db
+        return self, best, f"{len(best.shifts)} of {len(names)} layers corrected"
+
+    def equalise(self, start: Variant) -> tuple[Search, Variant, str]:
+        """Rescales channels wherever the graph allows, and corrects biases anew on the graph that comes of it."""
+        found = equalised(self.model, self.table.with_amax(start.amax), start.layers)
+        if found is None:
+            return self, start, "no two convolutions with only a Relu between them could gain"
+        session = QuantSession(found.model, self._setting.options, found.table, threads=self._setting.threads)
+        search = Search(found.model, found.table, session, self._setting)
+        _, variant, _ = search.biases(replace(session.everything(found.table), shifts=start.shifts))
+        return search, variant, f"{len(found.divisors)} pairs of convolutions rescaled"
+
+
+def _blend(found: TensorRange, share: float) -> float:
+    wide, narrow = found.candidates.minmax, found.candidates.mse
+    return float(wide ** (1 - share) * narrow**share)

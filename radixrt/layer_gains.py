@@ -1,0 +1,80 @@
+"""What INT8 saves in each layer, by the target's own profiler: the FP32 engine beside the INT8 engine, in turn.
+
+A kernel belongs to the layer whose torch module it comes from, with what the runtime fused into it: an INT8 kernel
+carries its rounding, an FP32 one its activation. So a gain is of the layer with its surroundings, and may be negative.
+TensorRT's engines are not profiled here: each would take minutes to build, on a device that may not be this one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import onnx_ir as ir
+
+from radixrt.calibration.graph_facts import infer
+from radixrt.calibration.layers import macs_of
+from radixrt.calibration.placement import place
+from radixrt.calibration.placement_spec import Family, PlacementOptions
+from radixrt.calibration.plan import make_plan
+from radixrt.calibration.table import CalibrationTable
+from radixrt.engines.base import BuildOptions
+from radixrt.engines.inspection import inspect_engine
+from radixrt.engines.registry import get
+from radixrt.export.names import module_of
+from radixrt.export.simplify import write_onnx
+from radixrt.export.spec import Precision
+
+RUNS = 20
+TURNS = 2  # of which the quicker counts: whatever else the machine does can only add
+
+
+def layer_gains(model: ir.Model, table: CalibrationTable, options: PlacementOptions) -> dict[str, float] | None:
+    """Measures what INT8 saves in each layer that a placement quantises.
+
+    Args:
+        model: the float32 graph; not changed.
+        table: its ranges.
+        options: the placement, whose target is measured.
+
+    Returns:
+        milliseconds of one image by layer name; None where the target is not profiled.
+    """
+    if options.family is not Family.CPU or not get(options.target).capability().runs:
+        return None
+    placed, _ = place(model, table, options)
+    layers = make_plan(infer(model.clone()), options).layers
+    times: dict[Precision, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        engines = {}
+        for precision, graph in ((Precision.FP32, model), (Precision.INT8, placed)):
+            place_of_files = Path(folder) / precision.value
+            place_of_files.mkdir()
+            deploy = place_of_files / "deploy.onnx"
+            write_onnx(graph, deploy)
+            engines[precision] = get(options.target).build(deploy, place_of_files, BuildOptions(precision)).files[0]
+        for _ in range(TURNS):
+            for precision, engine in engines.items():
+                found = _by_module(options.target, engine, precision)
+                best = times.setdefault(precision, found)
+                times[precision] = {m: min(found.get(m, 0.0), best.get(m, 0.0)) for m in best | found}
+    # The layers of one module, such as the parts of a split convolution, share its gain by their work.
+    work: Counter[str] = Counter()
+    for layer in layers:
+        work[module_of(layer.node)] += max(macs_of(layer), 1)
+    gains = {}
+    for layer in layers:
+        module = module_of(layer.node)
+        saved = times[Precision.FP32].get(module, 0.0) - times[Precision.INT8].get(module, 0.0)
+        gains[layer.name] = saved * max(macs_of(layer), 1) / work[module]
+    return gains
+
+
+def _by_module(target: str, engine: Path, precision: Precision) -> dict[str, float]:
+    seen = inspect_engine(target, engine, engine.with_name("deploy.onnx"), BuildOptions(precision), runs=RUNS)
+    sums: defaultdict[str, float] = defaultdict(float)
+    for row in seen.rows:
+        if row.origin:
+            sums[row.origin[0]] += (row.mean_us or 0.0) / 1e3
+    return dict(sums)
