@@ -43,10 +43,11 @@ def test_recovery_buys_what_it_says() -> None:
     table = calibrate(model, [X])
     table = table.with_amax({"u": table.amax("u") / 8})
     options = PlacementOptions("tensorrt")
-    exact = logits(open_graph(model), X)
+    judges = X[1::2]
+    exact = logits(open_graph(model), judges)
 
     def placed_db(graph: object, ranges: object) -> float:
-        return sqnr_db(exact, logits(open_graph(place(graph, ranges, options)[0], optimize=False), X))  # type: ignore[arg-type]
+        return sqnr_db(exact, logits(open_graph(place(graph, ranges, options)[0], optimize=False), judges))  # type: ignore[arg-type]
 
     seen: list[SearchProgress] = []
     found = recover(model, table, X, options, on_progress=seen.append)
