@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 
-def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+def randomise(module: nn.Module, seed: int = 0, gains: tuple[float, float] = (0.5, 1.5)) -> nn.Module:
     """Gives every normalisation statistics that a fold can get wrong."""
     generator = torch.Generator().manual_seed(seed)
     for m in module.modules():
@@ -21,7 +21,7 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
             m.running_mean.normal_(0, 0.3, generator=generator)
             m.running_var.uniform_(0.5, 1.5, generator=generator)
             if m.affine:
-                m.weight.data.uniform_(0.5, 1.5, generator=generator)
+                m.weight.data.uniform_(*gains, generator=generator)
                 m.bias.data.normal_(0, 0.3, generator=generator)
     return module.eval()
 
@@ -33,10 +33,11 @@ def export(
     dynamo: bool = False,
     dynamic: bool = False,
     opset: int = 18,
+    gains: tuple[float, float] = (0.5, 1.5),
 ) -> ir.Model:
     """Exports by either exporter."""
     x = torch.randn(2 if dynamic else size[0], *size[1:])
-    randomise(module)
+    randomise(module, gains=gains)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if dynamo:
