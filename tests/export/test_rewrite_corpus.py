@@ -33,7 +33,7 @@ ATTENTION = frozenset(
 )
 # A deep network of random weights may be chaotic (seresnet101: float32 and float64 differ by a quarter)
 # or deaf (every image gives the same logits). The first gains that make it neither are taken.
-GAINS = ((0.5, 1.5), (0.4, 1.2), (0.45, 1.35), (0.35, 1.05), (0.3, 0.9))
+GAINS = ((0.5, 1.5), (0.8, 1.8), (0.4, 1.2), (0.45, 1.35), (0.35, 1.05), (0.3, 0.9))
 NETWORKS = {
     "lcnet_050": 2,
     "mobilenetv3_small_050": 9,
