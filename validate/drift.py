@@ -12,6 +12,7 @@ arithmetic of the deploy graph as written; for TensorRT, whose fusions keep the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,15 +39,20 @@ class _Sums:
     signal: float = 0.0
     noise: float = 0.0
     product: float = 0.0
+    nonfinite: int = 0
 
     def add(self, reference: Array, deploy: Array) -> None:
-        # One image at a time in float32: a product of that length keeps six digits, and the sums are float64.
         for one, other in zip(reference, deploy, strict=True):
             ref, dep = np.float32(one).ravel(), np.float32(other).ravel()
+            lost = ~np.isfinite(dep)
+            if lost.any():
+                # An overflow would make every sum NaN; a zero in its place is what is left of the value.
+                self.nonfinite += int(lost.sum())
+                dep = np.where(lost, np.float32(0), dep)
             error = dep - ref
-            self.signal += float(np.dot(ref, ref))
-            self.noise += float(np.dot(error, error))
-            self.product += float(np.dot(ref, dep))
+            self.signal += _dot(ref, ref)
+            self.noise += _dot(error, error)
+            self.product += _dot(ref, dep)
 
 
 @dataclass
@@ -83,7 +89,8 @@ def drift(
         progress: called after each batch with how many are done.
 
     Raises:
-        InputError: the graphs share no layer, the runtime refuses one, or there is no batch.
+        InputError: the graphs share no layer, the runtime refuses one, there is no batch, or the reference is not
+            finite somewhere.
     """
     layers = match_layers(reference, deploy)
     pairs = list(dict.fromkeys(pair for layer in layers for pair in layer.pairs))
@@ -96,6 +103,8 @@ def drift(
         expected = run_reference(batch, [layer.reference for layer in layers])
         found = run_deploy(batch, [layer.deploy for layer in layers] + sources)
         for sums, layer in zip(tally.layers, layers, strict=True):
+            if not np.isfinite(expected[layer.reference]).all():
+                raise InputError(f"the output of {layer.name} is NaN or infinite in float32: mend the checkpoint")
             if layer.deploy in found and expected[layer.reference].shape == found[layer.deploy].shape:
                 sums.add(expected[layer.reference], found[layer.deploy])
         for pair in pairs:
@@ -144,15 +153,24 @@ def _rows(layers: list[MatchedLayer], tally: _Tally) -> list[DriftRow]:
                 gain=sums.product / sums.signal if sums.signal > 0 else 1.0,
                 first_drop=depth == first,
                 drop_db=falls[depth],
+                nonfinite=sums.nonfinite,
                 own_sqnr_db=min((sqnr_db(p.signal, p.rounding + p.clipping) for p in pairs), default=SQNR_CAP_DB),
             )
         )
     return rows
 
 
+def _dot(one: Array, other: Array) -> float:
+    """A product in float32, which keeps six digits over the length of an image; in float64 where float32 ends."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = float(np.dot(one, other))
+    return product if math.isfinite(product) else float(np.dot(one.astype(np.float64), other.astype(np.float64)))
+
+
 def _add_own(own: _Own, pair: Pair, tensor: Array) -> None:
     for image in tensor:
         values = np.float32(image).ravel()
+        values = values[np.isfinite(values)]
         steps = np.rint(values / np.float32(pair.scale))
         kept = np.clip(steps, np.float32(pair.low - pair.zero_point), np.float32(pair.high - pair.zero_point))
         error = kept * np.float32(pair.scale) - values

@@ -27,6 +27,12 @@ def layer_findings(rows: Sequence[DriftRow]) -> list[str]:
         return []
     found = []
     ordered = sorted(rows, key=lambda row: row.depth)
+    overflow = next((row for row in ordered if row.nonfinite), None)
+    if overflow is not None:
+        found.append(
+            f"The output of {overflow.name} ({overflow.op_type}) overflows where it is computed in this precision: "
+            f"{overflow.nonfinite} values are NaN or infinite (FP16 ends at 65504); build FP32 for such a device."
+        )
     scaled = next((row for row in ordered if abs(row.gain - 1) > GAIN_TOLERANCE), None)
     if scaled is not None:
         found.append(
@@ -64,6 +70,11 @@ def logit_findings(reference: Floats, engine: Floats, classes: Sequence[str] = (
             f"{int((~finite).sum())} of {len(finite)} images gave NaN or infinity: look for an overflow "
             "(FP16 ends at 65504)."
         ]
+    largest = float(np.abs(reference).max())
+    if largest < np.finfo(np.float32).tiny and largest > 0:
+        return [f"The original's logits are denormal (at most {largest:.1g}), and engines flush such numbers to zero."]
+    if (reference == reference[0]).all():
+        return ["The original gives every image the same logits: what it answers does not depend on the image."]
     width = reference.shape[1]
     correlation = np.nan_to_num(_correlate(reference, engine))
     partner = correlation.argmax(axis=1)

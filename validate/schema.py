@@ -197,6 +197,7 @@ class DriftRow(_Frozen):
     none). ``gain`` is the least-squares factor between the two tensors, 1 where nothing scales. ``first_drop`` marks
     the first layer whose ``drop_db``, the fall of the SQNR under that of the layers that feed it, exceeds 6 dB.
     ``own_sqnr_db`` is the SQNR that the worst of the layer's own activation quantisers leaves of a clean tensor.
+    ``nonfinite`` counts the values that became NaN or infinite.
     """
 
     name: str
@@ -209,6 +210,7 @@ class DriftRow(_Frozen):
     first_drop: bool = False
     drop_db: float = 0.0
     own_sqnr_db: float = SQNR_CAP_DB
+    nonfinite: int = 0
 
 
 class LayerTime(_Frozen):

@@ -13,6 +13,7 @@ from radixrt.calibration.collect import calibrate
 from radixrt.calibration.placement import place
 from radixrt.calibration.placement_spec import Ends, PlacementOptions
 from radixrt.errors import InputError
+from radixrt.export.typed import to_float16
 from radixrt.validate.drift import drift
 from radixrt.validate.drift_graph import match_layers
 from radixrt.validate.findings import layer_findings
@@ -64,6 +65,28 @@ def case() -> Case:
     table = calibrate(reference, batches, threads=1)
     int8, _ = place(reference, table, PlacementOptions(first=Ends.INT8))
     return Case(reference, int8, batches)
+
+
+def test_an_overflow_of_fp16_is_named_where_it_begins(case: Case) -> None:
+    # The products and sums of its errors are not numbers, which once ended a build with a traceback.
+    reference = tampered(case.reference, "w1", 1e5)
+    rows = drift(reference, to_float16(reference), case.batches, threads=1)
+    first = next(row for row in rows if row.nonfinite)
+    assert named(first).endswith("stage.2")
+    assert "stage.2" in layer_findings(rows)[0] and "65504" in layer_findings(rows)[0]
+
+
+def test_large_numbers_have_a_drift_as_well(case: Case) -> None:
+    # Their squares leave float32 and not float64.
+    reference = tampered(case.reference, "w4", 1e24)
+    rows = drift(reference, reference, case.batches, threads=1)
+    assert all(row.gain == 1.0 and row.sqnr_db == 200.0 for row in rows)
+
+
+def test_a_reference_that_overflows_by_itself_is_refused(case: Case) -> None:
+    reference = tampered(tampered(case.reference, "w1", 1e30), "w2", 1e30)
+    with pytest.raises(InputError, match=r"stage\.4 is NaN or infinite in float32"):
+        drift(reference, reference, case.batches, threads=1)
 
 
 def tampered(model: ir.Model, value: str, change: float) -> ir.Model:

@@ -34,6 +34,16 @@ def test_overflow_is_named() -> None:
     assert "1 of 20 images" in found
 
 
+def test_logits_that_say_nothing_are_named() -> None:
+    # Both pass every comparison: an engine that returns zeros agrees with them perfectly.
+    reference, _, _ = logits(20, 0.1)
+    [constant] = logit_findings(np.repeat(reference[:1], 20, axis=0), reference)
+    assert "does not depend on the image" in constant
+    vanishing = (reference * 1e-42).astype(np.float32)
+    [denormal] = logit_findings(vanishing, np.zeros_like(vanishing))
+    assert "denormal" in denormal
+
+
 def test_wrong_mean_is_named_with_its_shift() -> None:
     images = photos()
     shift = np.array([0.5, 0.25, -0.125], np.float32)[None, :, None, None]
