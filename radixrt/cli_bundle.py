@@ -72,7 +72,7 @@ def validate(
         rivals=Rivals.parse(against or (), batch_sweep),
         logits=logits,
         output=output,
-        display=stages(4),
+        display=stages(5),
         command=shlex.join(["radixrt", *sys.argv[1:]]),
     )
     if junit is not None:

@@ -19,6 +19,7 @@ from radixrt.errors import InputError
 from radixrt.export.rewrite_report import RewriteReport
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.judge import Trial, judge
+from radixrt.locating import locate
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
 from radixrt.reporting import environment, flipped, write_reports
@@ -26,8 +27,9 @@ from radixrt.request import DataChoice, ModelChoice
 from radixrt.reuse import Reuse
 from radixrt.twin import judge_twin
 from radixrt.validate import gates as judgement
+from radixrt.validate.findings import layer_findings
 from radixrt.validate.gates import GateLimits
-from radixrt.validate.schema import ModelInfo, Report, Size
+from radixrt.validate.schema import DriftRow, ModelInfo, Report, Size
 
 # Which target opens a file that no bundle describes.
 TARGET_OF_SUFFIX = {".onnx": "onnxruntime", ".xml": "openvino", ".plan": "tensorrt", ".engine": "tensorrt"}
@@ -82,7 +84,7 @@ def validate_engine(
         UnavailableError: an engine that somebody else made cannot run here.
     """
     limits = gates or GateLimits()
-    stages = display or Stages(Console(quiet=True), 4)
+    stages = display or Stages(Console(quiet=True), 5)
     judged = _find(engine)
     bundle = judged.bundle
     name = reference or (bundle.manifest.model.source.removeprefix("sample:") if bundle else None)
@@ -105,8 +107,10 @@ def validate_engine(
             session = stack.enter_context(judged.target.open(judged.file))
             _check_tensors(engine, session)
         reuse = stack.enter_context(Reuse())
-        prepared = prepare(ModelChoice(name, checkpoint, logits=logits), choice, BatchSpec(), stages, reuse)
         batch = BatchSpec(*bundle.manifest.batch) if bundle else _batch_of(session)
+        # An ONNX file keeps its own batch: it may be a static one, and other than the engine's.
+        asked = None if name.endswith(".onnx") else batch
+        prepared = prepare(ModelChoice(name, checkpoint, logits=logits), choice, asked, stages, reuse)
         trial = Trial(batch, choice, limits, 30, rivals or Rivals())
         own_images = _own_images(bundle, prepared)
         if session is not None:
@@ -115,6 +119,12 @@ def validate_engine(
             assert bundle is not None
             build = BuildOptions(Precision.parse(bundle.manifest.precision), batch)
             verdict = judge_twin(bundle.deploy, build, prepared, trial, now(), stages, own_images)
+        graph = bundle.deploy if bundle else judged.file
+        rows: list[DriftRow] = []
+        not_located: list[str] = []
+        if graph.suffix == ".onnx":
+            with stages.stage("Locating the error, layer by layer"):
+                rows, not_located = locate(graph, prepared, batch)
     executed = session is not None
     notes = [f"Judged as found: {engine}.", *prepared.on_outputs]
     if not executed:
@@ -146,11 +156,12 @@ def validate_engine(
         parity=verdict.parity,
         accuracy=verdict.accuracy,
         latency=verdict.latency,
-        findings=verdict.findings,
+        drift=rows,
+        findings=[*verdict.findings, *layer_findings(rows)],
         size=size,
         gates=found,
         passed=judgement.passed(found),
-        notes=[*notes, *verdict.notes],
+        notes=[*notes, *verdict.notes, *not_located],
     )
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)

@@ -65,10 +65,10 @@ def match_layers(reference: ir.Model, deploy: ir.Model) -> list[MatchedLayer]:
         if node.op_type not in LAYER_OPS or _is_constant_arithmetic(node):
             continue
         output = node.outputs[0].name or ""
-        twin = by_node.get(node.name or "")
-        if twin is None or twin.op_type != node.op_type:
-            twin = by_value.get(output)
-        if twin is None or twin.op_type != node.op_type:
+        # onnxruntime's quantiser gives the name of an output that it quantises to what follows.
+        found = (by_node.get(node.name or ""), by_value.get(output), by_value.get(f"{output}_QuantizeLinear_Input"))
+        twin = next((other for other in found if other is not None and other.op_type == node.op_type), None)
+        if twin is None:
             continue
         matched.append(
             MatchedLayer(

@@ -15,6 +15,7 @@ from radixrt.validate.schema import DriftRow
 GAIN_TOLERANCE = 0.35
 # Eight bits over a sensible range leave 30 to 40 dB of an activation; under this, three bits are lost.
 NOISY_DB = 20.0
+MOSTLY = 0.7
 SHIFT_TOLERANCE = 0.02
 SURE = 0.9
 MOST_LAYERS = 3
@@ -33,7 +34,7 @@ def layer_findings(rows: Sequence[DriftRow]) -> list[str]:
             f"The output of {overflow.name} ({overflow.op_type}) overflows where it is computed in this precision: "
             f"{overflow.nonfinite} values are NaN or infinite (FP16 ends at 65504); build FP32 for such a device."
         )
-    scaled = next((row for row in ordered if abs(row.gain - 1) > GAIN_TOLERANCE), None)
+    scaled = next((row for row in ordered if abs(row.gain - 1) > GAIN_TOLERANCE and _by_gain(row) > MOSTLY), None)
     if scaled is not None:
         found.append(
             f"The output of {scaled.name} ({scaled.op_type}) is {scaled.gain:.2f} times the reference's, and "
@@ -116,6 +117,11 @@ def input_findings(reference: NDArray[Any], engine: NDArray[Any]) -> list[str]:
     if max(abs(shift) for shift in shifts) > SHIFT_TOLERANCE:
         said.append(f"shifted by {', '.join(f'{shift:+.3f}' for shift in shifts)} (another mean)")
     return [f"The engine's preprocessing differs: its channels are {' and '.join(said)}."] if said else []
+
+
+def _by_gain(row: DriftRow) -> float:
+    """The share of a layer's error that its gain explains; the rest is orthogonal to the reference's output."""
+    return float((row.gain - 1) ** 2 * 10 ** (row.sqnr_db / 10))
 
 
 def _cause(row: DriftRow) -> str:
