@@ -10,7 +10,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -152,7 +152,7 @@ class BundleWriter:
         (folder / MANIFEST_NAME).write_bytes(data)
         _refuse_to_replace(self.output)
         self._atomic.commit()
-        return Bundle(self.output, complete)
+        return Bundle(self.output, complete, data)
 
 
 def _manifest_bytes(folder: Path) -> bytes:
@@ -162,10 +162,14 @@ def _manifest_bytes(folder: Path) -> bytes:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose every file was found as its manifest says."""
+    """A bundle whose every file was found as its manifest says.
+
+    ``manifest_bytes`` is the manifest as it stands on disk, which an earlier version may have written with fewer keys.
+    """
 
     path: Path
     manifest: Manifest
+    manifest_bytes: bytes = field(repr=False)
 
     @classmethod
     def read(cls, path: Path, *, require_signature: Path | None = None) -> Bundle:
@@ -184,7 +188,7 @@ class Bundle:
             try:
                 if before is None:
                     raise InputError(f"{path} has no {MANIFEST_NAME}: name a folder that radixrt made")
-                return cls(path, _verified(path, before, require_signature))
+                return cls(path, _verified(path, before, require_signature), before)
             except (InputError, FileNotFoundError) as error:
                 # A swap in the middle of reading looks like damage; only damage that stays is damage.
                 if _try_manifest(path) != before or (before is None and _awaits_restore(path)):
@@ -247,7 +251,7 @@ class Bundle:
         Raises:
             InputError: another build took the bundle's place in between.
         """
-        if _try_manifest(self.path) != self.manifest.to_bytes():
+        if _try_manifest(self.path) != self.manifest_bytes:
             raise InputError(f"{self.path} was replaced while it was being opened: open it again")
 
 

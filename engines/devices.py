@@ -1,17 +1,8 @@
 """Peak rates of a few GPUs, for roofline estimates: a table with its sources, small on purpose.
 
 Rates are dense (no structured sparsity), and for FP16 those with FP32 accumulation, which is how convolutions are
-computed. They are what the maker publishes, at boost clock; no device sustains them.
-
-Sources, by device:
-
-- T4: NVIDIA T4 datasheet; Turing architecture whitepaper (WP-09183-001), table of peak rates.
-- A100 40 GB: NVIDIA A100 datasheet; Ampere architecture whitepaper.
-- RTX 3080, RTX A6000: NVIDIA Ampere GA102 architecture whitepaper, tables 2 and 3.
-- RTX 4090, L4: NVIDIA Ada architecture whitepaper (v2.02), appendices; L4 datasheet, whose rates are sparse: halved.
-- RTX 5090: NVIDIA RTX Blackwell architecture whitepaper, table of peak rates.
-- Jetson AGX Orin 64 GB: Jetson AGX Orin technical brief (v1.2): GPU part alone, sparse rates halved.
-- Jetson Orin Nano 8 GB Super: its datasheet (67 sparse INT8 TOPS, 102 GB/s): halved, and FP16 at half of INT8.
+computed. They are what the maker publishes, at boost clock; no device sustains them. A device whose figures could not
+be traced to a document of the maker is not in the table.
 """
 
 from __future__ import annotations
@@ -33,6 +24,7 @@ class Device:
         fp32_tflops: FP32 on the ordinary cores, 1e12 operations per second (a multiply-add is two).
         fp16_tflops: FP16 with FP32 accumulation on the tensor cores.
         int8_tops: INT8 on the tensor cores.
+        source: the maker's documents that print these figures, by title, and what was derived from them.
     """
 
     name: str
@@ -41,6 +33,7 @@ class Device:
     fp32_tflops: float
     fp16_tflops: float
     int8_tops: float
+    source: str
 
     def seconds(self, dtype: str, macs: int, moved: int) -> float:
         """Returns the roofline of one kernel: the longer of moving its bytes and computing, both at their peak.
@@ -56,16 +49,30 @@ class Device:
 
 
 DEVICES = (
-    Device("T4", "7.5", 320, 8.1, 65, 130),
-    Device("A100", "8.0", 1555, 19.5, 312, 624),
-    Device("RTX 3080", "8.6", 760, 29.8, 59.5, 238),
-    Device("RTX A6000", "8.6", 768, 38.7, 154.8, 309.7),
-    Device("Jetson AGX Orin", "8.7", 204.8, 5.3, 42.5, 85),
-    Device("Jetson Orin Nano Super", "8.7", 102, 2.1, 16.75, 33.5),
-    Device("RTX 4090", "8.9", 1008, 82.6, 165.2, 660.6),
-    Device("L4", "8.9", 300, 30.3, 121, 242.5),
-    Device("RTX 5090", "12.0", 1792, 104.8, 209.5, 838),
-)
+    Device(
+        "T4", "7.5", 320, 8.1, 65, 130,
+        "NVIDIA T4 datasheet (March 2019); bandwidth: NVIDIA Turing GPU Architecture whitepaper, table 5, where the "
+        "datasheet prints 300",
+    ),
+    Device("A100", "8.0", 1555, 19.5, 312, 624, "NVIDIA A100 Tensor Core GPU datasheet, 40 GB"),
+    Device(
+        "RTX A6000", "8.6", 768, 38.7, 154.8, 309.7,
+        "NVIDIA Ampere GA102 GPU Architecture whitepaper (v2), table 3",
+    ),
+    Device(
+        "Jetson AGX Orin", "8.7", 204.8, 5.3, 42.5, 85,
+        "NVIDIA Jetson AGX Orin Series technical brief (v1.2), 64 GB, the GPU alone: 170 sparse INT8 TOPS halved, and "
+        "FP16 at half of that",
+    ),
+    Device(
+        "Jetson Orin Nano Super", "8.7", 102, 2.1, 16.75, 33.5,
+        "NVIDIA Jetson Orin Nano Super Developer Kit datasheet: 67 sparse INT8 TOPS halved, FP16 at half of that, FP32 "
+        "from 1024 cores at 1.02 GHz",
+    ),
+    Device("RTX 4090", "8.9", 1008, 82.6, 165.2, 660.6, "NVIDIA Ada GPU Architecture whitepaper (v2.02), appendix A"),
+    Device("L4", "8.9", 300, 30.3, 121, 242.5, "NVIDIA L4 Tensor Core GPU datasheet: rates with sparsity halved"),
+    Device("RTX 5090", "12.0", 1792, 104.8, 209.5, 838, "NVIDIA RTX Blackwell GPU Architecture whitepaper, table 3"),
+)  # fmt: skip
 
 
 def find_device(name: str) -> Device:

@@ -102,10 +102,9 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
 def load_image(path: Path, spec: Any) -> np.ndarray:
     """Reads one image as the input tensor's (C, H, W)."""
     try:
-        image: np.ndarray = pixels.preprocess_image(pixels.open_image(path, spec.input_size[0]), spec)
+        return pixels.preprocess_image(pixels.open_image(path, spec.input_size[0]), spec)  # type: ignore[no-any-return]
     except pixels.ImageUnusableError as error:
         raise BadInputError(f"{path} is not an image that can be read ({error}): remove it or save it again") from error
-    return image
 
 
 def load_module(runtime: str) -> Any:
@@ -130,8 +129,7 @@ class OnnxRuntime:
         # The same numbers on every CPU, and no slow path for denormals: what the build measured with.
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        known = ("CUDAExecutionProvider", "CPUExecutionProvider")
-        providers = [name for name in known if name in ort.get_available_providers()]
+        providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in ort.get_available_providers()]
         try:
             self.session = ort.InferenceSession(str(engine), options, providers=providers)
         except Exception as error:  # its exception classes are not public
@@ -169,6 +167,12 @@ class TensorRt:
         self.engine = self.runtime.deserialize_cuda_engine(plan.read_bytes())
         if self.engine is None:
             raise UnavailableError(f"{plan} does not open with TensorRT {trt.__version__}: make one with --build")
+        if ".stripped" in plan.suffixes:
+            # The plan was built without weights: those of the graph that it was built from go in first.
+            refitter = trt.Refitter(self.engine, self.logger)
+            weights = trt.OnnxParserRefitter(refitter, self.logger)
+            if not (weights.refit_from_file(str(plan.with_name("deploy.onnx"))) and refitter.refit_cuda_engine()):
+                raise UnavailableError(f"{plan} does not take the weights of deploy.onnx: make one with --build")
         self.execution = self.engine.create_execution_context()
         self.stream = cuda.Stream()
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
@@ -297,11 +301,9 @@ def top5(logits: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
     """The five likeliest classes of one image."""
     shares = np.exp(logits.astype(np.float64) - logits.max())
     shares /= shares.sum()
-    rows = []
-    for i in np.argsort(-shares, kind="stable")[:5].tolist():
-        label = labels[i] if i < len(labels) else str(i)
-        rows.append({"class": i, "label": label, "probability": round(float(shares[i]), 6)})
-    return rows
+    best = np.argsort(-shares, kind="stable")[:5].tolist()
+    names = [labels[i] if i < len(labels) else str(i) for i in best]
+    return [{"class": i, "label": name, "probability": round(float(shares[i]), 6)} for i, name in zip(best, names)]
 
 
 def bench(runner: Any, batch: np.ndarray, rounds: int) -> dict[str, float]:
@@ -332,7 +334,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if not options.images and not options.build:
         parser.error("name an image or a folder of images, or ask for --build")
-    options.rounds = max(options.rounds, 1)
     return options
 
 
@@ -346,10 +347,9 @@ def open_runner(options: argparse.Namespace, manifest: dict[str, Any]) -> Any:
         # Another runtime than the bundle's own starts from the graph.
         manifest = dict(manifest, target=runtime, built_for=None)
         engine = bundle / manifest["deploy"]
-    if runtime == "onnxruntime":
-        return OnnxRuntime(engine)
-    if runtime == "openvino":
-        return OpenVino(engine)
+    on_cpu = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+    if runtime in on_cpu:
+        return on_cpu[runtime](engine)
     trt = load_module(runtime)
     cuda, device = first_gpu()
     plan = options.plan or plan_path(manifest, trt, device)
@@ -376,7 +376,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for path, logits in zip(paths, runner.run(batch)):
                 results.append({"image": str(path), "top5": top5(logits, manifest["labels"])})
             if options.bench and timing is None:
-                timing = bench(runner, batch, options.rounds)
+                timing = bench(runner, batch, max(options.rounds, 1))
         show(results, timing, options.json)
     except (BadInputError, UnavailableError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -36,6 +36,15 @@ def test_a_bundle_reads_back_and_its_engine_runs(tmp_path: Path) -> None:
     assert out["logits"].shape == (1, CLASSES)
 
 
+# A key that is new in this version is absent in a bundle of the last one, which must open all the same.
+def test_a_manifest_with_fewer_keys_opens(tmp_path: Path) -> None:
+    path = write_bundle(tmp_path / "bundle").path / "manifest.json"
+    told = json.loads(path.read_text())
+    del told["model"]["logits"], told["built_for"]
+    path.write_text(json.dumps(told))
+    Bundle.read(tmp_path / "bundle").open().close()
+
+
 def test_nothing_is_left_beside_a_finished_bundle(tmp_path: Path) -> None:
     write_bundle(tmp_path / "bundle")
     write_bundle(tmp_path / "bundle")

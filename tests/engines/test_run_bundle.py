@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,13 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+import radixrt as rt
 from radixrt.calibration.pixels import open_image, preprocess_image
-from radixrt.engines.bundle import Bundle
-from tests.engines.bundles import write_bundle
+from radixrt.engines.base import BuildOptions
+from radixrt.engines.bundle import Bundle, BundleWriter
+from radixrt.engines.openvino import OpenVinoTarget
+from radixrt.export.spec import BatchSpec, Precision
+from tests.engines.bundles import manifest, tiny_network, write_bundle
 
 ENGINES = Path(__file__).resolve().parents[2] / "engines"
 
@@ -147,12 +153,59 @@ def test_what_ships_imports_nothing_of_the_project() -> None:
 def oldest_python() -> str:
     """The oldest supported Python that is here: run.py promises 3.8."""
     names = [f"python3.{minor}" for minor in range(8, 14)]
-    return next((found for name in names if (found := shutil.which(name)) and _starts(found)), sys.executable)
+    # Those of a version manager are not on the path unless they are active.
+    managed = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    found = [python for name in names for python in (*managed.glob(f"*/bin/{name}"), shutil.which(name)) if python]
+    return next((str(python) for python in found if _starts(str(python))), sys.executable)
 
 
 def _starts(python: str) -> bool:
     # A version manager's stand-in is on the path for versions that are not active, and fails when it is called.
     return subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True, check=False).returncode == 0
+
+
+def bare_environment(folder: Path, packages: tuple[str, ...]) -> str:
+    """A Python that finds the standard library and links to the packages named, of those that are installed here."""
+    venv.create(folder, with_pip=False)
+    inside = next(folder.glob("lib/python*/site-packages"))
+    here = Path(np.__file__).parents[1]
+    for package in packages:
+        for path in (*here.glob(package), *here.glob(f"{package}.libs")):
+            (inside / path.name).symlink_to(path)
+    return str(folder / "bin" / "python")
+
+
+# What was compiled for OpenVINO must run where nothing of the project is, and answer as the package does.
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [(1, 3), (2, 2)])
+def test_an_openvino_bundle_runs_where_only_numpy_pillow_and_openvino_are(
+    tmp_path: Path, photos: Path, batch: tuple[int, int]
+) -> None:
+    pytest.importorskip("openvino")
+    python = bare_environment(tmp_path / "venv", ("numpy", "PIL", "pillow", "openvino"))
+    for absent in ("torch", "onnxruntime"):
+        assert subprocess.run([python, "-c", f"import {absent}"], capture_output=True, check=False).returncode
+    with BundleWriter(tmp_path / "bundle") as writer:
+        tiny_network(writer.folder / "deploy.onnx", batch[0] if batch[0] == batch[1] else "batch")
+        built = OpenVinoTarget().build(
+            writer.folder / "deploy.onnx", writer.folder, BuildOptions(Precision.FP32, BatchSpec(*batch))
+        )
+        writer.finish(manifest(target="openvino", batch=batch, engine=built.files[0].name))
+    done = run(tmp_path / "bundle", photos, "--json", "--bench", "--rounds", 3, python=python)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["latency"]["p50_ms"] > 0
+    with rt.load(tmp_path / "bundle") as engine:
+        expected = {Path(a.image).name: a for a in engine.classify(photos, top=1)}
+    assert len(told["results"]) == len(expected) == 5
+    for result in told["results"]:
+        best, answer = result["top5"][0], expected[Path(result["image"]).name]
+        assert (best["label"], best["probability"]) == (answer.label, pytest.approx(answer.probability, abs=1e-5))
+    Bundle.read(tmp_path / "bundle")
+    weights = tmp_path / "bundle" / "engine.bin"
+    weights.write_bytes(bytes([weights.read_bytes()[0] ^ 1]) + weights.read_bytes()[1:])
+    done = run(tmp_path / "bundle", photos, python=python)
+    assert (done.returncode, "engine.bin is not what the build wrote" in done.stderr) == (2, True)
 
 
 @pytest.mark.slow
