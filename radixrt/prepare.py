@@ -128,7 +128,13 @@ def prepare(choice: ModelChoice, data: DataChoice, batch: BatchSpec | None, stag
                 logits=choice.logits,
             )
         preprocess = resolve_preprocess(model, choice, data)
-        images = load_data(data.source, preprocess, calibration_limit=data.calibration_images, workers=2)
+        images = load_data(
+            data.source,
+            preprocess,
+            calibration_limit=data.calibration_images,
+            labels=model.labels or None,
+            workers=2,
+        )
 
     with stages.stage("Capturing the graph"):
         ready = _Statistics(model, images.calibration)
