@@ -2,6 +2,7 @@
 
     python -m tests.fuzz.harness                     every loader, a million runs in total
     python -m tests.fuzz.harness manifest --runs 500
+    python -m tests.fuzz.harness onnx-fields         files that parse, with other fields: see onnx_fields.py
 
 Needs the ``atheris`` package. A file that breaks a loader is kept under ``build/fuzz/<loader>/``; once it is
 understood, it goes to ``tests/fuzz/regressions/<loader>/``, which the test suite replays.
@@ -18,6 +19,8 @@ from pathlib import Path
 
 REGRESSIONS = Path(__file__).with_name("regressions")
 WORK = Path("build") / "fuzz"
+FIELDS = "onnx-fields"
+FIELD_RUNS = 3_000
 
 
 def fuzz(name: str, runs: int) -> None:
@@ -60,19 +63,38 @@ def fuzz_all(runs: int | None) -> int:
         executed = [line for line in done.stderr.splitlines() if "number_of_executed_units" in line]
         number = int(executed[-1].rsplit(maxsplit=1)[-1]) if executed else 0
         total += number
-        print(f"{loader.name:10s} {number:9,d} runs  {'passed' if done.returncode == 0 else 'BROKEN'}", flush=True)
+        print(f"{loader.name:11s} {number:9,d} runs  {'passed' if done.returncode == 0 else 'BROKEN'}", flush=True)
         if done.returncode:
             broken.append(loader.name)
             print("\n".join(done.stderr.splitlines()[-40:]))
-    print(f"{'total':10s} {total:9,d} runs  {'no loader broke' if not broken else ', '.join(broken) + ' broke'}")
+    count = runs or FIELD_RUNS
+    total += count
+    if fuzz_fields(count):
+        broken.append(FIELDS)
+    print(f"{'total':11s} {total:9,d} runs  {'no loader broke' if not broken else ', '.join(broken) + ' broke'}")
     return 1 if broken else 0
+
+
+def fuzz_fields(runs: int) -> int:
+    """Reads ONNX files with changed fields; returns an exit code."""
+    import onnxruntime  # noqa: F401  # before the first fork: a file then costs its reading and not the imports
+    import onnxsim  # noqa: F401
+
+    from tests.fuzz import onnx_fields
+
+    counts = onnx_fields.fuzz_fields(runs, WORK / FIELDS)
+    words = ", ".join(f"{count:,d} {what}" for what, count in sorted(counts.items()))
+    print(f"{FIELDS:11s} {runs:9,d} runs  {'BROKEN' if counts['broken'] else 'passed'}: {words}", flush=True)
+    return 1 if counts["broken"] else 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Fuzzes the loaders of files that somebody else may have written.")
-    parser.add_argument("loader", nargs="?", choices=sorted(MODULES), help="default: each in turn")
+    parser.add_argument("loader", nargs="?", choices=[*sorted(MODULES), FIELDS], help="default: each in turn")
     parser.add_argument("--runs", type=int, help="how many times each is called")
     options = parser.parse_args()
+    if options.loader == FIELDS:
+        return fuzz_fields(options.runs or FIELD_RUNS)
     if importlib.util.find_spec("atheris") is None:
         print("error: the fuzzer is not installed: pip install atheris", file=sys.stderr)
         return 4
