@@ -83,7 +83,8 @@ def sensitivity(
         calibration = prepared.data.calibration
         with display.stage("Rewriting attention and convolutions"):
             # Forms change the speed of a layer and not its numbers, so there is nothing to measure here.
-            graph, _ = rewritten(prepared.graph, DeployOptions(Precision.INT8, name, "keep", 1, options), reuse)
+            deploy = DeployOptions(Precision.INT8, name, "keep", 1, options)
+            graph, _ = rewritten(prepared.graph, deploy, reuse, sha256=prepared.graph_sha256)
         with display.stage(f"Calibrating on {len(calibration)} images"):
             table, _ = calibrated(graph, calibration, options, display, reuse)
         few = next(calibration.batches(images)).images

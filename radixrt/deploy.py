@@ -57,7 +57,13 @@ class DeployOptions:
 
 
 def deploy_graph(
-    graph: ir.Model, images: ImageList, options: DeployOptions, stages: Stages, reuse: Reuse
+    graph: ir.Model,
+    images: ImageList,
+    options: DeployOptions,
+    stages: Stages,
+    reuse: Reuse,
+    *,
+    sha256: str | None = None,
 ) -> DeployGraph:
     """Makes the deploy graph of a target.
 
@@ -67,12 +73,13 @@ def deploy_graph(
         options: precision, target, how to choose forms and ranges, and how to bring accuracy back.
         stages: where progress is shown.
         reuse: where results of earlier runs lie.
+        sha256: the graph's hash, where it is known already.
 
     Raises:
         InputError: the images cannot calibrate it.
     """
     with stages.stage("Rewriting attention and convolutions"):
-        model, report = rewritten(graph, options, reuse)
+        model, report = rewritten(graph, options, reuse, sha256=sha256)
     if options.precision is not Precision.INT8:
         typed, _ = typed_graph(model, options.precision, options.target, None)
         return DeployGraph(typed, model, report)
@@ -87,11 +94,13 @@ def deploy_graph(
     return DeployGraph(typed, better.base, report, better.table, summary, quantization(placed, better.sentences))
 
 
-def rewritten(graph: ir.Model, options: DeployOptions, reuse: Reuse) -> tuple[ir.Model, RewriteReport]:
+def rewritten(
+    graph: ir.Model, options: DeployOptions, reuse: Reuse, *, sha256: str | None = None
+) -> tuple[ir.Model, RewriteReport]:
     """Rewrites a graph, or takes what an earlier run made of it."""
     key = reuse.key(
         "rewrite",
-        inputs={"graph": graph_sha256(graph)},
+        inputs={"graph": sha256 or graph_sha256(graph)},
         options={
             "target": options.target,
             "version": get(options.target).capability().version,

@@ -110,7 +110,9 @@ def build(job: Job, target: Target, folder: Path) -> Built:
         request.recover(prepared.labelled),
     )
     before = len(reuse.taken)
-    deploy = deploy_graph(prepared.graph, prepared.data.calibration, options, job.stages, reuse)
+    deploy = deploy_graph(
+        prepared.graph, prepared.data.calibration, options, job.stages, reuse, sha256=prepared.graph_sha256
+    )
     write_onnx(deploy.model, folder / DEPLOY_NAME)
     if deploy.table is not None:
         write_table(deploy.table, folder / CALIBRATION_NAME)
