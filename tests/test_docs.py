@@ -1,0 +1,70 @@
+"""The manual against the program: no dead link, no option, command or argument that does not exist."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "samples" / "README.md"])
+# Options of other programs that the manual names.
+OTHERS = {"--durations", "--no-deps"}
+
+
+def commands() -> dict[str, set[str]]:
+    """The options of each ``radixrt`` command."""
+    import typer
+
+    from radixrt.cli import app
+
+    group = typer.main.get_command(app)
+    return {name: {o for p in c.params for o in (*p.opts, *p.secondary_opts)} for name, c in group.commands.items()}  # type: ignore[attr-defined]
+
+
+def script_options() -> set[str]:
+    """The options of what is no ``radixrt`` command: run.py, the benchmarks, the harnesses, the samples' training."""
+    files = [ROOT / "engines" / "run_bundle.py", *ROOT.glob("benchmarks/*.py"), *ROOT.glob("tests/*/*.py")]
+    text = "".join(file.read_text(encoding="utf-8") for file in [*files, ROOT / "samples" / "train.py"])
+    typed = {f"--{name.replace('_', '-')}" for name in re.findall(r"(\w+): Annotated\[[^\]]*\btyper\.Option", text)}
+    return typed | set(re.findall(r"add_argument\(\s*\"(--[a-z-]+)", text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        assert "://" in target or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_and_options_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    known = commands()
+    assert set(re.findall(r"(?:`|bin/)radixrt ([a-z]+)", text)) <= set(known)
+    options = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", text))
+    assert options <= set.union(*known.values()) | script_options() | OTHERS
+
+
+def test_python_in_the_manual_calls_what_exists() -> None:
+    import radixrt
+    from radixrt.validate.gates import GateLimits
+    from radixrt.validating import validate_engine
+
+    signatures = {
+        "compile": inspect.signature(radixrt.compile).parameters,
+        "load": inspect.signature(radixrt.load).parameters,
+        "validate": {"bundle": None, **inspect.signature(validate_engine).parameters},
+        "GateLimits": GateLimits.model_fields,
+    }
+    calls = []
+    for page in PAGES:
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            calls += [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    for call in calls:
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        if name in signatures:
+            assert {k.arg for k in call.keywords} <= set(signatures[name]), ast.unparse(call)
+    assert len([c for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr == "compile"]) > 1
