@@ -93,6 +93,11 @@ class ImageList:
         """A hash of the files' contents, whatever their names and order; unreadable files do not count."""
         return hashlib.sha256(b"".join(sorted(_digest(entry.path) for entry in self._entries))).hexdigest()
 
+    @property
+    def prepared_sha256(self) -> str:
+        """A hash of what a network sees: the files' contents, and how they are made into pixels."""
+        return hashlib.sha256(f"{self.sha256} {self._preprocess.model_dump_json()}".encode()).hexdigest()
+
     def batches(self, size: int, limit: int | None = None) -> Iterator[ImageBatch]:
         """Reads the images in order.
 

@@ -127,7 +127,7 @@ def calibrated(
 ) -> tuple[CalibrationTable, CalibrationSummary]:
     """Chooses ranges from images, or takes those of an earlier run on the same images and graph."""
     data = images.sha256
-    key = reuse.key("calibrate", inputs={"graph": graph_sha256(model), "data": data}, options=options)
+    key = reuse.key("calibrate", inputs={"graph": graph_sha256(model), "data": images.prepared_sha256}, options=options)
     found = reuse.find(key, "calibration")
     earlier = found is not None
     if found is None:

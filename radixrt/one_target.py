@@ -184,7 +184,7 @@ def judge_engine(job: Job, built: Built) -> tuple[Verdict, tuple[str, ...]]:
 
 def judged_inputs(job: Job) -> dict[str, str]:
     """The hashes that measurements depend on, beside the engine's."""
-    return {"graph": job.prepared.graph_sha256, "images": job.prepared.test.sha256}
+    return {"graph": job.prepared.graph_sha256, "images": job.prepared.test.prepared_sha256}
 
 
 def judged_options(job: Job) -> dict[str, object]:
@@ -258,7 +258,7 @@ def _drift(job: Job, deploy: DeployGraph) -> list[DriftRow]:
     inputs = {
         "float32": graph_sha256(deploy.float32),
         "deploy": graph_sha256(deploy.model),
-        "images": test.sha256,
+        "images": test.prepared_sha256,
     }
     key = job.reuse.key("drift", inputs=inputs)
     found = job.reuse.find(key, "drift")

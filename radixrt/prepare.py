@@ -209,7 +209,7 @@ def _captured(
         "capture",
         inputs={
             "weights": weights_sha256(model.module),
-            "statistics": images.sha256 if model.weights == "random" else "",
+            "statistics": images.prepared_sha256 if model.weights == "random" else "",
         },
         options={"source": model.source, "input_size": preprocess.input_size, "batch": str(batch), "logits": logits},
     )

@@ -126,7 +126,7 @@ def _recovered(
 ) -> Improved:
     key = reuse.key(
         "recover",
-        inputs={"graph": graph_sha256(model), "table": table.model_dump_json(), "data": images.sha256},
+        inputs={"graph": graph_sha256(model), "table": table.model_dump_json(), "data": images.prepared_sha256},
         options={"family": options.family.value, "images": RECOVERY_IMAGES, "work": WORK},
     )
     found = reuse.find(key, "recovery")

@@ -23,7 +23,9 @@ from radixrt.calibration.recovery import recover, shifted
 from radixrt.calibration.recovery_search import BIAS, EQUALISE, MEANS, WHOLE, SearchProgress
 from radixrt.calibration.runtime import logits, open_graph
 from radixrt.calibration.sensitivity import LayerSensitivity
+from radixrt.calibration.spec import CalibrationOptions
 from radixrt.calibration.splits import Entry
+from radixrt.deploy import calibrated
 from radixrt.engines.base import BuildOptions
 from radixrt.export.spec import Precision
 from radixrt.layer_gains import layer_gains
@@ -66,6 +68,11 @@ def test_what_was_recovered_once_is_taken_again(photos: ImageList, tmp_path: Pat
         assert reuse.taken == ["recovery"]
         improved(model, table, photos.take(8), OPTIONS, Recovery(), quiet(), reuse)
         assert reuse.taken == ["recovery"], "other images were answered with an earlier result"
+        otherwise = ImageList([Entry(p.name, p, 0) for p in photos.paths], photos.preprocess.with_overrides(mean="0.1"))
+        improved(model, table, otherwise, OPTIONS, Recovery(), quiet(), reuse)
+        calibrated(model, photos, CalibrationOptions(), quiet(), reuse)
+        calibrated(model, otherwise, CalibrationOptions(), quiet(), reuse)
+        assert reuse.taken == ["recovery"], "images that are read otherwise were answered with an earlier result"
     assert [s.partition(":")[0] for s in first.sentences] == list(MEANS)
     assert again.sentences == first.sentences
     assert again.table == first.table

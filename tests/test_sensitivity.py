@@ -34,8 +34,8 @@ def test_the_command_lists_the_most_sensitive_first(tmp_path: Path) -> None:
     layers = json.loads((tmp_path / "s.json").read_text())["layers"]
     assert len(layers) > 10
     decibels = [layer["sqnr_db"] for layer in layers]
-    # Four images: one odd photograph moves the first layer by ten decibels, but no layer drowns the answer.
-    assert decibels == sorted(decibels) and 5 < decibels[0] < 60
+    # Of all groups of four calibration images the worst gives the first layer 33 dB.
+    assert decibels == sorted(decibels) and 25 < decibels[0] < 60
     assert sum(layer["macs_share"] for layer in layers) == pytest.approx(1)
     assert layers[0]["module"] in done.out and f"{decibels[0]:.1f}" in done.out
     assert f"{len(layers) - 3} less sensitive layers are not shown" in done.out

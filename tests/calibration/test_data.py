@@ -296,6 +296,15 @@ def test_sha256_is_of_the_content_alone(tmp_path: Path) -> None:
     assert load_data(str(tmp_path / "two"), SMALL).calibration.sha256 != one.sha256
 
 
+def test_the_same_files_read_otherwise_are_other_data_to_a_network(tmp_path: Path) -> None:
+    for number in range(4):
+        write_image(tmp_path / f"{number}.png", seed=number)
+    one, two = (load_data(str(tmp_path), SMALL.with_overrides(mean=mean)).calibration for mean in (None, "0.1,0.1,0.1"))
+    assert one.sha256 == two.sha256
+    assert one.prepared_sha256 != two.prepared_sha256
+    assert one.take(3).prepared_sha256 != one.prepared_sha256
+
+
 # --- ELPV ---
 
 
