@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from radixrt.export.simplify import write_onnx
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
+from radixrt.recovering import Recovery
 from radixrt.request import DataChoice, ModelChoice
 from radixrt.reuse import Reuse
 
@@ -47,15 +49,28 @@ def prepared(name: str, setting: Setting, reuse: Reuse) -> Prepared:
 
 
 def built(
-    network: Prepared, precision: Precision, target: str, folder: Path, setting: Setting, reuse: Reuse
+    network: Prepared,
+    precision: Precision,
+    target: str,
+    folder: Path,
+    setting: Setting,
+    reuse: Reuse,
+    recovery: Recovery | None = None,
 ) -> BuiltEngine:
-    """Makes the deploy graph of a target and builds its engine in ``folder``."""
-    stages = Stages(Console(stderr=True), 5 if precision is Precision.INT8 else 2)
-    options = DeployOptions(precision, target, grouped_conv="auto", batch=1, calibration=CalibrationOptions())
+    """Makes the deploy graph of a target and builds its engine in ``folder``.
+
+    ``recovery`` says how INT8 gets its accuracy back; by default as the command line does it. What the report would say
+    of it is left in ``recovery.json``.
+    """
+    recovery = recovery or Recovery()
+    stages = Stages(Console(stderr=True), 4 + recovery.stages if precision is Precision.INT8 else 2)
+    options = DeployOptions(precision, target, "auto", 1, CalibrationOptions(), recovery)
     graph = deploy_graph(network.graph, network.data.calibration, options, stages, reuse)
     folder.mkdir(parents=True, exist_ok=True)
     deploy = folder / "deploy.onnx"
     write_onnx(graph.model, deploy)
+    if graph.quantization is not None:
+        (folder / "recovery.json").write_text(json.dumps(graph.quantization.recovery))
     with stages.stage(f"Building {target}"):
         return registry.get(target).build(deploy, folder, BuildOptions(precision, threads=setting.threads))
 
