@@ -34,7 +34,8 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """Reads the tensors of a checkpoint, as they are named in it.
 
     Raises:
-        InputError: the file is missing, unreadable, truncated, holds pickled code, or holds no weights.
+        InputError: the file is missing, unreadable, truncated, holds pickled code, holds no weights, or fewer than it
+            claims.
     """
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}")
@@ -49,7 +50,21 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(
             f"checkpoint {path} holds no weights: save the model's state_dict(), alone or under state_dict or model"
         )
+    for key, tensor in state.items():
+        if tensor.numel() * tensor.element_size() > _held_bytes(tensor):
+            raise InputError(
+                f"checkpoint {path}: {key} claims {'x'.join(map(str, tensor.shape))} values and holds fewer: save the "
+                "model's state_dict() again, on the CPU and dense"
+            )
     return state
+
+
+def _held_bytes(tensor: torch.Tensor) -> int:
+    """The bytes that lie behind a tensor; a file of a kilobyte can claim a terabyte, with strides of zero."""
+    import torch
+
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return tensor.untyped_storage().nbytes() if plain else 0
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:

@@ -133,6 +133,25 @@ def test_pickled_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1).expand(10**9, 256),
+        torch.empty(10**9, 256, device="meta"),
+        torch.sparse_coo_tensor(
+            torch.zeros(2, 1, dtype=torch.int64), torch.ones(1), (10**9, 256), check_invariants=True
+        ),
+    ],
+    ids=["strides of zero", "no storage", "sparse"],
+)
+def test_a_small_file_that_claims_a_terabyte_is_refused(tensor: torch.Tensor, tmp_path: Path) -> None:
+    # The head's shape decides how many classes are built, so a claim that is believed is allocated.
+    torch.save({"head.weight": tensor}, tmp_path / "net.pth")
+    assert (tmp_path / "net.pth").stat().st_size < 10_000
+    with pytest.raises(InputError, match=r"head\.weight claims 1000000000x256 values"):
+        read_checkpoint(tmp_path / "net.pth")
+
+
 def test_a_whole_pickled_model_is_refused(tmp_path: Path) -> None:
     torch.save(Net(), tmp_path / "net.pth")
     with pytest.raises(InputError, match=r"pickled Python objects.*state_dict\(\)"):
