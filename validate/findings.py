@@ -30,10 +30,11 @@ def layer_findings(rows: Sequence[DriftRow]) -> list[str]:
     ordered = sorted(rows, key=lambda row: row.depth)
     overflow = next((row for row in ordered if row.nonfinite), None)
     if overflow is not None:
-        found.append(
+        # Whatever else goes wrong behind it follows from it.
+        return [
             f"The output of {overflow.name} ({overflow.op_type}) overflows where it is computed in this precision: "
             f"{overflow.nonfinite} values are NaN or infinite (FP16 ends at 65504); build FP32 for such a device."
-        )
+        ]
     scaled = next((row for row in ordered if abs(row.gain - 1) > GAIN_TOLERANCE and _by_gain(row) > MOSTLY), None)
     if scaled is not None:
         found.append(

@@ -73,7 +73,8 @@ def test_an_overflow_of_fp16_is_named_where_it_begins(case: Case) -> None:
     rows = drift(reference, to_float16(reference), case.batches, threads=1)
     first = next(row for row in rows if row.nonfinite)
     assert named(first).endswith("stage.2")
-    assert "stage.2" in layer_findings(rows)[0] and "65504" in layer_findings(rows)[0]
+    [sentence] = layer_findings(rows)
+    assert "stage.2" in sentence and "65504" in sentence
 
 
 def test_large_numbers_have_a_drift_as_well(case: Case) -> None:
