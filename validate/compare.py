@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 COLOURS = (ENGINE, REFERENCE, OTHER, BAD)
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 # What makes two latencies incomparable where it differs.
-MACHINE_KEYS = ("cpu", "cpu_model", "device", "gpu", "machine", "threads", "cores", "host")
+MACHINE_KEYS = ("processor", "cpu", "cpu_model", "gpu", "machine", "threads", "cores", "host")
+# Each target has words of its own for one device, so these are held against each other within a target.
+TARGET_KEYS = ("device",)
+# Columns that are said once, above the table, where they are the same in every row.
+SAID_ONCE = ("model", "precision", "target", "measured on", "weights")
+LABEL_PLACES = ("top left", "bottom left", "top right", "bottom right")
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,7 @@ def compare(reports: Sequence[Report]) -> Comparison:
     notes = []
     if any(report.model.weights == "random" for report in reports):
         notes.append(f"{RANDOM_WEIGHTS} It concerns those whose weights column says random.")
-    for key in MACHINE_KEYS:
-        values = sorted({report.environment[key] for report in executed if key in report.environment})
-        if len(values) > 1:
-            notes.append(f"These latencies are not comparable: {key} differs ({'; '.join(values)}).")
+    notes += _machines(executed)
     idle = [entry.title for entry in entries if not entry.report.executed]
     if idle:
         notes.append(f"Built and not executed here, so without a point in the plot: {'; '.join(idle)}.")
@@ -92,6 +94,42 @@ def compare(reports: Sequence[Report]) -> Comparison:
     return Comparison(entries, "top-1 of the engine" if labelled else "same answer as the original", tuple(notes))
 
 
+def untold(entries: Sequence[Entry]) -> list[Entry]:
+    """Those off the front that these measurements do not tell from what beats them.
+
+    What beats them is faster by less than the noise of both runs, and more accurate by less than half their interval.
+    """
+
+    def told(loser: Entry, winner: Entry) -> bool:
+        assert loser.latency_ms is not None and winner.latency_ms is not None
+        assert loser.score is not None and winner.score is not None
+        latencies = [entry.report.latency for entry in (loser, winner)]
+        noise = sum(abs(latency.method.noise - 1) for latency in latencies if latency)
+        accuracy = loser.report.accuracy
+        margin = accuracy.delta_ci95[1] - accuracy.delta if accuracy else 0.0
+        return loser.latency_ms > winner.latency_ms * (1 + noise) or winner.score > loser.score + margin
+
+    found = []
+    for entry in entries:
+        point = (entry.score, entry.latency_ms)
+        winners = [e for e in entries if e is not entry and not _on_front(*point, [(e.score, e.latency_ms)])]
+        if None not in point and winners and not any(told(entry, winner) for winner in winners):
+            found.append(entry)
+    return found
+
+
+def _machines(executed: Sequence[Report]) -> list[str]:
+    groups = [(key, executed) for key in MACHINE_KEYS]
+    for target in dict.fromkeys(report.target for report in executed):
+        groups += [(key, [report for report in executed if report.target == target]) for key in TARGET_KEYS]
+    notes = []
+    for key, group in groups:
+        values = sorted({report.environment[key] for report in group if key in report.environment})
+        if len(values) > 1:
+            notes.append(f"These latencies are not comparable: {key} differs ({'; '.join(values)}).")
+    return list(dict.fromkeys(notes))
+
+
 def render_comparison(reports: Sequence[Report]) -> str:
     """The comparison as one self-contained HTML page.
 
@@ -99,6 +137,9 @@ def render_comparison(reports: Sequence[Report]) -> str:
         InputError: there is no report.
     """
     comparison = compare(reports)
+    rows = [_row(entry) for entry in comparison.entries]
+    once = [i for i, name in enumerate(HEAD) if name in SAID_ONCE and len(rows) > 1 and len({r[i] for r in rows}) == 1]
+    kept = [i for i in range(len(HEAD)) if i not in once]
     plots = []
     if any(e.score is not None and e.latency_ms is not None for e in comparison.entries):
         label = f"{comparison.score_name} against latency, with the Pareto front"
@@ -108,8 +149,11 @@ def render_comparison(reports: Sequence[Report]) -> str:
         title="RadixRT comparison",
         page=_Page(plots),
         comparison=comparison,
-        head=HEAD,
-        rows=[_row(entry) for entry in comparison.entries],
+        once=", ".join(f"{HEAD[i]} {rows[0][i]}" for i in once),
+        head=[HEAD[i] for i in kept],
+        rows=[[row[i] for i in kept] for row in rows],
+        numbers=[place for place, i in enumerate(kept) if HEAD[i] in NUMBERS],
+        untold=[entry.title for entry in untold(comparison.entries)],
         kept=any(e.on_front and e.report.passed for e in comparison.entries),
         front=[f"{e.title} ({verdict(e.report).title})" for e in comparison.entries if e.on_front],
         schema_version=reports[0].schema_version,
@@ -130,9 +174,11 @@ def render_comparison_markdown(reports: Sequence[Report]) -> str:
 
 
 HEAD = (
-    "model", "precision", "target", "measured on", "front", "top-1", "change (points, 95 %)", "same answer",
-    "cosine, smallest", "p50, one image", "p95", "speed-up", "engine", "weights", "verdict",
+    "model", "precision", "target", "measured on", "front", "top-1", "change (points, 95\N{NO-BREAK SPACE}%)",
+    "same answer", "cosine, smallest", "p50, one image", "p95", "speed-up", "engine", "weights", "verdict",
 )  # fmt: skip
+
+NUMBERS = HEAD[HEAD.index("top-1") : HEAD.index("weights")]
 
 
 def _row(entry: Entry) -> Row:
@@ -159,7 +205,7 @@ def _row(entry: Entry) -> Row:
         f"{latency.speedup_p50:.2f}x ± {abs(latency.method.noise - 1) * 100:.1f} %" if latency else absent,
         size(report.size.engine_bytes),
         report.model.weights,
-        verdict(report).title,
+        verdict(report).title.partition(":")[0],
     )
 
 
@@ -197,13 +243,14 @@ def _figure(comparison: Comparison) -> go.Figure:
     )  # fmt: skip
     models = list(dict.fromkeys(e.report.model.name for e in shown))
     targets = list(dict.fromkeys(e.report.target for e in shown))
-    groups: list[list[Entry]] = []
+    # Engines often give the same answers in much the same time: neighbours put their labels on other sides.
+    order = sorted(range(len(shown)), key=lambda i: shown[i].latency_ms or 0.0)
+    places = {id(shown[i]): LABEL_PLACES[rank % len(LABEL_PLACES)] for rank, i in enumerate(order)}
     for model in models:
         for target in targets:
             group = [e for e in shown if e.report.model.name == model and e.report.target == target]
             if not group:
                 continue
-            groups.append(group)
             bars = [e.report.accuracy for e in group]
             intervals = None
             if "top-1" in comparison.score_name and all(bars):
@@ -222,8 +269,7 @@ def _figure(comparison: Comparison) -> go.Figure:
                 mode="markers+text",
                 cliponaxis=False,
                 text=[plain(e.report.precision) for e in group],
-                # Two targets give the same precision much the same height: their labels part.
-                textposition="top right" if len(groups) % 2 else "bottom right",
+                textposition=[places[id(e)] for e in group],
                 name=plain(f"{model}, {target}"),
                 marker={
                     "size": 12,

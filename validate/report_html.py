@@ -145,6 +145,7 @@ def _page(report: Report, thumbnails: Mapping[str, bytes]) -> ReportPage:
         "layers": ("Time per layer", bool(report.layer_times)),
         "rewrite": ("Rewrite", True),
         "quantization": ("Quantisation", report.calibration is not None or report.quantization is not None),
+        "words": ("Words", True),
         "origin": ("Origin", True),
     }
     return ReportPage(

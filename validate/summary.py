@@ -95,7 +95,11 @@ def _tiles(report: Report) -> Iterator[Tile]:
         )
     if parity := report.parity:
         yield Tile(f"Same answer{of}", percent(parity.top1_agreement), f"top-1 over {parity.samples} images")
-        yield Tile(f"Smallest cosine{of}", f"{parity.cosine_min:.4f}", f"of the logits; SQNR {parity.sqnr_db:.1f} dB")
+        yield Tile(
+            f"Smallest cosine{of}",
+            f"{parity.cosine_min:.4f}",
+            f"of the logits, 1 is equal; SQNR {parity.sqnr_db:.1f} dB",
+        )
     if latency := report.latency:
         row = engine_row(latency)
         yield Tile("Latency, median", milliseconds(row.p50_ms), f"p95 {milliseconds(row.p95_ms)} at batch {row.batch}")

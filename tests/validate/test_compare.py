@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from radixrt.errors import InputError
-from radixrt.validate.compare import compare, render_comparison, render_comparison_markdown
+from radixrt.validate.compare import compare, render_comparison, render_comparison_markdown, untold
 from radixrt.validate.schema import Report
 from tests.validate.reports import make_report
 
@@ -58,6 +58,29 @@ def test_other_machines_and_random_weights_are_said() -> None:
 def test_markdown_has_a_row_for_each() -> None:
     text = render_comparison_markdown([report(0.9, 4), report(0.8, 2), make_report(executed=False)])
     assert sum(line.startswith("| resnest-nano") for line in text.split("\n")) == 3
+
+
+# OpenVINO names the processor where ONNX Runtime says "CPU": that is no other machine.
+def test_a_target_may_call_the_device_as_it_likes() -> None:
+    def on(device: str, target: str) -> Report:
+        made = make_report(target=target)
+        return made.model_copy(update={"environment": {"processor": "a processor", "device": device}})
+
+    assert compare([on("CPU", "onnxruntime"), on("A Processor", "openvino")]).notes == ()
+    assert any("device differs" in note for note in compare([on("CPU", "openvino"), on("GPU", "openvino")]).notes)
+
+
+def test_what_measurements_do_not_tell_apart_is_said() -> None:
+    def noisy(top1: float, milliseconds: float, noise: float) -> Report:
+        made = report(top1, milliseconds)
+        assert made.latency
+        method = made.latency.method.model_copy(update={"noise": noise})
+        return made.model_copy(update={"latency": made.latency.model_copy(update={"method": method})})
+
+    best, close, slow, bad = noisy(0.9, 4, 1.05), noisy(0.9, 4.2, 0.98), noisy(0.9, 5, 1.0), noisy(0.5, 4.1, 1.05)
+    found = compare([best, close, slow, bad])
+    assert [entry.on_front for entry in found.entries] == [True, False, False, False]
+    assert [entry.report for entry in untold(found.entries)] == [close]
 
 
 def test_nothing_to_compare_is_refused() -> None:
