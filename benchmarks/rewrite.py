@@ -1,9 +1,9 @@
 """What the rewrite is worth: the original graph against the rewritten one, in one run. ``make bench-rewrite``.
 
 For each model, on onnxruntime and openvino, in FP32 and INT8 at batch 1: both graphs are opened and timed in turn,
-round by round; the ratio of their medians is printed with the noise of the run (the original against itself). For
-tensorrt-rtx the FP16 plans of both graphs (batch 1, SM 8.6) are compiled, which needs no GPU, and their kernels and the
-megabytes that these read and write are counted.
+round by round; the ratio of their medians is printed with the noise of the run (the original against itself), and the
+share of the original's time that its convolutions take. For tensorrt-rtx the FP16 plans of both graphs (batch 1, SM
+8.6) are compiled, which needs no GPU, and their kernels and the megabytes that these read and write are counted.
 
 Weights are random: they do not change how long a convolution takes. INT8 ranges come from random images.
 """
@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from radixrt.calibration.placement import place
 from radixrt.calibration.placement_spec import PlacementOptions
 from radixrt.engines.base import BuildOptions, Session
 from radixrt.engines.forms import rewrite_options
+from radixrt.engines.inspection import inspect_engine
 from radixrt.engines.plan_cost import plan_cost
 from radixrt.engines.registry import get
 from radixrt.export.rewrite import rewrite
@@ -45,7 +47,11 @@ CLOCKED = ("onnxruntime", "openvino")
 
 @dataclass(frozen=True)
 class Timed:
-    """One model on one target in one precision; ``ratio`` above 1 means that the rewritten graph is faster."""
+    """One model on one target in one precision; ``ratio`` above 1 means that the rewritten graph is faster.
+
+    ``convolution_share`` is what of the original's time the runtime's profile gives to convolutions, 0 to 1: as long as
+    the convolutions stay what they are, no rewriting is worth more than its inverse.
+    """
 
     model: str
     target: str
@@ -58,6 +64,7 @@ class Timed:
     nodes_before: int
     nodes_after: int
     grouped_convs: dict[str, int]
+    convolution_share: float
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,18 @@ def typed(model: ir.Model, precision: Precision, target: str, side: int) -> ir.M
     return placed
 
 
+def convolution_share(model: ir.Model, target: str, precision: Precision, threads: int) -> float:
+    with tempfile.TemporaryDirectory() as scratch:
+        path, options = Path(scratch, "deploy.onnx"), BuildOptions(precision=precision, threads=threads)
+        ir.save(model, path)
+        built = get(target).build(path, Path(scratch), options)
+        rows = inspect_engine(target, built.files[0], path, options).rows
+    times = {True: 0.0, False: 0.0}
+    for row in rows:
+        times["Conv" in row.kind] += row.mean_us or 0.0
+    return times[True] / (times[True] + times[False])
+
+
 @contextlib.contextmanager
 def opened(model: ir.Model, target: str, precision: Precision, threads: int) -> Iterator[Session]:
     engine = get(target)
@@ -109,8 +128,9 @@ def opened(model: ir.Model, target: str, precision: Precision, threads: int) -> 
 def clocked(name: str, graph: ir.Model, target: str, precision: Precision, args: argparse.Namespace) -> Timed:
     rewritten, report = rewrite(graph.clone(), rewrite_options(target, precision, cache=args.cache))
     images = np.random.default_rng(1).standard_normal((1, 3, args.side, args.side)).astype(np.float32)
+    original = typed(graph, precision, target, args.side)
     with (
-        opened(typed(graph, precision, target, args.side), target, precision, args.threads) as before,
+        opened(original, target, precision, args.threads) as before,
         opened(typed(rewritten, precision, target, args.side), target, precision, args.threads) as after,
     ):
         runners = {
@@ -135,6 +155,7 @@ def clocked(name: str, graph: ir.Model, target: str, precision: Precision, args:
         nodes_before=report.nodes_before,
         nodes_after=report.nodes_after,
         grouped_convs={form: forms.count(form) for form in sorted(set(forms))},
+        convolution_share=convolution_share(original, target, precision, args.threads),
     )
 
 
@@ -159,7 +180,18 @@ def planned(name: str, graph: ir.Model, args: argparse.Namespace) -> Planned:
 
 def show(console: Console, rows: list[Timed], plans: list[Planned]) -> None:
     times = Table(title="Original graph against rewritten graph, batch 1, medians of interleaved rounds")
-    for column in ("model", "target", "precision", "original ms", "rewritten ms", "ratio", "noise", "nodes", "forms"):
+    for column in (
+        "model",
+        "target",
+        "precision",
+        "original ms",
+        "rewritten ms",
+        "ratio",
+        "noise",
+        "convs",
+        "nodes",
+        "forms",
+    ):
         times.add_column(column, justify="left" if column in ("model", "target", "precision", "forms") else "right")
     for row in rows:
         times.add_row(
@@ -170,6 +202,7 @@ def show(console: Console, rows: list[Timed], plans: list[Planned]) -> None:
             f"{row.rewritten_p50_ms:.2f}",
             f"{row.ratio:.2f}x",
             f"{row.noise:.2f}x",
+            f"{100 * row.convolution_share:.0f} %",
             f"{row.nodes_before} -> {row.nodes_after}",
             ", ".join(f"{count} {form}" for form, count in row.grouped_convs.items()),
         )
@@ -208,7 +241,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     rows: list[Timed] = []
     plans: list[Planned] = []
     skipped: dict[str, str] = {}

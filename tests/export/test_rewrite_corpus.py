@@ -33,7 +33,7 @@ ATTENTION = frozenset(
 )
 # A deep network of random weights may be chaotic (seresnet101: float32 and float64 differ by a quarter)
 # or deaf (every image gives the same logits). The first gains that make it neither are taken.
-GAINS = ((0.5, 1.5), (0.8, 1.8), (0.4, 1.2), (0.45, 1.35), (0.35, 1.05), (0.3, 0.9))
+GAINS = ((0.5, 1.5), (0.8, 1.8), (0.4, 1.2), (0.45, 1.35), (0.38, 1.14), (0.35, 1.05), (0.33, 1.0), (0.3, 0.9))
 NETWORKS = {
     "lcnet_050": 2,
     "mobilenetv3_small_050": 9,
@@ -76,7 +76,7 @@ def telling_gains(module: nn.Module, side: int) -> tuple[float, float]:
         with torch.no_grad():
             logits = single(x).double()
             exact = copy.deepcopy(single).double()(x.double())
-        if (logits - exact).abs().max() < 1e-3 * (exact[0] - exact[1]).abs().max():
+        if (logits - exact).abs().max() < 3e-3 * (exact[0] - exact[1]).abs().max():
             return gains
     raise AssertionError(f"no gains of {GAINS} make this network fit to compare")
 
