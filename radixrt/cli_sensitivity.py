@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from radixrt.cli_app import (
+    MODEL_HELP,
     CalibrationImagesOpt,
     CheckpointOpt,
     ClassesOpt,
@@ -20,8 +23,6 @@ from radixrt.cli_app import (
     InterpolationOpt,
     MeanOpt,
     MethodOpt,
-    ModelArg,
-    OneTarget,
     PreprocessOpt,
     SeedOpt,
     SizeOpt,
@@ -32,11 +33,12 @@ from radixrt.cli_app import (
 )
 
 BAR = 12
+SOURCE_HELP = f"A bundle, whose network, preprocessing and target are taken; or a network. {MODEL_HELP}"
 
 
 @app.command()
 def sensitivity(
-    model: ModelArg,
+    model: Annotated[str, typer.Argument(metavar="BUNDLE|MODEL", help=SOURCE_HELP)],
     checkpoint: CheckpointOpt = None,
     num_classes: ClassesOpt = None,
     seed: SeedOpt = 0,
@@ -44,7 +46,7 @@ def sensitivity(
     method: MethodOpt = "minmax",
     calibration_images: CalibrationImagesOpt = 256,
     images: Annotated[int, typer.Option(help="Calibration images that each layer is measured on.")] = 16,
-    target: OneTarget = "onnxruntime",
+    target: Annotated[str | None, typer.Option(help="Default: the bundle's, or onnxruntime.")] = None,
     input_size: SizeOpt = None,
     mean: MeanOpt = None,
     std: StdOpt = None,
@@ -57,17 +59,21 @@ def sensitivity(
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write the table and its plot as one self-contained page.")] = None,
 ) -> None:
-    """Measure what INT8 costs in each layer: the SQNR of the logits when that layer alone is quantised."""
+    """Measure what INT8 costs and saves in each layer: the logits' SQNR with that layer alone in INT8, and its time."""
     from radixrt.calibration.placement_spec import Ends, PlacementOptions
     from radixrt.calibration.sensitivity import sensitivity as measure
     from radixrt.calibration.spec import CalibrationOptions, Method
     from radixrt.deploy import DeployOptions, calibrated, rewritten
+    from radixrt.engines.bundle import Bundle
+    from radixrt.engines.manifest import MANIFEST_NAME
     from radixrt.engines.registry import get
     from radixrt.export.spec import BatchSpec, Precision
+    from radixrt.layer_gains import layer_gains
     from radixrt.prepare import prepare
     from radixrt.request import DataChoice, ModelChoice, positive
     from radixrt.reuse import Reuse
-    from radixrt.validate.sensitivity_page import decibels, render_sensitivity
+    from radixrt.validate.sensitivity_page import decibels, render_sensitivity, saving
+    from radixrt.validating import original_of
 
     positive("--images", images)
     positive("--top", top)
@@ -75,10 +81,18 @@ def sensitivity(
         data, input_size, mean, std, crop_pct, interpolation, preprocess, calibration_images=calibration_images
     )
     options = CalibrationOptions(Method.parse(method))
-    name = get(target).name
-    display = stages(5)
-    with Reuse() as reuse:
+    bundle = Bundle.read(Path(model)) if (Path(model) / MANIFEST_NAME).is_file() else None
+    name = get(target or (bundle.manifest.target if bundle else "onnxruntime")).name
+    display = stages(6)
+    with ExitStack() as stack:
+        reuse = stack.enter_context(Reuse())
         network = ModelChoice(model, checkpoint, num_classes, seed)
+        if bundle is not None:
+            network = replace(network, name=original_of(bundle, checkpoint), logits=bundle.manifest.model.logits)
+            if preprocess is None:
+                recorded = Path(stack.enter_context(TemporaryDirectory())) / "preprocess.json"
+                recorded.write_text(bundle.manifest.preprocessing.model_dump_json(), encoding="utf-8")
+                choice = replace(choice, preprocess_file=recorded)
         prepared = prepare(network, choice, BatchSpec.parse("1"), display, reuse)
         calibration = prepared.data.calibration
         with display.stage("Rewriting attention and convolutions"):
@@ -89,9 +103,22 @@ def sensitivity(
             table, _ = calibrated(graph, calibration, options, display, reuse)
         few = next(calibration.batches(images)).images
         placement = PlacementOptions(name, first=Ends.INT8, last=Ends.INT8)
+        with display.stage("Profiling FP32 and INT8"):
+            gains = layer_gains(graph, table, placement)
         with display.stage("Quantising one layer at a time"):
-            rows = measure(graph, table, few, placement, on_progress=lambda p: display.at(p.done, p.total))
-    how = f"Each layer alone in INT8, all else in float32; {len(few)} calibration images, placement for {name}."
+            rows = measure(
+                graph,
+                table,
+                few,
+                placement,
+                gains=gains,
+                on_progress=lambda p: display.at(p.done, p.total, p.seconds_left),
+            )
+    how = (
+        f"Each layer alone in INT8, all else in float32; {len(few)} calibration images, placement for {name}. "
+        + ("INT8 saves: its time in FP32 less its time in INT8, by the runtime's profiler, batch 1." if gains else "")
+        + (f"Times were not measured: {name} is not profiled layer by layer here." if gains is None else "")
+    )
     if json_file is not None:
         layers = [{**asdict(r), "sqnr_db": None if math.isinf(r.sqnr_db) else r.sqnr_db} for r in rows]
         text = json.dumps({"model": model, "target": name, "images": len(few), "layers": layers}, indent=2) + "\n"
@@ -102,12 +129,12 @@ def sensitivity(
     if html is not None:
         _write(html, render_sensitivity(rows, title=f"Sensitivity of {prepared.model.name}", method=how))
     shown = rows[:top]
-    grid = Table("torch module", "operation", "SQNR (dB)", "noise", "INT8 work (%)")
+    grid = Table("torch module", "operation", "SQNR (dB)", "noise", "INT8 work (%)", "INT8 saves (ms)")
     grid.columns[0].overflow = "fold"  # a name cut short names nothing
     worst = max((row.noise for row in rows), default=1.0) or 1.0
     for row in shown:
         bar = "█" * round(BAR * (row.noise / worst) ** 0.5)  # amplitude: power would leave one bar only
-        grid.add_row(row.module, row.op_type, decibels(row.sqnr_db), bar, f"{row.macs_share * 100:.1f}")
+        grid.add_row(row.module, row.op_type, decibels(row.sqnr_db), bar, f"{row.macs_share * 100:.1f}", saving(row))
     out.print(grid)
     if len(shown) < len(rows):
         out.print(f"{len(rows) - len(shown)} less sensitive layers are not shown")

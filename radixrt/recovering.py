@@ -231,10 +231,16 @@ def _said(choice: MixedPrecision, gate: _Gate) -> str:
         return f"{asked}{bound} holds with no layer in float ({lost})"
     names = ", ".join(choice.excluded[:NAMES_IN_SENTENCE])
     more = len(choice.excluded) - NAMES_IN_SENTENCE
-    costs = "" if choice.forgone_ms is None else f", {choice.forgone_ms:.2f} ms of what INT8 saves are forgone"
+    costs = "" if choice.forgone_ms is None else f", {_cost(choice.forgone_ms)}"
     stopped = "; the search was stopped, fewer layers may do" if choice.stopped else ""
     return (
         f"{asked}{bound} holds with {len(choice.excluded)} layers in float ({names}"
         f"{f' and {more} more' if more > 0 else ''}): {choice.int8_share:.1%} of the multiplications that could "
         f"be INT8 are{costs} ({lost}; {choice.evaluations} placements tried{stopped})"
     )
+
+
+def _cost(forgone_ms: float) -> str:
+    if forgone_ms >= 0:
+        return f"which forgoes {forgone_ms:.2f} ms of what INT8 saves by the target's profiler"
+    return f"which is {-forgone_ms:.2f} ms quicker by the target's profiler, because INT8 is slower in some of them"

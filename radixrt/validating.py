@@ -87,16 +87,9 @@ def validate_engine(
     stages = display or Stages(Console(quiet=True), 5)
     judged = _find(engine)
     bundle = judged.bundle
-    name = reference or (bundle.manifest.model.source.removeprefix("sample:") if bundle else None)
-    if name is None:
+    if reference is None and bundle is None:
         raise InputError(f"{engine} does not say which network it was made from: name it with --reference")
-    if (
-        bundle is not None
-        and bundle.manifest.model.weights == "checkpoint"
-        and checkpoint is None
-        and _needs_weights(name)
-    ):
-        raise InputError(f"{engine} was made from a checkpoint: name the same one with --checkpoint")
+    name = original_of(bundle, checkpoint, reference) if bundle is not None else str(reference)
     choice = DataChoice(source=data, preprocess_file=preprocess, test_images=test_images)
     if logits is None and bundle is not None:
         logits = bundle.manifest.model.logits
@@ -167,6 +160,18 @@ def validate_engine(
         output.mkdir(parents=True, exist_ok=True)
         write_reports(report, output, flipped(report, prepared.test))
     return report
+
+
+def original_of(bundle: Bundle, checkpoint: Path | None, reference: str | None = None) -> str:
+    """The network that a bundle was made from, as ``--model`` takes it, or the one that the user names instead.
+
+    Raises:
+        InputError: its weights came from a checkpoint that nobody named.
+    """
+    name = reference or bundle.manifest.model.source.removeprefix("sample:")
+    if bundle.manifest.model.weights == "checkpoint" and checkpoint is None and _needs_weights(name):
+        raise InputError(f"{bundle.path} was made from a checkpoint: name the same one with --checkpoint")
+    return name
 
 
 def _find(engine: Path) -> _Judged:
