@@ -114,10 +114,19 @@ def calibrate(
     crop_pct: CropOpt = None,
     interpolation: InterpolationOpt = None,
     preprocess: PreprocessOpt = None,
+    to_cache: Annotated[
+        Path | None,
+        typer.Option(help="Also write the ranges as a TensorRT calibration cache, for TensorRT <= 10 and DLA."),
+    ] = None,
+    from_cache: Annotated[
+        Path | None, typer.Option(help="A TensorRT calibration cache of this graph, whose ranges are taken instead.")
+    ] = None,
+    tensorrt_version: Annotated[str, typer.Option(help="With --to-cache: the TensorRT that will read it.")] = "8.5.2",
 ) -> None:
     """Choose a range for each tensor of a graph from images, and write the calibration table."""
     from radixrt.calibration.spec import CalibrationOptions, Method
     from radixrt.calibration.table import write_table
+    from radixrt.calibration.trt_cache import export_cache, import_cache
     from radixrt.deploy import calibrated
     from radixrt.prepare import prepare
     from radixrt.request import DataChoice, ModelChoice
@@ -132,6 +141,12 @@ def calibrate(
         prepared = prepare(ModelChoice(str(graph)), choice, None, display, reuse)
         with display.stage(f"Calibrating on {len(prepared.data.calibration)} images"):
             table, _ = calibrated(prepared.graph, prepared.data.calibration, options, display, reuse)
+    if from_cache is not None:
+        table = import_cache(from_cache, table)
+    if to_cache is not None:
+        text = export_cache(table, tensorrt_version, model=prepared.graph)
+        to_cache.write_text(text, encoding="utf-8")
+        say(f"{to_cache}: {text.count(chr(10)) - 1} scales")
     write_table(table, output)
     say(f"{output}: ranges of {len(table.tensors)} tensors from {table.images} images")
 
@@ -148,11 +163,11 @@ def quantize(
     from radixrt.calibration.table import read_table
     from radixrt.deploy import typed_graph
     from radixrt.errors import InputError
-    from radixrt.export.foreign import read_foreign
+    from radixrt.export.foreign import read_graph
     from radixrt.export.simplify import write_onnx
     from radixrt.export.spec import Precision
 
-    model = read_foreign(graph).graph
+    model = read_graph(graph)
     chosen = Precision.parse(precision)
     if chosen is Precision.INT8 and table is None:
         raise InputError("int8 needs ranges: make a table with `radixrt calibrate` and name it with --table")
@@ -180,11 +195,10 @@ def build(
     from radixrt.engines.base import BuildOptions
     from radixrt.engines.registry import get
     from radixrt.engines.stages import device_cache
-    from radixrt.errors import InputError
+    from radixrt.export.foreign import read_graph
     from radixrt.export.spec import BatchSpec, Precision
 
-    if not graph.is_file():
-        raise InputError(f"there is no file {graph}: name a deploy graph, such as a bundle's deploy.onnx")
+    read_graph(graph)  # the builders believe a graph
     capabilities = tuple(compute_capability.split(",")) if compute_capability else ()
     options = BuildOptions(
         Precision.parse(precision),

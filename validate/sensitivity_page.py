@@ -83,7 +83,9 @@ def _figure(rows: Sequence[LayerSensitivity]) -> go.Figure:
         mode="markers",
         marker={"size": 9, "color": ENGINE, "opacity": 0.8},
         text=[f"{plain(row.module)} ({plain(row.op_type)})" for row in rows],
-        hovertemplate=f"%{{text}}<br>%{{y:.1f}} dB, %{{x:.3f}} {'ms saved' if measured else '% of the work'}<extra></extra>",
+        hovertemplate="%{text}<br>%{y:.1f} dB, %{x:.3f} "
+        + ("ms saved" if measured else "% of the work")
+        + "<extra></extra>",
         showlegend=False,
     )
     for row in rows[:3]:
