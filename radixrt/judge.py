@@ -25,9 +25,9 @@ from radixrt.validate.accuracy import accuracy
 from radixrt.validate.cold_start import cold_start
 from radixrt.validate.findings import input_findings, logit_findings
 from radixrt.validate.gates import GateLimits
-from radixrt.validate.latency import LatencyOptions, measure
+from radixrt.validate.latency import ENGINE, LatencyOptions, measure
 from radixrt.validate.parity import ParityAccumulator
-from radixrt.validate.schema import Accuracy, Latency, LayerTime, MeasuredOn, Parity
+from radixrt.validate.schema import Accuracy, Latency, LatencyRow, LayerTime, MeasuredOn, Parity
 
 
 class Verdict(BaseModel):
@@ -98,6 +98,8 @@ def judge(
     run = session_outputs(session, trial.batch)
     outputs = judge_outputs(run, prepared, trial, stages, engine_images)
     times, notes = time_engines({"engine": run}, prepared, trial, stages, engine_images)
+    images = _exactly(engine_images or prepared.test, trial.batch.max)
+    times = times.model_copy(update={"rows": [on_device(row, session, images, trial.rounds) for row in times.rows]})
     return Verdict(
         measured=measured,
         parity=outputs.parity,
@@ -203,6 +205,14 @@ def judge_outputs(
         right = accuracy(logits, engine_logits, labels, names=names, classes=prepared.labels, max_drop_points=drop)
     findings += [*pairs.findings, *logit_findings(logits, engine_logits, prepared.labels)]
     return Judged(close.result(), right, findings)
+
+
+def on_device(row: LatencyRow, session: Session, images: NDArray[np.float32], runs: int) -> LatencyRow:
+    """Adds to a row of the engine what its kernels take without the copies around them, where there are any."""
+    if row.name != ENGINE:
+        return row
+    found = session.device_times_ms({session.inputs[0].name: np.ascontiguousarray(images[: row.batch])}, runs)
+    return row.model_copy(update={"device_p50_ms": float(np.median(found))}) if found else row
 
 
 def _exactly(images: ImageList, count: int) -> NDArray[np.float32]:

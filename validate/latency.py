@@ -21,20 +21,13 @@ from radixrt.validate.machine import MachineState, read_machine, readings, warni
 from radixrt.validate.schema import Latency, LatencyMethod, LatencyRow
 
 Runner = Callable[[NDArray[Any]], object]
-"""Takes a batch (N, C, H, W) and returns when the answer is in host memory, or a :class:`DeviceTime`."""
+"""Takes a batch (N, C, H, W) and returns when the answer is in host memory."""
 
 ENGINE = "engine"
 """What the engine that a report is about is called among the runners."""
 
 WINDOW = 4
 SAMPLES_KEPT = 400
-
-
-@dataclass(frozen=True)
-class DeviceTime:
-    """What a runner returns that timed itself, with CUDA events for instance: seconds, without the copies around."""
-
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -186,9 +179,8 @@ def _measure_batch(
             if options.pause_s:
                 clock.sleep(options.pause_s)
             start = clock.now()
-            answer = run(feed)
-            host = clock.now() - start
-            taken.append((name, answer.seconds if isinstance(answer, DeviceTime) else host))
+            run(feed)
+            taken.append((name, clock.now() - start))
         return taken
 
     warm: dict[str, list[float]] = {name: [] for name, _ in slots}

@@ -105,14 +105,22 @@ def worst_rows(parity: Parity) -> list[Row]:
     ]
 
 
+def latency_head(latency: Latency) -> tuple[str, ...]:
+    """The columns of :func:`latency_rows`: one more where an engine was timed without its copies."""
+    more = ("kernels alone, p50",) if any(r.device_p50_ms is not None for r in latency.rows) else ()
+    return ("runner", "batch", "p50", "p90", "p95", "p99", "images/s", *more)
+
+
 def latency_rows(latency: Latency) -> list[Row]:
     """Percentiles of each runner at each batch size."""
+    more = len(latency_head(latency)) > 7
     return [
         (
             r.name,
             r.batch,
             *(milliseconds(v) for v in (r.p50_ms, r.p90_ms, r.p95_ms, r.p99_ms)),
             f"{r.images_per_s:.1f}",
+            *([milliseconds(r.device_p50_ms) if r.device_p50_ms is not None else ""] if more else []),
         )
         for r in latency.rows
     ]
@@ -158,6 +166,8 @@ def latency_method(latency: Latency) -> str:
         f"{method.clock} clock. {method.baseline} timed against itself in the same rounds gives {method.noise:.3f}: "
         "a ratio nearer to 1 than that says nothing."
     )
+    if any(row.device_p50_ms is not None for row in latency.rows):
+        text += " Kernels alone are timed by CUDA events, with the images on the device already."
     extra = []
     if method.load_ms is not None:
         extra.append(f"opening the engine took {milliseconds(method.load_ms)}")

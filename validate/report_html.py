@@ -84,6 +84,7 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] | None = None) -
         count=count,
         subject=subject(report),
         output_head=rows.OUTPUT_HEAD,
+        latency_head=rows.latency_head,
         of_twin=" of the CPU twin" if on_twin(report) else "",
         gate_title=gate_title,
         gate_limit=gate_limit,

@@ -131,7 +131,7 @@ def _latency(report: Report) -> Iterator[str]:
         return
     yield "## Latency"
     yield ""
-    yield from table(["runner", "batch", "p50", "p90", "p95", "p99", "images/s"], rows.latency_rows(report.latency))
+    yield from table(rows.latency_head(report.latency), rows.latency_rows(report.latency))
     yield escape(rows.latency_method(report.latency))
     yield ""
     yield from table(["machine", "before", "after"], rows.machine_rows(report.latency))

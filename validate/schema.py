@@ -138,7 +138,11 @@ class Accuracy(_Frozen):
 
 
 class LatencyRow(_Frozen):
-    """One runner at one batch size; times in milliseconds for the whole batch."""
+    """One runner at one batch size; times in milliseconds for the whole batch.
+
+    ``device_p50_ms`` is the median of the kernels alone, without copies, by CUDA events; absent where nothing is copied
+    to a device.
+    """
 
     name: str
     batch: int
@@ -148,6 +152,7 @@ class LatencyRow(_Frozen):
     p99_ms: float
     images_per_s: float
     samples_ms: list[float] = []
+    device_p50_ms: float | None = None
 
 
 class MachineReading(_Frozen):

@@ -117,6 +117,17 @@ def test_every_batch_size_gives_its_own_results(opened: Any) -> None:
     assert not opened.state.addresses, "device memory was leaked"
 
 
+# What a user pays is the run with its copies; what the engine costs is without them.
+def test_kernels_are_timed_without_the_copies_around_them(opened: Any) -> None:
+    with opened.session as session:
+        copies, launches = opened.state.copies, opened.plan.launches
+        assert session.device_times_ms({"input": rows(3)}, 5) == [0.25] * 5
+        assert opened.state.copies - copies == 2, "the images go there once, before the clock starts"
+        assert opened.plan.launches - launches == 6
+        np.testing.assert_array_equal(session.run({"input": rows(3, 1)})["logits"], rows(3, 1) * 2)
+    assert opened.state.depth == 0
+
+
 def test_a_batch_outside_the_profile_is_refused_and_the_session_goes_on(opened: Any) -> None:
     with opened.session as session:
         for count in (0, 5):

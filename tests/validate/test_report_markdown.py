@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from radixrt.validate.gates import GateLimits
+from radixrt.validate.report_html import render_html
 from radixrt.validate.report_markdown import escape, render_markdown
 from radixrt.validate.schema import Report
 from tests.validate.reports import make_report
@@ -57,3 +58,16 @@ def test_names_from_outside_cannot_break_out() -> None:
     assert escape("a|b\n# c [x](y)") == r"a\|b \# c \[x\](y)"
     table_rows = [line for line in text.split("\n") if line.startswith("|")]
     assert table_rows and all(line.endswith(" |") for line in table_rows)
+
+
+# A user pays for the copies, so they are in every other column; what is without them is a column of its own.
+def test_kernels_alone_have_a_column_where_they_were_timed() -> None:
+    report = make_report()
+    assert report.latency is not None and "kernels alone" not in render_markdown(report)
+    rows = [
+        row.model_copy(update={"device_p50_ms": 1.25 if row.name == "engine" else None}) for row in report.latency.rows
+    ]
+    timed = report.model_copy(update={"latency": report.latency.model_copy(update={"rows": rows})})
+    text = render_markdown(timed)
+    assert "| kernels alone, p50 |" in text and "| 1.25 ms |" in text and "CUDA events" in text
+    assert "kernels alone, p50" in render_html(timed)
