@@ -12,6 +12,7 @@ The child starts from scratch, not by forking (threads of other libraries would 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -56,25 +57,35 @@ def read_foreign(
     Raises:
         InputError: the file is refused, or reading it crashed, took too long or too much memory.
     """
-    request = {
-        "path": str(path),
-        "batch": [batch.min, batch.max] if batch else None,
-        "logits": logits,
-        "longest_s": longest_s,
-    }
+    simplified = {"batch": [batch.min, batch.max] if batch else None}
+    return Foreign(*_in_child(path, {"simplified": simplified, "logits": logits, "longest_s": longest_s}))
+
+
+def read_graph(path: Path, *, longest_s: int = LONGEST_S) -> ir.Model:
+    """Reads an ONNX file as it stands: a graph that RadixRT made, or says that it did.
+
+    Raises:
+        InputError: as :func:`read_foreign`.
+    """
+    (graph,) = _in_child(path, {"simplified": None, "logits": None, "longest_s": longest_s})
+    return graph
+
+
+def _in_child(path: Path, request: dict[str, Any]) -> list[ir.Model]:
     # Isolated, so that no module of the folder that the user stands in takes a library's place.
-    command = [sys.executable, "-I", "-c", _START, json.dumps(sys.path), json.dumps(request)]
+    words = json.dumps(sys.path), json.dumps({"path": str(path), **request})
+    command = [sys.executable, "-I", "-c", _START, *words]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, check=False
     )
-    head, _, content = done.stdout.partition(b"\n")
     if done.returncode:
-        raise InputError(f"{path} cannot be read: {_end(done.returncode, longest_s)}; export it again")
+        raise InputError(f"{path} cannot be read: {_end(done.returncode, request['longest_s'])}; export it again")
+    head, _, content = done.stdout.partition(b"\n")
     said = json.loads(head)
     if "error" in said:
         raise InputError(said["error"])
-    first = said["bytes"]
-    return Foreign(_parsed(content[:first]), _parsed(content[first:]))
+    ends = list(itertools.accumulate(said["bytes"]))
+    return [_parsed(content[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _parsed(content: bytes) -> ir.Model:
@@ -93,7 +104,7 @@ def _end(code: int, longest_s: int) -> str:
 
 
 def child() -> None:
-    """What the child does: reads the file that its last argument names and writes two graphs to standard output."""
+    """What the child does: reads the file that its last argument names and writes graphs to standard output."""
     request = json.loads(sys.argv[2])
     _bound(request["longest_s"])
     # The libraries may write to standard output what they like; the answer goes where it went before.
@@ -103,7 +114,7 @@ def child() -> None:
     sys.modules["torch"] = None  # type: ignore[assignment]
     try:
         parts = [ir.to_proto(model).SerializeToString() for model in _read(request)]
-        head: dict[str, object] = {"bytes": len(parts[0])}
+        head: dict[str, object] = {"bytes": [len(part) for part in parts]}
     except InputError as error:
         parts, head = [], {"error": str(error)}
     except MemoryError:
@@ -125,10 +136,12 @@ def _bound(longest_s: int) -> None:
     signal.alarm(longest_s)
 
 
-def _read(request: dict[str, Any]) -> tuple[ir.Model, ir.Model]:
+def _read(request: dict[str, Any]) -> list[ir.Model]:
     from radixrt.export.read_onnx import read_onnx, with_batch
     from radixrt.export.simplify import simplify
 
     graph = read_onnx(Path(request["path"]), request["logits"])
-    batch = BatchSpec(*request["batch"]) if request["batch"] else None
-    return graph, simplify(with_batch(graph, batch) if batch else graph)
+    if request["simplified"] is None:
+        return [graph]
+    batch = request["simplified"]["batch"]
+    return [graph, simplify(with_batch(graph, BatchSpec(*batch)) if batch else graph)]

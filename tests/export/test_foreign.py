@@ -88,6 +88,20 @@ def test_a_file_that_crashes_the_libraries_is_one_sentence(tmp_path: Path, comma
     assert not output.exists()
 
 
+@traps
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(("spoil", "said"), [("crash", "SIGFPE"), ("cycle", "cycle"), ("garbage", "truncated")])
+def test_a_builder_is_given_no_such_file(tmp_path: Path, target: str, spoil: str, said: str) -> None:
+    model = crashing() if spoil == "crash" else tiny()
+    if spoil == "cycle":
+        model.graph.node[0].input[0] = "r"
+    path = save(model, tmp_path)
+    if spoil == "garbage":
+        path.write_bytes(b"garbage" * 100)
+    done = radixrt("build", path, "-o", tmp_path / "engine", "--target", target, "--precision", "int8")
+    assert done.code == 2 and said in done.sentence and not (tmp_path / "engine").exists()
+
+
 def test_a_file_that_keeps_the_libraries_busy_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="took longer than 3 s"):
         read_foreign(save(endless(), tmp_path), longest_s=3)
