@@ -7,6 +7,7 @@ whose modules include one of ``ATTENTION``, and prints a line for each.
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 from collections import Counter
 
@@ -119,22 +120,30 @@ def test_every_block_is_found_in_a_newer_opset(name: str, blocks: int, opset: in
     assert sum(check(build(name), dynamo=True, opset=opset).values()) == blocks
 
 
-def _whole_corpus(names: list[str]) -> int:
+def _every_network() -> list[str]:
+    import resnest.torch as authors
     import timm
 
-    missed = 0
-    for name in names or timm.list_models():
+    theirs = [n for n in dir(authors) if n.startswith("resnest") and inspect.isfunction(getattr(authors, n))]
+    return [*(f"resnest:{name}" for name in theirs), *timm.list_models()]
+
+
+def _whole_corpus(names: list[str]) -> int:
+    passed = missed = 0
+    for name in names or _every_network():
         try:
             with torch.device("meta"):
-                plain = timm.create_model(name)
+                plain = build(name)
             if not attention_modules(plain):
                 continue
-            config = plain.default_cfg
+            config = getattr(plain, "default_cfg", {})
             side = config["input_size"][1] if config.get("fixed_input_size") else 64
             print(name, dict(check(build(name), side)), flush=True)
+            passed += 1
         except Exception as error:  # one network that cannot be built or exported must not end the run
             missed += 1
             print(name, "MISSED", " ".join(repr(error).split())[:300], flush=True)
+    print(f"{passed} networks: every block found and lowered, outputs equal; {missed} networks missed")
     return missed
 
 
