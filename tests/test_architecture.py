@@ -57,6 +57,15 @@ def test_nothing_imports_the_packages_by_their_folder_names() -> None:
     assert [str(path) for path in files if pattern.search(path.read_text(encoding="utf-8"))] == []
 
 
+def test_nothing_unpacks_an_archive() -> None:
+    # Unpacking is where climbing paths and bombs come in. Checkpoints are zip files too; torch reads them in place.
+    pattern = re.compile(r"\b(tarfile|extractall|unpack_archive|ZipFile)\b")
+    paths = [*(ROOT / "radixrt").glob("*.py"), *(ROOT / "radixrt").glob("*/*.py")]
+    assert len(paths) > 100
+    for path in paths:
+        assert not pattern.search(path.read_text(encoding="utf-8")), f"{path} unpacks an archive"
+
+
 @pytest.mark.slow
 def test_the_wheel_installs_and_imports_in_an_empty_venv(tmp_path: Path) -> None:
     # The packages are reached through links: a build that does not follow them would ship an empty shell.
