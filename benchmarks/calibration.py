@@ -413,6 +413,8 @@ def main() -> None:
         result = {"cost": cost, "accuracy": accuracy, "latency": latency}[part](args)
         # Read again after each part: parts may run as commands of their own.
         written = json.loads(args.output.read_text()) if args.output.exists() else {}
+        if part == "accuracy":  # so may its networks
+            result = {**written.get(part, {}).get("result", {}), **result}
         written[part] = {
             "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "machine": platform.processor() or platform.machine(),

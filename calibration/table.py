@@ -16,7 +16,7 @@ from pathlib import Path
 import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from radixrt.calibration.spec import CalibrationOptions, CalibrationSummary, Method
+from radixrt.calibration.spec import CalibrationSummary, Method
 from radixrt.errors import InputError
 
 TABLE_SCHEMA = 1
@@ -202,17 +202,3 @@ def read_table(path: Path, *, model: ir.Model | None = None, data_sha256: str | 
     if data_sha256 is not None and table.data_sha256 != data_sha256:
         raise InputError(f"{path} was made from other images (their hash differs): {again} with these")
     return table
-
-
-def reusable(path: Path, model: ir.Model, data_sha256: str, options: CalibrationOptions) -> CalibrationTable | None:
-    """The table at ``path`` if it was made from this graph and these images; None if it has to be made anew.
-
-    A table made with another method is reused too: it holds what every method picks. Only another percentile is not.
-    """
-    try:
-        table = read_table(path, model=model, data_sha256=data_sha256)
-    except InputError:
-        return None
-    if options.method is Method.PERCENTILE and table.percentile != options.percentile:
-        return None
-    return table if table.method is options.method else table.with_method(options.method)

@@ -127,7 +127,9 @@ def calibrated(
 ) -> tuple[CalibrationTable, CalibrationSummary]:
     """Chooses ranges from images, or takes those of an earlier run on the same images and graph."""
     data = images.sha256
-    key = reuse.key("calibrate", inputs={"graph": graph_sha256(model), "data": images.prepared_sha256}, options=options)
+    # A table holds what every method picks, so another method needs no other pass over the images.
+    inputs = {"graph": graph_sha256(model), "data": images.prepared_sha256}
+    key = reuse.key("calibrate", inputs=inputs, options={"percentile": options.percentile})
     found = reuse.find(key, "calibration")
     earlier = found is not None
     if found is None:
@@ -150,6 +152,8 @@ def calibrated(
 
         found = reuse.keep(key, "calibration", write)
     table = read_table(found / TABLE_NAME)
+    if table.method is not options.method:
+        table = table.with_method(options.method)
     return table, table.summary(reused=earlier)
 
 

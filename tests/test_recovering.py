@@ -23,7 +23,7 @@ from radixrt.calibration.recovery import recover, shifted
 from radixrt.calibration.recovery_search import BIAS, EQUALISE, MEANS, WHOLE, SearchProgress
 from radixrt.calibration.runtime import logits, open_graph
 from radixrt.calibration.sensitivity import LayerSensitivity
-from radixrt.calibration.spec import CalibrationOptions
+from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.calibration.splits import Entry
 from radixrt.deploy import calibrated
 from radixrt.engines.base import BuildOptions
@@ -73,6 +73,15 @@ def test_what_was_recovered_once_is_taken_again(photos: ImageList, tmp_path: Pat
         calibrated(model, photos, CalibrationOptions(), quiet(), reuse)
         calibrated(model, otherwise, CalibrationOptions(), quiet(), reuse)
         assert reuse.taken == ["recovery"], "images that are read otherwise were answered with an earlier result"
+        entropy = CalibrationOptions(Method.ENTROPY)
+        taken, summary = calibrated(model, photos, entropy, quiet(), reuse)
+        assert reuse.taken == ["recovery", "calibration"] and summary.reused, "another method read the images again"
+        assert taken.tensors == calibrate(model, [stacked(photos)], entropy).tensors
+        calibrated(model, photos, CalibrationOptions(Method.PERCENTILE, 99.0), quiet(), reuse)
+        calibrated(se_block(), photos, entropy, quiet(), reuse)
+        assert reuse.taken == ["recovery", "calibration", "calibration"], (
+            "the same graph and images are enough, no less"
+        )
     assert [s.partition(":")[0] for s in first.sentences] == list(MEANS)
     assert again.sentences == first.sentences
     assert again.table == first.table

@@ -9,7 +9,7 @@ import pytest
 
 from radixrt.calibration.collect import calibrate
 from radixrt.calibration.spec import CalibrationOptions, Method
-from radixrt.calibration.table import CalibrationTable, model_sha256, read_table, reusable, write_table
+from radixrt.calibration.table import CalibrationTable, model_sha256, read_table, write_table
 from radixrt.errors import InputError
 from tests.calibration.nets import images, plain, se_block
 
@@ -108,19 +108,11 @@ def test_metadata_is_no_part_of_the_graph() -> None:
     assert model_sha256(first) == model_sha256(second)
 
 
-def test_reuse(table: CalibrationTable, path: Path) -> None:
-    assert reusable(path, plain(), DATA_HASH, CalibrationOptions(Method.ENTROPY)) == table
-    assert reusable(path, se_block(), DATA_HASH, CalibrationOptions(Method.ENTROPY)) is None
-    assert reusable(path, plain(), "e" * 64, CalibrationOptions(Method.ENTROPY)) is None
-    assert reusable(path, plain(), DATA_HASH, CalibrationOptions(Method.PERCENTILE, 99.0)) is None
-
-
-def test_another_method_is_reused_without_the_images(path: Path) -> None:
+def test_another_method_needs_no_images(table: CalibrationTable) -> None:
     fresh = calibrate(plain(), [images(3)], CalibrationOptions(Method.MSE), data_sha256=DATA_HASH)
-    reused = reusable(path, plain(), DATA_HASH, CalibrationOptions(Method.MSE))
-    assert reused is not None
-    assert reused.tensors == fresh.tensors
-    assert reused.method is Method.MSE
+    assert table.method is not Method.MSE
+    assert table.with_method(Method.MSE).tensors == fresh.tensors
+    assert table.with_method(Method.MSE).method is Method.MSE
 
 
 def test_a_folder_that_is_not_there(table: CalibrationTable, tmp_path: Path) -> None:
