@@ -144,7 +144,7 @@ def _page(report: Report, thumbnails: Mapping[str, bytes]) -> ReportPage:
         "latency": ("Latency", report.latency is not None),
         "drift": ("Drift", bool(report.drift)),
         "layers": ("Time per layer", bool(report.layer_times)),
-        "rewrite": ("Rewrite", True),
+        "rewrite": ("Rewrite", bool(report.rewrite.nodes_before)),
         "quantization": ("Quantisation", report.calibration is not None or report.quantization is not None),
         "words": ("Words", True),
         "origin": ("Origin", True),

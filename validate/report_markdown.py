@@ -150,14 +150,15 @@ def _drift(report: Report) -> Iterator[str]:
 
 def _graph(report: Report) -> Iterator[str]:
     rewrite = report.rewrite
-    yield "## Rewrite"
-    yield ""
-    yield (
-        f"{len(rewrite.attention_blocks)} attention blocks lowered, {len(rewrite.refused)} places left alone; "
-        f"{rewrite.nodes_before} nodes became {rewrite.nodes_after}; the proofs' largest difference is "
-        f"{rewrite.max_abs_err:.3g}."
-    )
-    yield ""
+    if rewrite.nodes_before:
+        yield "## Rewrite"
+        yield ""
+        yield (
+            f"{len(rewrite.attention_blocks)} attention blocks lowered, {len(rewrite.refused)} places left alone; "
+            f"{rewrite.nodes_before} nodes became {rewrite.nodes_after}; the proofs' largest difference is "
+            f"{rewrite.max_abs_err:.3g}."
+        )
+        yield ""
     if rewrite.attention_blocks:
         yield from table(
             ["block", "kind", "radix", "cardinality", "lowering"],

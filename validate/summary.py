@@ -51,7 +51,10 @@ def verdict(report: Report) -> Verdict:
         sentences += report.latency.method.warnings
     twin = [gate for gate in judged if gate.name in OUTPUT_GATES] if on_twin(report) else []
     if failed or not report.passed:
-        title = f"Failed: {len(failed)} of {count(len(report.gates), 'gate')} not kept" if failed else "Failed"
+        title = "Failed"
+        if failed:
+            of = "the one gate was" if len(report.gates) == 1 else f"{len(failed)} of {len(report.gates)} gates"
+            title += f": {of} not kept"
         if any(gate in failed for gate in twin):
             title += ", measured on the CPU twin"
         return Verdict(title, "bad", tuple(sentences))
@@ -108,7 +111,10 @@ def _tiles(report: Report) -> Iterator[Tile]:
             f"{latency.speedup_p50:.2f}x",
             f"over {latency.method.baseline}; noise {abs(latency.method.noise - 1) * 100:.1f} %",
         )
-    yield Tile("Engine", size(report.size.engine_bytes), f"deploy graph {size(report.size.deploy_onnx_bytes)}")
+    deploy = report.size.deploy_onnx_bytes
+    yield Tile(
+        "Engine", size(report.size.engine_bytes), f"deploy graph {size(deploy)}" if deploy else "as it was found"
+    )
 
 
 def gate_title(gate: Gate) -> str:
@@ -130,7 +136,9 @@ def gate_limit(gate: Gate) -> str:
 
 def gate_value(gate: Gate) -> str:
     """What was measured."""
-    return "not measured" if gate.value is None else f"{gate.value:,.6g}"
+    if gate.value is None:
+        return "not measured"
+    return f"{gate.value:,.4g}" if abs(gate.value) < 10_000 else f"{gate.value:,.0f}"
 
 
 def gate_state(gate: Gate) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from radixrt.export.rewrite_report import RewriteReport
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.report_html import render_html
 from radixrt.validate.report_markdown import escape, render_markdown
-from radixrt.validate.schema import Report
+from radixrt.validate.schema import Report, Size
 from tests.validate.reports import make_report
 
 
@@ -71,3 +72,12 @@ def test_kernels_alone_have_a_column_where_they_were_timed() -> None:
     text = render_markdown(timed)
     assert "| kernels alone, p50 |" in text and "| 1.25 ms |" in text and "CUDA events" in text
     assert "kernels alone, p50" in render_html(timed)
+
+
+# An engine that somebody else made was not rewritten here, and has no deploy graph: a page of zeros would be noise.
+def test_an_engine_as_found_has_no_section_of_zeros() -> None:
+    found = make_report().model_copy(
+        update={"rewrite": RewriteReport(), "size": Size(deploy_onnx_bytes=0, engine_bytes=1_900_000)}
+    )
+    for text in (render_markdown(found), render_html(found)):
+        assert "nodes became" not in text and "deploy graph 0 B" not in text and "as it was found" in text
