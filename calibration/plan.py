@@ -20,6 +20,7 @@ from radixrt.calibration import (
     keep_ends,
     keep_gate,
     keep_groups,
+    keep_light,
     keep_named,
     point_inputs,
     point_outputs,
@@ -31,8 +32,10 @@ from radixrt.calibration.placement_spec import Ends, KeptFloat, PlacementOptions
 from radixrt.export.names import module_of
 
 # The first reason found is the one reported: the most specific first.
-_KEEPING = (keep_named.reason, keep_gate.reason, keep_groups.reason, keep_ends.reason)
+_KEEPING = (keep_named.reason, keep_gate.reason, keep_groups.reason, keep_ends.reason, keep_light.reason)
 _POINTS = (point_inputs.points, point_outputs.points, point_residual.points)
+# TensorRT for RTX computes nothing but these layers in INT8: what they write stays as it is.
+_POINTS_RTX = (point_inputs.points,)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def make_plan(model: ir.Model, options: PlacementOptions) -> Plan:
             kept.append(KeptFloat(layer.name, module_of(layer.node), why))
     layers = tuple(chosen)
     wanted: dict[int, ir.Value] = {}
-    for rule in _POINTS:
+    for rule in _POINTS_RTX if options.target == keep_light.RTX else _POINTS:
         for value in rule(layers, options):
             wanted[id(value)] = value
             root = root_of(value)

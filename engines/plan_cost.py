@@ -40,6 +40,8 @@ _BITS = {
 }
 _SECTION = re.compile(r"(Inputs|Constants|Outputs): \[(.*?)\](?=, (?:Inputs|Constants|Outputs|TacticName|StreamId)\b)")
 _TENSOR = re.compile(r"\{ Name: (.*?), Dimensions: \[([-\d,]*)\].*?Datatype: (\w+)")
+# Bytes are counted, not measured, but a difference of less than this is nothing to choose a precision by.
+EQUAL = 0.005
 # Kinds of rows that synchronise two streams: nothing is launched for them, nothing computed, nothing moved.
 _NO_KERNELS = ("signal", "wait")
 # One kernel in a handful carries a network's name for the layer in front of its type; these do the multiplying.
@@ -234,7 +236,12 @@ def compare_int8(int8: PlanCost, fp16: PlanCost) -> Int8Comparison:
         f"against {fp16.kernels} and {fp16.bytes_moved / 1e6:.1f} MB in FP16"
     )
     wide = sum(t.bytes for row in int8.rows for t in row.outputs if t.dtype == "Float")
-    if ratio > 1:
+    if abs(ratio - 1) < EQUAL:
+        notes = (
+            f"The INT8 plan moves as many bytes as the FP16 plan would ({figures}): no layer of this network gains by "
+            "INT8 here; build PREC=fp16 for this target.",
+        )
+    elif ratio > 1:
         notes = (
             f"The INT8 plan moves {100 * (ratio - 1):.0f} % more bytes than the FP16 plan would ({figures}): "
             f"{wide / 1e6:.1f} MB of what its kernels write is FP32; build PREC=fp16 for this target.",
@@ -247,7 +254,7 @@ def compare_int8(int8: PlanCost, fp16: PlanCost) -> Int8Comparison:
         int8.bytes_moved,
         fp16.bytes_moved,
         ratio,
-        "fp16" if ratio > 1 else "int8",
+        "fp16" if ratio > 1 - EQUAL else "int8",
         notes,
     )
 

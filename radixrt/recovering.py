@@ -127,7 +127,7 @@ def _recovered(
     key = reuse.key(
         "recover",
         inputs={"graph": graph_sha256(model), "table": table.model_dump_json(), "data": images.prepared_sha256},
-        options={"family": options.family.value, "images": RECOVERY_IMAGES, "work": WORK},
+        options={"target": options.target, "images": RECOVERY_IMAGES, "work": WORK},
     )
     found = reuse.find(key, "recovery")
     if found is None:

@@ -48,6 +48,22 @@ def test_residual_block_on_tensorrt() -> None:
     assert kept(report) == {}
 
 
+# An INT8 convolution of TensorRT for RTX writes FP32: where weights are few it moves more bytes than FP16 does.
+def test_tensorrt_for_rtx_takes_heavy_layers_only_and_leaves_what_they_write_alone() -> None:
+    net = Net()
+    x = net.conv_relu(stem(net), "down", 64, stride=4)
+    y = net.conv(net.conv_relu(x, "a", 64), "b", 64)
+    net.head(net.op("Relu", [net.op("Add", [y, x], "sum")], "out"))
+    graph, report = placed(net.build(shape=[4]), "tensorrt-rtx")
+    # At 64 channels of 4 x 4, a and b have 36 weights for each element that they write; the stem has a tenth of one.
+    assert {"node_down_conv", "node_a_conv", "node_b"} <= set(report.quantized)
+    assert list(kept(report)) == ["node_stem_conv"]
+    assert all("TensorRT for RTX" in why for why in kept(report).values())
+    assert (reads(graph, "node_a_conv"), reads(graph, "node_b")) == (["down_dq"], ["a_dq"])
+    assert not {"b", "sum", "out"} & set(report.points), "what no INT8 layer reads was quantised"
+    assert "node_stem_conv" in placed(net.build(shape=[4]))[1].quantized, "the rule is for that target alone"
+
+
 def test_residual_block_on_a_cpu() -> None:
     graph, report = placed(plain(), "onnxruntime")
     assert reads(graph, "node_sum") == ["b_dq", "stem_dq"], "the convolution would run in float"

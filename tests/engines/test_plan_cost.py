@@ -75,6 +75,8 @@ def test_an_int8_plan_that_moves_more_is_told_and_the_other_recommended() -> Non
     assert (worse.recommended, round(worse.bytes_ratio, 2)) == ("fp16", 1.26)
     assert "26 % more" in worse.notes[0]
     assert "PREC=fp16" in worse.notes[0]
+    equal = compare_int8(plan(100_100_000), plan(100_000_000))
+    assert equal.recommended == "fp16" and "as many bytes" in equal.notes[0]
     better = compare_int8(plan(80_000_000), plan(100_000_000))
     assert better.recommended == "int8"
     assert "20 % fewer" in better.notes[0]
