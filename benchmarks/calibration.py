@@ -21,6 +21,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -87,17 +88,26 @@ def prepare_files(name: str, count: int, data: str) -> tuple[Files, str]:
 # --- what each process measures; each prints one JSON object ------------------------------------------------------
 
 
+def read_in_turn(path: Path, count: int) -> Iterator[Float]:
+    """Yields the stored images one by one, (1, C, H, W), as a data source would: a mapped file would stay in memory."""
+    stored = np.load(path, mmap_mode="r")
+    shape, kind, start = (1, *stored.shape[1:]), stored.dtype, stored.offset
+    del stored
+    size = int(np.prod(shape))
+    for i in range(count):
+        yield np.fromfile(path, kind, size, offset=start + i * size * kind.itemsize).reshape(shape)
+
+
 def step_forward(files: Files, count: int, _: str) -> None:
     import onnxruntime as ort
 
     from radixrt.engines.onnxruntime import session_options
 
-    images = np.load(files.images, mmap_mode="r")[:count]
     started = time.monotonic()
     opened = ort.InferenceSession(str(files.rewritten), session_options(), providers=["CPUExecutionProvider"])
     name = opened.get_inputs()[0].name
-    for i in range(count):
-        opened.run(None, {name: images[i : i + 1]})
+    for image in read_in_turn(files.images, count):
+        opened.run(None, {name: image})
     print(json.dumps({"work_seconds": time.monotonic() - started}))
 
 
@@ -107,10 +117,9 @@ def step_radixrt(files: Files, count: int, method: str) -> None:
     from radixrt.calibration.collect import calibrate
     from radixrt.calibration.spec import CalibrationOptions, Method
 
-    images = np.load(files.images, mmap_mode="r")[:count]
     model = ir.load(files.rewritten)
     started = time.monotonic()
-    calibrate(model, (images[i : i + 8] for i in range(0, count, 8)), CalibrationOptions(Method.parse(method)))
+    calibrate(model, read_in_turn(files.images, count), CalibrationOptions(Method.parse(method)))
     print(json.dumps({"work_seconds": time.monotonic() - started}))
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from radixrt.calibration.graph_facts import Signs, static_dims
 
-SAMPLE = 1 << 15
+SAMPLE = 1 << 14
 """Values of one tensor and image that a histogram counts, at most."""
 
 

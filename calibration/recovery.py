@@ -140,7 +140,8 @@ def recover(
     session = QuantSession(model, options, table, threads=threads)
     if not session.plan.layers:
         return Recovered(model.clone(), table, ())
-    passes = int(work / max(sum(macs_of(layer) for layer in session.plan.layers), 1))
+    # A pass runs every layer, whether it is quantised or not.
+    passes = int(work / max(sum(macs_of(layer) for layer in layers_of(model.graph)), 1))
     effort = _effort(passes, len(images), len(session.roots))
     if effort is None:
         why = f"the network is too large: {passes} forward passes are allowed, {BIAS} needs {_FEWEST}"
@@ -187,26 +188,37 @@ class _Effort:
 
 
 def _effort(passes: int, images: int, groups: int) -> _Effort | None:
-    """The most that so many forward passes pay for; None where not even the least fits."""
+    """The most images and stages that so many forward passes pay for, with the choice of a range method where any do.
+
+    Returns None where not even bias correction on the fewest images fits.
+    """
     sizes = sorted({images, *(n for n in (64, 32, 16, _LEAST_IMAGES) if n < images)}, reverse=True)
-    for count in sizes:
-        fitted = min(-(-count // 2), _MOST_FITTED)
-        for stages in _STAGES:
-            # Each stage sees some of the images and is judged on the others; so are the start and the end.
-            biases = count * (stages + 2)
-            if biases > passes:
-                continue
-            left, means = passes - biases, {BIAS}
-            for name, price in (
-                (WHOLE, WHOLE_NETWORK_TRIES * fitted),
-                (EQUALISE, biases),
-                (EACH, groups * _RANGES_EACH * min(FEW, fitted)),
-            ):
-                if price <= left:
-                    left -= price
-                    means.add(name)
-            return _Effort(count, stages, frozenset(means))
+    for needed in (frozenset({BIAS, WHOLE}), frozenset({BIAS})):
+        for count in sizes:
+            for stages in _STAGES:
+                effort = _Effort(count, stages, _affordable(passes, count, stages, groups))
+                if needed <= effort.means:
+                    return effort
     return None
+
+
+def _affordable(passes: int, images: int, stages: int, groups: int) -> frozenset[str]:
+    """The means that so many forward passes pay for."""
+    fitted = min(-(-images // 2), _MOST_FITTED)
+    # Each stage sees some of the images and is judged on the others; so are the start and the end.
+    biases = images * (stages + 2)
+    prices = {
+        BIAS: biases,
+        WHOLE: WHOLE_NETWORK_TRIES * fitted,
+        EQUALISE: biases,
+        EACH: groups * _RANGES_EACH * min(FEW, fitted),
+    }
+    means: set[str] = set()
+    for name, price in prices.items():
+        if price <= passes:
+            passes -= price
+            means.add(name)
+    return frozenset(means)
 
 
 def shifted(model: ir.Model, shifts: dict[str, Array]) -> ir.Model:

@@ -52,7 +52,10 @@ if TYPE_CHECKING:
 def engine(
     model: ModelOpt = "resnest-nano-elpv",
     precision: PrecisionOpt = "int8",
-    target: Annotated[str, typer.Option(help="auto, fastest, or targets with commas: onnxruntime,openvino")] = "auto",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="auto (default), fastest, or targets with commas or one by one: onnxruntime,openvino"),
+    ] = None,
     checkpoint: CheckpointOpt = None,
     num_classes: ClassesOpt = None,
     seed: SeedOpt = 0,
@@ -141,7 +144,7 @@ def engine(
             version_compatible=version_compatible,
             hardware_compatible=hardware_compatible,
         ),
-        targets=tuple(name.strip() for name in target.split(",")),
+        targets=tuple(name.strip() for names in target or ["auto"] for name in names.split(",")),
         grouped_conv=grouped_conv,
         calibration=CalibrationOptions(Method.parse(method)),
         recovery=not no_recovery,

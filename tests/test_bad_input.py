@@ -52,6 +52,12 @@ def test_unknown_target_offers_the_known_ones(tmp_path: Path) -> None:
     assert done.code == 2 and "onnxruntime" in done.sentence
 
 
+def test_targets_one_by_one_are_all_taken(tmp_path: Path) -> None:
+    words = ("--target", "nowhere", "--target", "onnxruntime")
+    done = radixrt("engine", "--model", SAMPLE, *words, "--output", tmp_path / "b")
+    assert done.code == 2 and "nowhere" in done.sentence
+
+
 def test_a_target_that_is_not_here_is_exit_4(tmp_path: Path) -> None:
     from radixrt.engines.registry import get
 
