@@ -69,6 +69,8 @@ class BuildOptions:
         dla_core: the DLA core that takes the layers it can; the GPU takes the rest.
         refit: the plan's weights can be replaced.
         strip_weights: the plan holds no weights and takes those of the deploy graph beside it when it is opened.
+        debug_tensors: tensors of the deploy graph that a run of the plan can show. Marking them changes what is fused,
+            so this is for an analysis plan beside the one that is shipped, and never for that one.
     """
 
     precision: Precision
@@ -83,6 +85,7 @@ class BuildOptions:
     dla_core: int | None = None
     refit: bool = False
     strip_weights: bool = False
+    debug_tensors: tuple[str, ...] = ()
 
     @property
     def of_plans(self) -> tuple[str, ...]:

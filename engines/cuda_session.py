@@ -10,6 +10,7 @@ it (TensorRT for RTX records its own); a new shape starts anew, because an execu
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import math
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from radixrt.engines.base import Array, Session, TensorSpec
 from radixrt.engines.cuda_graph import CudaGraph, find_driver
 from radixrt.engines.trt_api import TrtApi
 from radixrt.engines.trt_build import STRIPPED
+from radixrt.engines.trt_debug import DebugTensor, listen
 from radixrt.errors import InputError, RadixRTError
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -36,7 +38,7 @@ class CudaSession(Session):
     Args:
         api: the library that built it.
         engine: the plan's file.
-        use_graph: replay the work as a CUDA graph where possible.
+        use_graph: replay the work as a CUDA graph where possible. A replay shows no debug tensors.
         runtime_cache: where TensorRT for RTX keeps the kernels that it specialises for this GPU; None keeps none.
 
     Raises:
@@ -46,6 +48,8 @@ class CudaSession(Session):
     def __init__(self, api: TrtApi, engine: Path, *, use_graph: bool = True, runtime_cache: Path | None = None) -> None:
         self._api = api
         self._errors: list[str] = []
+        self._listener: Any = None
+        self._use_graph = use_graph
         self._runtime_cache = runtime_cache
         self._cuda: Any = importlib.import_module("pycuda.driver")
         self._cuda.init()
@@ -91,7 +95,7 @@ class CudaSession(Session):
             self._refit(engine)
         known = self._runtime_cache.read_bytes() if self._runtime_cache and self._runtime_cache.exists() else b""
         self._execution: Any
-        self._execution, self._specialised = self._api.execution_context(plan, known)
+        self._execution, self._specialised = self._api.execution_context(plan, known, capture=self._use_graph)
         if self._execution is None:
             size = self._api.device_memory_bytes(plan) / 1e6
             raise RadixRTError(
@@ -199,6 +203,43 @@ class CudaSession(Session):
                 times.append(float(self._end.time_since(self._start)))
         return times
 
+    def debug_tensors(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        """Runs one batch and looks inside: for a plan that was built to show tensors, opened without graphs.
+
+        Args:
+            feeds: as for :meth:`run`.
+
+        Returns:
+            Every tensor that the plan shows and every output, by name.
+
+        Raises:
+            InputError: a name, dtype or shape does not fit.
+            RadixRTError: the library does not run the plan, or a tensor could not be copied.
+        """
+        shown: dict[str, Array] = {}
+
+        def copy(tensor: DebugTensor) -> None:
+            array: Array = np.empty(tensor.shape, tensor.dtype)
+            if tensor.on_host:
+                ctypes.memmove(array.ctypes.data, tensor.address, array.nbytes)
+            else:
+                # The library may work on streams of its own beside ours: all of it must be done before the copy.
+                self._cuda.Context.synchronize()
+                self._cuda.memcpy_dtoh(array, tensor.address)
+            shown[tensor.name] = array
+
+        with self._current():
+            self._listener, failed = listen(self._api, self._execution, copy)
+        try:
+            outputs = self.run(feeds)
+        except RadixRTError:
+            # A listener that fails may end the run, and then says why.
+            if not failed:
+                raise
+        if failed:
+            raise RadixRTError(f"a tensor inside the plan could not be read ({failed[0]})") from failed[0]
+        return {**shown, **outputs}
+
     def _enqueue(self) -> None:
         """Copies in, runs, copies out: all on the stream, waiting for nothing."""
         for name, size in self._sizes.items():
@@ -241,6 +282,7 @@ class CudaSession(Session):
                 self._graph.close()
             # The order matters: an execution context uses the plan, which uses the runtime.
             self._execution = self._specialised = None
+            self._listener = None
             self._plan = None
             self._runtime = None
             for buffer in self._device.values():

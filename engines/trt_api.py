@@ -12,6 +12,7 @@ What differs:
   plans from 10.0 on.
 - TensorRT for RTX has no DLA and no timing cache (asking for one forces a GPU query), and takes the compute
   capabilities to compile for.
+- Tensors inside a plan can be shown to a listener from 10.0 on (``trt_debug``).
 - The memory an execution context needs is ``device_memory_size`` up to 10 and ``device_memory_size_v2`` from 10.1 on;
   11 has only the latter.
 - A parser error names its node from 10.0 on; on 8.x it gives an index into the file's nodes.
@@ -87,6 +88,11 @@ class TrtApi:
     @property
     def has_timing_cache(self) -> bool:
         return not self.rtx
+
+    @property
+    def shows_tensors(self) -> bool:
+        """A run can show the tensors inside a plan."""
+        return hasattr(self.trt, "IDebugListener")
 
     # Building
 
@@ -276,17 +282,19 @@ class TrtApi:
         parser = self.trt.OnnxParserRefitter(refitter, logger)
         return bool(parser.refit_from_bytes(graph)) and bool(refitter.refit_cuda_engine())
 
-    def execution_context(self, engine: Any, runtime_cache: bytes) -> tuple[Any, Any]:
+    def execution_context(self, engine: Any, runtime_cache: bytes, *, capture: bool = True) -> tuple[Any, Any]:
         """Returns an execution context of an engine, and with TensorRT for RTX its runtime cache (else None).
 
         Args:
             engine: the engine.
             runtime_cache: a runtime cache that was serialised on this GPU, b"" where there is none.
+            capture: TensorRT for RTX records a CUDA graph by itself.
         """
         if not self.rtx:
             return engine.create_execution_context(), None
         config = engine.create_runtime_config()
-        config.cuda_graph_strategy = self.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        strategy = self.trt.CudaGraphStrategy
+        config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if capture else strategy.DISABLED
         cache = config.create_runtime_cache()
         if runtime_cache:
             # A cache of another GPU or driver is refused by the library and leaves this one empty, which is fine.
@@ -321,7 +329,16 @@ class TrtApi:
         Raises:
             InputError: NumPy has no such type.
         """
-        text = str(engine.get_tensor_dtype(name)).rsplit(".", 1)[-1]
+        return self.numpy_dtype(name, engine.get_tensor_dtype(name))
+
+    @staticmethod
+    def numpy_dtype(name: str, member: Any) -> np.dtype[Any]:
+        """Returns an element type of the library as NumPy's; the tensor's name is for the error.
+
+        Raises:
+            InputError: NumPy has no such type.
+        """
+        text = str(member).rsplit(".", 1)[-1]
         if text not in _NUMPY:
             raise InputError(
                 f"tensor {name!r} is {text}, which NumPy does not have: export the model with float32 inputs and "

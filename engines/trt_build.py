@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from radixrt.engines.base import BuildOptions, Progress
 from radixrt.engines.trt_api import TrtApi
+from radixrt.engines.trt_debug import mark_debug
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
 
@@ -79,6 +80,8 @@ def build_plan(
     parser = api.parser(network, logger)
     if not parser.parse(graph):
         raise InputError(_explain(api, graph, api.parser_errors(parser), log))
+    if options.debug_tensors:
+        mark_debug(api, network, options.debug_tensors)
     config = builder.create_builder_config()
     _configure(api, builder, config, options)
     stop = threading.Event()

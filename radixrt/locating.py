@@ -1,16 +1,19 @@
-"""Where the error of an engine that exists comes from, where a graph of it names the original's layers."""
+"""Where the error of an engine comes from, where a graph of it names the original's layers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
+from radixrt.engines.analysis_plan import AnalysisPlan
 from radixrt.engines.base import Array
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
 from radixrt.prepare import Prepared
-from radixrt.validate.drift import drift
+from radixrt.validate.drift import drift, watched
 from radixrt.validate.schema import DriftRow
 
 IMAGES = 8
@@ -18,24 +21,70 @@ IMAGES = 8
 EXACT_DB = 90.0
 
 
-def locate(graph: Path, prepared: Prepared, batch: BatchSpec) -> tuple[list[DriftRow], list[str]]:
+@dataclass(frozen=True)
+class Located:
+    """The rows, and sentences for the report on how they were measured or why there are none."""
+
+    rows: tuple[DriftRow, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def measure(
+    reference: ir.Model, deploy: ir.Model, batches: Callable[[], Iterable[Array]], plan: AnalysisPlan | None
+) -> Located:
+    """Holds a deploy graph against its reference, on the device where a plan of it can be looked into.
+
+    Args:
+        reference: the float32 graph.
+        deploy: the graph made from it.
+        batches: gives the images (N, C, H, W), from the start each time.
+        plan: what shows the tensors of the deploy graph as the device computes them; None runs the graph on the CPU.
+
+    Raises:
+        InputError: as :func:`radixrt.validate.drift.drift` says, of the graph on the CPU.
+    """
+    if plan is None:
+        return Located(tuple(drift(reference, deploy, batches())))
+    where = f"{plan.capability.target} {plan.capability.version}"
+    try:
+        names = watched(reference, deploy)
+        with plan.showing(names) as values:
+            rows = drift(reference, deploy, batches(), values=values)
+    except Exception as error:  # whatever a driver raises in an analysis must not cost the user the engine
+        why = f"{where} did not show its tensors ({str(error).rstrip('.')})"
+        return Located(
+            tuple(drift(reference, deploy, batches())), (f"Drift is of the deploy graph on the CPU: {why}.",)
+        )
+    note = (
+        f"Drift was measured on the device: {where} ran a second plan of the same graph that shows {len(names)} "
+        "tensors inside it, which may keep apart what the engine fuses."
+    )
+    return Located(tuple(rows), (note,))
+
+
+def locate(graph: Path, prepared: Prepared, batch: BatchSpec, plan: AnalysisPlan | None = None) -> Located:
     """Runs a graph beside the original, layer by layer.
 
     Args:
         graph: a bundle's deploy graph, or an ONNX file that another tool made of the original.
         prepared: the original and its images.
         batch: the batch sizes that the graph takes.
+        plan: as for :func:`measure`.
 
     Returns:
-        The rows, none where the two compute the same, and sentences on why there are none where that is not so.
+        What was found: no rows where the two compute the same, or where a note says why.
     """
     size = batch.max
+
+    def batches() -> Iterable[Array]:
+        found = (part.images for part in prepared.test.batches(size, max(size, IMAGES)))
+        return (images for images in found if _takes(prepared, images, size))
+
     try:
-        batches = (found.images for found in prepared.test.batches(size, max(size, IMAGES)))
-        rows = drift(prepared.graph, ir.load(graph), (images for images in batches if _takes(prepared, images, size)))
+        located = measure(prepared.graph, ir.load(graph), batches, plan)
     except InputError as error:
-        return [], [f"Where the error comes from was not located: {str(error).rstrip('.')}."]
-    return (rows, []) if any(row.sqnr_db < EXACT_DB for row in rows) else ([], [])
+        return Located(notes=(f"Where the error comes from was not located: {str(error).rstrip('.')}.",))
+    return located if any(row.sqnr_db < EXACT_DB for row in located.rows) else replace(located, rows=())
 
 
 def _takes(prepared: Prepared, images: Array, size: int) -> bool:

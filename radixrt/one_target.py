@@ -7,7 +7,7 @@ in the place of the second.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from pydantic import TypeAdapter
 from radixrt import __version__
 from radixrt.calibration.table import write_table
 from radixrt.deploy import DeployGraph, DeployOptions, deploy_graph
-from radixrt.engines.base import BuiltEngine, Capability, Target
+from radixrt.engines.analysis_plan import analysis_plan
+from radixrt.engines.base import Array, BuiltEngine, Capability, Target
 from radixrt.engines.bundle import CALIBRATION_NAME, Bundle, BundleWriter
 from radixrt.engines.compatibility import built_for
 from radixrt.engines.hashing import sha256_of
@@ -27,6 +28,7 @@ from radixrt.errors import GateError
 from radixrt.export.simplify import write_onnx
 from radixrt.export.spec import Precision
 from radixrt.judge import Trial, Verdict, judge, with_costs
+from radixrt.locating import IMAGES, Located, measure
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
 from radixrt.reporting import environment, flipped, write_reports
@@ -34,13 +36,11 @@ from radixrt.request import EngineRequest
 from radixrt.reuse import Reuse, graph_sha256, library_versions
 from radixrt.twin import judge_twin
 from radixrt.validate import gates
-from radixrt.validate.drift import drift
 from radixrt.validate.findings import layer_findings
-from radixrt.validate.schema import Candidate, DriftRow, Gate, ModelInfo, Report, Size
+from radixrt.validate.schema import Candidate, Gate, ModelInfo, Report, Size
 
 DEPLOY_NAME = "deploy.onnx"
-DRIFT_IMAGES = 8
-_DRIFT = TypeAdapter(list[DriftRow])
+_LOCATED = TypeAdapter(Located)
 
 
 @dataclass(frozen=True)
@@ -243,37 +243,42 @@ def finish(
         candidates: the targets that this one was chosen from.
     """
     before = len(job.reuse.taken)
-    rows = _drift(job, built.deploy)
+    located = _drift(job, built)
     taken = (*job.shared, *built.reused, *reused, *job.reuse.taken[before:])
-    report = make_report(job, built, verdict, taken, rows, candidates)
+    report = make_report(job, built, verdict, taken, located, candidates)
     write_reports(report, writer.folder, flipped(report, job.prepared.test))
     return Result(writer.finish(_manifest(job, built), sign_key=job.request.sign_key), report)
 
 
-def _drift(job: Job, deploy: DeployGraph) -> list[DriftRow]:
+def _drift(job: Job, built: Built) -> Located:
     """Where the error of a narrower precision comes from: the deploy graph beside itself before it was typed."""
     if job.request.precision is Precision.FP32:
-        return []
-    test = job.prepared.test
+        return Located()
+    deploy, test = built.deploy, job.prepared.test
+    plan = analysis_plan(built.capability, built.deploy_file, job.request.build)
     inputs = {
         "float32": graph_sha256(deploy.float32),
         "deploy": graph_sha256(deploy.model),
         "images": test.prepared_sha256,
     }
-    key = job.reuse.key("drift", inputs=inputs)
+    device = {"capability": plan.capability, "options": plan.options} if plan is not None else None
+    key = job.reuse.key("drift", inputs=inputs, options=device)
     found = job.reuse.find(key, "drift")
     with job.stages.stage("Locating the error, layer by layer"):
         if found is None:
 
             def write(folder: Path) -> None:
                 size = job.request.batch.max
-                batches = (batch.images for batch in test.batches(size, max(size, DRIFT_IMAGES)))
-                whole = (images for images in batches if len(images) == size)
-                rows = drift(deploy.float32, deploy.model, whole)
-                (folder / "drift.json").write_text(_DRIFT.dump_json(rows).decode())
+
+                def whole() -> Iterable[Array]:
+                    batches = (batch.images for batch in test.batches(size, max(size, IMAGES)))
+                    return (images for images in batches if len(images) == size)
+
+                located = measure(deploy.float32, deploy.model, whole, plan)
+                (folder / "drift.json").write_text(_LOCATED.dump_json(located).decode())
 
             found = job.reuse.keep(key, "drift", write)
-    return _DRIFT.validate_json((found / "drift.json").read_bytes())
+    return _LOCATED.validate_json((found / "drift.json").read_bytes())
 
 
 def make_report(
@@ -281,11 +286,11 @@ def make_report(
     built: Built,
     verdict: Verdict,
     reused: tuple[str, ...] = (),
-    rows: Sequence[DriftRow] = (),
+    located: Located | None = None,
     candidates: Sequence[Candidate] = (),
 ) -> Report:
     """Everything that is known about an engine."""
-    model, capability = job.prepared.model, built.capability
+    model, capability, located = job.prepared.model, built.capability, located or Located()
     judged = judged_gates(job, built, verdict)
     notes = [*([model.note] if model.note else []), *job.prepared.on_outputs]
     if not capability.runs:
@@ -314,12 +319,12 @@ def make_report(
         latency=verdict.latency,
         measured_on=verdict.measured_on,
         layer_times=verdict.layer_times,
-        drift=list(rows),
-        findings=[*verdict.findings, *layer_findings(list(rows))],
+        drift=list(located.rows),
+        findings=[*verdict.findings, *layer_findings(located.rows)],
         size=built.size,
         gates=judged,
         passed=gates.passed(judged),
-        notes=[*notes, *verdict.notes, *built.engine.notes],
+        notes=[*notes, *verdict.notes, *located.notes, *built.engine.notes],
         candidates=list(candidates),
     )
 

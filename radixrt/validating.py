@@ -11,6 +11,7 @@ from rich.console import Console
 from radixrt.against import Rivals
 from radixrt.calibration.data import load_data
 from radixrt.calibration.images import ImageList
+from radixrt.engines.analysis_plan import analysis_plan
 from radixrt.engines.base import BuildOptions, Session, Target
 from radixrt.engines.bundle import Bundle
 from radixrt.engines.manifest import now
@@ -19,7 +20,7 @@ from radixrt.errors import InputError
 from radixrt.export.rewrite_report import RewriteReport
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.judge import Trial, judge
-from radixrt.locating import locate
+from radixrt.locating import Located, locate
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
 from radixrt.reporting import environment, flipped, write_reports
@@ -29,7 +30,7 @@ from radixrt.twin import judge_twin
 from radixrt.validate import gates as judgement
 from radixrt.validate.findings import layer_findings
 from radixrt.validate.gates import GateLimits
-from radixrt.validate.schema import DriftRow, ModelInfo, Report, Size
+from radixrt.validate.schema import ModelInfo, Report, Size
 
 # Which target opens a file that no bundle describes.
 TARGET_OF_SUFFIX = {".onnx": "onnxruntime", ".xml": "openvino", ".plan": "tensorrt", ".engine": "tensorrt"}
@@ -106,18 +107,18 @@ def validate_engine(
         prepared = prepare(ModelChoice(name, checkpoint, logits=logits), choice, asked, stages, reuse)
         trial = Trial(batch, choice, limits, 30, rivals or Rivals())
         own_images = _own_images(bundle, prepared)
+        build = BuildOptions(Precision.parse(bundle.manifest.precision), batch) if bundle is not None else None
         if session is not None:
             verdict = judge(session, prepared, trial, now(), stages, own_images)
         else:
-            assert bundle is not None
-            build = BuildOptions(Precision.parse(bundle.manifest.precision), batch)
+            assert bundle is not None and build is not None
             verdict = judge_twin(bundle.deploy, build, prepared, trial, now(), stages, own_images)
         graph = bundle.deploy if bundle else judged.file
-        rows: list[DriftRow] = []
-        not_located: list[str] = []
+        located = Located()
         if graph.suffix == ".onnx":
             with stages.stage("Locating the error, layer by layer"):
-                rows, not_located = locate(graph, prepared, batch)
+                plan = analysis_plan(capability, graph, build) if build is not None else None
+                located = locate(graph, prepared, batch, plan)
     executed = session is not None
     notes = [f"Judged as found: {engine}.", *prepared.on_outputs]
     if not executed:
@@ -149,12 +150,12 @@ def validate_engine(
         parity=verdict.parity,
         accuracy=verdict.accuracy,
         latency=verdict.latency,
-        drift=rows,
-        findings=[*verdict.findings, *layer_findings(rows)],
+        drift=list(located.rows),
+        findings=[*verdict.findings, *layer_findings(located.rows)],
         size=size,
         gates=found,
         passed=judgement.passed(found),
-        notes=[*notes, *verdict.notes, *not_located],
+        notes=[*notes, *verdict.notes, *located.notes],
     )
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)

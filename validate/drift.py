@@ -7,13 +7,14 @@ input that is still better than ``CLEAN_DB`` counts as ``CLEAN_DB``, because the
 network falls that far by itself.
 
 Both graphs run on onnxruntime without its graph optimisations, so that no layer's output is fused away. That is the
-arithmetic of the deploy graph as written; for TensorRT, whose fusions keep the Q/DQ semantics, it is the twin.
+arithmetic of the deploy graph as written. Where something else shows what it computed for the deploy graph's tensors,
+such as a TensorRT plan that was built for it, its values take the place of the deploy graph's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,8 @@ CLEAN_DB = 36.0
 DROP_DB = 6.0
 
 Array = NDArray[Any]
+Values = Callable[[Array], Mapping[str, Array]]
+"""Takes images (N, C, H, W) and returns tensors of a graph by name."""
 
 
 @dataclass
@@ -75,6 +78,7 @@ def drift(
     deploy: ir.Model,
     batches: Iterable[Array],
     *,
+    values: Values | None = None,
     threads: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> list[DriftRow]:
@@ -85,28 +89,35 @@ def drift(
         deploy: the graph made from it.
         batches: images (N, C, H, W) as both take them; small batches keep the memory small, since every layer's
             output is held for one batch of both.
+        values: what an engine computed for the tensors that :func:`watched` names; None runs the deploy graph.
         threads: threads of the runtime; 0 is its own choice.
         progress: called after each batch with how many are done.
 
     Raises:
         InputError: the graphs share no layer, the runtime refuses one, there is no batch, or the reference is not
-            finite somewhere.
+            finite somewhere, or ``values`` lacks a layer.
     """
     layers = match_layers(reference, deploy)
     pairs = list(dict.fromkeys(pair for layer in layers for pair in layer.pairs))
     sources = [pair.tensor for pair in pairs]
-    run_reference = _Graph(with_outputs(reference, [layer.reference for layer in layers]), "reference", threads)
-    run_deploy = _Graph(with_outputs(deploy, [layer.deploy for layer in layers] + sources), "deploy", threads)
+    run_reference = _Graph(reference, [layer.reference for layer in layers], "reference", threads)
+    measured = values is not None
+    if values is None:
+        values = _Graph(deploy, [layer.deploy for layer in layers] + sources, "deploy", threads)
+    feed = deploy.graph.inputs[0].name or ""
     tally = _Tally([_Sums() for _ in layers], {pair: _Own() for pair in pairs})
     done = 0
     for batch in batches:
-        expected = run_reference(batch, [layer.reference for layer in layers])
-        found = run_deploy(batch, [layer.deploy for layer in layers] + sources)
+        expected = run_reference(batch)
+        # The graph's input cannot be asked for as an output, and the first pair quantises it.
+        found = {feed: batch, **values(batch)}
         for sums, layer in zip(tally.layers, layers, strict=True):
             if not np.isfinite(expected[layer.reference]).all():
                 raise InputError(f"the output of {layer.name} is NaN or infinite in float32: mend the checkpoint")
             if layer.deploy in found and expected[layer.reference].shape == found[layer.deploy].shape:
                 sums.add(expected[layer.reference], found[layer.deploy])
+            elif measured:
+                raise InputError(f"the engine shows nothing of {layer.name} that its reference could be held against")
         for pair in pairs:
             if pair.tensor in found:
                 _add_own(tally.pairs[pair], pair, found[pair.tensor])
@@ -116,6 +127,18 @@ def drift(
     if not done:
         raise InputError("no images to compare layers with: give test images")
     return _rows(layers, tally)
+
+
+def watched(reference: ir.Model, deploy: ir.Model) -> tuple[str, ...]:
+    """The tensors of the deploy graph that :func:`drift` looks at, without the graph's input.
+
+    Raises:
+        InputError: the graphs share no layer.
+    """
+    layers = match_layers(reference, deploy)
+    names = [layer.deploy for layer in layers] + [pair.tensor for layer in layers for pair in layer.pairs]
+    made = {value.name for node in deploy.graph for value in node.outputs}
+    return tuple(name for name in dict.fromkeys(names) if name in made)
 
 
 def drops_db(layers: list[MatchedLayer], levels: list[float]) -> list[float]:
@@ -182,9 +205,9 @@ def _add_own(own: _Own, pair: Pair, tensor: Array) -> None:
 
 
 class _Graph:
-    """A graph in onnxruntime with every optimisation off."""
+    """Tensors of a graph, in onnxruntime with every optimisation off."""
 
-    def __init__(self, model: bytes, what: str, threads: int) -> None:
+    def __init__(self, model: ir.Model, names: list[str], what: str, threads: int) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -192,15 +215,15 @@ class _Graph:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                with_outputs(model, names), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # onnxruntime raises a dozen classes of its own that share no base
             raise InputError(f"onnxruntime cannot run the {what} graph layer by layer: {error}") from error
         self._feed = self._session.get_inputs()[0].name
-        self._have = {output.name for output in self._session.get_outputs()}
+        have = {output.name for output in self._session.get_outputs()}
+        self._names = [name for name in dict.fromkeys(names) if name in have]
 
-    def __call__(self, batch: Array, names: list[str]) -> dict[str, Array]:
-        wanted = [name for name in dict.fromkeys(names) if name in self._have]
-        feed = np.ascontiguousarray(batch, dtype=np.float32)
-        outputs = self._session.run(wanted, {self._feed: feed})
-        # The graph's input cannot be asked for as an output, and the first pair quantises it.
-        return {self._feed: feed, **dict(zip(wanted, outputs, strict=True))}
+    def __call__(self, batch: Array) -> dict[str, Array]:
+        outputs = self._session.run(self._names, {self._feed: np.ascontiguousarray(batch, dtype=np.float32)})
+        return dict(zip(self._names, outputs, strict=True))

@@ -31,8 +31,10 @@ CLASSES = (
     "EngineInspector",
     "IBuilderConfig",
     "ICudaEngine",
+    "IDebugListener",
     "IExecutionContext",
     "IHostMemory",
+    "ILayer",  # not in the records of 8.x, whose networks are not looked into
     "ILogger",
     "INetworkDefinition",
     "IOptimizationProfile",

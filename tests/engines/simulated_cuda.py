@@ -34,6 +34,10 @@ class Context:
         _need_context()
         STATE.depth -= 1
 
+    @staticmethod
+    def synchronize() -> None:
+        _need_context()
+
     def push(self) -> None:
         STATE.depth += 1
 
@@ -109,6 +113,13 @@ def memcpy_dtoh_async(dest: np.ndarray[Any, Any], src: Allocation, stream: Strea
     STATE.copies += 1
 
 
+def memcpy_dtoh(dest: np.ndarray[Any, Any], src: int) -> None:
+    memory = STATE.addresses[src].memory
+    assert memory is not None
+    assert dest.nbytes <= len(memory)
+    memcpy_dtoh_async(dest.reshape(-1), STATE.addresses[src], Stream())
+
+
 def install(monkeypatch: Any) -> _State:
     """Puts the stand-in where ``pycuda.driver`` is imported from."""
     driver = ModuleType("pycuda.driver")
@@ -116,6 +127,7 @@ def install(monkeypatch: Any) -> _State:
         setattr(driver, name, globals()[name])
     driver.init = lambda: None  # type: ignore[attr-defined]
     driver.memcpy_htod_async = memcpy_htod_async  # type: ignore[attr-defined]
+    driver.memcpy_dtoh = memcpy_dtoh  # type: ignore[attr-defined]
     driver.memcpy_dtoh_async = memcpy_dtoh_async  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)

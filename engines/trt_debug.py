@@ -1,0 +1,106 @@
+"""Debug tensors: what a run of a TensorRT plan shows of its inside, from 10.0 on and with TensorRT for RTX.
+
+A tensor is marked in the network before the build, and a listener gets its value at each run. Marking prevents fusion
+across the tensor, as NVIDIA says: a marked plan is for analysis and is never shipped.
+
+Not executed where it was written: there is no GPU there. Marking was tried with TensorRT for RTX 1.7, whose builder
+needs none: it keeps the names in the plan and lists the same kernels, so it may show fewer tensors than were marked.
+The rest was held against the recorded API of each version.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from radixrt.engines.trt_api import TrtApi
+from radixrt.errors import InputError, RadixRTError
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+
+@dataclass(frozen=True)
+class DebugTensor:
+    """A tensor as a run shows it. What lies at ``address`` is valid during the call alone."""
+
+    name: str
+    address: int
+    on_host: bool
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+def mark_debug(api: TrtApi, network: trt.INetworkDefinition, names: Iterable[str]) -> None:
+    """Keeps tensors of a network through the build, so that a run can show them.
+
+    An output of the network is handed out anyway, and stays as it is.
+
+    Raises:
+        InputError: this version shows no tensors, or the network does not have all of these.
+    """
+    if not api.shows_tensors:
+        raise InputError(
+            f"{api.product} {api.version_text} cannot show the tensors inside a plan: build without debug tensors, or "
+            "with 10.0 or later"
+        )
+    left = set(names)
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        for output in range(layer.num_outputs):
+            tensor = layer.get_output(output)
+            if tensor.name in left and (tensor.is_network_output or network.mark_debug(tensor)):
+                left.remove(tensor.name)
+    if left:
+        raise InputError(
+            f"{api.product} {api.version_text} cannot show {len(left)} of the tensors, {min(left)!r} among them: "
+            "take the names of debug tensors from the deploy graph"
+        )
+
+
+def listen(api: TrtApi, execution: Any, sink: Callable[[DebugTensor], None]) -> tuple[Any, list[Exception]]:
+    """Hands each debug tensor of the runs that follow to ``sink``.
+
+    Args:
+        api: the library.
+        execution: an execution context of a plan that was built with debug tensors.
+        sink: called while the run waits.
+
+    Returns:
+        The listener, which the caller keeps alive as long as the execution context; and what ``sink`` raised so far.
+
+    Raises:
+        RadixRTError: the library takes no listener.
+    """
+    failed: list[Exception] = []
+
+    class Listener(api.trt.IDebugListener):  # type: ignore[name-defined,misc]  # known once the library is loaded
+        def __init__(self) -> None:
+            super().__init__()
+
+        def process_debug_tensor(self, addr: Any, location: Any, type: Any, shape: Any, name: str, stream: int) -> bool:
+            try:
+                on_host = str(location).endswith("HOST")
+                dtype = api.numpy_dtype(name, type)
+                sink(DebugTensor(name, _address(addr), on_host, dtype, api.shape(shape)))
+            except Exception as error:  # it must not pass through the library's C++, which would end the process
+                failed.append(error)
+            return not failed
+
+    listener = Listener()
+    if not (execution.set_debug_listener(listener) and execution.set_all_tensors_debug_state(True)):
+        raise RadixRTError(f"{api.product} {api.version_text} takes no listener for the tensors inside a plan")
+    return listener, failed
+
+
+def _address(capsule: Any) -> int:
+    """The address in a capsule, which is what a C++ ``void*`` becomes in Python."""
+    if isinstance(capsule, int):
+        return capsule
+    pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return pointer_of(capsule, None) or 0
