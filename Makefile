@@ -23,7 +23,7 @@ test: $(VENV)/.ready
 check: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p radixrt
+	$(BIN)/mypy -p radixrt -p benchmarks -p samples
 	$(BIN)/lint-imports
 
 fmt: $(VENV)/.ready

@@ -298,17 +298,20 @@ def accuracy_of(name: str, args: argparse.Namespace) -> dict[str, Any]:
     p50 = {row.name: row.p50_ms for row in latency.rows}
     print(f"\n{name}: {len(images)} test images, calibrated on {args.calibration_images}", flush=True)
     rows = []
+    decibels: dict[str, float] = {}
     for title, got in answers.items():
         pairs = PairedTable.count(right, got.argmax(axis=1) == labels)
         low, high = difference_interval(pairs)
+        decibels[title] = min(sqnr_db(exact, got), 999.0)
+        sentences = said.get(title, [])
         row = {
             "name": title,
-            "sqnr_db": min(sqnr_db(exact, got), 999.0),
+            "sqnr_db": decibels[title],
             "top1": (pairs.both + pairs.gained) / pairs.images,
             "drop_points": -pairs.difference * 100,
             "drop_ci95_points": [-high * 100, -low * 100],
             "p50_ms": p50[title],
-            "recovery": said.get(title, []),
+            "recovery": sentences,
         }
         rows.append(row)
         print(
@@ -316,9 +319,8 @@ def accuracy_of(name: str, args: argparse.Namespace) -> dict[str, Any]:
             f"[{-high * 100:+.2f}, {-low * 100:+.2f}]  {row['p50_ms']:6.2f} ms",
             flush=True,
         )
-        for sentence in row["recovery"]:
+        for sentence in sentences:
             print(f"    {sentence}", flush=True)
-    decibels = {row["name"]: row["sqnr_db"] for row in rows}
     rivals = {title: db for title, db in decibels.items() if title in ("onnxruntime defaults", "modelopt defaults")}
     ahead = decibels["radixrt"] - max(rivals.values())
     print(f"SQNR at default settings: {ahead:+.1f} dB against the better of {', '.join(rivals)}", flush=True)

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.networks import Run, Setting, built, prepared, runner, test_images
+from radixrt.batching import logits_of
 from radixrt.engines import registry
 from radixrt.export.simplify import write_onnx
 from radixrt.export.spec import Precision
@@ -90,7 +91,7 @@ def runners(args: argparse.Namespace, folder: Path, stack: ExitStack) -> tuple[d
     model, nncf = nncf_model(unmodified, calibration, folder)
     for precision in inference_precisions():
         found[f"{THEIRS} + {precision}"] = openvino_runner(model, args.threads, precision)
-    found["pytorch eager fp32"] = network.reference.run
+    found["pytorch eager fp32"] = logits_of(network.reference.run)
     return found, network, nncf
 
 

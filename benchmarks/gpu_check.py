@@ -90,12 +90,13 @@ def check_network(name: str, args: argparse.Namespace, setting: Setting, reuse: 
     import copy
 
     from benchmarks.networks import prepared, test_images
+    from radixrt.batching import logits_of
     from radixrt.validate.latency import LatencyOptions, measure
     from radixrt.validate.parity import parity
 
     network = prepared(name, setting, reuse)
     images = test_images(network, args.test_images)
-    reference = network.reference.run(images)
+    reference = logits_of(network.reference.run)(images)
     notes: dict[str, list[str]] = {}
     failed: dict[str, str] = {}
     with ExitStack() as stack:
