@@ -23,7 +23,7 @@ from radixrt.progress import Stages
 from radixrt.request import DataChoice
 from radixrt.validate.accuracy import accuracy
 from radixrt.validate.cold_start import cold_start
-from radixrt.validate.findings import input_findings, logit_findings
+from radixrt.validate.findings import input_findings, logit_findings, speed_findings
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.latency import ENGINE, LatencyOptions, measure
 from radixrt.validate.parity import ParityAccumulator
@@ -81,6 +81,7 @@ def judge(
     measured: str,
     stages: Stages,
     engine_images: ImageList | None = None,
+    beside: Mapping[str, HeadsRunner] | None = None,
 ) -> Verdict:
     """Runs the engine and the reference over the test images, then times both.
 
@@ -91,13 +92,14 @@ def judge(
         measured: when, for the report.
         stages: where progress is shown.
         engine_images: the same files as the engine prepares them, where that is not how the reference does.
+        beside: other engines that are only timed, by name.
 
     Raises:
         InputError: there is no image to judge with, or more than 5 % of them are unreadable.
     """
     run = session_outputs(session, trial.batch)
     outputs = judge_outputs(run, prepared, trial, stages, engine_images)
-    times, notes = time_engines({"engine": run}, prepared, trial, stages, engine_images)
+    times, notes = time_engines({"engine": run, **(beside or {})}, prepared, trial, stages, engine_images)
     images = _exactly(engine_images or prepared.test, trial.batch.max)
     times = times.model_copy(update={"rows": [on_device(row, session, images, trial.rounds) for row in times.rows]})
     return Verdict(
@@ -105,7 +107,7 @@ def judge(
         parity=outputs.parity,
         accuracy=outputs.accuracy,
         latency=times,
-        findings=outputs.findings,
+        findings=[*outputs.findings, *speed_findings(times)],
         notes=notes,
     )
 

@@ -7,7 +7,9 @@ in the place of the second.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import onnx_ir as ir
 from pydantic import TypeAdapter
 
 from radixrt import __version__
+from radixrt.batching import HeadsRunner, session_outputs
+from radixrt.calibration.placement_spec import Family
 from radixrt.calibration.table import write_table
 from radixrt.deploy import DeployGraph, DeployOptions, deploy_graph
 from radixrt.engines.analysis_plan import analysis_plan
@@ -172,14 +176,29 @@ def judge_engine(job: Job, built: Built) -> tuple[Verdict, tuple[str, ...]]:
             if not runs:
                 verdict = judge_twin(built.deploy_file, options, job.prepared, job.trial, now(), stages)
             else:
-                with target.open(file, threads=options.threads) as session:
-                    verdict = judge(session, job.prepared, job.trial, now(), stages)
+                with target.open(file, threads=options.threads) as session, _float_engine(job, built) as beside:
+                    verdict = judge(session, job.prepared, job.trial, now(), stages, beside=beside)
                 with stages.stage("Profiling layers and the first inference"):
                     verdict = with_costs(verdict, target.name, file, built.deploy_file, options)
             (folder / "verdict.json").write_text(verdict.model_dump_json())
 
         found = job.reuse.keep(key, f"{target.name} measurements", write)
     return Verdict.model_validate_json((found / "verdict.json").read_bytes()), tuple(job.reuse.taken[before:])
+
+
+@contextmanager
+def _float_engine(job: Job, built: Built) -> Iterator[dict[str, HeadsRunner]]:
+    """What INT8 has to beat: the same graph in FP32 on the same runtime. Only where building it takes no time."""
+    if job.request.precision is not Precision.INT8 or Family.of(built.target.name) is not Family.CPU:
+        yield {}
+        return
+    options = replace(job.request.build, precision=Precision.FP32)
+    with tempfile.TemporaryDirectory(prefix="radixrt-fp32-") as scratch:
+        deploy = Path(scratch, DEPLOY_NAME)
+        write_onnx(built.deploy.float32, deploy)
+        file = built.target.build(deploy, Path(scratch), options).files[0]
+        with built.target.open(file, threads=options.threads) as session:
+            yield {gates.FLOAT32: session_outputs(session, job.request.batch)}
 
 
 def judged_inputs(job: Job) -> dict[str, str]:

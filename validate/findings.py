@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from radixrt.validate.gates import engine_row, float_row
 from radixrt.validate.parity import Floats
-from radixrt.validate.schema import DriftRow
+from radixrt.validate.schema import DriftRow, Latency
 
 # INT8 shrinks or stretches a deep layer by a tenth or two; a scale that is wrong does so by much more.
 GAIN_TOLERANCE = 0.35
@@ -20,6 +21,8 @@ SHIFT_TOLERANCE = 0.02
 SURE = 0.9
 MOST_LAYERS = 3
 MOST_CLASS_PAIRS = 5
+# An engine that saves less than this is not worth what it costs in accuracy.
+WORTH = 1.05
 
 
 def layer_findings(rows: Sequence[DriftRow]) -> list[str]:
@@ -118,6 +121,17 @@ def input_findings(reference: NDArray[Any], engine: NDArray[Any]) -> list[str]:
     if max(abs(shift) for shift in shifts) > SHIFT_TOLERANCE:
         said.append(f"shifted by {', '.join(f'{shift:+.3f}' for shift in shifts)} (another mean)")
     return [f"The engine's preprocessing differs: its channels are {' and '.join(said)}."] if said else []
+
+
+def speed_findings(latency: Latency) -> list[str]:
+    """Whether INT8 is worth having on this machine, where the same graph in FP32 was timed beside it."""
+    engine, float32 = engine_row(latency), float_row(latency)
+    if float32 is None or float32.p50_ms >= WORTH * engine.p50_ms:
+        return []
+    return [
+        f"INT8 gains nothing here: {engine.p50_ms:.3g} ms against {float32.p50_ms:.3g} ms of the same graph in FP32 on "
+        "the same runtime, in the same run; on this machine an FP32 engine (PREC=fp32) is as quick, and exact."
+    ]
 
 
 def _by_gain(row: DriftRow) -> float:

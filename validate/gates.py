@@ -21,6 +21,7 @@ from radixrt.validate.schema import Accuracy, Gate, Latency, LatencyRow, Measure
 # Python 3.10 has the same module under its older name.
 tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
+FLOAT32 = "same graph in FP32"
 DEFAULT_MAX_DROP = 1.0
 # Judged by outputs, so by the CPU twin where the engine was not executed.
 OUTPUT_GATES = ("max_drop", "min_agreement", "min_cosine")
@@ -134,6 +135,12 @@ def engine_row(latency: Latency) -> LatencyRow:
     """The engine's row at its smallest batch: the one that gates and the summary speak about."""
     engine = latency.rows[0].name
     return min((row for row in latency.rows if row.name == engine), key=lambda row: row.batch)
+
+
+def float_row(latency: Latency) -> LatencyRow | None:
+    """The row of the same graph in FP32 at the engine's smallest batch, where it was timed."""
+    batch = engine_row(latency).batch
+    return next((row for row in latency.rows if (row.name, row.batch) == (FLOAT32, batch)), None)
 
 
 def _judge(

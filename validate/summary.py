@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from radixrt.validate.gates import OUTPUT_GATES, engine_row
+from radixrt.validate.gates import OUTPUT_GATES, engine_row, float_row
 from radixrt.validate.schema import Gate, Report
 
 RANDOM_WEIGHTS = "Weights are random: no accuracy is claimed for this network."
@@ -111,6 +111,10 @@ def _tiles(report: Report) -> Iterator[Tile]:
             f"{latency.speedup_p50:.2f}x",
             f"over {latency.method.baseline}; noise {abs(latency.method.noise - 1) * 100:.1f} %",
         )
+        if float32 := float_row(latency):
+            yield Tile(
+                "Against FP32", f"{float32.p50_ms / row.p50_ms:.2f}x", "over the same graph in FP32, same runtime"
+            )
     deploy = report.size.deploy_onnx_bytes
     yield Tile(
         "Engine", size(report.size.engine_bytes), f"deploy graph {size(deploy)}" if deploy else "as it was found"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from radixrt.validate.findings import input_findings, layer_findings, logit_findings
+from radixrt.validate.findings import input_findings, layer_findings, logit_findings, speed_findings
+from radixrt.validate.gates import FLOAT32
+from radixrt.validate.schema import Latency, LatencyMethod, LatencyRow
 from tests.validate.reports import CLASSES, logits
 
 
@@ -80,3 +82,32 @@ def test_equal_images_say_nothing() -> None:
 @pytest.mark.parametrize("shape", [(2, 4), (300, 1)])
 def test_too_little_to_correlate_says_nothing(shape: tuple[int, int]) -> None:
     assert logit_findings(np.ones(shape), np.zeros(shape)) == []
+
+
+def timed(**p50_ms: float) -> Latency:
+    rows = [
+        LatencyRow(name=name, batch=1, p50_ms=ms, p90_ms=ms, p95_ms=ms, p99_ms=ms, images_per_s=1e3 / ms)
+        for name, ms in p50_ms.items()
+    ]
+    method = LatencyMethod(
+        rounds=9,
+        warmup_rounds=3,
+        threads=1,
+        interleaved=True,
+        includes_transfers=True,
+        baseline="PyTorch",
+        noise=1.0,
+        load_before=0.0,
+        load_after=0.0,
+    )
+    return Latency(rows=rows, speedup_p50=4.0, method=method)
+
+
+@pytest.mark.parametrize(("float_ms", "said"), [(1.5, True), (2.05, True), (3.0, False)])
+def test_int8_that_is_no_quicker_than_fp32_is_said(float_ms: float, said: bool) -> None:
+    found = speed_findings(timed(**{"engine": 2.0, FLOAT32: float_ms, "PyTorch": 8.0}))
+    assert ["PREC=fp32" in sentence for sentence in found] == [True] * said
+
+
+def test_nothing_is_said_of_an_fp32_engine_that_was_not_timed() -> None:
+    assert speed_findings(timed(engine=2.0, PyTorch=1.0)) == []
