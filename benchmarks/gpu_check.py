@@ -160,7 +160,7 @@ def main() -> None:
     args = arguments()
     gpu = find_gpu()
     if not gpu.usable:
-        error = UnavailableError("gpu-check", gpu.reason, gpu.hint[0].upper() + gpu.hint[1:] + ".")
+        error = UnavailableError("gpu-check", gpu.reason, gpu.hint[0].upper() + gpu.hint[1:])
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
     from benchmarks.networks import Setting
