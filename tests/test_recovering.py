@@ -18,7 +18,6 @@ from radixrt.calibration.mixed_precision import keep_worst_in_float
 from radixrt.calibration.placement import place
 from radixrt.calibration.placement_spec import PlacementOptions
 from radixrt.calibration.preprocess import Preprocess
-from radixrt.calibration.quant_session import QuantSession
 from radixrt.calibration.recovery import recover, shifted
 from radixrt.calibration.recovery_search import BIAS, EQUALISE, MEANS, WHOLE, SearchProgress
 from radixrt.calibration.runtime import logits, open_graph
@@ -104,7 +103,7 @@ def test_a_smaller_allowance_drops_the_dearest_means_first() -> None:
     table = calibrate(model, [x])
     whole = recover(model, table, x, OPTIONS)
     assert not any(step.left_out for step in whole.steps)
-    macs = sum(macs_of(layer) for layer in QuantSession(model, OPTIONS, table).plan.layers)
+    macs = sum(macs_of(layer) for layer in layers_of(model.graph))
     for passes, tried in (
         (8 * 8, {BIAS}),
         (8 * 8 + 6 * 4, {WHOLE, BIAS}),
