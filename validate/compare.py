@@ -30,6 +30,7 @@ MACHINE_KEYS = ("processor", "cpu", "cpu_model", "gpu", "machine", "threads", "c
 # Each target has words of its own for one device, so these are held against each other within a target.
 TARGET_KEYS = ("device",)
 # Columns that are said once, above the table, where they are the same in every row.
+BY_TOP1, BY_AGREEMENT = "top-1 of the engine", "same answer as the original"
 SAID_ONCE = ("model", "precision", "target", "measured on", "weights")
 LABEL_PLACES = ("top left", "bottom left", "top right", "bottom right")
 
@@ -91,7 +92,7 @@ def compare(reports: Sequence[Report]) -> Comparison:
     counts = {report.accuracy.samples for report in executed if report.accuracy}
     if len(counts) > 1:
         notes.append(f"The reports used different numbers of images ({', '.join(map(str, sorted(counts)))}).")
-    return Comparison(entries, "top-1 of the engine" if labelled else "same answer as the original", tuple(notes))
+    return Comparison(entries, BY_TOP1 if labelled else BY_AGREEMENT, tuple(notes))
 
 
 def untold(entries: Sequence[Entry]) -> list[Entry]:
@@ -154,7 +155,8 @@ def render_comparison(reports: Sequence[Report]) -> str:
         rows=[[row[i] for i in kept] for row in rows],
         numbers=[place for place, i in enumerate(kept) if HEAD[i] in NUMBERS],
         untold=[entry.title for entry in untold(comparison.entries)],
-        kept=any(e.on_front and e.report.passed for e in comparison.entries),
+        kept=any(e.on_front and verdict(e.report).tone == "good" for e in comparison.entries),
+        quality="accurate" if comparison.score_name == BY_TOP1 else "close to the original",
         front=[f"{e.title} ({verdict(e.report).title})" for e in comparison.entries if e.on_front],
         schema_version=reports[0].schema_version,
     )

@@ -28,6 +28,8 @@ def test_without_labels_everywhere_agreement_is_compared_instead() -> None:
     found = compare([report(0.1, 5), unlabelled])
     assert found.score_name == "same answer as the original"
     assert all(e.report.parity and e.score == e.report.parity.top1_agreement for e in found.entries)
+    page = render_comparison([entry.report for entry in found.entries])
+    assert "both as close to the original" in page and "both as accurate" not in page
 
 
 def test_an_engine_that_was_not_executed_is_listed_without_a_point() -> None:
