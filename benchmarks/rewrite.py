@@ -29,7 +29,7 @@ from rich.table import Table
 from radixrt.calibration.collect import calibrate
 from radixrt.calibration.placement import place
 from radixrt.calibration.placement_spec import PlacementOptions
-from radixrt.engines.base import BuildOptions, Session
+from radixrt.engines.base import BuildOptions
 from radixrt.engines.forms import rewrite_options
 from radixrt.engines.inspection import inspect_engine
 from radixrt.engines.plan_cost import plan_cost
@@ -102,45 +102,43 @@ def typed(model: ir.Model, precision: Precision, target: str, side: int) -> ir.M
     return placed
 
 
-def convolution_share(model: ir.Model, target: str, precision: Precision, threads: int) -> float:
+@contextlib.contextmanager
+def compiled(model: ir.Model, target: str, options: BuildOptions) -> Iterator[tuple[Path, Path]]:
+    """Builds an engine in a folder of its own; yields the files of its deploy graph and of the engine."""
     with tempfile.TemporaryDirectory() as scratch:
-        path, options = Path(scratch, "deploy.onnx"), BuildOptions(precision=precision, threads=threads)
-        ir.save(model, path)
-        built = get(target).build(path, Path(scratch), options)
-        rows = inspect_engine(target, built.files[0], path, options).rows
+        deploy = Path(scratch, "deploy.onnx")
+        ir.save(model, deploy)
+        yield deploy, get(target).build(deploy, Path(scratch), options).files[0]
+
+
+def convolution_share(target: str, engine: Path, deploy: Path, options: BuildOptions) -> float:
     times = {True: 0.0, False: 0.0}
-    for row in rows:
+    for row in inspect_engine(target, engine, deploy, options).rows:
         times["Conv" in row.kind] += row.mean_us or 0.0
     return times[True] / (times[True] + times[False])
-
-
-@contextlib.contextmanager
-def opened(model: ir.Model, target: str, precision: Precision, threads: int) -> Iterator[Session]:
-    engine = get(target)
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch, "deploy.onnx")
-        ir.save(model, path)
-        built = engine.build(path, Path(scratch), BuildOptions(precision=precision, threads=threads))
-        with engine.open(built.files[0], threads=threads) as session:
-            yield session
 
 
 def clocked(name: str, graph: ir.Model, target: str, precision: Precision, args: argparse.Namespace) -> Timed:
     rewritten, report = rewrite(graph.clone(), rewrite_options(target, precision, cache=args.cache))
     images = np.random.default_rng(1).standard_normal((1, 3, args.side, args.side)).astype(np.float32)
-    original = typed(graph, precision, target, args.side)
+    build = BuildOptions(precision=precision, threads=args.threads)
     with (
-        opened(original, target, precision, args.threads) as before,
-        opened(typed(rewritten, precision, target, args.side), target, precision, args.threads) as after,
+        compiled(typed(graph, precision, target, args.side), target, build) as (deploy, original),
+        compiled(typed(rewritten, precision, target, args.side), target, build) as (_, changed),
     ):
-        runners = {
-            "rewritten": lambda batch: after.run({after.inputs[0].name: batch}),
-            "original": lambda batch: before.run({before.inputs[0].name: batch}),
-        }
-        options = LatencyOptions(
-            baseline="original", rounds=args.rounds, seconds=args.seconds, warmup_seconds=args.seconds / 2
-        )
-        taken = measure(runners, images, options)
+        with (
+            get(target).open(original, threads=args.threads) as before,
+            get(target).open(changed, threads=args.threads) as after,
+        ):
+            runners = {
+                "rewritten": lambda batch: after.run({after.inputs[0].name: batch}),
+                "original": lambda batch: before.run({before.inputs[0].name: batch}),
+            }
+            options = LatencyOptions(
+                baseline="original", rounds=args.rounds, seconds=args.seconds, warmup_seconds=args.seconds / 2
+            )
+            taken = measure(runners, images, options)
+        share = convolution_share(target, original, deploy, build)
     p50 = {row.name: row.p50_ms for row in taken.rows}
     forms = [record.form for record in report.grouped_convs]
     return Timed(
@@ -155,7 +153,7 @@ def clocked(name: str, graph: ir.Model, target: str, precision: Precision, args:
         nodes_before=report.nodes_before,
         nodes_after=report.nodes_after,
         grouped_convs={form: forms.count(form) for form in sorted(set(forms))},
-        convolution_share=convolution_share(original, target, precision, args.threads),
+        convolution_share=share,
     )
 
 

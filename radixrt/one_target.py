@@ -41,6 +41,7 @@ from radixrt.reuse import Reuse, graph_sha256, library_versions
 from radixrt.twin import judge_twin
 from radixrt.validate import gates
 from radixrt.validate.findings import layer_findings
+from radixrt.validate.latency import FLOAT32
 from radixrt.validate.schema import Candidate, Gate, ModelInfo, Report, Size
 
 DEPLOY_NAME = "deploy.onnx"
@@ -198,7 +199,7 @@ def _float_engine(job: Job, built: Built) -> Iterator[dict[str, HeadsRunner]]:
         write_onnx(built.deploy.float32, deploy)
         file = built.target.build(deploy, Path(scratch), options).files[0]
         with built.target.open(file, threads=options.threads) as session:
-            yield {gates.FLOAT32: session_outputs(session, job.request.batch)}
+            yield {FLOAT32: session_outputs(session, job.request.batch)}
 
 
 def judged_inputs(job: Job) -> dict[str, str]:

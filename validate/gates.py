@@ -16,12 +16,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from radixrt.errors import GateError, InputError
+from radixrt.validate.latency import FLOAT32
 from radixrt.validate.schema import Accuracy, Gate, Latency, LatencyRow, MeasuredOn, Parity, Size
 
 # Python 3.10 has the same module under its older name.
 tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
-FLOAT32 = "same graph in FP32"
 DEFAULT_MAX_DROP = 1.0
 # Judged by outputs, so by the CPU twin where the engine was not executed.
 OUTPUT_GATES = ("max_drop", "min_agreement", "min_cosine")

@@ -24,6 +24,7 @@ Runner = Callable[[NDArray[Any]], object]
 """Takes a batch (N, C, H, W) and returns when the answer is in host memory."""
 
 ENGINE = "engine"
+FLOAT32 = "same graph in FP32"
 """What the engine that a report is about is called among the runners."""
 
 WINDOW = 4

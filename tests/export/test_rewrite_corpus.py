@@ -33,9 +33,10 @@ ATTENTION = frozenset(
     ]
 )
 # A deep network of random weights may be chaotic (seresnet101: float32 and float64 differ by a quarter)
-# or deaf (every image gives the same logits). The first gains that make it neither are taken.
-LARGEST = 1e5
+# or deaf (every image gives the same logits). Of these gains, those with which rounding matters least are taken.
 GAINS = ((0.5, 1.5), (0.8, 1.8), (0.4, 1.2), (0.45, 1.35), (0.38, 1.14), (0.35, 1.05), (0.33, 1.0), (0.3, 0.9))
+# Logits beyond this are not compared: runtimes differ in the tails of their sigmoids more than in rounding.
+LARGEST = 1e5
 NETWORKS = {
     "lcnet_050": 2,
     "mobilenetv3_small_050": 9,
@@ -83,7 +84,6 @@ def telling_gains(module: nn.Module, side: int) -> tuple[tuple[float, float], fl
             logits = single(x).double()
             exact = copy.deepcopy(single).double()(x.double())
         rounding, apart = float((logits - exact).abs().max()), float((exact[0] - exact[1]).abs().max())
-        # Beyond that, runtimes differ in the tails of their sigmoids more than in rounding.
         if rounding < least * apart and float(exact.abs().max()) < LARGEST:
             best, least = (gains, rounding), rounding / apart
         if least < 1e-3:

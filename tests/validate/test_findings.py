@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from radixrt.validate.findings import input_findings, layer_findings, logit_findings, speed_findings
-from radixrt.validate.gates import FLOAT32
+from radixrt.validate.latency import FLOAT32
 from radixrt.validate.schema import Latency, LatencyMethod, LatencyRow
 from tests.validate.reports import CLASSES, logits
 
