@@ -15,7 +15,6 @@ from radixrt.calibration.spec import CalibrationOptions
 from radixrt.deploy import DeployOptions, deploy_graph
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions, BuiltEngine, Session
-from radixrt.export.simplify import write_onnx
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
@@ -67,12 +66,10 @@ def built(
     options = DeployOptions(precision, target, "auto", 1, CalibrationOptions(), recovery)
     graph = deploy_graph(network.graph, network.data.calibration, options, stages, reuse)
     folder.mkdir(parents=True, exist_ok=True)
-    deploy = folder / "deploy.onnx"
-    write_onnx(graph.model, deploy)
     if graph.quantization is not None:
         (folder / "recovery.json").write_text(json.dumps(graph.quantization.recovery))
     with stages.stage(f"Building {target}"):
-        return registry.get(target).build(deploy, folder, BuildOptions(precision, threads=setting.threads))
+        return registry.get(target).build_graph(graph.model, folder, BuildOptions(precision, threads=setting.threads))
 
 
 def runner(session: Session) -> Run:

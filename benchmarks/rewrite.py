@@ -29,7 +29,7 @@ from rich.table import Table
 from radixrt.calibration.collect import calibrate
 from radixrt.calibration.placement import place
 from radixrt.calibration.placement_spec import PlacementOptions
-from radixrt.engines.base import BuildOptions
+from radixrt.engines.base import GRAPH_NAME, BuildOptions
 from radixrt.engines.forms import rewrite_options
 from radixrt.engines.inspection import inspect_engine
 from radixrt.engines.plan_cost import plan_cost
@@ -106,9 +106,8 @@ def typed(model: ir.Model, precision: Precision, target: str, side: int) -> ir.M
 def compiled(model: ir.Model, target: str, options: BuildOptions) -> Iterator[tuple[Path, Path]]:
     """Builds an engine in a folder of its own; yields the files of its deploy graph and of the engine."""
     with tempfile.TemporaryDirectory() as scratch:
-        deploy = Path(scratch, "deploy.onnx")
-        ir.save(model, deploy)
-        yield deploy, get(target).build(deploy, Path(scratch), options).files[0]
+        engine = get(target).build_graph(model, Path(scratch), options).files[0]
+        yield engine.with_name(GRAPH_NAME), engine
 
 
 def convolution_share(target: str, engine: Path, deploy: Path, options: BuildOptions) -> float:

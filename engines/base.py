@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,13 @@ from typing_extensions import Self
 from radixrt.errors import InputError, UnavailableError
 from radixrt.export.spec import BatchSpec, Precision
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
 Array = NDArray[Any]
+
+GRAPH_NAME = "deploy.onnx"
+"""The deploy graph's file, beside the engine that was built from it."""
 
 Progress = Callable[[str, int, int], bool]
 """Takes a build's phase, steps done and steps in all; returns False to stop the build."""
@@ -241,6 +247,24 @@ class Target(ABC):
             raise UnavailableError(self.name, capability.reason, capability.hint)
         self.check_options(options)
         return self._build(deploy, out_dir, options, progress)
+
+    def build_graph(self, graph: ir.Model, out_dir: Path, options: BuildOptions) -> BuiltEngine:
+        """Writes a deploy graph to ``out_dir/deploy.onnx`` and builds its engine beside it.
+
+        Args:
+            graph: the strongly typed deploy graph; not changed.
+            out_dir: is made where it is missing.
+            options: as for :meth:`build`.
+
+        Raises:
+            UnavailableError: as :meth:`build`.
+            InputError: as :meth:`build`, or the folder cannot be written to.
+        """
+        from radixrt.export.write_onnx import write_onnx
+
+        out_dir.mkdir(parents=True, exist_ok=True)
+        write_onnx(graph, out_dir / GRAPH_NAME)
+        return self.build(out_dir / GRAPH_NAME, out_dir, options)
 
     def open(self, engine: Path, *, threads: int = 0) -> Session:
         """Opens a built engine.

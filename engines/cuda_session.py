@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from radixrt.engines.base import Array, Session, TensorSpec
+from radixrt.engines.base import GRAPH_NAME, Array, Session, TensorSpec
 from radixrt.engines.cuda_graph import CudaGraph, find_driver
 from radixrt.engines.trt_api import TrtApi
 from radixrt.engines.trt_build import STRIPPED
@@ -28,7 +28,6 @@ from radixrt.engines.trt_debug import DebugTensor, listen
 from radixrt.errors import InputError, RadixRTError
 
 Shapes = tuple[tuple[int, ...], ...]
-GRAPH_NAME = "deploy.onnx"
 _SEVERE = ("ERROR", "INTERNAL_ERROR")
 
 

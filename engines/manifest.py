@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from radixrt.calibration.preprocess import Preprocess
+from radixrt.engines.base import GRAPH_NAME
 from radixrt.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -133,7 +134,7 @@ class Manifest(_Frozen):
     preprocessing: Preprocess
     labels: tuple[str, ...] = ()
     engine: str
-    deploy: str = "deploy.onnx"
+    deploy: str = GRAPH_NAME
     files: tuple[FileEntry, ...] = ()
 
     _engine = field_validator("engine", "deploy")(_safe_name)

@@ -19,11 +19,10 @@ from radixrt.calibration.placement import place
 from radixrt.calibration.placement_spec import Family, PlacementOptions
 from radixrt.calibration.plan import make_plan
 from radixrt.calibration.table import CalibrationTable
-from radixrt.engines.base import BuildOptions
+from radixrt.engines.base import GRAPH_NAME, BuildOptions
 from radixrt.engines.inspection import inspect_engine
 from radixrt.engines.registry import get
 from radixrt.export.names import module_of
-from radixrt.export.simplify import write_onnx
 from radixrt.export.spec import Precision
 
 RUNS = 20
@@ -49,11 +48,8 @@ def layer_gains(model: ir.Model, table: CalibrationTable, options: PlacementOpti
     with tempfile.TemporaryDirectory() as folder:
         engines = {}
         for precision, graph in ((Precision.FP32, model), (Precision.INT8, placed)):
-            place_of_files = Path(folder) / precision.value
-            place_of_files.mkdir()
-            deploy = place_of_files / "deploy.onnx"
-            write_onnx(graph, deploy)
-            engines[precision] = get(options.target).build(deploy, place_of_files, BuildOptions(precision)).files[0]
+            built = get(options.target).build_graph(graph, Path(folder, precision.value), BuildOptions(precision))
+            engines[precision] = built.files[0]
         for _ in range(TURNS):
             for precision, engine in engines.items():
                 found = _by_module(options.target, engine, precision)
@@ -72,7 +68,7 @@ def layer_gains(model: ir.Model, table: CalibrationTable, options: PlacementOpti
 
 
 def _by_module(target: str, engine: Path, precision: Precision) -> dict[str, float]:
-    seen = inspect_engine(target, engine, engine.with_name("deploy.onnx"), BuildOptions(precision), runs=RUNS)
+    seen = inspect_engine(target, engine, engine.with_name(GRAPH_NAME), BuildOptions(precision), runs=RUNS)
     sums: defaultdict[str, float] = defaultdict(float)
     for row in seen.rows:
         if row.origin:

@@ -22,7 +22,7 @@ from radixrt.calibration.placement_spec import Family
 from radixrt.calibration.table import write_table
 from radixrt.deploy import DeployGraph, DeployOptions, deploy_graph
 from radixrt.engines.analysis_plan import analysis_plan
-from radixrt.engines.base import Array, BuiltEngine, Capability, Target
+from radixrt.engines.base import GRAPH_NAME, Array, BuiltEngine, Capability, Target
 from radixrt.engines.bundle import CALIBRATION_NAME, Bundle, BundleWriter
 from radixrt.engines.compatibility import built_for
 from radixrt.engines.hashing import sha256_of
@@ -44,7 +44,6 @@ from radixrt.validate.findings import layer_findings
 from radixrt.validate.latency import FLOAT32
 from radixrt.validate.schema import Candidate, Gate, ModelInfo, Report, Size
 
-DEPLOY_NAME = "deploy.onnx"
 _LOCATED = TypeAdapter(Located)
 
 
@@ -88,7 +87,7 @@ class Built:
 
     @property
     def deploy_file(self) -> Path:
-        return self.folder / DEPLOY_NAME
+        return self.folder / GRAPH_NAME
 
     @property
     def size(self) -> Size:
@@ -118,7 +117,7 @@ def build(job: Job, target: Target, folder: Path) -> Built:
     deploy = deploy_graph(
         prepared.graph, prepared.data.calibration, options, job.stages, reuse, sha256=prepared.graph_sha256
     )
-    write_onnx(deploy.model, folder / DEPLOY_NAME)
+    write_onnx(deploy.model, folder / GRAPH_NAME)
     if deploy.table is not None:
         write_table(deploy.table, folder / CALIBRATION_NAME)
     with job.stages.stage(f"Building the {target.name} engine"):
@@ -131,7 +130,7 @@ def _engine(job: Job, target: Target, folder: Path) -> BuiltEngine:
     capability = target.capability()
     key = job.reuse.key(
         "build",
-        inputs={"deploy": sha256_of(folder / DEPLOY_NAME)},
+        inputs={"deploy": sha256_of(folder / GRAPH_NAME)},
         options={
             "target": target.name,
             "version": capability.version,
@@ -145,7 +144,7 @@ def _engine(job: Job, target: Target, folder: Path) -> BuiltEngine:
         def write(kept: Path) -> None:
             # Timings of kernels hold for every network on this device: they are kept beside the stages, not in them.
             options = replace(job.request.build, cache_dir=None if job.request.fresh else device_cache())
-            built = target.build(folder / DEPLOY_NAME, kept, options, progress=job.stages.phase)
+            built = target.build(folder / GRAPH_NAME, kept, options, progress=job.stages.phase)
             (kept / "built.json").write_text(built.to_json())
 
         found = job.reuse.keep(key, f"{target.name} engine", write)
@@ -195,9 +194,7 @@ def _float_engine(job: Job, built: Built) -> Iterator[dict[str, HeadsRunner]]:
         return
     options = replace(job.request.build, precision=Precision.FP32)
     with tempfile.TemporaryDirectory(prefix="radixrt-fp32-") as scratch:
-        deploy = Path(scratch, DEPLOY_NAME)
-        write_onnx(built.deploy.float32, deploy)
-        file = built.target.build(deploy, Path(scratch), options).files[0]
+        file = built.target.build_graph(built.deploy.float32, Path(scratch), options).files[0]
         with built.target.open(file, threads=options.threads) as session:
             yield {FLOAT32: session_outputs(session, job.request.batch)}
 
