@@ -1,7 +1,8 @@
 """A checkpoint file becomes the weights of a module, and never runs code.
 
 ``.safetensors`` holds tensors and nothing else. ``.pth`` and ``.pt`` are read with ``weights_only=True``, which
-refuses every pickled object except tensors and plain containers. The weights may be nested, as training scripts do
+refuses every pickled object except tensors and plain containers; of the numbers, paths and dates that training scripts
+keep beside the weights, nothing is made. The weights may be nested, as training scripts do
 (``state_dict``, ``model``, ``model_ema``; the exponential average is taken where there is one, as timm does), and the
 keys may carry the prefixes of wrappers.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
@@ -26,8 +28,26 @@ _CONTAINERS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "ema",
     "state_dict", "model_state_dict", "model", "network", "net", "module",
 )  # fmt: skip
+# What training scripts keep beside the weights: numbers, paths, dates. None is made, so nothing of them runs.
+_LEFT_OUT = (
+    "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype",
+    "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "numpy.ndarray",
+    "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath", "pathlib._local.WindowsPath",
+    "datetime.datetime", "datetime.timedelta",
+)  # fmt: skip
 _PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "backbone.")
 _LISTED = 10
+
+
+class _LeftOut:
+    """Stands in for an object beside the weights; takes what the file gives for it and keeps nothing."""
+
+    def __new__(cls, *_: object) -> _LeftOut:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
@@ -84,16 +104,19 @@ def _read_pickle(path: Path) -> Any:
 
     try:
         # timm keeps the training script's arguments beside the weights; a Namespace is data.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        harmless: list[Any] = [argparse.Namespace, *((_LeftOut, name) for name in _LEFT_OUT)]
+        with torch.serialization.safe_globals(harmless), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is wrong with the file is said below
             # Files of the old, unzipped kind cannot be mapped into memory.
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except Exception as error:  # a damaged file makes torch raise nearly anything
         # torch wraps the refusal of a class in a long text of advice that ends with "just allow it".
         if isinstance(error, pickle.UnpicklingError) and ("GLOBAL" in str(error) or "TorchScript" in str(error)):
+            found = re.search(r"GLOBAL ([\w.]+)", str(error))
+            named = f" ({found[1]})" if found else ""
             raise InputError(
-                f"checkpoint {path} holds pickled Python objects, which are not loaded because they can run code: save "
-                "model.state_dict() alone, or as safetensors"
+                f"checkpoint {path} holds pickled Python objects{named}, which are not loaded "
+                "because they can run code: save model.state_dict() alone, or as safetensors"
             ) from error
         if isinstance(error, RuntimeError) and "TorchScript" in str(error):
             raise InputError(
