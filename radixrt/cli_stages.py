@@ -128,6 +128,7 @@ def calibrate(
     from radixrt.calibration.table import write_table
     from radixrt.calibration.trt_cache import export_cache, import_cache
     from radixrt.deploy import calibrated
+    from radixrt.export.foreign import read_graph
     from radixrt.prepare import prepare
     from radixrt.request import DataChoice, ModelChoice
     from radixrt.reuse import Reuse
@@ -140,11 +141,13 @@ def calibrate(
     with Reuse() as reuse:
         prepared = prepare(ModelChoice(str(graph)), choice, None, display, reuse)
         with display.stage(f"Calibrating on {len(prepared.data.calibration)} images"):
-            table, _ = calibrated(prepared.graph, prepared.data.calibration, options, display, reuse)
+            # As it stands, like `quantize`: simplifying once more could leave another graph than the file's.
+            model = read_graph(graph)
+            table, _ = calibrated(model, prepared.data.calibration, options, display, reuse)
     if from_cache is not None:
         table = import_cache(from_cache, table)
     if to_cache is not None:
-        text = export_cache(table, tensorrt_version, model=prepared.graph)
+        text = export_cache(table, tensorrt_version, model=model)
         to_cache.write_text(text, encoding="utf-8")
         say(f"{to_cache}: {text.count(chr(10)) - 1} scales")
     write_table(table, output)

@@ -1,9 +1,10 @@
-"""Protects the way of ranges to TensorRT's text cache and back on the command line."""
+"""Protects `radixrt calibrate`: its table is of the very file, and goes to TensorRT's text cache and back."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 
 from radixrt.calibration.table import read_table
@@ -32,3 +33,20 @@ def test_ranges_go_to_a_cache_and_come_back(tmp_path: Path) -> None:
     cache.write_text("something else\n")
     refused = radixrt(*words, "-o", again, "--from-cache", cache)
     assert refused.code == 2 and "no TensorRT calibration cache" in refused.sentence
+
+
+@pytest.mark.slow
+def test_quantize_takes_the_table_of_a_file_that_nobody_simplified(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    graph, table = tmp_path / "tiny.onnx", tmp_path / "table.json"
+    tiny_network(graph, "batch")
+    model = onnx.load(graph)
+    first = model.graph.node[0]
+    model.graph.node.insert(0, onnx.helper.make_node("Identity", [first.input[0]], ["same"], name="same"))
+    first.input[0] = "same"
+    onnx.save(model, graph)
+
+    data = write_photographs(tmp_path / "data")
+    assert radixrt("calibrate", graph, "--data", data, "--input-size", "3,32,32", "-o", table).code == 0
+    done = radixrt("quantize", graph, "--table", table, "-o", tmp_path / "int8.onnx")
+    assert done.code == 0, done.err
