@@ -15,19 +15,18 @@ shape, precision, target, version and device.
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
-from radixrt.engines.base import BuildOptions, Capability, Session, Target
+from radixrt.engines.base import BuildOptions, Session, Target
 from radixrt.engines.form_cache import FormCache, Question, Verdict, default_cache
 from radixrt.engines.form_graphs import grouped_conv_graph, pool_conv_graph, radix_graph
 from radixrt.engines.form_judge import ClockJudge, Judge, PlanJudge
 from radixrt.engines.plan_cost import PlanCost, plan_cost
+from radixrt.engines.processor import cores, processor
 from radixrt.errors import InputError
 from radixrt.export.attention_pass import AttentionOptions, form_for
 from radixrt.export.conv_form import KEEP, SPLIT, ChooseForm, ConvShape, Form, candidates
@@ -117,7 +116,9 @@ def measurer_for(target: str, precision: Precision, cache: Path | None = None, *
     judge: Judge
     if capability.runs and engine.name != "tensorrt-rtx":
         judge = ClockJudge(_opener(engine, effective, threads))
-        device = f"{_device(capability)}, {threads or os.cpu_count()} threads"
+        # Where the target says just "CPU", the processor's own name.
+        device = capability.device if capability.device not in ("", "CPU") else processor()
+        device = f"{device}, {threads or cores()} threads"
     elif engine.name == "tensorrt-rtx" and capability.builds:
         judge = PlanJudge(_plan_cost_of(effective))
         device = "plan cost, SM 8.6"
@@ -127,7 +128,9 @@ def measurer_for(target: str, precision: Precision, cache: Path | None = None, *
     return Measurer(judge, answers, engine.name, effective, capability.version, device)
 
 
-def chooser_for(policy: str, target: str, precision: Precision, cache: Path | None = None) -> ChooseForm:
+def chooser_for(
+    policy: str, target: str, precision: Precision, cache: Path | None = None, *, threads: int = 0
+) -> ChooseForm:
     """Returns what decides a grouped convolution's form: the meaning of ``--grouped-conv``.
 
     Args:
@@ -135,6 +138,7 @@ def chooser_for(policy: str, target: str, precision: Precision, cache: Path | No
         target: the target's name.
         precision: of the deploy graph.
         cache: the JSON file of earlier answers; None takes the one in the user's cache folder.
+        threads: that the engine will run with; 0 is the target's own choice.
 
     Raises:
         InputError: no such policy or target.
@@ -143,7 +147,7 @@ def chooser_for(policy: str, target: str, precision: Precision, cache: Path | No
         raise InputError(f"unknown --grouped-conv {policy!r}: choose one of {', '.join(POLICIES)}")
     if policy != "auto":
         return chooser_fixed(policy)
-    measurer = measurer_for(target, precision, cache)
+    measurer = measurer_for(target, precision, cache, threads=threads)
     if isinstance(measurer, str):
         return chooser_by_rules(target, precision, measurer)
     return grouped_conv_chooser(measurer)
@@ -164,7 +168,9 @@ def grouped_conv_chooser(measurer: Measurer) -> ChooseForm:
     return choose
 
 
-def pool_chooser_for(target: str, precision: Precision, cache: Path | None = None) -> ChoosePoolForm:
+def pool_chooser_for(
+    target: str, precision: Precision, cache: Path | None = None, *, threads: int = 0
+) -> ChoosePoolForm:
     """Returns what decides between average pooling with a 1x1 convolution and one strided convolution.
 
     Where nothing can be measured the pair stays: one convolution multiplies as often as the window has pixels.
@@ -172,7 +178,7 @@ def pool_chooser_for(target: str, precision: Precision, cache: Path | None = Non
     Raises:
         InputError: no such target.
     """
-    measurer = measurer_for(target, precision, cache)
+    measurer = measurer_for(target, precision, cache, threads=threads)
 
     def choose(shape: PoolConvShape) -> tuple[PoolForm, str]:
         if isinstance(measurer, str):
@@ -187,7 +193,7 @@ def pool_chooser_for(target: str, precision: Precision, cache: Path | None = Non
     return choose
 
 
-def attention_form(target: str, precision: Precision, cache: Path | None = None) -> AttentionForm:
+def attention_form(target: str, precision: Precision, cache: Path | None = None, *, threads: int = 0) -> AttentionForm:
     """Returns how the branches of split attention are best combined on a target: slice and add, or reshape and reduce.
 
     One block of ResNeSt-50's second stage stands for all: the forms differ in how often they pass over the feature map,
@@ -197,7 +203,7 @@ def attention_form(target: str, precision: Precision, cache: Path | None = None)
         InputError: no such target.
     """
     measured = Precision.FP32 if precision is Precision.INT8 else precision
-    measurer = measurer_for(target, measured, cache)
+    measurer = measurer_for(target, measured, cache, threads=threads)
     usual = form_for(target)
     if isinstance(measurer, str):
         return usual
@@ -215,7 +221,13 @@ def _lowered(target: str, form: AttentionForm, precision: Precision) -> ir.Model
 
 
 def rewrite_options(
-    target: str, precision: Precision, grouped_conv: str = "auto", cache: Path | None = None, *, batch: int = 1
+    target: str,
+    precision: Precision,
+    grouped_conv: str = "auto",
+    cache: Path | None = None,
+    *,
+    batch: int = 1,
+    threads: int = 0,
 ) -> RewriteOptions:
     """Returns the rewriter's options with the target's measurements behind them.
 
@@ -226,16 +238,17 @@ def rewrite_options(
             convolution. How radix branches are combined is always measured.
         cache: the JSON file of earlier answers; None takes the one in the user's cache folder.
         batch: images per run that forms are chosen for, where the graph's batch is dynamic.
+        threads: that the engine will run with; 0 is the target's own choice.
 
     Raises:
         InputError: no such policy or target.
     """
     return RewriteOptions(
         target=target,
-        attention=AttentionOptions(attention_form(target, precision, cache)),
+        attention=AttentionOptions(attention_form(target, precision, cache, threads=threads)),
         grouped_conv=grouped_conv,
-        choose_form=chooser_for(grouped_conv, target, precision, cache),
-        choose_pool=pool_chooser_for(target, precision, cache) if grouped_conv == "auto" else None,
+        choose_form=chooser_for(grouped_conv, target, precision, cache, threads=threads),
+        choose_pool=pool_chooser_for(target, precision, cache, threads=threads) if grouped_conv == "auto" else None,
         precision=precision,
         batch=batch,
     )
@@ -258,16 +271,3 @@ def _opener(target: Target, precision: Precision, threads: int) -> Callable[[ir.
 def _plan_cost_of(precision: Precision) -> Callable[[bytes], PlanCost]:
     options = BuildOptions(precision=precision)
     return lambda graph: plan_cost(graph, options)
-
-
-def _device(capability: Capability) -> str:
-    """The device in words that tell two machines apart: where the target says just "CPU", the processor's own name."""
-    if capability.device and capability.device != "CPU":
-        return capability.device
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

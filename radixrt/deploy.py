@@ -14,6 +14,7 @@ from radixrt.calibration.placement_spec import Family, PlacementOptions, Placeme
 from radixrt.calibration.spec import CalibrationOptions, CalibrationSummary
 from radixrt.calibration.table import CalibrationTable, read_table, write_table
 from radixrt.engines.forms import rewrite_options
+from radixrt.engines.processor import machine
 from radixrt.engines.registry import get
 from radixrt.export.rewrite import rewrite
 from radixrt.export.rewrite_report import RewriteReport
@@ -45,7 +46,7 @@ class DeployGraph:
 class DeployOptions:
     """What decides a deploy graph beside the network itself.
 
-    ``batch`` is the size that forms are chosen for.
+    ``batch`` and ``threads`` are those that forms are chosen for.
     """
 
     precision: Precision
@@ -54,6 +55,7 @@ class DeployOptions:
     batch: int
     calibration: CalibrationOptions
     recovery: Recovery = field(default_factory=Recovery)
+    threads: int = 0
 
 
 def deploy_graph(
@@ -98,12 +100,16 @@ def rewritten(
     graph: ir.Model, options: DeployOptions, reuse: Reuse, *, sha256: str | None = None
 ) -> tuple[ir.Model, RewriteReport]:
     """Rewrites a graph, or takes what an earlier run made of it."""
+    capability = get(options.target).capability()
     key = reuse.key(
         "rewrite",
         inputs={"graph": sha256 or graph_sha256(graph)},
         options={
             "target": options.target,
-            "version": get(options.target).capability().version,
+            "version": capability.version,
+            # Equal forms are chosen by the clock of the device that they are measured on.
+            "device": [capability.device, machine()],
+            "threads": options.threads,
             "precision": options.precision.value,
             "grouped_conv": options.grouped_conv,
             "batch": options.batch,
@@ -113,7 +119,14 @@ def rewritten(
     if found is None:
 
         def write(folder: Path) -> None:
-            chosen = rewrite_options(options.target, options.precision, options.grouped_conv, batch=options.batch)
+            chosen = rewrite_options(
+                options.target,
+                options.precision,
+                options.grouped_conv,
+                reuse.forms,
+                batch=options.batch,
+                threads=options.threads,
+            )
             model, report = rewrite(graph.clone(), chosen)
             write_onnx(model, folder / "graph.onnx")
             (folder / "report.json").write_text(report.model_dump_json())

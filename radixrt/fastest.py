@@ -33,6 +33,7 @@ from radixrt.one_target import (
     judged_options,
     make_report,
     moved,
+    runs_on,
 )
 from radixrt.validate import gates
 from radixrt.validate.latency import seen_from
@@ -122,7 +123,7 @@ def _measure(job: Job, built: list[Built]) -> dict[str, Verdict]:
             **{b.target.name: " ".join(sha256_of(file) for file in b.engine.files) for b in built},
             **judged_inputs(job),
         },
-        options={"devices": [b.capability.device for b in built], **judged_options(job)},
+        options={"engines": [runs_on(b.capability) for b in built], **judged_options(job)},
     )
     found = job.reuse.find(key, f"{FASTEST} measurements")
     if found is None:

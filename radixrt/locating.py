@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
+from radixrt.calibration.images import ImageList
 from radixrt.engines.analysis_plan import AnalysisPlan
 from radixrt.engines.base import Array
 from radixrt.errors import InputError
@@ -74,11 +76,11 @@ def locate(graph: Path, prepared: Prepared, batch: BatchSpec, plan: AnalysisPlan
     Returns:
         What was found: no rows where the two compute the same, or where a note says why.
     """
-    size = batch.max
+    shape, size = prepared.graph.graph.inputs[0].shape, batch.max
+    takes = shape is None or shape[0] == size or not isinstance(shape[0], int)
 
     def batches() -> Iterable[Array]:
-        found = (part.images for part in prepared.test.batches(size, max(size, IMAGES)))
-        return (images for images in found if _takes(prepared, images, size))
+        return whole_batches(prepared.test, size) if takes else ()
 
     try:
         located = measure(prepared.graph, ir.load(graph), batches, plan)
@@ -87,7 +89,7 @@ def locate(graph: Path, prepared: Prepared, batch: BatchSpec, plan: AnalysisPlan
     return located if any(row.sqnr_db < EXACT_DB for row in located.rows) else replace(located, rows=())
 
 
-def _takes(prepared: Prepared, images: Array, size: int) -> bool:
-    shape = prepared.graph.graph.inputs[0].shape
-    fixed = shape[0] if shape is not None and isinstance(shape[0], int) else size
-    return len(images) == size == fixed
+def whole_batches(images: ImageList, size: int) -> Iterator[Array]:
+    """The first images (N, C, H, W) in batches of exactly ``size``; one that holds fewer is filled up by repeating."""
+    for batch in images.batches(size, max(size, IMAGES)):
+        yield np.resize(batch.images, (size, *batch.images.shape[1:]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,17 +22,18 @@ from radixrt.calibration.placement_spec import Family
 from radixrt.calibration.table import write_table
 from radixrt.deploy import DeployGraph, DeployOptions, deploy_graph
 from radixrt.engines.analysis_plan import analysis_plan
-from radixrt.engines.base import GRAPH_NAME, Array, BuiltEngine, Capability, Target
+from radixrt.engines.base import GRAPH_NAME, BuiltEngine, Capability, Target
 from radixrt.engines.bundle import CALIBRATION_NAME, Bundle, BundleWriter
 from radixrt.engines.compatibility import built_for
 from radixrt.engines.hashing import sha256_of
 from radixrt.engines.manifest import Manifest, ModelIdentity, TensorInfo, now
+from radixrt.engines.processor import machine
 from radixrt.engines.stages import device_cache
 from radixrt.errors import GateError
 from radixrt.export.simplify import write_onnx
 from radixrt.export.spec import Precision
 from radixrt.judge import Trial, Verdict, judge, with_costs
-from radixrt.locating import IMAGES, Located, measure
+from radixrt.locating import Located, measure, whole_batches
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
 from radixrt.reporting import environment, flipped, write_reports
@@ -112,6 +113,7 @@ def build(job: Job, target: Target, folder: Path) -> Built:
         request.batch.opt,
         request.calibration,
         request.recover(prepared.labelled),
+        request.build.threads,
     )
     before = len(reuse.taken)
     deploy = deploy_graph(
@@ -165,7 +167,7 @@ def judge_engine(job: Job, built: Built) -> tuple[Verdict, tuple[str, ...]]:
     key = job.reuse.key(
         "judge",
         inputs={"engine": " ".join(sha256_of(file) for file in files), **judged_inputs(job)},
-        options={"target": target.name, "device": built.capability.device, **judged_options(job)},
+        options={"engine": runs_on(built.capability), **judged_options(job)},
     )
     before = len(job.reuse.taken)
     found = job.reuse.find(key, f"{target.name} measurements")
@@ -199,18 +201,28 @@ def _float_engine(job: Job, built: Built) -> Iterator[dict[str, HeadsRunner]]:
             yield {FLOAT32: session_outputs(session, job.request.batch)}
 
 
+def runs_on(capability: Capability) -> tuple[str, ...]:
+    """What runs an engine and where: measurements hold for nothing else."""
+    return capability.target, capability.version, capability.device, machine()
+
+
 def judged_inputs(job: Job) -> dict[str, str]:
     """The hashes that measurements depend on, beside the engine's."""
     return {"graph": job.prepared.graph_sha256, "images": job.prepared.test.prepared_sha256}
 
 
 def judged_options(job: Job) -> dict[str, object]:
-    """What else decides measurements, beside the device."""
-    trial = job.trial
+    """What else decides measurements, beside the engine and where it runs."""
+    trial, prepared = job.trial, job.prepared
     return {
+        "precision": job.request.precision.value,
+        "original": prepared.model.source,
+        "batch": str(trial.batch),
         "drop": trial.limits.drop_limit,
-        "images": job.prepared.test_images(trial.data),
-        "preprocess": job.prepared.preprocess,
+        "images": prepared.test_images(trial.data),
+        # The images' hash knows neither their names and order nor what they show.
+        "test": [prepared.test.names, prepared.test.labels],
+        "classes": [prepared.labels, prepared.labelled],
         "rounds": trial.rounds,
         "rivals": [trial.rivals.identity(), trial.rivals.sweep],
         "threads": trial.threads,
@@ -279,19 +291,14 @@ def _drift(job: Job, built: Built) -> Located:
         "images": test.prepared_sha256,
     }
     device = {"capability": plan.capability, "options": plan.options} if plan is not None else None
-    key = job.reuse.key("drift", inputs=inputs, options=device)
+    size = job.request.batch.max
+    key = job.reuse.key("drift", inputs=inputs, options={"batch": size, "device": device})
     found = job.reuse.find(key, "drift")
     with job.stages.stage("Locating the error, layer by layer"):
         if found is None:
 
             def write(folder: Path) -> None:
-                size = job.request.batch.max
-
-                def whole() -> Iterable[Array]:
-                    batches = (batch.images for batch in test.batches(size, max(size, IMAGES)))
-                    return (images for images in batches if len(images) == size)
-
-                located = measure(deploy.float32, deploy.model, whole, plan)
+                located = measure(deploy.float32, deploy.model, lambda: whole_batches(test, size), plan)
                 (folder / "drift.json").write_text(_LOCATED.dump_json(located).decode())
 
             found = job.reuse.keep(key, "drift", write)

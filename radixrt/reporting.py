@@ -9,6 +9,7 @@ from pathlib import Path
 from radixrt.calibration.images import ImageList
 from radixrt.engines.base import Capability
 from radixrt.engines.bundle import REPORT_NAME
+from radixrt.engines.processor import processor
 from radixrt.reuse import library_versions
 from radixrt.validate.report_html import render_html
 from radixrt.validate.report_markdown import render_markdown
@@ -33,19 +34,10 @@ def environment(capability: Capability) -> dict[str, str]:
     """Where a build took place, in words."""
     words = {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "device": capability.device,
         "python": platform.python_version(),
         capability.target: capability.version,
         **library_versions(),
     }
     return {name: value for name, value in words.items() if value}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return name or platform.processor()

@@ -67,14 +67,17 @@ class Reuse:
 
     Attributes:
         taken: the stages whose result was found, in the order in which they were asked for.
+        forms: the file of measured forms; None is the user's own.
     """
 
     def __init__(self, *, fresh: bool = False, root: Path | None = None) -> None:
         self._stack = ExitStack()
         root = root or default_root()
+        self.forms: Path | None = None
         # A fresh run, or one whose home cannot be written to, keeps its results only while it lasts.
         if fresh or not _writable(root):
             root = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="radixrt-")))
+            self.forms = root / "forms.json"
         self._cache = self._stack.enter_context(StageCache(root))
         self.taken: list[str] = []
 

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from radixrt.engines.processor import cores
 from radixrt.validate.schema import MachineReading
 
 CPU = Path("/sys/devices/system/cpu/cpu0/cpufreq")
@@ -41,9 +42,8 @@ def read_machine() -> MachineState:
     if degrees:
         numbers["hottest thermal zone (°C)"] = max(degrees)
     numbers |= _read_gpu()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return MachineState(load=load, cores=cores, numbers=numbers, words=words)
+    return MachineState(load=load, cores=cores(), numbers=numbers, words=words)
 
 
 def readings(before: MachineState, after: MachineState) -> list[MachineReading]:
