@@ -18,10 +18,11 @@ import onnx_ir as ir
 from scipy import sparse
 
 from radixrt.export.abstract import LAYOUT_OPS, Abstract, Small, axes_of, dims_axis, relocate, without
-from radixrt.export.affine import Activated, Affine, Floats, identity, same, sole_basis, stack
+from radixrt.export.affine import Activated, Affine, Floats, identity, sole_basis, stack
 from radixrt.export.concrete import Concrete
+from radixrt.export.self_gated import product
 
-_PLAIN = frozenset({"Relu", "Sigmoid", "HardSwish", "Tanh", "Softplus", "Mish"})
+_PLAIN = frozenset({"Relu", "Sigmoid", "HardSwish", "Tanh", "Softplus", "Mish", "Erf"})
 
 
 class State(Protocol):
@@ -79,6 +80,8 @@ def _interpret(
         return None
     if node.op_type in ("Conv", "Gemm", "MatMul"):
         return _linear(node, small, state.found)
+    if node.op_type == "Neg":
+        return [Small(small.vector.scale(np.full(small.vector.size, -1.0)), small.dims)]
     if node.op_type == "BatchNormalization":
         return _normalise(node, small, state.found)
     if node.op_type in ("ReduceSum", "ReduceMean"):
@@ -133,8 +136,8 @@ def _binary(node: ir.Node, left: Small, right: Small) -> list[Small] | None:
     if node.op_type == "Sub":
         return [Small(a.plus(b.scale(np.full(b.size, -1.0))), dims)]
     if node.op_type == "Mul":
-        product = _gated_by_itself(a, b) or _gated_by_itself(b, a)
-        return None if product is None else [Small(product, dims)]
+        multiplied = product(a, b)
+        return None if multiplied is None else [Small(multiplied, dims)]
     return None
 
 
@@ -150,20 +153,6 @@ def _sum(smalls: list[Small]) -> list[Small] | None:
 def _spread_to(small: Small, dims: tuple[int, ...]) -> Affine:
     numbers = np.arange(small.vector.size).reshape(small.dims)
     return small.vector.take(np.broadcast_to(numbers, dims).ravel())
-
-
-def _gated_by_itself(x: Affine, gate: Affine) -> Affine | None:
-    """``x * sigmoid(x)`` is SiLU, ``x * hard_sigmoid(x)`` HardSwish, ``x * clip(x + 3, 0, 6)`` six times HardSwish."""
-    basis = sole_basis(gate)
-    if not isinstance(basis, Activated):
-        return None
-    if basis.kind == "Sigmoid" and same(basis.inner, x):
-        return identity(Activated("Swish", x, (1.0,)))
-    if basis.kind == "HardSigmoid" and same(basis.inner, x) and np.allclose(basis.params, (1 / 6, 0.5)):
-        return identity(Activated("HardSwish", x))
-    if basis.kind == "Clip" and basis.params == (0.0, 6.0) and same(basis.inner, x.shift(np.full(x.size, 3.0))):
-        return identity(Activated("HardSwish", x)).scale(np.full(x.size, 6.0))
-    return None
 
 
 def _arithmetic(node: ir.Node, small: Small, first: bool, found: Concrete) -> list[Small] | None:
@@ -292,6 +281,11 @@ def _activate(node: ir.Node, small: Small, found: Concrete) -> list[Small] | Non
     elif op == "Gelu":
         approximate = node.attributes["approximate"].as_string() if "approximate" in node.attributes else "none"
         basis = Activated("GeluTanh" if approximate == "tanh" else "Gelu", small.vector)
+    elif op == "Pow":
+        exponent = found.constant(node.inputs[1])
+        if exponent is None or exponent.size != 1:
+            return None
+        basis = Activated(op, small.vector, (float(exponent.item()),))
     elif op == "Clip":
         bounds = _bounds(node, found)
         if bounds is None:

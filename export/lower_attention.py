@@ -16,6 +16,7 @@ The pass changes nothing by itself: it returns nodes that compute V from the blo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -222,7 +223,7 @@ class _Writer:
         self._origins = {"fc1": fcs[0], "fc2": fcs[-1]} if fcs else {}
 
     def op(
-        self, op_type: str, inputs: Sequence[ir.Value], role: str, **attributes: int | list[int] | float
+        self, op_type: str, inputs: Sequence[ir.Value], role: str, **attributes: int | list[int] | float | str
     ) -> ir.Value:
         value = ir.Value(name=f"{self._prefix}.{role}", type=ir.TensorType(self._dtype))
         node = ir.node(op_type, inputs, attributes, outputs=[value], name=f"{self._prefix}.{role}")
@@ -270,14 +271,33 @@ class _Writer:
                 self.constant(np.asarray(p), f"{role}.{end}") for end, p in zip(("min", "max"), params, strict=True)
             ]
             return self.op("Clip", [value, *ends], role)
-        names = {"HardSigmoid": ("alpha", "beta"), "LeakyRelu": ("alpha",), "Elu": ("alpha",)}.get(kind, ())
-        if kind in ("Gelu", "GeluTanh"):
-            node_value = self.op("Gelu", [value], role)
-            self.nodes[-1].attributes["approximate"] = ir.AttrString(
-                "approximate", "tanh" if kind == "GeluTanh" else "none"
+        if kind == "Pow":
+            return self.op("Pow", [value, self.constant(np.asarray(params[0]), f"{role}.exponent")], role)
+        if kind == "Mish" and self._opset < 18:
+            return self.op(
+                "Mul", [value, self.op("Tanh", [self.op("Softplus", [value], f"{role}.soft")], f"{role}.gate")], role
             )
-            return node_value
+        if kind in ("Gelu", "GeluTanh"):
+            return self._gelu(value, role, tanh=kind == "GeluTanh")
+        names = {"HardSigmoid": ("alpha", "beta"), "LeakyRelu": ("alpha",), "Elu": ("alpha",)}.get(kind, ())
         return self.op(kind, [value], role, **dict(zip(names, params, strict=True)))
+
+    def _gelu(self, value: ir.Value, role: str, *, tanh: bool) -> ir.Value:
+        """GELU as one operator where the opset has it, else as the exporters spell it."""
+        if self._opset >= 20:
+            return self.op("Gelu", [value], role, approximate="tanh" if tanh else "none")
+
+        def scale(of: ir.Value, factor: float, what: str) -> ir.Value:
+            return self.op("Mul", [of, self.constant(np.asarray(factor), f"{role}.{what}_factor")], f"{role}.{what}")
+
+        if tanh:
+            cube = self.op("Pow", [value, self.constant(np.asarray(3.0), f"{role}.exponent")], f"{role}.cube")
+            inner = self.op("Add", [value, scale(cube, 0.044715, "cubic")], f"{role}.inner")
+            curve = self.op("Tanh", [scale(inner, math.sqrt(2 / math.pi), "argument")], f"{role}.curve")
+        else:
+            curve = self.op("Erf", [scale(value, math.sqrt(0.5), "argument")], f"{role}.curve")
+        raised = self.op("Add", [curve, self.constant(np.asarray(1.0), f"{role}.one")], f"{role}.raised")
+        return self.op("Mul", [value, scale(raised, 0.5, "half")], role)
 
     def rest(self, gate: ir.Value) -> ir.Value:
         """``1 - gate``."""

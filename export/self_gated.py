@@ -1,0 +1,137 @@
+"""Activations that a graph spells as a product: of a tensor with a function of itself.
+
+::
+
+    x * sigmoid(c x)                                     Swish(c): SiLU, and quick GELU where c = 1.702
+    x * hard_sigmoid(x), x * clip(x + 3, 0, 6)           HardSwish, six times HardSwish
+    x * tanh(softplus(x))                                Mish
+    x * (1 + erf(x / sqrt 2))                            twice Gelu
+    x * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))      twice GeluTanh
+    x * x, x * x^2                                       powers, of which GeluTanh is made
+
+Where the halves of a GELU stand, and what multiplies what first, does not matter: factors are carried along.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from radixrt.export.affine import Activated, Affine, identity, same, sole_basis
+
+_CUBIC = 0.044715
+_SLOPE = np.sqrt(2 / np.pi)
+
+
+def product(left: Affine, right: Affine) -> Affine | None:
+    """``left * right``, element by element, where one is a function of the other."""
+    return _power(left, right) or _power(right, left) or _gated(left, right) or _gated(right, left)
+
+
+def _power(x: Affine, other: Affine) -> Affine | None:
+    ratio = _ratio(other, x)
+    if ratio is not None:
+        return _scale(identity(Activated("Pow", x, (2.0,))), ratio)
+    read = _scaled_and_shifted(other)
+    if read is None or read[0].kind != "Pow" or read[2]:
+        return None
+    basis, factor, _ = read
+    return _times(x, basis.inner, Activated("Pow", basis.inner, (basis.params[0] + 1,)), factor)
+
+
+def _gated(x: Affine, gate: Affine) -> Affine | None:
+    read = _scaled_and_shifted(gate)
+    if read is None:
+        return None
+    basis, factor, offset = read
+    inner = basis.inner
+    if offset == factor:
+        found = _half_gelu(x, basis)
+    elif offset:
+        found = None
+    elif basis.kind == "Sigmoid":
+        slope = _ratio(inner, x)
+        found = None if slope is None else identity(Activated("Swish", x, (slope,)))
+    elif basis.kind == "HardSigmoid":
+        slope, start = basis.params
+        found = _hard_swish(x, _scale(inner, 6 * slope), 6 * start - 3)
+    elif basis.kind == "Clip" and basis.params == (0.0, 6.0):
+        found = _hard_swish(x, inner, -3.0, 6.0)
+    elif basis.kind == "Tanh" and isinstance(soft := sole_basis(inner), Activated) and soft.kind == "Softplus":
+        found = _times(x, soft.inner, Activated("Mish", soft.inner))
+    else:
+        found = None
+    return None if found is None else _scale(found, factor)
+
+
+def _hard_swish(x: Affine, inner: Affine, offset: float, factor: float = 1.0) -> Affine | None:
+    argument = inner.shift(np.full(inner.size, offset))
+    return _times(x, argument, Activated("HardSwish", argument), factor)
+
+
+def _half_gelu(x: Affine, basis: Activated) -> Affine | None:
+    """``x * (1 + basis)`` as a multiple of a GELU, whose argument the constants of the graph settle."""
+    if basis.kind == "Erf":
+        argument = _scale(basis.inner, np.sqrt(2.0))
+        return _times(x, argument, Activated("Gelu", argument), 2.0)
+    if basis.kind != "Tanh":
+        return None
+    cubes = [
+        (b, m) for b, m in basis.inner.terms if isinstance(b, Activated) and b.kind == "Pow" and b.params == (3.0,)
+    ]
+    if len(cubes) != 1:
+        return None
+    cube, matrix = cubes[0]
+    assert isinstance(cube, Activated)
+    cubic = _ratio(Affine(((cube, matrix),), np.zeros(x.size)), identity(cube))
+    rest = Affine(tuple((b, m) for b, m in basis.inner.terms if b is not cube), basis.inner.bias)
+    linear = _ratio(rest, cube.inner)
+    if cubic is None or linear is None:
+        return None
+    slope = linear / _SLOPE
+    if not np.isclose(cubic, _SLOPE * _CUBIC * slope**3, rtol=1e-5, atol=0.0):
+        return None
+    argument = _scale(cube.inner, slope)
+    return _times(x, argument, Activated("GeluTanh", argument), 2.0)
+
+
+def _times(x: Affine, argument: Affine, activation: Activated, factor: float = 1.0) -> Affine | None:
+    """``factor * activation``, times what ``x`` is of the activation's ``argument``."""
+    ratio = _ratio(x, argument)
+    return None if ratio is None else _scale(identity(activation), factor * ratio)
+
+
+def _scale(vector: Affine, factor: float) -> Affine:
+    return vector if factor == 1.0 else vector.scale(np.full(vector.size, factor))
+
+
+def _scaled_and_shifted(vector: Affine) -> tuple[Activated, float, float] | None:
+    """The activation that ``vector`` is, up to a factor and an offset that are the same for all elements."""
+    if len(vector.terms) != 1 or not isinstance(basis := vector.terms[0][0], Activated):
+        return None
+    factor = _ratio(Affine(vector.terms, np.zeros(vector.size)), identity(basis))
+    if factor is None or (vector.bias != vector.bias[0]).any():
+        return None
+    return basis, factor, float(vector.bias[0])
+
+
+def _ratio(left: Affine, right: Affine) -> float | None:
+    """The number ``c`` with ``left = c * right`` to within float32's rounding, or None."""
+    if left.size != right.size or {b for b, _ in left.terms} != {b for b, _ in right.terms}:
+        return None
+    if same(left, right):
+        return 1.0
+    ours, theirs = _together(left, left), _together(right, left).tocoo()
+    if not theirs.nnz:
+        return None
+    at = int(np.argmax(np.abs(theirs.data)))
+    ratio = float(ours[theirs.row[at], theirs.col[at]] / theirs.data[at])
+    difference = abs(ours - ratio * theirs)
+    return ratio if ratio and difference.max() <= 1e-6 * abs(ratio * theirs.data[at]) else None
+
+
+def _together(vector: Affine, order: Affine) -> sparse.csr_matrix:
+    """The bias and the matrices of ``vector`` side by side, in the order of the other's bases."""
+    matrices = dict(vector.terms)
+    bias = sparse.csr_matrix(vector.bias[:, None])
+    return sparse.csr_matrix(sparse.hstack([bias, *(matrices[basis] for basis, _ in order.terms)]))
