@@ -135,12 +135,15 @@ def time_engines(
     with stages.stage(f"Timing, interleaved with {reference.name}"):
         sizes, notes = trial.rivals.sizes(trial.batch)
         few, theirs = (_exactly(images, trial.batch.max) for images in (engine_images or prepared.test, prepared.test))
-        options = LatencyOptions(baseline=reference.name, batches=sizes, rounds=trial.rounds)
+        options = LatencyOptions(baseline=reference.name, batches=sizes, rounds=trial.rounds, threads=trial.threads)
+        with (
+            reference.timed(trial.threads) as run,
+            opponents(trial.rivals.names, prepared.model.module, few, sizes, trial.threads) as rivals,
+        ):
 
-        def original(images: NDArray[np.float32]) -> Outputs:
-            return reference.run(theirs[: len(images)])
+            def original(images: NDArray[np.float32]) -> Outputs:
+                return run(theirs[: len(images)])
 
-        with opponents(trial.rivals.names, prepared.model.module, few, sizes, trial.threads) as rivals:
             times = measure({**engines, **rivals.runners, reference.name: original}, few, options)
     return times, [*notes, *rivals.notes]
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from radixrt.batching import HeadsRunner, Outputs, in_batches
-from radixrt.calibration.data import DataSource, ImageBatch, ImageList, Preprocess, load_data
+from radixrt.calibration.data import DataSource, ImageList, Preprocess, load_data
 from radixrt.export.model_ref import resolve
 from radixrt.export.spec import BatchSpec
 from radixrt.export.zoo import LoadedModel, from_module, load
+from radixrt.original import Reference, onnx_reference, torch_reference
 from radixrt.progress import Stages
 from radixrt.request import DataChoice, ModelChoice
 from radixrt.reuse import Reuse, graph_sha256, weights_sha256
@@ -23,39 +21,8 @@ BATCH_FOR_STATISTICS = 16
 IMAGES_FOR_STATISTICS = 64
 IMAGES_HELD_AGAINST = 2
 IMAGES_WITHOUT_LABELS = 64
-LARGEST_ANSWERS = 256_000_000
 # Code that a user brings may compute something else tomorrow with the same weights, so its capture is never reused.
 PINNED_KINDS = ("timm", "resnest", "sample")
-
-
-@dataclass
-class Reference:
-    """The original network, and its answers, each computed once for all targets.
-
-    Attributes:
-        name: how the report calls the runner.
-        short: how it calls the network: what it is.
-        run: takes normalised images, float32 (N, C, H, W) for any N, and gives every output by name, the logits first.
-    """
-
-    name: str
-    short: str
-    run: HeadsRunner
-    _answers: dict[tuple[str, ...], Outputs] = field(default_factory=dict)
-    _held: int = 0
-
-    def answer(self, batch: ImageBatch) -> Outputs:
-        """The outputs for a batch of the test."""
-        key = tuple(batch.names)
-        if key in self._answers:
-            return self._answers[key]
-        found = self.run(batch.images)
-        size = sum(array.nbytes for array in found.values())
-        # An output may be as large as a feature map: what does not fit is computed again for the next target.
-        if self._held + size <= LARGEST_ANSWERS:
-            self._answers[key] = found
-            self._held += size
-        return found
 
 
 @dataclass(frozen=True)
@@ -144,12 +111,17 @@ def prepare(choice: ModelChoice, data: DataChoice, batch: BatchSpec | None, stag
         else:
             pinned = ref is not None and ref.kind in PINNED_KINDS
             graph, error = _captured(ready, preprocess, batch or BatchSpec(), reuse, choice.logits, pinned)
+    if model.module is None:
+        assert model.foreign is not None
+        reference = onnx_reference(model.foreign.graph)
+    else:
+        reference = torch_reference(model.module, choice.logits, ready.fit)
     labelled = images.test is not None and _labels_fit(images.labels, model, graph)
     return Prepared(
         model=model,
         preprocess=preprocess,
         data=images,
-        reference=_reference(model, ready, choice.logits),
+        reference=reference,
         graph=graph,
         graph_sha256=graph_sha256(graph),
         labels=tuple(model.labels or (images.labels if labelled else ())),
@@ -235,22 +207,3 @@ def _labels_fit(data: Sequence[str], model: LoadedModel, graph: ir.Model) -> boo
     if not data or shape is None:
         return False
     return tuple(data) == tuple(model.labels) if model.labels else len(data) == shape[-1]
-
-
-def _reference(model: LoadedModel, statistics: _Statistics, logits: str | None) -> Reference:
-    from radixrt.export.reference import onnx_outputs, torch_outputs
-
-    if model.module is None:
-        assert model.foreign is not None
-        shape = model.foreign.graph.graph.inputs[0].shape
-        size = shape[0] if shape is not None else None
-        given = onnx_outputs(model.foreign.graph)
-        run = in_batches(given, BatchSpec(size, size)) if isinstance(size, int) else given
-        return Reference("ONNX Runtime, original graph", "ONNX original", run)
-    run = torch_outputs(model.module, logits)
-
-    def fitted(images: NDArray[np.float32]) -> Outputs:
-        statistics.fit()
-        return run(images)
-
-    return Reference("PyTorch eager", "PyTorch", fitted)

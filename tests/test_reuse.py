@@ -119,7 +119,9 @@ def test_an_option_changes_what_depends_on_it_and_nothing_else(
     work: Path, first: dict[str, str], option: tuple[object, ...], made: set[str]
 ) -> None:
     assert set(first) == {REWRITE, RANGES, RECOVERY, ENGINE, TIMES, DRIFT}
-    assert changed(first, build(work, *option)[0]) == made
+    keys, report = build(work, *option)
+    assert changed(first, keys) == made
+    assert report.latency is not None and report.latency.method.threads == ("--threads" in option)
 
 
 @pytest.mark.slow
@@ -156,7 +158,7 @@ def test_a_fresh_build_takes_nothing_and_measures_forms_anew(work: Path, first: 
 
     with mock.patch.object(forms, "attention_form", usual):
         _, report = build(work, "--fresh")
-        build(work, "--batch", "2..3")  # which no other test here asks for
+        build(work, "--batch", "2..5")  # which no other test here asks for
     assert not any(note.startswith("Taken from an earlier run") for note in report.notes)
     own, users = answers
     assert own is not None and not own.parent.exists() and users is None

@@ -1,0 +1,103 @@
+"""The original network: what an engine's answers are held against, and what its times stand beside."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from radixrt.batching import HeadsRunner, Outputs, in_batches, session_outputs
+from radixrt.calibration.images import ImageBatch
+from radixrt.engines.base import BuildOptions
+from radixrt.engines.registry import get
+from radixrt.export.spec import BatchSpec, Precision
+
+if TYPE_CHECKING:
+    import torch
+
+LARGEST_ANSWERS = 256_000_000
+
+
+@dataclass
+class Reference:
+    """The original network, and its answers, each computed once for all targets.
+
+    Attributes:
+        name: how the report calls the runner.
+        short: how it calls the network: what it is.
+        run: takes normalised images, float32 (N, C, H, W) for any N, and gives every output by name, the logits first.
+        timed: opens the same call as somebody would run it who knows no compiler, with so many threads; 0 lets the
+            runtime choose.
+    """
+
+    name: str
+    short: str
+    run: HeadsRunner
+    timed: Callable[[int], AbstractContextManager[HeadsRunner]]
+    _answers: dict[tuple[str, ...], Outputs] = field(default_factory=dict)
+    _held: int = 0
+
+    def answer(self, batch: ImageBatch) -> Outputs:
+        """The outputs for a batch of the test."""
+        key = tuple(batch.names)
+        if key in self._answers:
+            return self._answers[key]
+        found = self.run(batch.images)
+        size = sum(array.nbytes for array in found.values())
+        # An output may be as large as a feature map: what does not fit is computed again for the next target.
+        if self._held + size <= LARGEST_ANSWERS:
+            self._answers[key] = found
+            self._held += size
+        return found
+
+
+def torch_reference(module: torch.nn.Module, logits: str | None, ready: Callable[[], None]) -> Reference:
+    """A module in PyTorch; ``ready`` is called before each run."""
+    from radixrt.export.reference import torch_outputs
+
+    outputs = torch_outputs(module, logits)
+
+    def run(images: NDArray[np.float32]) -> Outputs:
+        ready()
+        return outputs(images)
+
+    @contextmanager
+    def timed(threads: int) -> Iterator[HeadsRunner]:
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads or before)
+        try:
+            yield run
+        finally:
+            torch.set_num_threads(before)
+
+    return Reference("PyTorch eager", "PyTorch", run, timed)
+
+
+def onnx_reference(graph: ir.Model) -> Reference:
+    """An ONNX file in ONNX Runtime: its answers are those of the graph as it stands, its times those of an engine."""
+    from radixrt.export.reference import onnx_outputs
+
+    shape = graph.graph.inputs[0].shape
+    size = shape[0] if shape is not None and isinstance(shape[0], int) else None
+    run = onnx_outputs(graph)
+
+    @contextmanager
+    def timed(threads: int) -> Iterator[HeadsRunner]:
+        target = get("onnxruntime")
+        with tempfile.TemporaryDirectory(prefix="radixrt-original-") as folder:
+            built = target.build_graph(graph, Path(folder), BuildOptions(Precision.FP32, threads=threads))
+            with target.open(built.files[0], threads=threads) as session:
+                feed = session.inputs[0].name
+                yield session_outputs(session, BatchSpec(size, size)) if size else lambda x: session.run({feed: x})
+
+    name, short = "ONNX Runtime, original graph", "ONNX original"
+    return Reference(name, short, in_batches(run, BatchSpec(size, size)) if size else run, timed)
