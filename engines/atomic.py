@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,8 @@ _RENAME_EXCHANGE = 2
 _NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EXDEV}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+# Network file systems without locks answer with one of these.
+_REFUSED |= {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 def exchange(first: Path, second: Path) -> bool:
@@ -63,6 +66,25 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all, whoever else writes it meanwhile: under a name of its own first.
+
+    It is not flushed to the disk: for what can be made again.
+
+    Raises:
+        OSError: the disk is full or refuses; the old file is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def fsync_tree(folder: Path) -> None:
@@ -118,6 +140,9 @@ def exclusive(output: Path, wait_s: float = 0) -> Iterator[None]:
                     f"{output} is being written by {who}: wait until it is done, or choose another output"
                 ) from error
             time.sleep(0.05)
+        except OSError:
+            os.close(descriptor)
+            raise
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)

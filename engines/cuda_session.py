@@ -22,10 +22,11 @@ import numpy as np
 
 from radixrt.engines.base import GRAPH_NAME, Array, Session, TensorSpec
 from radixrt.engines.cuda_graph import CudaGraph, find_driver
+from radixrt.engines.device_cache import keep, read_kept
 from radixrt.engines.trt_api import TrtApi
 from radixrt.engines.trt_build import STRIPPED
 from radixrt.engines.trt_debug import DebugTensor, listen
-from radixrt.errors import InputError, RadixRTError
+from radixrt.errors import InputError, RadixRTError, UnavailableError
 
 Shapes = tuple[tuple[int, ...], ...]
 _SEVERE = ("ERROR", "INTERNAL_ERROR")
@@ -42,30 +43,45 @@ class CudaSession(Session):
 
     Raises:
         InputError: the plan is of another GPU, version or system, or is damaged.
+        UnavailableError: the GPU's memory is full.
     """
 
     def __init__(self, api: TrtApi, engine: Path, *, use_graph: bool = True, runtime_cache: Path | None = None) -> None:
         self._api = api
         self._errors: list[str] = []
+        self._runtime: Any = None
+        self._plan: Any = None
+        self._execution: Any = None
+        self._specialised: Any = None
         self._listener: Any = None
+        self._graph: CudaGraph | None = None
+        self._host: dict[str, Any] = {}
+        self._device: dict[str, Any] = {}
+        self._shapes: Shapes = ()
         self._use_graph = use_graph
         self._runtime_cache = runtime_cache
+        # TensorRT for RTX captures by itself, as its execution context is told.
+        self._driver: Any = find_driver() if use_graph and not api.rtx else None
+        self.last_device_ms = 0.0
         self._cuda: Any = importlib.import_module("pycuda.driver")
         self._cuda.init()
         # PyTorch works in the device's primary context: a context of our own would double the memory and split the
         # streams.
         self._context: Any = self._cuda.Device(0).retain_primary_context()
-        with self._current():
-            self._open_plan(engine)
-            self._stream: Any = self._cuda.Stream()
-            self._start: Any = self._cuda.Event()
-            self._end: Any = self._cuda.Event()
-            self._allocate()
-        # TensorRT for RTX captures by itself, as its execution context was told.
-        self._driver: Any = find_driver() if use_graph and not api.rtx else None
-        self._graph: CudaGraph | None = None
-        self._shapes: Shapes = ()
-        self.last_device_ms = 0.0
+        try:
+            with self._current():
+                self._open_plan(engine)
+                self._stream: Any = self._cuda.Stream()
+                self._start: Any = self._cuda.Event()
+                self._end: Any = self._cuda.Event()
+                self._allocate()
+        except BaseException as error:
+            # The error's traceback would hold the plan and its memory for as long as somebody looks at it.
+            self._runtime_cache = None
+            self.close()
+            if isinstance(error, self._cuda.MemoryError):
+                raise UnavailableError(str(engine), "this GPU's memory is full", "Close other programs.") from error
+            raise
 
     @contextmanager
     def _current(self) -> Iterator[None]:
@@ -76,30 +92,29 @@ class CudaSession(Session):
             self._cuda.Context.pop()
 
     def _open_plan(self, engine: Path) -> None:
+        errors = self._errors
+
         def sink(severity: str, text: str) -> None:
             if severity in _SEVERE:
-                self._errors.append(text)
+                errors.append(text)
 
         self._logger = self._api.logger(sink)
-        self._runtime: Any = self._api.runtime(self._logger)
-        plan = self._runtime.deserialize_cuda_engine(engine.read_bytes())
+        self._runtime = self._api.runtime(self._logger)
+        plan = self._plan = self._runtime.deserialize_cuda_engine(engine.read_bytes())
         if plan is None:
             said = self._errors[-1].strip() if self._errors else "it gave no reason"
             raise InputError(
                 f"{engine} does not open with {self._api.product} {self._api.version_text} on this GPU ({said}): "
                 "build it again here"
             )
-        self._plan: Any = plan
         if STRIPPED in engine.suffixes:
             self._refit(engine)
-        known = self._runtime_cache.read_bytes() if self._runtime_cache and self._runtime_cache.exists() else b""
-        self._execution: Any
+        known = read_kept(self._runtime_cache)
         self._execution, self._specialised = self._api.execution_context(plan, known, capture=self._use_graph)
         if self._execution is None:
             size = self._api.device_memory_bytes(plan) / 1e6
-            raise RadixRTError(
-                f"{engine} needs {size:.0f} MB of GPU memory for its work, which is not free: close other programs"
-            )
+            reason = f"its work needs {size:.0f} MB of GPU memory, which are not free"
+            raise UnavailableError(str(engine), reason, "Close other programs.")
         names = [plan.get_tensor_name(index) for index in range(plan.num_io_tensors)]
         specs = [
             TensorSpec(name, self._api.dtype(plan, name), self._api.shape(plan.get_tensor_shape(name)))
@@ -129,8 +144,6 @@ class CudaSession(Session):
             )
             self._largest[spec.name] = largest
             self._execution.set_input_shape(spec.name, largest)
-        self._host: dict[str, Any] = {}
-        self._device: dict[str, Any] = {}
         for spec in (*self.inputs, *self.outputs):
             shape = self._api.shape(self._execution.get_tensor_shape(spec.name))
             size = math.prod(shape)
@@ -159,11 +172,10 @@ class CudaSession(Session):
             if not again:
                 self._set_shapes(shapes)
             self._start.record(self._stream)
-            if self._graph is not None:
-                self._graph.launch()
-            elif again and self._driver is not None:
+            if self._graph is None and again and self._driver is not None:
                 # The first run of a shape initialises kernels, which cannot be captured: this is the second.
-                self._graph = CudaGraph(self._driver, self._stream.handle, self._enqueue)
+                self._capture()
+            if self._graph is not None:
                 self._graph.launch()
             else:
                 self._enqueue()
@@ -174,6 +186,14 @@ class CudaSession(Session):
                 name: np.array(self._host[name][: math.prod(shape)]).reshape(shape)
                 for name, shape in self._results.items()
             }
+
+    def _capture(self) -> None:
+        try:
+            self._graph = CudaGraph(self._driver, self._stream.handle, self._enqueue)
+        except RadixRTError:
+            # Some layers cannot be recorded. Such a plan runs all the same, each time piece by piece.
+            self._driver = None
+            self._errors.clear()
 
     def _set_shapes(self, shapes: Shapes) -> None:
         if self._graph is not None:
@@ -275,8 +295,7 @@ class CudaSession(Session):
     def _release(self) -> None:
         with self._current():
             if self._runtime_cache is not None and self._specialised is not None:
-                self._runtime_cache.parent.mkdir(parents=True, exist_ok=True)
-                self._runtime_cache.write_bytes(bytes(memoryview(self._specialised.serialize())))
+                keep(self._runtime_cache, bytes(memoryview(self._specialised.serialize())))
             if self._graph is not None:
                 self._graph.close()
             # The order matters: an execution context uses the plan, which uses the runtime.

@@ -8,12 +8,13 @@ that another build has added meanwhile.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from radixrt.engines.atomic import replace_file
+from radixrt.engines.device_cache import cache_home
 
 
 class Question(BaseModel):
@@ -68,9 +69,8 @@ class _File(BaseModel):
 
 
 def default_cache() -> Path:
-    """Returns the file in the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``)."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "radixrt" / "forms.json"
+    """Returns the file in the user's cache folder."""
+    return cache_home() / "forms.json"
 
 
 class FormCache:
@@ -96,7 +96,7 @@ class FormCache:
         self._answers = {**_read(self.path), **self._answers}
         entries = [_Entry(question=q, verdict=v) for q, v in self._answers.items() if v.settled]
         try:
-            _replace(self.path, _File(entries=entries).model_dump_json(indent=1))
+            replace_file(self.path, _File(entries=entries).model_dump_json(indent=1).encode())
         except OSError:
             self.path = None
 
@@ -108,15 +108,3 @@ def _read(path: Path | None) -> dict[Question, Verdict]:
         return {entry.question: entry.verdict for entry in _File.model_validate_json(path.read_bytes()).entries}
     except (OSError, ValidationError):
         return {}
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).replace(path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -28,7 +28,6 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -37,6 +36,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
 from radixrt.engines.atomic import concerns, translate_disk_errors
+from radixrt.engines.device_cache import CacheEntry, cache_home, prune
 from radixrt.engines.hashing import sha256_of
 from radixrt.engines.manifest import FileEntry
 
@@ -59,40 +59,9 @@ class _Record(BaseModel):
     files: tuple[FileEntry, ...]
 
 
-@dataclass(frozen=True)
-class CacheEntry:
-    """One kept result.
-
-    Attributes:
-        key: the content address.
-        stage: which stage made it.
-        bytes: size of its files.
-        created: when it was made, seconds since 1970.
-        used: when it was last taken, seconds since 1970.
-        path: its folder.
-    """
-
-    key: str
-    stage: str
-    bytes: int
-    created: float
-    used: float
-    path: Path
-
-
 def default_root() -> Path:
     """Where results are kept when the user names no folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radixrt" / "stages"
-
-
-def device_cache() -> Path | None:
-    """Where libraries keep what they found out about this device; None where that cannot be written."""
-    folder = default_root().with_name("devices")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
+    return cache_home() / "stages"
 
 
 def stage_key(stage: str, *, inputs: Mapping[str, str], options: object, versions: Mapping[str, str]) -> str:
@@ -245,17 +214,13 @@ class StageCache:
             What was removed.
         """
         self._remove_abandoned()
-        self._remove_unfinished(0 if max_bytes == 0 else min(_FORGOTTEN_S, older_than_s or _FORGOTTEN_S))
-        entries = self.entries()
-        total, now = sum(entry.bytes for entry in entries), time.time()
-        removed = []
-        for entry in entries:
-            aged = older_than_s is not None and now - entry.used > older_than_s
-            large = max_bytes is not None and total > max_bytes
-            if (aged or large) and entry.key not in self._held and _remove_unused(entry.path):
-                total -= entry.bytes
-                removed.append(entry)
-        return tuple(removed)
+        everything = 0 in (max_bytes, older_than_s)
+        self._remove_unfinished(0 if everything else min(_FORGOTTEN_S, older_than_s or _FORGOTTEN_S))
+
+        def remove(entry: CacheEntry) -> bool:
+            return entry.key not in self._held and _remove_unused(entry.path)
+
+        return prune(self.entries(), remove, max_bytes=max_bytes, older_than_s=older_than_s)
 
     def _remove_unfinished(self, older_than_s: float) -> None:
         for path in self.root.glob(f"[0-9a-f][0-9a-f]/*{_UNFINISHED}*"):
@@ -287,7 +252,7 @@ class StageCache:
         descriptor = self._held.pop(key, None)
         if descriptor is not None:
             os.close(descriptor)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # gone meanwhile, or a cache on a read-only disk
             doomed = self.root / f".tmp-{secrets.token_hex(8)}"
             folder.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
@@ -308,7 +273,7 @@ def _remove_unused(folder: Path) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder)
     except OSError:
         return False
     finally:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress, Session, Target
+from radixrt.engines.device_cache import keep, read_kept
 from radixrt.engines.gpu import find_gpu
 from radixrt.engines.trt_api import TrtApi
 from radixrt.engines.trt_build import build_plan, check_options, plan_name
@@ -43,13 +44,13 @@ class TensorRtTarget(Target):
         started = time.perf_counter()
         api = TrtApi.load("tensorrt")
         cache = _timing_cache_file(api, options.cache_dir)
-        known = cache.read_bytes() if cache is not None and cache.exists() else b""
+        known = read_kept(cache)
         timings = known if cache is not None else None
         plan = build_plan(api, for_version(deploy, api), options, timing_cache=timings, progress=progress)
         engine = out_dir / plan_name(options)
         engine.write_bytes(plan.data)
-        if cache is not None:
-            _replace(cache, plan.timing_cache)
+        if cache is not None and plan.timing_cache:
+            keep(cache, plan.timing_cache)
         facts = {
             "compute_capability": find_gpu().capability,
             "timing_cache": "reused" if known else "new" if cache else "none",
@@ -69,11 +70,3 @@ def _timing_cache_file(api: TrtApi, cache_dir: Path | None) -> Path | None:
     gpu = find_gpu()
     device = "".join(c if c.isalnum() else "-" for c in gpu.name.lower())
     return cache_dir / f"timing-{device}-sm{gpu.capability}-trt{api.version_text}.cache"
-
-
-def _replace(cache: Path, data: bytes) -> None:
-    """Writes beside and renames, so that a build that is stopped leaves the old timings whole."""
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    beside = cache.with_suffix(".new")
-    beside.write_bytes(data)
-    beside.replace(cache)

@@ -233,6 +233,19 @@ class TrtApi:
         config.progress_monitor = monitor
         return monitor
 
+    def timing_cache(self, config: trt.IBuilderConfig, known: bytes) -> trt.ITimingCache | None:
+        """Gives a build the timings of an earlier one on this device and returns the cache that collects its own.
+
+        Args:
+            config: of the build.
+            known: an earlier cache; damaged or foreign timings are dropped, and a new cache takes their place.
+        """
+        for timings in dict.fromkeys((known, b"")):
+            cache: trt.ITimingCache | None = config.create_timing_cache(timings)
+            if cache is not None and config.set_timing_cache(cache, False):
+                return cache
+        return None
+
     def set_compute_capabilities(self, config: Any, capabilities: tuple[str, ...]) -> None:
         """Names the GPUs that TensorRT for RTX compiles for, such as ``8.6``.
 

@@ -93,9 +93,7 @@ def build_plan(
 
     monitor = api.set_progress_monitor(config, step)
     _add_profile(api, builder, network, config, options)
-    cache = config.create_timing_cache(timing_cache) if timing_cache is not None else None
-    if cache is not None:
-        config.set_timing_cache(cache, False)
+    cache = api.timing_cache(config, timing_cache) if timing_cache is not None else None
     plan = _build_in_thread(builder, network, config, stop)
     del monitor
     if plan is None and stop.is_set():

@@ -19,7 +19,7 @@ from radixrt.calibration.pixels import ImageUnusableError, open_image, preproces
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.engines.base import BuildOptions, Session
 from radixrt.engines.bundle import Bundle
-from radixrt.engines.stages import device_cache
+from radixrt.engines.device_cache import device_cache
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.pipeline import Engine, Result

@@ -162,7 +162,8 @@ def cache(
     max_mb: Annotated[int, typer.Option(help="With --prune: keep at most so many MB.")] = 0,
     older_than_days: Annotated[float | None, typer.Option(help="With --prune: only what is older than this.")] = None,
 ) -> None:
-    """Show what earlier runs left to be taken again, or remove it."""
+    """Show what earlier runs left to be taken again, or remove it: results of stages, and what libraries compiled."""
+    from radixrt.engines.device_cache import cache_home, device_files, prune_device_files
     from radixrt.engines.stages import StageCache
 
     with StageCache() as kept:
@@ -171,9 +172,13 @@ def cache(
             limit = max_mb * 1_000_000 if older_than_days is None or max_mb else None
             removed = kept.prune(max_bytes=limit, older_than_s=seconds)
             say(f"removed {len(removed)} results, {sum(entry.bytes for entry in removed) / 1e6:.1f} MB")
+            # Results cost the most to make again: what is compiled from them gets what they leave of the room.
+            room = None if limit is None else max(0, limit - sum(entry.bytes for entry in kept.entries()))
+            files = prune_device_files(max_bytes=room, older_than_s=seconds)
+            say(f"removed {len(files)} files made for this device, {sum(file.bytes for file in files) / 1e6:.1f} MB")
         table = Table("stage", "MB", "made", "last used", "key")
-        for entry in kept.entries():
+        for entry in (*kept.entries(), *device_files()):
             made, used = (datetime.fromtimestamp(t).isoformat(" ", "minutes") for t in (entry.created, entry.used))
             table.add_row(entry.stage, f"{entry.bytes / 1e6:.1f}", made, used, entry.key[:12])
         out.print(table)
-        say(f"{kept.root}")
+        say(f"{cache_home()}")

@@ -196,8 +196,8 @@ def build(
 ) -> None:
     """Build an engine from a deploy graph, without a bundle around it."""
     from radixrt.engines.base import BuildOptions
+    from radixrt.engines.device_cache import device_cache
     from radixrt.engines.registry import get
-    from radixrt.engines.stages import device_cache
     from radixrt.export.foreign import read_graph
     from radixrt.export.spec import BatchSpec, Precision
 

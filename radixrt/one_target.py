@@ -25,10 +25,10 @@ from radixrt.engines.analysis_plan import analysis_plan
 from radixrt.engines.base import GRAPH_NAME, BuiltEngine, Capability, Target
 from radixrt.engines.bundle import CALIBRATION_NAME, Bundle, BundleWriter
 from radixrt.engines.compatibility import built_for
+from radixrt.engines.device_cache import device_cache
 from radixrt.engines.hashing import sha256_of
 from radixrt.engines.manifest import Manifest, ModelIdentity, TensorInfo, now
 from radixrt.engines.processor import machine
-from radixrt.engines.stages import device_cache
 from radixrt.errors import GateError
 from radixrt.export.simplify import write_onnx
 from radixrt.export.spec import Precision

@@ -18,6 +18,7 @@ class _State:
     allocated = 0
     addresses: dict[int, Allocation]
     copies = 0
+    room = 1 << 30
 
 
 STATE = _State()
@@ -88,8 +89,14 @@ class Event:
         return 0.25
 
 
+class OutOfMemoryError(Exception):
+    """``pycuda.driver.MemoryError``."""
+
+
 def mem_alloc(size: int) -> Allocation:
     _need_context()
+    if size > STATE.room - sum(len(a.memory or b"") for a in STATE.addresses.values()):
+        raise OutOfMemoryError
     return Allocation(size)
 
 
@@ -126,11 +133,12 @@ def install(monkeypatch: Any) -> _State:
     for name in ("Context", "Device", "Event", "Stream", "mem_alloc", "pagelocked_empty"):
         setattr(driver, name, globals()[name])
     driver.init = lambda: None  # type: ignore[attr-defined]
+    driver.MemoryError = OutOfMemoryError  # type: ignore[attr-defined]
     driver.memcpy_htod_async = memcpy_htod_async  # type: ignore[attr-defined]
     driver.memcpy_dtoh = memcpy_dtoh  # type: ignore[attr-defined]
     driver.memcpy_dtoh_async = memcpy_dtoh_async  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
-    STATE.depth, STATE.copies = 0, 0
+    STATE.depth, STATE.copies, STATE.room = 0, 0, 1 << 30
     STATE.addresses.clear()
     return STATE

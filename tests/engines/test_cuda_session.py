@@ -17,7 +17,7 @@ import pytest
 from radixrt.engines import cuda_session
 from radixrt.engines.cuda_session import CudaSession
 from radixrt.engines.trt_api import TrtApi
-from radixrt.errors import InputError
+from radixrt.errors import InputError, UnavailableError
 from tests.engines import recorded_api, simulated_cuda
 
 
@@ -65,16 +65,19 @@ class Graphs:
 
     CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
 
-    def __init__(self) -> None:
+    def __init__(self, refused: str = "") -> None:
         self.launched = 0
         self.alive = 0
         self.work: Any = None
+        self._refused = refused
 
     def CUstream(self, handle: int) -> int:  # noqa: N802  -- the driver's own name
         return handle
 
     def __getattr__(self, name: str) -> Any:
         def call(*args: Any) -> tuple[Any, ...]:
+            if name == self._refused:
+                return (900, None)
             if name == "cuGraphInstantiate":
                 self.alive += 1
             elif name == "cuGraphExecDestroy":
@@ -87,13 +90,19 @@ class Graphs:
         return call
 
 
+def load_plan(version: str) -> tuple[Plan, Any]:
+    """A plan, and the library of a version that opens it."""
+    holder: dict[str, Any] = {}
+    plan = Plan(lambda enum, member: getattr(getattr(holder["module"], enum), member))
+    module = holder["module"] = recorded_api.load(version, plan.answers)
+    return plan, module
+
+
 @pytest.fixture(params=recorded_api.VERSIONS)
 def opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     state = simulated_cuda.install(monkeypatch)
     monkeypatch.setattr(cuda_session, "find_driver", lambda: None)
-    holder: dict[str, Any] = {}
-    plan = Plan(lambda enum, member: getattr(getattr(holder["module"], enum), member))
-    module = holder["module"] = recorded_api.load(request.param, plan.answers)
+    plan, module = load_plan(request.param)
     engine = tmp_path / "engine.plan"
     engine.write_bytes(b"plan")
     cache = tmp_path / "runtime.cache" if request.param.startswith("rtx") else None
@@ -158,9 +167,7 @@ def test_a_graph_is_replayed_from_the_second_run_and_dropped_with_its_shape(
     simulated_cuda.install(monkeypatch)
     driver = Graphs()
     monkeypatch.setattr(cuda_session, "find_driver", lambda: driver)
-    holder: dict[str, Any] = {}
-    plan = Plan(lambda enum, member: getattr(getattr(holder["module"], enum), member))
-    module = holder["module"] = recorded_api.load("10.16", plan.answers)
+    _, module = load_plan("10.16")
     (tmp_path / "engine.plan").write_bytes(b"plan")
     with CudaSession(TrtApi(module), tmp_path / "engine.plan") as session:
         driver.work = session._enqueue
@@ -173,6 +180,51 @@ def test_a_graph_is_replayed_from_the_second_run_and_dropped_with_its_shape(
     assert driver.alive == 0
 
 
+# Some layers cannot be recorded; trtexec goes on without a graph as well.
+@pytest.mark.parametrize("refused", ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate"])
+def test_a_plan_that_cannot_be_recorded_runs_without_a_graph(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refused: str
+) -> None:
+    simulated_cuda.install(monkeypatch)
+    driver = Graphs(refused)
+    monkeypatch.setattr(cuda_session, "find_driver", lambda: driver)
+    _, module = load_plan("10.16")
+    (tmp_path / "engine.plan").write_bytes(b"plan")
+    with CudaSession(TrtApi(module), tmp_path / "engine.plan") as session:
+        for seed in range(4):
+            np.testing.assert_array_equal(session.run({"input": rows(2, seed)})["logits"], rows(2, seed) * 2)
+    assert (driver.launched, driver.alive) == (0, 0)
+
+
+# Whoever catches the error holds its traceback, and with it the session: its memory must be free by then.
+def test_a_plan_that_does_not_fit_into_memory_leaves_none_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    state = simulated_cuda.install(monkeypatch)
+    plan, module = load_plan("10.16")
+    (tmp_path / "engine.plan").write_bytes(b"plan")
+    state.room = 60  # the input's 48 bytes, and not the output's
+    with pytest.raises(UnavailableError, match="memory is full"):
+        CudaSession(TrtApi(module), tmp_path / "engine.plan")
+    plan.answers["ICudaEngine.create_execution_context"] = lambda *_: None
+    with pytest.raises(UnavailableError, match="are not free"):
+        CudaSession(TrtApi(module), tmp_path / "engine.plan")
+    assert (state.depth, state.addresses) == (0, {})
+
+
+# The kernels can be specialised again; the memory of a session that was not closed cannot be had again.
+def test_a_runtime_cache_that_cannot_be_written_does_not_keep_a_session_open(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    state = simulated_cuda.install(monkeypatch)
+    _, module = load_plan("rtx-1.7")
+    (tmp_path / "engine.plan").write_bytes(b"plan")
+    (tmp_path / "file").write_text("")
+    with CudaSession(TrtApi(module), tmp_path / "engine.plan", runtime_cache=tmp_path / "file" / "cache") as session:
+        session.run({"input": rows(1)})
+    assert (state.depth, state.addresses) == (0, {})
+
+
 # A plan without weights would answer, and wrongly: it must take those of its own graph before it is used.
 @pytest.mark.parametrize("version", ["10.16", "11.4", "rtx-1.7"])
 def test_a_stripped_plan_takes_the_weights_of_the_graph_beside_it(
@@ -180,11 +232,9 @@ def test_a_stripped_plan_takes_the_weights_of_the_graph_beside_it(
 ) -> None:
     state = simulated_cuda.install(monkeypatch)
     monkeypatch.setattr(cuda_session, "find_driver", lambda: None)
-    holder: dict[str, Any] = {}
-    plan = Plan(lambda enum, member: getattr(getattr(holder["module"], enum), member))
+    plan, module = load_plan(version)
     given: list[bytes] = []
     plan.answers["OnnxParserRefitter.refit_from_bytes"] = lambda _, graph: not given.append(graph)
-    module = holder["module"] = recorded_api.load(version, plan.answers)
     engine = tmp_path / "engine.stripped.plan"
     engine.write_bytes(b"plan")
     with pytest.raises(InputError, match=r"deploy\.onnx, which has them, is not beside it"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from radixrt.engines import stages
 from radixrt.engines.stages import StageCache, stage_key
 from radixrt.errors import InputError
 
@@ -154,6 +156,45 @@ def test_a_build_killed_in_the_middle_leaves_no_entry(tmp_path: Path) -> None:
         os.utime(abandoned, (1, 1))
         cache.prune()
         assert not abandoned.exists()
+
+
+# Where the disk takes nothing, a damaged entry cannot be removed: it must be made again all the same, elsewhere.
+def test_a_damaged_entry_on_a_disk_that_refuses_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StageCache(tmp_path) as cache:
+        folder = keep(cache, key_of())
+    (folder / "table.json").write_text("rangeS")
+
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(errno.EROFS, "read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with StageCache(tmp_path) as cache:
+        assert cache.get(key_of()) is None
+
+
+def test_what_could_not_be_removed_is_not_called_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StageCache(tmp_path) as cache:
+        keep(cache, key_of())
+
+    def refuse(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise PermissionError(errno.EACCES, "permission denied", str(path))
+
+    monkeypatch.setattr(stages.shutil, "rmtree", refuse)
+    with StageCache(tmp_path) as cache:
+        assert cache.prune(max_bytes=0) == ()
+        assert len(cache.entries()) == 1
+
+
+def test_pruning_everything_by_age_takes_unfinished_work_too(tmp_path: Path) -> None:
+    with StageCache(tmp_path) as cache:
+        state = cache.unfinished(key_of())
+        state.write_text("half")
+        os.utime(state, (time.time() - 60,) * 2)
+        cache.prune(older_than_s=3600)
+        assert state.exists()
+        cache.prune(older_than_s=0)
+        assert not state.exists()
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

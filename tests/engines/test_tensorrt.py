@@ -26,13 +26,13 @@ class Here:
         self._patch = monkeypatch
 
     def has(self, version: str, gpu: Gpu) -> TensorRtTarget:
-        answers: recorded_api.Scenario = {
+        self.answers: recorded_api.Scenario = {
             "INetworkDefinition.num_inputs": 0,
             "Builder.build_serialized_network": lambda *_: b"plan",
             "IBuilderConfig.create_timing_cache": self._create,
             "ITimingCache.serialize": lambda *_: self.given[-1] + b"+",
         }
-        self.module: Any = recorded_api.load(version, answers)
+        self.module: Any = recorded_api.load(version, self.answers)
         self._patch.setattr(TrtApi, "load", classmethod(lambda cls, name: cls(self.module)))
         self._patch.setattr(tensorrt, "find_gpu", lambda: gpu)
         library = Capability("tensorrt", True, False, self.module.__version__)
@@ -61,6 +61,27 @@ def test_timings_are_kept_for_one_device_and_one_version(monkeypatch: pytest.Mon
     assert len(list((tmp_path / "devices").iterdir())) == 3
     here.has("10.16", ORIN).build(deploy, tmp_path, BuildOptions(Precision.FP16))
     assert len(here.given) == 5, "timings were kept where nobody said where"
+
+
+# A cache that was cut short by a power cut would be read, refused and written again at every build.
+def test_timings_that_the_library_refuses_are_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here, deploy = Here(monkeypatch), graphs.save(tmp_path, "fp16")
+    options = BuildOptions(Precision.FP16, cache_dir=tmp_path / "devices")
+    target = here.has("10.16", ORIN)
+    target.build(deploy, tmp_path, options)
+    (kept,) = (tmp_path / "devices").iterdir()
+    kept.write_bytes(b"half")
+    here.answers["IBuilderConfig.set_timing_cache"] = lambda *_: here.given[-1] != b"half"
+    target.build(deploy, tmp_path, options)
+    assert (here.given[-2:], kept.read_bytes()) == ([b"half", b""], b"+")
+
+
+# The plan took minutes; the timings only save some of them next time.
+def test_timings_that_cannot_be_kept_do_not_cost_the_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "devices").write_text("a file is where the folder should be")
+    options = BuildOptions(Precision.FP16, cache_dir=tmp_path / "devices")
+    built = Here(monkeypatch).has("10.16", ORIN).build(graphs.save(tmp_path, "fp16"), tmp_path, options)
+    assert built.files[0].read_bytes() == b"plan"
 
 
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
