@@ -121,7 +121,7 @@ def measure(
     smallest = timings[batches[0]]
     median = {name: float(np.median(times)) for name, times in smallest.times.items()}
     again = float(np.median(smallest.again))
-    found = warnings(before, after, own_threads=options.threads or before.cores)
+    found = warnings(before, after)
     if unsteady := [str(batch) for batch, timing in timings.items() if not timing.steady]:
         found.append(
             f"Times at batch {', '.join(unsteady)} were not steady after {options.warmup_seconds:g} s of warm-up: "

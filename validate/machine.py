@@ -1,4 +1,4 @@
-"""What can move a timing without the engine changing: load, governor, clocks, heat. Read before and after.
+"""What can move a timing without the engine changing: other work, governor, clocks, heat. Read before and after.
 
 Everything comes from ``/proc`` and ``/sys`` on Linux and from nvidia-ml-py where it is installed; what a machine does
 not tell is left out, never guessed.
@@ -7,6 +7,7 @@ not tell is left out, never guessed.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,16 +16,37 @@ from radixrt.validate.schema import MachineReading
 
 CPU = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 THERMAL = Path("/sys/class/thermal")
+STAT = Path("/proc/stat")
+# Other work on more than this share of the cores is worth a warning.
+MOST_OTHERS = 0.1
+
+
+@dataclass(frozen=True)
+class CpuTime:
+    """Seconds: the clock, and what this process and all processes together have spent on the cores it may use."""
+
+    clock: float
+    own: float
+    all: float
+
+    def others_since(self, before: CpuTime) -> float:
+        """How many cores the other processes kept busy since then, on average."""
+        spent = (self.all - before.all) - (self.own - before.own)
+        return max(0.0, spent / (self.clock - before.clock)) if self.clock > before.clock else 0.0
 
 
 @dataclass(frozen=True)
 class MachineState:
-    """One look at the machine; ``numbers`` have their unit in their name, ``words`` are settings."""
+    """One look at the machine; ``numbers`` have their unit in their name, ``words`` are settings.
+
+    ``load`` is the one-minute load average, in which this process's own work before the timing counts as well.
+    """
 
     load: float
     cores: int
     numbers: dict[str, float] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
+    cpu: CpuTime | None = None
 
 
 def read_machine() -> MachineState:
@@ -43,7 +65,7 @@ def read_machine() -> MachineState:
         numbers["hottest thermal zone (°C)"] = max(degrees)
     numbers |= _read_gpu()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return MachineState(load=load, cores=cores(), numbers=numbers, words=words)
+    return MachineState(load=load, cores=cores(), numbers=numbers, words=words, cpu=_read_cpu())
 
 
 def readings(before: MachineState, after: MachineState) -> list[MachineReading]:
@@ -61,23 +83,14 @@ def readings(before: MachineState, after: MachineState) -> list[MachineReading]:
     return rows
 
 
-def warnings(before: MachineState, after: MachineState, *, own_threads: int) -> list[str]:
-    """Plain sentences about what moved, or was wrong from the start.
-
-    Args:
-        before: the look before the first timed round.
-        after: the look after the last.
-        own_threads: how many threads the timed runners keep busy, which is load of our own making.
-    """
+def warnings(before: MachineState, after: MachineState) -> list[str]:
+    """Plain sentences about what moved, from the look before the first round to the look after the last."""
     found = []
-    if before.load > 0.5 * before.cores:
+    others = after.cpu.others_since(before.cpu) if before.cpu and after.cpu else 0.0
+    if others > MOST_OTHERS * before.cores:
         found.append(
-            f"The machine was busy before the timing began: load {before.load:.1f} on {before.cores} cores. "
-            "Times may be too long."
+            f"Other processes kept {others:.1f} of {before.cores} cores busy during the timing: times may be too long."
         )
-    # The load average follows with a delay of a minute, so only an excess over our own work tells of others'.
-    if after.load > max(before.load, own_threads) + 1.0:
-        found.append(f"Other work ran during the timing: load rose from {before.load:.1f} to {after.load:.1f}.")
     for name, setting in before.words.items():
         if after.words.get(name) != setting:
             found.append(f"{name} changed from {setting} to {after.words.get(name, 'unknown')} during the timing.")
@@ -99,6 +112,21 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         return ""
+
+
+def _read_cpu() -> CpuTime | None:
+    ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    ticks = 0
+    for line in _read(STAT).splitlines():
+        name, *fields = line.split()
+        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in ours:
+            user, nice, system, _, _, interrupts, soft, stolen = map(int, fields[:8])
+            ticks += user + nice + system + interrupts + soft + stolen
+    if not ticks:
+        return None
+    own = os.times()
+    spent = own.user + own.system + own.children_user + own.children_system
+    return CpuTime(clock=time.monotonic(), own=spent, all=ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def _read_gpu() -> dict[str, float]:

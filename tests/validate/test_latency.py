@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 import types
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from radixrt.errors import InputError
 from radixrt.validate.latency import Clock, LatencyOptions, measure, seen_from
-from radixrt.validate.machine import MachineState, read_machine, readings, warnings
+from radixrt.validate.machine import CpuTime, MachineState, read_machine, readings, warnings
 from tests.validate.reports import FakeClock
 
 IMAGES = np.zeros((8, 3, 4, 4), np.float32)
@@ -183,26 +185,52 @@ def test_the_report_warns_when_the_machine_moved() -> None:
     states = iter(
         [
             MachineState(
-                0.2, 4, {"GPU clock (MHz)": 1500, "GPU temperature (°C)": 50}, {"CPU governor": "performance"}
+                0.2,
+                4,
+                {"GPU clock (MHz)": 1500, "GPU temperature (°C)": 50},
+                {"CPU governor": "performance"},
+                CpuTime(clock=100, own=50, all=200),
             ),
-            MachineState(9.0, 4, {"GPU clock (MHz)": 900, "GPU temperature (°C)": 80}, {"CPU governor": "powersave"}),
+            MachineState(
+                9.0,
+                4,
+                {"GPU clock (MHz)": 900, "GPU temperature (°C)": 80},
+                {"CPU governor": "powersave"},
+                CpuTime(clock=110, own=70, all=240),
+            ),
         ]
     )
     fake = FakeClock()
     clock = Clock(now=lambda: fake.seconds, sleep=fake.advance, machine=lambda: next(states))
     found = measure({"engine": lambda _: fake.advance(0.001)}, IMAGES, LatencyOptions(rounds=10), clock=clock)
     text = " ".join(found.method.warnings)
-    for word in ("GPU clock", "GPU temperature", "governor changed", "load rose"):
+    for word in ("GPU clock", "GPU temperature", "governor changed", "kept 2.0 of 4 cores busy"):
         assert word in text
     assert (found.method.load_before, found.method.load_after) == (0.2, 9.0)
     assert found.method.machine[0].name == "load average"
 
 
-def test_a_calm_machine_gives_no_warning_and_a_busy_one_does() -> None:
-    calm = MachineState(0.3, 8, {}, {"CPU governor": "performance"})
-    assert warnings(calm, calm, own_threads=8) == []
-    assert "busy before" in warnings(MachineState(6.0, 8), MachineState(6.0, 8), own_threads=8)[0]
-    assert readings(calm, calm)[1].before == "performance"
+# A build keeps every core busy until the moment its engine is timed: that is no work of others.
+def test_a_calm_machine_gives_no_warning_whatever_its_load_and_a_busy_one_does() -> None:
+    def look(clock: float, own: float, total: float) -> MachineState:
+        return MachineState(6.0, 4, {}, {"CPU governor": "performance"}, CpuTime(clock, own, total))
+
+    assert warnings(look(0, 1000, 1000), look(10, 1039, 1042)) == []
+    assert "kept 0.5 of 4 cores busy" in warnings(look(0, 1000, 1000), look(10, 1039, 1044))[0]
+    unknown = MachineState(6.0, 4)
+    assert warnings(unknown, unknown) == []
+    assert readings(look(0, 0, 0), look(1, 0, 0))[1].before == "performance"
+
+
+def test_another_process_counts_as_other_work() -> None:
+    before = read_machine().cpu
+    if before is None:
+        pytest.skip("this system does not tell how busy its cores are")
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinning:
+        time.sleep(1.0)
+        after = read_machine().cpu
+        spinning.kill()
+    assert after is not None and after.others_since(before) > 0.4
 
 
 def test_this_machine_can_be_read() -> None:
