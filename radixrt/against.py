@@ -121,6 +121,7 @@ def opponents(
         UnavailableError: a bundle's engine cannot run here.
     """
     found = Opponents()
+    folders = [Path(name).name for name in names]
     with ExitStack() as stack:
         for name in names:
             if name != COMPILE:
@@ -129,7 +130,9 @@ def opponents(
                 if shape != images.shape[1:]:
                     raise InputError(f"{name} takes images of {shape}, not {images.shape[1:]}: compare like with like")
                 session = stack.enter_context(bundle.open(threads=threads))
-                found.runners[f"bundle {Path(name).name}"] = session_runner(session, BatchSpec(*bundle.manifest.batch))
+                # Builds of one network often lie in folders of one name: the path tells them apart.
+                title = name if folders.count(Path(name).name) > 1 else Path(name).name
+                found.runners[f"bundle {title}"] = session_runner(session, BatchSpec(*bundle.manifest.batch))
             elif module is None:
                 found.notes.append("torch.compile was not timed: the original is an ONNX file.")
             else:

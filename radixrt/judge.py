@@ -239,7 +239,7 @@ def with_costs(verdict: Verdict, target: str, engine: Path, deploy: Path, build:
     Raises:
         RadixRTError: a process of its own could not run the engine.
     """
-    cold = cold_start(target, engine, threads=build.threads)
+    cold = cold_start(target, engine, threads=build.threads, batch=build.batch.min)
     costs = {name: getattr(cold, name) for name in ("load_ms", "first_inference_ms", "peak_bytes")}
     assert verdict.latency is not None
     method = verdict.latency.method.model_copy(update=costs)

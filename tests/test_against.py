@@ -57,6 +57,16 @@ def test_an_earlier_bundle_answers_beside_the_engine(tmp_path: Path) -> None:
         pass
 
 
+# Builds of one network for two branches of a project have one name and lie in two folders.
+def test_two_bundles_of_one_name_are_both_timed(tmp_path: Path) -> None:
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+        write_bundle(tmp_path / folder / "net")
+    names = (str(tmp_path / "old" / "net"), str(tmp_path / "new" / "net"))
+    with opponents(names, None, IMAGES, (1,), 1) as found:
+        assert set(found.runners) == {f"bundle {name}" for name in names}
+
+
 def test_compiling_is_bounded_and_its_failure_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     # The compiler is left out: what is protected is that a slow one is stopped and a failing one does not stop a build.
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)

@@ -29,18 +29,19 @@ class ColdStart(BaseModel):
     peak_bytes: int
 
 
-def cold_start(target: str, engine: Path, *, threads: int = 0) -> ColdStart:
+def cold_start(target: str, engine: Path, *, threads: int = 0, batch: int = 1) -> ColdStart:
     """Opens an engine in a fresh process and runs it once on zeros.
 
     Args:
         target: the target's name.
         engine: the file that the target opens.
         threads: threads of the runtime; 0 is its own choice.
+        batch: how many images a dynamic batch takes at the least.
 
     Raises:
         RadixRTError: the process failed; the message holds its last line.
     """
-    command = [sys.executable, "-m", "radixrt.validate.cold_start", target, str(engine), str(threads)]
+    command = [sys.executable, "-m", "radixrt.validate.cold_start", target, str(engine), str(threads), str(batch)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
@@ -52,7 +53,7 @@ def cold_start(target: str, engine: Path, *, threads: int = 0) -> ColdStart:
         raise RadixRTError(f"a fresh process could not open and run {engine}: {last}") from error
 
 
-def measure_here(target: str, engine: Path, threads: int) -> ColdStart:
+def measure_here(target: str, engine: Path, threads: int, batch: int) -> ColdStart:
     """The measurement itself, for a process that does nothing else."""
     import numpy as np
 
@@ -65,7 +66,7 @@ def measure_here(target: str, engine: Path, threads: int) -> ColdStart:
     opened = time.perf_counter()
     with session:
         feeds = {
-            spec.name: np.zeros([1 if size == -1 else size for size in spec.shape], spec.dtype)
+            spec.name: np.zeros([batch if size == -1 else size for size in spec.shape], spec.dtype)
             for spec in session.inputs
         }
         before = time.perf_counter()
@@ -88,4 +89,4 @@ def _peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    print(measure_here(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])).model_dump_json())
+    print(measure_here(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])).model_dump_json())

@@ -25,6 +25,7 @@ tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 DEFAULT_MAX_DROP = 1.0
 # Judged by outputs, so by the CPU twin where the engine was not executed.
 OUTPUT_GATES = ("max_drop", "min_agreement", "min_cosine")
+NO_TRUTH = "top-1 needs trained weights and labels that fit the head"
 ON_TWIN = "Measured on the CPU twin of the same numbers, not on the engine."
 
 
@@ -170,7 +171,7 @@ def _judge(
     def at_most(value: float, limit: float) -> bool:
         return value <= limit
 
-    yield _judge_drop(limits, accuracy, executed)
+    yield _judge_drop(limits, parity, accuracy, executed)
     agreement = parity.top1_agreement if parity else None
     images = f"Over {parity.samples} images." if parity else ""
     yield from gate("min_agreement", limits.min_agreement, agreement, at_least, "no parity was measured", images)
@@ -191,10 +192,10 @@ def _judge(
     yield from gate("min_speedup", limits.min_speedup, speedup, at_least, "no latency was measured", noise)
 
 
-def _judge_drop(limits: GateLimits, accuracy: Accuracy | None, executed: bool) -> Gate:
+def _judge_drop(limits: GateLimits, parity: Parity | None, accuracy: Accuracy | None, executed: bool) -> Gate:
     limit = limits.drop_limit
     if accuracy is None:
-        reason = "not executed here" if not executed else "no labels that fit the head"
+        reason = "not executed here" if parity is None and not executed else NO_TRUTH
         # The default gate does not fail where there is nothing to compare; one asked for by hand must be judged.
         skipped = limits.max_drop is None or not executed
         verb = "Not judged" if skipped else "Cannot be judged"

@@ -19,7 +19,8 @@ def render_junit(reports: Sequence[Report]) -> str:
     suites = ElementTree.Element("testsuites")
     suites.extend(_suite(report) for report in reports)
     ElementTree.indent(suites)
-    return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+    # As bytes, because Python 3.10 names the locale's encoding in text, and the file is UTF-8.
+    return ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True).decode() + "\n"
 
 
 def _suite(report: Report) -> ElementTree.Element:

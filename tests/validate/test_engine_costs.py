@@ -47,6 +47,18 @@ def test_cold_start_of_a_fresh_process(engine: Path) -> None:
     assert 10e6 < found.peak_bytes < 1e9, "a process without PyTorch"
 
 
+# A plan for 4 to 8 images refuses one: this graph, which takes pairs, stands in for it.
+def test_the_first_inference_is_at_the_smallest_batch(tmp_path: Path) -> None:
+    pairs = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 19]>
+        net (float[batch, 3, 2, 2] input) => (float[pairs, 24] logits)
+        { shape = Constant <value_ints = [-1, 24]> ()
+          logits = Reshape (input, shape) }""")
+    onnx.save(pairs, tmp_path / "engine.onnx")
+    with pytest.raises(RadixRTError, match="could not open and run"):
+        cold_start("onnxruntime", tmp_path / "engine.onnx")
+    assert cold_start("onnxruntime", tmp_path / "engine.onnx", batch=2).first_inference_ms > 0
+
+
 def test_cold_start_says_why_it_failed(tmp_path: Path) -> None:
     broken = tmp_path / "engine.onnx"
     broken.write_bytes(b"not an engine")

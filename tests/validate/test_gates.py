@@ -65,7 +65,7 @@ def test_asked_for_and_not_measured_fails_on_an_executed_engine() -> None:
     assert [(g.name, g.passed, g.value) for g in gates] == [("max_drop", False, None), ("min_cosine", False, None)]
     # The default drop, which nobody asked for, does not fail a build on images without labels.
     [gate] = judge_gates(GateLimits())
-    assert gate.passed and gate.value is None and "no labels" in gate.reason
+    assert gate.passed and gate.value is None and "needs trained weights and labels" in gate.reason
 
 
 def test_an_engine_that_was_not_executed_is_judged_by_its_size_alone() -> None:
@@ -90,6 +90,13 @@ def test_what_the_cpu_twin_answers_is_judged_and_the_reason_says_on_what() -> No
     on_twin = {g.name for g in gates if "CPU twin of the same numbers, not on the engine" in g.reason}
     assert on_twin == {"max_drop", "min_cosine", "min_agreement"}
     assert [g.name for g in gates if g.value is None] == ["max_p95_ms"]
+
+
+def test_what_the_twin_lacks_is_labels_and_not_an_execution() -> None:
+    twin = make_report(twin=True)
+    limits = read_gates(max_drop=1.0)
+    [gate] = judge_gates(limits, parity=twin.parity, executed=False, measured_on="cpu twin")
+    assert gate.passed and gate.value is None and "labels" in gate.reason and "executed" not in gate.reason
 
 
 def test_file_and_options_and_their_order(tmp_path: Path) -> None:
