@@ -45,7 +45,11 @@ bench-engines: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.engines $(ARGS)
 
 # For whoever has an NVIDIA GPU: builds and runs every target that is there, and writes benchmarks/results/DEVICE.json.
+# PyCUDA compiles against the CUDA toolkit, so it is installed only where a GPU is; without it the check says what to do.
 gpu-check: $(VENV)/.ready
+	-@if ls /dev/nvidiactl /dev/nvgpu /dev/nvhost-gpu /usr/lib/wsl/lib/libcuda.so.1 2>/dev/null | grep -q .; then \
+	  PATH="$$PATH:/usr/local/cuda/bin" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    -c constraints.txt "pycuda>=2025.1" "nvidia-ml-py>=12"; fi
 	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 # Every SE, SK and ResNeSt model of timm and of the authors' package: blocks expected, found, lowered; outputs equal.
@@ -63,7 +67,7 @@ fuzz: $(VENV)/.ready
 # Rebuilt only when the pins or the project's own metadata change.
 $(VENV)/.ready: constraints.txt pyproject.toml
 	@echo "Setting up $(VENV): some 8 GB, a few minutes"
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENVFLAGS) $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	# Its stubs ask for the library they describe, which comes from NVIDIA's own index: take the stubs alone.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps tensorrt-stubs==10.13.0.35.1

@@ -2,15 +2,18 @@
 
 For three networks in FP16 and INT8, each target that builds and runs on this machine is built, held against PyTorch on
 the same images and timed in turn with PyTorch in FP16, eager and compiled. What comes out is
-``benchmarks/results/<device>.json`` with the driver, the versions, the clocks and the temperature before and after. A
-target that fails is written down with its error and does not stop the others.
+``benchmarks/results/<device>.json`` with the driver, the versions, the clocks and the temperature before and after.
+What fails is written down with its error and does not stop the rest; the command then ends with exit code 1.
 
-There is no GPU where this was written: it was run there only as far as saying so (exit code 4).
+Once it is installed it needs no network: the images come with the samples, and where no trained weights can be had the
+networks get random ones, which the file says. There is no GPU where this was written: it was run there only as far as
+saying so (exit code 4), and the rest on a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import sys
@@ -28,6 +31,7 @@ from numpy.typing import NDArray
 from radixrt.engines import registry
 from radixrt.engines.gpu import find_gpu
 from radixrt.errors import UnavailableError
+from radixrt.validate.machine import read_machine
 
 if TYPE_CHECKING:
     from benchmarks.networks import Setting
@@ -35,41 +39,33 @@ if TYPE_CHECKING:
     from radixrt.reuse import Reuse
 
 MODELS = ("resnest50", "sknet50", "seresnet50")
+BASELINE = "pytorch eager fp16"
 RESULTS = Path(__file__).parent / "results"
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def gpu_facts() -> dict[str, Any]:
-    """Returns what the driver says about the GPU now."""
-    import pynvml
-
-    pynvml.nvmlInit()
-    try:
-        gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
-        return {
-            "name": text(pynvml.nvmlDeviceGetName(gpu)),
-            "driver": text(pynvml.nvmlSystemGetDriverVersion()),
-            "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
-            "memory_clock_mhz": pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_MEM),
-            "temperature_c": pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),
-            "power_w": pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
-        }
-    except pynvml.NVMLError as error:
-        # A Jetson's driver answers only some of these.
-        return {"name": find_gpu().name, "unanswered": str(error)}
-    finally:
-        pynvml.nvmlShutdown()
+    """Returns what the driver says about the GPU now; a Jetson's says less."""
+    driver = Path("/sys/module/nvidia/version")
+    return {
+        "driver": driver.read_text().strip() if driver.exists() else "",
+        "cuda": importlib.import_module("pycuda.driver").get_driver_version(),
+        **read_machine().numbers,
+    }
 
 
-def text(value: str | bytes) -> str:
-    """Returns text, which older versions of the library give as bytes."""
-    return value.decode() if isinstance(value, bytes) else value
+def said(error: Exception) -> str:
+    """Prints an error with its traceback, and returns it as the file names it."""
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def torch_runners(module: Any) -> dict[str, Run]:
     """Returns PyTorch on the GPU in FP16 with channels last, eager and compiled with CUDA graphs."""
     import torch
 
+    if not torch.cuda.is_available():
+        raise UnavailableError("PyTorch on the GPU", "it finds no CUDA device", "Install a build for this driver.")
     model = module.half().cuda().eval().to(memory_format=torch.channels_last)
     compiled = torch.compile(model, mode="reduce-overhead")
 
@@ -82,7 +78,7 @@ def torch_runners(module: Any) -> dict[str, Run]:
 
         return run
 
-    return {"pytorch eager fp16": runner(model), "pytorch compiled fp16": runner(compiled)}
+    return {BASELINE: runner(model), "pytorch compiled fp16": runner(compiled)}
 
 
 def check_network(name: str, args: argparse.Namespace, setting: Setting, reuse: Reuse) -> dict[str, Any]:
@@ -102,17 +98,23 @@ def check_network(name: str, args: argparse.Namespace, setting: Setting, reuse: 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         found = open_engines(network, folder, setting, reuse, stack, notes, failed)
-        found |= torch_runners(copy.deepcopy(network.model.module))
+        try:
+            found |= torch_runners(copy.deepcopy(network.model.module))
+        except Exception as error:  # the engines' own figures stand without it
+            failed[BASELINE] = said(error)
         held = {}
         for key, run in tuple(found.items()):
             try:
                 answer = np.concatenate([run(images[i : i + 1]) for i in range(len(images))])
                 held[key] = parity(reference, answer).model_dump(mode="json")
             except Exception as error:  # noqa: PERF203  -- one engine that fails must not cost the others their figures
-                failed[key] = f"{type(error).__name__}: {error}"
+                failed[key] = said(error)
                 del found[key]
-        options = LatencyOptions(baseline="pytorch eager fp16", rounds=args.rounds, seconds=args.seconds)
-        latency = measure(found, images, options).model_dump(mode="json")
+        latency = None
+        if found:
+            baseline = BASELINE if BASELINE in found else next(iter(found))
+            options = LatencyOptions(baseline=baseline, rounds=args.rounds, seconds=args.seconds)
+            latency = measure(found, images, options).model_dump(mode="json")
     return {"weights": network.model.weights, "parity": held, "latency": latency, "notes": notes, "failed": failed}
 
 
@@ -137,8 +139,7 @@ def open_engines(
                 engine = built(network, precision, target.name, folder / key.replace(" ", "-"), setting, reuse)
                 session = stack.enter_context(target.open(engine.files[0], threads=setting.threads))
             except Exception as error:  # as above: written down, and on with the next
-                failed[key] = f"{type(error).__name__}: {error}"
-                traceback.print_exc()
+                failed[key] = said(error)
                 continue
             notes[key] = list(engine.notes)
             found[key] = runner(session)
@@ -169,7 +170,7 @@ def main() -> None:
     setting = Setting(args.data, None, args.calibration_images, args.test_images, 0)
     result: dict[str, Any] = {
         "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "gpu": gpu_facts() | {"compute_capability": gpu.capability},
+        "gpu": {"name": gpu.name, "compute_capability": gpu.capability, **gpu_facts()},
         "versions": library_versions(),
         "targets": {t.name: vars(t.capability()) for t in registry.all_targets()},
         "networks": {},
@@ -178,11 +179,25 @@ def main() -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with Reuse() as reuse:
         for name in args.models or MODELS:
-            result["networks"][name] = check_network(name, args, setting, reuse)
+            try:
+                result["networks"][name] = check_network(name, args, setting, reuse)
+            except Exception as error:  # as above
+                result["networks"][name] = {"failed": {name: said(error)}}
             result["gpu_after"] = gpu_facts()
             # Written after each network, so that a run that is stopped leaves what it has.
             output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            show(name, result["networks"][name])
     print(f"Written to {output}")
+    sys.exit(any(network["failed"] for network in result["networks"].values()))
+
+
+def show(name: str, found: dict[str, Any]) -> None:
+    """Prints what became of one network."""
+    for row in (found.get("latency") or {}).get("rows", ()):
+        cosine = found["parity"][row["name"]]["cosine_min"]
+        print(f"{name}: {row['name']:28} {row['p50_ms']:8.3f} ms, cosine {cosine:.5f}")
+    for key, error in found["failed"].items():
+        print(f"{name}: {key:28} failed: {error}")
 
 
 if __name__ == "__main__":

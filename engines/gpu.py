@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-# The driver's device nodes: desktop and server GPUs, then the two that Jetson has had.
-_NODES = ("/dev/nvidiactl", "/dev/nvgpu", "/dev/nvhost-gpu")
+# What the driver puts there: for desktop and server GPUs, on Jetson (two forms), and in Windows' own Linux.
+_NODES = ("/dev/nvidiactl", "/dev/nvgpu", "/dev/nvhost-gpu", "/usr/lib/wsl/lib/libcuda.so.1")
 
 
 @dataclass(frozen=True)
