@@ -22,6 +22,7 @@ from radixrt.export.grouped_conv import apply_forms
 from radixrt.export.join_shortcut import join_shortcut
 from radixrt.export.pass_result import PassResult
 from radixrt.export.pool_conv import ChoosePoolForm, apply_pool_forms
+from radixrt.export.relu_behind_pool import relu_behind_pool
 from radixrt.export.rewrite_report import RewriteReport
 from radixrt.export.rtx_forms import pool_by_window
 from radixrt.export.space_to_depth import fold_first_convolution
@@ -159,7 +160,11 @@ def _generates_code(options: RewriteOptions) -> bool:
 
 
 def _target_spelling(model: ir.Model, options: RewriteOptions) -> PassResult:
-    return pool_by_window(model) if options.target == "tensorrt-rtx" else PassResult()
+    if options.target == "tensorrt-rtx":
+        return pool_by_window(model)
+    if options.target == "onnxruntime" and options.precision is Precision.INT8:
+        return relu_behind_pool(model)
+    return PassResult()
 
 
 def _tidy(model: ir.Model, options: RewriteOptions) -> PassResult:

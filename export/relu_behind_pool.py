@@ -1,0 +1,62 @@
+"""For ONNX Runtime's INT8: the first convolution's ReLU moves behind the MaxPool that follows it.
+
+Before::
+
+    y = MaxPool(Relu(Conv(image)))
+
+After::
+
+    y = Relu(MaxPool(Conv(image)))
+
+The largest of a window is the same number before and after a ReLU, so this is exact. The first convolution stays in
+float, and what the next one reads is quantised behind the pooling. ONNX Runtime moves that QuantizeLinear in front of
+the pooling, and its MaxPool of bytes is slow where the convolution before it is not INT8: in SE-ResNet-50 at 224x224
+it takes as long as eight of the 3x3 convolutions. A ReLU in between keeps it behind, and vanishes into it.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from radixrt.export.names import copy_origin
+from radixrt.export.pass_result import PassResult
+
+
+def relu_behind_pool(model: ir.Model) -> PassResult:
+    """Swaps every such pair. Changes the model in place."""
+    changed = False
+    for pool in list(model.graph):
+        relu = _relu_before(pool)
+        if relu is None:
+            continue
+        pooled = pool.outputs[0]
+        between = ir.Value(name=f"{pooled.name}_signed", shape=pooled.shape, type=pooled.type)
+        output = ir.Value(name=pooled.name, shape=pooled.shape, type=pooled.type)
+        made = [
+            ir.Node("", "MaxPool", [relu.inputs[0]], pool.attributes.values(), outputs=[between], name=pool.name),
+            ir.Node("", "Relu", [between], outputs=[output], name=relu.name),
+        ]
+        for old, new in zip((pool, relu), made, strict=True):
+            new.metadata_props.update(old.metadata_props)
+            copy_origin(old, new)
+        ir.convenience.replace_nodes_and_values(model.graph, pool, [pool], made, [pooled], [output])
+        model.graph.remove(relu, safe=True)
+        changed = True
+    return PassResult(changed)
+
+
+def _relu_before(pool: ir.Node) -> ir.Node | None:
+    """The ReLU between a MaxPool and a convolution of the graph's input, where nobody else reads what lies between."""
+    if pool.op_type != "MaxPool" or pool.domain not in ("", "ai.onnx") or len(pool.outputs) != 1:
+        return None
+    relu = _only_maker(pool.inputs[0], "Relu")
+    conv = None if relu is None else _only_maker(relu.inputs[0], "Conv")
+    image = None if conv is None else conv.inputs[0]
+    return relu if image is not None and image.is_graph_input() else None
+
+
+def _only_maker(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    if value is None or value.is_graph_output() or len(value.uses()) != 1:
+        return None
+    maker = value.producer()
+    return maker if maker is not None and maker.op_type == op_type and maker.domain in ("", "ai.onnx") else None
