@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx_ir as ir
 from rich.console import Console
 
 from radixrt.against import Rivals
@@ -43,6 +44,19 @@ class _Judged:
     file: Path
     target: Target
     bundle: Bundle | None
+
+    @property
+    def files(self) -> set[Path]:
+        """The engine with what it reads beside itself: OpenVINO's weights, an ONNX file's outside data."""
+        if self.bundle is not None:
+            return set(self.file.parent.glob(f"{self.file.stem}.*"))
+        found = {self.file}
+        if self.file.suffix == ".xml":
+            found.add(self.file.with_suffix(".bin"))
+        if self.file.suffix == ".onnx":
+            values = (value.const_value for value in ir.load(self.file).graph.initializers.values())
+            found |= {Path(value.path) for value in values if isinstance(value, ir.ExternalTensor)}
+        return found
 
 
 def validate_engine(
@@ -124,7 +138,8 @@ def validate_engine(
     if not executed:
         notes.append(f"The engine was not executed: {capability.reason}.")
     size = Size(
-        deploy_onnx_bytes=bundle.deploy.stat().st_size if bundle else 0, engine_bytes=judged.file.stat().st_size
+        deploy_onnx_bytes=bundle.deploy.stat().st_size if bundle else 0,
+        engine_bytes=sum(file.stat().st_size for file in judged.files),
     )
     found = judgement.judge_gates(
         limits,

@@ -135,8 +135,19 @@ def test_an_openvino_model_is_judged_against_its_onnx_original(
     openvino.save_model(openvino.convert_model(original), tmp_path / "foreign.xml", compress_to_fp16=False)
     done, report = judged(tmp_path / "foreign.xml", original, photographs)
     assert done.code == 0 and report.target == "openvino"
+    assert report.size.engine_bytes == sum((tmp_path / f"foreign.{end}").stat().st_size for end in ("xml", "bin"))
     # Some processors compute in BF16, which has eight bits too.
     assert report.parity is not None and report.parity.cosine_min > 0.999
+
+
+# The gate on the size must not pass an engine whose weights lie in another file.
+def test_weights_outside_the_file_count_as_the_engine_s_size(original: Path, photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "foreign").mkdir()
+    model, file = onnx.load(original), tmp_path / "foreign" / "foreign.onnx"
+    onnx.save(model, file, save_as_external_data=True, location="weights.data", size_threshold=0)
+    _, report = judged(file, original, photographs)
+    weights = file.with_name("weights.data").stat().st_size
+    assert weights > 0 and report.size.engine_bytes == file.stat().st_size + weights
 
 
 @pytest.mark.slow

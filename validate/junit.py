@@ -20,7 +20,8 @@ def render_junit(reports: Sequence[Report]) -> str:
     suites.extend(_suite(report) for report in reports)
     ElementTree.indent(suites)
     # As bytes, because Python 3.10 names the locale's encoding in text, and the file is UTF-8.
-    return ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True).decode() + "\n"
+    text: bytes = ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)
+    return text.decode() + "\n"
 
 
 def _suite(report: Report) -> ElementTree.Element:
