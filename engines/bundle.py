@@ -38,16 +38,20 @@ def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     Raises:
         InputError: something is neither a plain file nor a folder.
     """
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda e: e.name):
-            status = entry.stat(follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode):
-                for name, inner in _walk(Path(entry.path)):
-                    yield f"{entry.name}/{name}", inner
-            elif stat.S_ISREG(status.st_mode):
-                yield entry.name, status
-            else:
-                raise InputError(f"{entry.path} is not a plain file: a bundle holds nothing else, so build it again")
+    # No recursion: a foreign folder may be nested deeper than Python's stack is.
+    pending = [folder]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    pending.append(Path(entry.path))
+                elif stat.S_ISREG(status.st_mode):
+                    yield Path(entry.path).relative_to(folder).as_posix(), status
+                else:
+                    raise InputError(
+                        f"{entry.path} is not a plain file: a bundle holds nothing else, so build it again"
+                    )
 
 
 def _refuse_to_replace(output: Path) -> None:
@@ -56,16 +60,16 @@ def _refuse_to_replace(output: Path) -> None:
         return
     if not output.is_dir():
         raise InputError(f"{output} is a file, and a bundle is a folder: choose another output")
-    present = {name for name, _ in _walk(output)}
-    if not present:
-        return
     try:
         manifest = Manifest.from_bytes(_manifest_bytes(output), str(output / MANIFEST_NAME))
     except (InputError, OSError) as error:
+        if not any(output.iterdir()):
+            return
         raise InputError(
             f"{output} is not a bundle of this RadixRT, so it is left alone: move it away or choose another output"
         ) from error
-    foreign = sorted(present - {entry.name for entry in manifest.files} - {MANIFEST_NAME, SIGNATURE_NAME})
+    listed = {MANIFEST_NAME, SIGNATURE_NAME, *(entry.name for entry in manifest.files)}
+    foreign = sorted(name for name, _ in _walk(output) if name not in listed)
     if foreign:
         raise InputError(
             f"{output} holds {foreign[0]}, which no build put there: move it away or choose another output"
@@ -277,7 +281,8 @@ def _verified(path: Path, data: bytes, require_signature: Path | None) -> Manife
         signature = path / SIGNATURE_NAME
         if not signature.is_file():
             raise InputError(f"{path} is not signed, and a signature is required: ask its maker for a signed one")
-        verify(data, signature.read_bytes()[:4096], require_signature, str(path))
+        with signature.open("rb") as stream:
+            verify(data, stream.read(4096), require_signature, str(path))
     manifest = Manifest.from_bytes(data, str(path / MANIFEST_NAME))
     present = dict(_walk(path))
     listed = {entry.name for entry in manifest.files}

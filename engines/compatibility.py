@@ -50,15 +50,15 @@ def built_for(target: Target, options: BuildOptions, built: BuiltEngine) -> Buil
     if target.name not in _COMPILED:
         return None
     host = this_host(target)
-    named = built.facts.get("compute_capabilities", "")
-    chosen = tuple(part.strip() for part in named.split(",") if part.strip()) or options.compute_capabilities
+    # Only TensorRT for RTX compiles for GPUs that it is told; the classic library does for the one that is here.
+    named = built.facts.get("compute_capabilities") or host.compute_capability
     return BuiltFor(
         system=host.system,
         machine=host.machine,
         library=target.name,
         library_version=host.library_version,
         device=host.device,
-        compute_capabilities=chosen or ((host.compute_capability,) if host.compute_capability else ()),
+        compute_capabilities=tuple(part.strip() for part in named.split(",") if part.strip()),
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,
         dla_core=options.dla_core,

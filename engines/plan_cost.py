@@ -212,10 +212,11 @@ def node_macs(graph: bytes, batch: int) -> dict[str, int]:
         if weight is None or weight.shape is None or result.shape is None:
             continue
         dims = [dim if isinstance(dim, int) else batch for dim in result.shape]
-        inner = [int(dim) for dim in weight.shape if isinstance(dim, int)]
+        inner = [dim if isinstance(dim, int) else batch for dim in weight.shape]
+        transposed = node.attributes.get("transB")
         if node.op_type == "Conv":
             depth = math.prod(inner[1:])
-        elif node.op_type == "Gemm" and (flag := node.attributes.get("transB")) is not None and flag.as_int():
+        elif len(inner) == 1 or (transposed is not None and transposed.as_int()):
             depth = inner[-1]
         else:
             depth = inner[-2]

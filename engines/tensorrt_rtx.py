@@ -1,8 +1,8 @@
 """TensorRT for RTX: a real plan, compiled on any x86-64 Linux machine for the GPUs that are named.
 
 It needs a GPU only to run. It has no timing cache. Without a choice the plan is compiled for Ampere, Ada and
-Blackwell (compute capabilities 8.6, 8.9 and 12.0). Running a plan needs an RTX GPU and could not be tried where this
-was written: there is none.
+Blackwell (compute capabilities 8.6, 8.9 and 12.0), or for the GPU that is here where it is another one. Running a plan
+needs an RTX GPU and could not be tried where this was written: there is none.
 """
 
 from __future__ import annotations
@@ -45,6 +45,12 @@ class TensorRtRtxTarget(Target):
         if not gpu.usable:
             reason = f"plans are built here and not executed: {gpu.reason}"
             return Capability(self.name, True, False, library.version, "", reason, gpu.hint)
+        runs_on = TrtApi.load("tensorrt_rtx").compute_capabilities
+        if gpu.capability not in runs_on:
+            reason = f"plans are built here and not executed: {gpu.name} has compute capability {gpu.capability}"
+            return Capability(
+                self.name, True, False, library.version, "", reason, f"Run it on one of {', '.join(runs_on)}."
+            )
         return Capability(self.name, True, True, library.version, gpu.name)
 
     def _check_plan_options(self, options: BuildOptions) -> None:
@@ -96,5 +102,12 @@ class TensorRtRtxTarget(Target):
 
 
 def _with_capabilities(options: BuildOptions) -> BuildOptions:
-    capabilities = tuple(dict.fromkeys(options.compute_capabilities)) or DEFAULT_CAPABILITIES
+    capabilities = tuple(dict.fromkeys(options.compute_capabilities)) or _usual_capabilities()
     return dataclasses.replace(options, compute_capabilities=capabilities)
+
+
+def _usual_capabilities() -> tuple[str, ...]:
+    """What most RTX GPUs open, or the GPU here, alone: a plan for Turing and others is slower on all of them."""
+    here = find_gpu().capability
+    known = TrtApi.load("tensorrt_rtx").compute_capabilities
+    return DEFAULT_CAPABILITIES if here in DEFAULT_CAPABILITIES or here not in known else (here,)

@@ -103,7 +103,8 @@ def write_model(bundle: Bundle, repository: Path, options: TritonOptions | None 
         with translate_disk_errors(target):
             (model.folder / "1").mkdir()
             engine = shutil.copyfile(bundle.engine, model.folder / "1" / backend.file_name)
-            (model.folder / LABELS_NAME).write_text("".join(f"{label}\n" for label in bundle.manifest.labels))
+            labels = "".join(f"{label}\n" for label in bundle.manifest.labels)
+            (model.folder / LABELS_NAME).write_text(labels, encoding="utf-8")
             (model.folder / CONFIG_NAME).write_text(messages.text_format.MessageToString(config))
         if sha256_of(engine) != _sha256_in(bundle.manifest):
             raise InputError(f"{bundle.path} changed while it was copied: run the command again")
@@ -151,9 +152,9 @@ def make_config(manifest: Manifest, name: str, options: TritonOptions) -> Any:
     if batched:
         config.dynamic_batching.preferred_batch_size.append(largest)
         config.dynamic_batching.max_queue_delay_microseconds = options.queue_delay_us
-    # The first request of each shape is slow: let it be the server's own.
-    for batch in sorted({1, largest}) if batched else (0,):
-        warmup = config.model_warmup.add(name=f"batch-{batch or largest}", batch_size=batch)
+    # The first request of each shape is slow: let it be the server's own. A model that is not batched is asked for 1.
+    for batch in sorted({1, largest}) if batched else (1,):
+        warmup = config.model_warmup.add(name=f"batch-{batch if batched else largest}", batch_size=batch)
         for tensor in manifest.inputs:
             content = warmup.inputs[tensor.name]
             content.data_type = _type_of(tensor, messages)

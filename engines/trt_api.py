@@ -90,6 +90,13 @@ class TrtApi:
         return not self.rtx
 
     @property
+    def compute_capabilities(self) -> tuple[str, ...]:
+        """The GPUs that TensorRT for RTX compiles for, such as ``8.6``."""
+        numbers = (re.fullmatch(r"SM(\d+)(\d)", member) for member in vars(self.trt.ComputeCapability))
+        found = sorted((int(number[1]), int(number[2])) for number in numbers if number)
+        return tuple(f"{major}.{minor}" for major, minor in found)
+
+    @property
     def shows_tensors(self) -> bool:
         """A run can show the tensors inside a plan."""
         return hasattr(self.trt, "IDebugListener")
@@ -252,17 +259,16 @@ class TrtApi:
         Raises:
             InputError: the library does not compile for one of them; those it knows are offered.
         """
-        known = {m for m in vars(self.trt.ComputeCapability) if re.fullmatch(r"SM\d+", m)}
-        members = [f"SM{capability.replace('.', '')}" for capability in capabilities]
-        for capability, member in zip(capabilities, members, strict=True):
-            if member not in known:
-                offered = ", ".join(f"{m[2:-1]}.{m[-1]}" for m in sorted(known, key=lambda m: int(m[2:])))
+        known = self.compute_capabilities
+        for capability in capabilities:
+            if capability not in known:
                 raise InputError(
                     f"TensorRT for RTX {self.version_text} does not compile for compute capability "
-                    f"{capability!r}: choose from {offered}"
+                    f"{capability!r}: choose from {', '.join(known)}"
                 )
-        config.num_compute_capabilities = len(members)
-        for index, member in enumerate(members):
+        config.num_compute_capabilities = len(capabilities)
+        for index, capability in enumerate(capabilities):
+            member = f"SM{capability.replace('.', '')}"
             config.set_compute_capability(getattr(self.trt.ComputeCapability, member), index)
 
     def parser_errors(self, parser: trt.OnnxParser) -> tuple[tuple[int, str, str], ...]:

@@ -12,8 +12,6 @@ and are never called, so nothing but the interface is read. It needs gcc, and th
 It stands alone and runs under Python 3.8, because TensorRT 8.5 does.
 """
 
-# It must run under Python 3.8.
-# ruff: noqa: UP
 import importlib
 import json
 import os

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from radixrt.engines import compatibility
 from radixrt.engines.base import BuildOptions, BuiltEngine
 from radixrt.engines.bundle import Bundle, BundleWriter
 from radixrt.engines.compatibility import Host, built_for, check_fits
+from radixrt.engines.gpu import Gpu
 from radixrt.engines.manifest import BuiltFor, Manifest
 from radixrt.engines.registry import get
 from radixrt.errors import InputError
@@ -154,6 +157,27 @@ def test_a_folder_with_the_users_files_is_left_alone(tmp_path: Path) -> None:
     assert (photos / "holiday.jpg").read_text() == "dear"
 
 
+# Somebody who names a project's folder by mistake must hear that it is no bundle, not that a link in it is damaged.
+def test_a_project_folder_is_called_no_bundle_whatever_lies_in_it(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "python").symlink_to("/usr/bin/env")
+    with pytest.raises(InputError, match="is not a bundle of this RadixRT, so it is left alone"):
+        BundleWriter.check_writable(project)
+
+
+def test_a_bundle_with_folders_nested_deeper_than_python_can_recurse_is_refused(tmp_path: Path) -> None:
+    path = write_bundle(tmp_path / "bundle").path
+    deepest = path
+    for _ in range(1500):
+        deepest /= "d"
+        deepest.mkdir()
+    (deepest / "file").write_text("")
+    with pytest.raises(InputError, match="which its manifest does not list"):
+        Bundle.read(path)
+    subprocess.run(["rm", "-rf", str(path)], check=True)  # pytest's own tidying would recurse
+
+
 def test_a_bundle_with_a_file_of_the_user_in_it_is_left_alone(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle").path
     (bundle / "notes.txt").write_text("dear")
@@ -284,3 +308,13 @@ def test_what_a_manifest_says_of_an_engine_built_here(tmp_path: Path) -> None:
     assert plan is not None
     assert plan.compute_capabilities == ("8.6", "12.0")
     assert plan.library_version == get("tensorrt-rtx").capability().version
+
+
+# TensorRT itself builds for the GPU that is here, whatever was asked of TensorRT for RTX in the same command: a
+# manifest that says otherwise would refuse the plan on the very machine that built it.
+def test_a_tensorrt_plan_is_for_the_gpu_that_built_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compatibility, "find_gpu", lambda: Gpu("Orin", "8.7"))
+    built = BuiltEngine((tmp_path / "engine.plan",), 1.0)
+    plan = built_for(get("tensorrt"), BuildOptions(Precision.FP16, compute_capabilities=("8.6",)), built)
+    assert plan is not None
+    assert plan.compute_capabilities == ("8.7",)

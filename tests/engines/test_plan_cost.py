@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import onnx
+import onnx.parser
 import pytest
 
 from radixrt.engines.plan_cost import Kernel, KernelTensor, PlanCost, compare_int8, cost_of_layers, node_macs
@@ -55,6 +57,14 @@ def test_multiply_adds_go_to_the_kernel_that_multiplies() -> None:
 def test_a_type_of_unknown_size_is_an_error_and_not_a_zero() -> None:
     with pytest.raises(InputError, match="Posit"):
         cost_of_layers(LOG.replace("Datatype: Half", "Datatype: Posit"))
+
+
+def test_a_product_with_a_vector_is_counted_too() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N,6] x, float[6] v) => (float[N] y) { y = MatMul(x, v) }'
+    )
+    model.graph.node[0].name = "product"
+    assert node_macs(model.SerializeToString(), 4) == {"product": 4 * 6}
 
 
 def test_multiply_adds_of_a_graph_are_those_of_the_formula() -> None:

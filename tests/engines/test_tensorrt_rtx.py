@@ -13,9 +13,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from radixrt.engines import registry
+from radixrt.engines import registry, tensorrt_rtx
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.compatibility import built_for
+from radixrt.engines.gpu import Gpu
 from radixrt.engines.plan_cost import PlanCost, plan_cost
 from radixrt.errors import InputError, UnavailableError
 from radixrt.export.spec import BatchSpec, Precision
@@ -36,6 +37,32 @@ def test_a_plan_is_built_with_its_kernels_beside_it(tmp_path: Path, kind: str) -
     cost = PlanCost.model_validate_json(built.files[1].read_text())
     assert built.facts["bytes_moved"] == str(cost.bytes_moved)
     assert any("FP16 plan would" in note for note in built.notes) == (kind == "int8")
+
+
+# A server's GPU or a Jetson's is none that this library compiles for: opening a plan there could only fail.
+def test_a_gpu_that_it_does_not_compile_for_builds_and_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = registry.get("tensorrt-rtx")
+    monkeypatch.setattr(tensorrt_rtx, "find_gpu", lambda: Gpu("H100", "9.0"))
+    can = target.capability()
+    assert (can.builds, can.runs) == (True, False)
+    assert "H100 has compute capability 9.0" in can.reason and "7.5, 8.0, 8.6" in can.hint
+    monkeypatch.setattr(tensorrt_rtx, "find_gpu", lambda: Gpu("RTX 2080", "7.5"))
+    assert target.capability().runs
+
+
+# What is built on a machine without a choice must open on that machine.
+@pytest.mark.parametrize(
+    ("here", "compiled_for"),
+    [("", "8.6, 8.9, 12.0"), ("8.9", "8.6, 8.9, 12.0"), ("7.5", "7.5"), ("9.0", "8.6, 8.9, 12.0")],
+)
+def test_without_a_choice_the_gpu_that_is_here_is_compiled_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, here: str, compiled_for: str
+) -> None:
+    monkeypatch.setattr(tensorrt_rtx, "find_gpu", lambda: Gpu("", here))
+    built = registry.get("tensorrt-rtx").build(
+        graphs.save(tmp_path, "fp16"), tmp_path, replace(OPTIONS, compute_capabilities=())
+    )
+    assert built.facts["compute_capabilities"] == compiled_for
 
 
 def test_a_dynamic_batch_is_built_for_its_whole_range(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ def test_a_fixed_batch_keeps_its_complete_shape(tmp_path: Path) -> None:
     assert config.max_batch_size == 0
     assert list(config.input[0].dims) == [4, 3, SIZE, SIZE]
     assert not config.HasField("dynamic_batching")
-    assert config.model_warmup[0].batch_size == 0
+    # The server skips a warm-up of batch 0 without a word.
+    assert config.model_warmup[0].batch_size == 1
 
 
 def test_a_plan_runs_on_the_gpu(tmp_path: Path) -> None:
