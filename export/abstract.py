@@ -118,6 +118,13 @@ class Gated:
     def batch(self) -> int:
         return self.planes[0].view.batch
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is (N, C, H, W) and each term a run of channels."""
+        if len(self.dims) != 1 or len(self.spatial) != 2 or self.batch:
+            return False
+        return all(plane.view.run is not None for plane in self.planes)
+
     def take(self, moved: Moved) -> Gated:
         return Gated(tuple(plane.take(moved) for plane in self.planes))
 

@@ -5,7 +5,7 @@
     s = pool(P)                    pooled: channels of one or more feature maps, averaged or maximised over space
     z = act(W1 s + b1)             absent where the block has a single FC
     a = W2 z + b2                  R * C rows, radix-major
-    w = gate(a)                    softmax over the radix, or a sigmoid of each element
+    w = gate(a)                    softmax over the radix, or for R = 1 a sigmoid times a factor plus an offset
     V = sum_r w_r * U_r            U_r: C consecutive channels of a feature map
 
 Everything linear is already folded into W1 and W2 here: normalisation, biases, grouped FCs (as blocks), the transpose
@@ -53,6 +53,14 @@ class Activation:
 
 
 @dataclass(frozen=True, eq=False)
+class Gate(Activation):
+    """``scale * kind(a) + shift``; both (C,), and one and zero where they are absent. R > 1 has neither."""
+
+    scale: Floats | None = None
+    shift: Floats | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Layer:
     """A fully connected layer: ``weight`` (outputs, inputs) and ``bias`` (outputs,), float64."""
 
@@ -83,7 +91,7 @@ class AttentionBlock:
     channels: int
     hidden: tuple[Layer, Activation] | None
     excite: Layer
-    gate: Activation
+    gate: Gate
     output: ir.Value
     nodes: tuple[ir.Node, ...]
 

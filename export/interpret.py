@@ -28,7 +28,7 @@ from radixrt.export.abstract import (
     relocate,
     without,
 )
-from radixrt.export.affine import Pooled, PoolKind, identity, roots, stack
+from radixrt.export.affine import Ints, Pooled, PoolKind, identity, roots, stack
 from radixrt.export.concrete import Concrete
 from radixrt.export.interpret_small import small_node
 
@@ -40,13 +40,14 @@ class Interpretation:
 
     Attributes:
         known: what is known of the values that are not plain feature maps.
-        gates: the multiplications that gate a wide tensor with a small or opaque one.
+        gates: the multiplications of a feature map by one number for each channel, and why one is no block's where
+            that shows here.
     """
 
     def __init__(self, found: Concrete) -> None:
         self.found = found
         self.known: dict[ir.Value, Abstract] = {}
-        self.gates: list[ir.Node] = []
+        self.gates: dict[ir.Node, str] = {}
         self._sources: dict[ir.Value, Source] = {}
         self._pools: dict[tuple[PoolKind, ir.Value], Pooled] = {}
 
@@ -116,20 +117,31 @@ def interpret(graph: ir.Graph, found: Concrete) -> Interpretation:
 
 
 def _unknown(node: ir.Node, state: Interpretation) -> bool:
-    """A node that is not understood passes on that its output hangs on a pool, unless the output has space again."""
+    """A node that is not understood passes on that its output hangs on a pool, unless the output has space again.
+
+    An Expand over space (expand_as) is still a gate: only what computes a new feature map is not.
+    """
     for value in node.inputs:
         known = state.known.get(value) if value is not None else None
         if isinstance(known, Small | Opaque):
-            reason = (
-                known.reason if isinstance(known, Opaque) else f"{node.op_type} between pool and gate is not understood"
-            )
+            reason = known.reason if isinstance(known, Opaque) else _why_unknown(node, known, state)
             for output in node.outputs:
-                shape = state.found.shapes.get(output)
-                # An Expand over space (expand_as) is still a gate: only what computes a new feature map is not.
-                if shape is None or len(shape) < 4 or prod(shape[2:]) == 1 or node.op_type == "Expand":
+                if node.op_type == "Expand" or not _has_space(state.found.shapes.get(output)):
                     state.known[output] = Opaque(reason)
             return True
     return True
+
+
+def _has_space(shape: tuple[int, ...] | None) -> bool:
+    """Whether a tensor is a feature map of more than one pixel, with the channels second or last."""
+    return shape is not None and len(shape) >= 4 and prod(shape[2:]) != 1 and prod(shape[1:-1]) != 1
+
+
+def _why_unknown(node: ir.Node, small: Small, state: Interpretation) -> str:
+    # One channel in, and the channels of the feature map along an axis that the window slides over.
+    if node.op_type == "Conv" and small.dims[0] == 1 and small.vector.size > 1:
+        return "Conv between pool and gate slides over the channels (ECA): the same as an FC would be dense and dearer"
+    return f"{node.op_type} between pool and gate is not understood"
 
 
 def _squeeze(node: ir.Node, state: Interpretation) -> bool:
@@ -139,6 +151,9 @@ def _squeeze(node: ir.Node, state: Interpretation) -> bool:
         "GlobalMaxPool": "max", "ReduceMax": "max", "MaxPool": "max",
     }  # fmt: skip
     kind = kinds.get(node.op_type)
+    if kind is not None and _is_channels_last(node, state):
+        state.known[node.outputs[0]] = Opaque("it pools a channels-last map (N, H, W, C), whose FCs need no other form")
+        return True
     view = state.whole(_start(node, state)) if kind is not None else None
     if kind is None or view is None or view.batch:
         return False
@@ -163,6 +178,14 @@ def _squeeze(node: ir.Node, state: Interpretation) -> bool:
     factor = float(prod(view.spatial)) if node.op_type == "ReduceSum" else 1.0
     state.known[node.outputs[0]] = state.pooled(kind, view, shape[1:], factor)
     return True
+
+
+def _is_channels_last(node: ir.Node, state: Interpretation) -> bool:
+    value = node.inputs[0]
+    axes = axes_of(node, state.found) if node.op_type.startswith("Reduce") else None
+    if value is None or axes is None or state.wide(value) is None or len(state.found.shapes[value]) != 4:
+        return False
+    return sorted(a % 4 for a in axes) == [1, 2]
 
 
 def _start(node: ir.Node, state: Interpretation) -> ir.Value | None:
@@ -201,7 +224,7 @@ def _wide_node(node: ir.Node, state: Interpretation) -> bool:
     if node.op_type in LAYOUT_OPS:
         return _layout(node, state)
     if node.op_type == "Mul":
-        return _gate(node, state)
+        return _gate(node, state) or _scaled(node, state)
     if node.op_type in ("Add", "Sum"):
         return _add(node, state)
     if node.op_type in ("ReduceSum", "ReduceMean"):
@@ -251,20 +274,58 @@ def _gate(node: ir.Node, state: Interpretation) -> bool:
     for wide, small in ((left, right), (right, left)):
         gate = state.known.get(small) if small is not None else None
         view = state.whole(wide)
-        if view is None or not isinstance(gate, Small | Opaque):
+        if view is None:
             continue
-        state.gates.append(node)
-        if isinstance(gate, Opaque) or gate.batch != view.batch:
+        if isinstance(gate, Small):
+            state.gates[node] = "the gate's shape does not meet the feature map channel by channel"
+            if (index := _gate_index(gate, view)) is not None:
+                state.known[node.outputs[0]] = Gated((Plane(view, gate.vector, index),))
             return True
-        space = len(view.spatial)
-        dims = gate.dims if gate.spread else gate.dims[: len(gate.dims) - space]
-        if not gate.spread and (len(gate.dims) != len(view.dims) + space or any(d != 1 for d in gate.dims[-space:])):
+        reason = gate.reason if isinstance(gate, Opaque) else _not_pooled(state.whole(small), view)
+        if reason is not None:
+            state.gates[node] = reason
             return True
+    return False
+
+
+def _gate_index(gate: Small, view: View) -> Ints | None:
+    """Which element of ``gate`` meets each map of ``view``."""
+    space = len(view.spatial)
+    dims = gate.dims if gate.spread else gate.dims[: len(gate.dims) - space]
+    if not gate.spread and (len(gate.dims) != len(view.dims) + space or any(d != 1 for d in gate.dims[-space:])):
+        return None
+    if gate.batch != view.batch:
+        return None
+    try:
+        return np.broadcast_to(np.arange(gate.vector.size, dtype=np.int64).reshape(dims), view.dims)
+    except ValueError:
+        return None
+
+
+def _not_pooled(gate: View | None, view: View) -> str | None:
+    """Why a map of one pixel that multiplies a larger one is no block's gate: nothing was pooled that is understood."""
+    if gate is None or prod(gate.spatial) != 1 or prod(view.spatial) == 1 or gate.dims != view.dims:
+        return None
+    return "its gate is not made from an average or a maximum over the whole feature map"
+
+
+def _scaled(node: ir.Node, state: Interpretation) -> bool:
+    """One gated map times a constant, for all channels or for each (NFNet's gains): the gate takes it in.
+
+    A constant behind the sum of several gated maps stays where it is, for their gates are a softmax.
+    """
+    for value, factor in (node.inputs, reversed(node.inputs)):
+        gated = state.known.get(value) if value is not None else None
+        constant = state.found.constant(factor)
+        if not isinstance(gated, Gated) or constant is None or len(gated.planes) != 1 or not gated.plain:
+            continue
         try:
-            index = np.broadcast_to(np.arange(gate.vector.size, dtype=np.int64).reshape(dims), view.dims)
+            factors = np.broadcast_to(constant.astype(np.float64), (1, *gated.dims, 1, 1)).ravel()
         except ValueError:
-            return True
-        state.known[node.outputs[0]] = Gated((Plane(view, gate.vector, index),))
+            return False
+        (plane,) = gated.planes
+        gate = plane.gate.take(plane.gate_index).scale(factors)
+        state.known[node.outputs[0]] = Gated((Plane(plane.view, gate, np.arange(gate.size, dtype=np.int64)),))
         return True
     return False
 

@@ -2,14 +2,15 @@
 
 Before: whatever the exporter wrote. After, on (N, channels, 1, 1) tensors up to the gate::
 
-    s = GlobalAveragePool(P)                 of the whole radix tensor where there is one; else per branch, added z =
-    act(Conv1x1(s; W1, b1))              W1's columns repeat R times, so no feature-map-sized sum is left g =
-    Sigmoid(Conv1x1(z; W2', b2'))        R = 2: W2' = W2[0] - W2[1], as softmax(a0, a1) = (sigmoid(a0 - a1), 1 - that) V
-    = U0 * g + U1 * (1 - g)                or one of the other :class:`Combine` forms
+    s = GlobalAveragePool(P)             of the whole radix tensor where there is one; else per branch, added
+    z = act(Conv1x1(s; W1, b1))          W1's columns repeat R times, so no feature-map-sized sum is left
+    g = Sigmoid(Conv1x1(z; W2', b2'))    R = 2: W2' = W2[0] - W2[1], as softmax(a0, a1) = (sigmoid(a0 - a1), 1 - that)
+    V = U0 * g + U1 * (1 - g)            or one of the other :class:`Combine` forms
 
-R = 1 is ``U * sigmoid(a)`` (or a hard sigmoid); R > 2 has one Softmax over a static axis. No Shape, Gather or Transpose
-is left, and no Reshape but the two around the Softmax of R > 2. Every form is equal in real arithmetic; which one is
-cheapest is a property of the target, so the caller chooses (:class:`AttentionForm`).
+R = 1 is ``U * sigmoid(a)``, or a hard sigmoid, and scaled or shifted where the block's is. R > 2 has one Softmax over a
+static axis. No Shape, Gather or Transpose is left, and no Reshape but the two around the Softmax of R > 2. Every form
+is equal in real arithmetic; which one is cheapest is a property of the target, so the caller chooses
+(:class:`AttentionForm`).
 
 The pass changes nothing by itself: it returns nodes that compute V from the block's feature maps.
 """
@@ -105,9 +106,11 @@ def lower(block: AttentionBlock, form: AttentionForm, dtype: ir.DataType, opset:
         features = writer.activate(writer.fully_connected(squeezed, Layer(first, layer.bias), "fc1"), activation, "act")
         excite = block.excite
     if block.radix == 1:
-        gate = writer.activate(writer.fully_connected(features, excite, "fc2"), block.gate, "gate")
+        plain = writer.activate(writer.fully_connected(features, excite, "fc2"), block.gate, "gate")
+        scaled = writer.each(plain, "Mul", block.gate.scale, 1.0, "gate_scale")
+        gate = writer.each(scaled, "Add", block.gate.shift, 0.0, "gate_shift")
         output = writer.op("Mul", [writer.part(block, 0, form.parts), gate], "out")
-        words = f"{_word(block.gate)} gate"
+        words = f"{_word(block.gate)} gate{'' if gate is plain else ', scaled'}"
     else:
         output, words = _combine(block, form, features, excite, writer)
     return Lowered(tuple(writer.nodes), output, words)
@@ -298,6 +301,13 @@ class _Writer:
             curve = self.op("Erf", [scale(value, math.sqrt(0.5), "argument")], f"{role}.curve")
         raised = self.op("Add", [curve, self.constant(np.asarray(1.0), f"{role}.one")], f"{role}.raised")
         return self.op("Mul", [value, scale(raised, 0.5, "half")], role)
+
+    def each(self, value: ir.Value, op_type: str, numbers: Floats | None, neutral: float, role: str) -> ir.Value:
+        """``value`` times or plus a number for each channel, of which all may be the same."""
+        if numbers is None or (numbers == neutral).all():
+            return value
+        alike = numbers[:1] if (numbers == numbers[0]).all() else numbers
+        return self.op(op_type, [value, self.constant(alike.reshape(1, -1, 1, 1), f"{role}.numbers")], role)
 
     def rest(self, gate: ir.Value) -> ir.Value:
         """``1 - gate``."""

@@ -4,9 +4,10 @@ Before: any graph. After: the same graph; each tensor that is a sum of feature m
 :class:`~radixrt.export.attention.AttentionBlock`, or a :class:`~radixrt.export.rewrite_report.Refusal` that says why
 not.
 
-A block is refused where there is no FC, where its gate is no softmax over the radix and no (hard) sigmoid, where its
-FCs are more than two deep or mix activations, where a branch is not a run of consecutive channels, where a tensor
-inside it is used elsewhere or is an output of the graph, and where an FC's weight is shared with another node.
+A block is refused where there is no FC, where its gate is no softmax over the radix and no (hard) sigmoid, where one of
+several gates is scaled or shifted, where its FCs are more than two deep or mix activations, where a branch is not a run
+of consecutive channels, where a tensor inside it is used elsewhere or is an output of the graph, and where an FC's
+weight is shared with another node.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import numpy as np
 import onnx_ir as ir
 from scipy import sparse
 
-from radixrt.export.abstract import LAYOUT_OPS, Gated, Opaque, Source, View
+from radixrt.export.abstract import LAYOUT_OPS, Gated, Source, View
 from radixrt.export.affine import Activated, Affine, Floats, Pooled, stack
-from radixrt.export.attention import Activation, AttentionBlock, Branch, Kind, Layer, PooledMap
+from radixrt.export.attention import Activation, AttentionBlock, Branch, Gate, Kind, Layer, PooledMap
 from radixrt.export.interpret import Interpretation
 from radixrt.export.names import module_of
 from radixrt.export.region import Region, common_module, region_of
@@ -52,9 +53,7 @@ def recognise(graph: ir.Graph, state: Interpretation) -> Recognised:
             blocks.append(_block(graph, value, state))
         except _NotABlockError as reason:
             refused.append(Refusal(node=_label(value.producer()), reason=str(reason)))
-    refused += [
-        Refusal(node=_label(node), reason=_why_opaque(node, state)) for node in state.gates if node not in settled
-    ]
+    refused += [Refusal(node=_label(node), reason=why) for node, why in state.gates.items() if node not in settled]
     return Recognised(tuple(blocks), tuple(refused))
 
 
@@ -62,14 +61,6 @@ def _label(node: ir.Node | None) -> str:
     if node is None:
         return ""
     return node.name or module_of(node) or node.op_type
-
-
-def _why_opaque(node: ir.Node, state: Interpretation) -> str:
-    for value in node.inputs:
-        known = state.known.get(value) if value is not None else None
-        if isinstance(known, Opaque):
-            return known.reason
-    return "the gate's shape does not meet the feature map channel by channel"
 
 
 def _outputs(graph: ir.Graph, state: Interpretation) -> list[ir.Value]:
@@ -96,17 +87,11 @@ def _before_layout(value: ir.Value, state: Interpretation) -> ir.Value:
         before = node.inputs[0]
         if before is None or not isinstance(known := state.known.get(before), Gated):
             break
-        if not _is_plain(known) and _is_plain(state.known[value]):
+        after = state.known[value]
+        if not known.plain and isinstance(after, Gated) and after.plain:
             break
         value = before
     return value
-
-
-def _is_plain(known: object) -> bool:
-    """Whether a gated tensor is (N, C, H, W) and each term a run of channels."""
-    if not isinstance(known, Gated) or len(known.dims) != 1 or len(known.spatial) != 2 or known.batch:
-        return False
-    return all(plane.view.run is not None for plane in known.planes)
 
 
 def _gates_of(value: ir.Value, state: Interpretation) -> set[ir.Node]:
@@ -129,7 +114,7 @@ def _gates_of(value: ir.Value, state: Interpretation) -> set[ir.Node]:
 
 def _block(graph: ir.Graph, value: ir.Value, state: Interpretation) -> AttentionBlock:
     gated = state.known[value]
-    if not isinstance(gated, Gated) or not _is_plain(gated):
+    if not isinstance(gated, Gated) or not gated.plain:
         raise _NotABlockError("a branch is not a run of consecutive channels")
     runs = [run for plane in gated.planes if (run := plane.view.run) is not None]
     if any(len(state.found.shapes[source.value]) != 4 for source, _ in runs):
@@ -181,31 +166,33 @@ def _cardinality(region: Region) -> int:
     )
 
 
-def _gate(rows: list[Affine]) -> tuple[Activation, Affine]:
-    """The gate function, and what it is applied to: R * C rows in radix-major order."""
+def _gate(rows: list[Affine]) -> tuple[Gate, Affine]:
+    """The gate, and what its function is applied to: R * C rows in radix-major order."""
     weights = stack(rows)
     bases = [basis for basis, _ in weights.terms]
     kinds = {basis.kind if isinstance(basis, Activated) else "a pooled tensor" for basis in bases}
     if len(kinds) != 1 or not kinds <= {"Softmax", "Sigmoid", "HardSigmoid"}:
         raise _NotABlockError(f"its gate is {' and '.join(sorted(kinds))}, not a softmax over the radix or a sigmoid")
     if len(rows) == 2 and kinds == {"Sigmoid"} and (complement := _complement(rows)) is not None:
-        return Activation("Softmax"), complement
-    onehot = sum((abs(m) for _, m in weights.terms[1:]), start=abs(weights.terms[0][1]))
-    if weights.bias.any() or (onehot.data != 1.0).any() or (np.diff(sparse.csr_matrix(onehot).indptr) != 1).any():
-        raise _NotABlockError("its gate is scaled, shifted or mixed after the activation")
-    if any((m.data < 0).any() for _, m in weights.terms):
-        raise _NotABlockError("its gate is negated after the activation")
+        return Gate("Softmax"), complement
+    places = sum((abs(m) for _, m in weights.terms[1:]), start=abs(weights.terms[0][1]))
+    if (np.diff(sparse.csr_matrix(places).indptr) != 1).any():
+        raise _NotABlockError("its gate is mixed after the activation")
+    scale: Floats = np.sum([m @ np.ones(basis.size) for basis, m in weights.terms], axis=0)
+    if len(rows) > 1 and ((scale != 1.0).any() or weights.bias.any()):
+        raise _NotABlockError("its gates are scaled, shifted or negated after the activation")
     inner: Affine | None = None
     for basis, matrix in weights.terms:
         assert isinstance(basis, Activated)
-        part = basis.inner.apply(matrix)
+        ones = sparse.csr_matrix((np.ones(matrix.nnz), matrix.indices, matrix.indptr), matrix.shape)
+        part = basis.inner.apply(ones)
         inner = part if inner is None else inner.plus(part)
     assert inner is not None and isinstance(bases[0], Activated)
     if kinds == {"Softmax"}:
         _check_softmax(weights, len(rows))
     elif len({b.params for b in bases if isinstance(b, Activated)}) != 1:
         raise _NotABlockError("its gates are different functions")
-    return Activation(bases[0].kind, bases[0].params), inner
+    return Gate(bases[0].kind, bases[0].params, scale, weights.bias), inner
 
 
 def _complement(rows: list[Affine]) -> Affine | None:

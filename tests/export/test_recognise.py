@@ -192,6 +192,36 @@ def test_gate_and_its_complement() -> None:
     assert (block.kind, block.radix, block.gate.kind) == ("sk", 2, "Softmax")
 
 
+# Protects gates with a factor or an offset (NFNet's gain, x + x * g, inverted gates), before the product or behind it:
+# the tiny tensor takes them, and no pass over the feature map is left for them.
+@pytest.mark.parametrize(
+    ("gated", "scale", "shift"),
+    [
+        ("g0 = Mul(two, g)\n y = Mul(x, g0)", 2.0, 0.0),
+        ("g0 = Add(g, two)\n y = Mul(g0, x)", 1.0, 2.0),
+        ("g0 = Sub(two, g)\n y = Mul(x, g0)", -1.0, 2.0),
+        ("v = Mul(x, g)\n t = Mul(v, two)\n y = Mul(half, t)", 1.0, 0.0),
+        ("v = Mul(x, g)\n y = Mul(each, v)", 3.0, 0.0),
+    ],
+)
+def test_gates_with_a_factor_or_an_offset(gated: str, scale: float, shift: float) -> None:
+    model = graph(
+        "g (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[4,8,1,1] w1, float[8,4,1,1] w2,"
+        " float two = {2.0}, float half = {0.5}, float[8,1,1] each = {3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 1.0}>"
+        f" {{ {SE} {gated} }}"
+    )
+    (block,) = look(model).blocks
+    assert block.gate.scale is not None and block.gate.shift is not None
+    assert (block.gate.scale[0], block.gate.shift[0]) == (scale, shift)
+    feeds = images(model)
+    before = run(model, feeds)
+    model, report = rewrite(model, RewriteOptions())
+    assert report.refused == [] and len(report.attention_blocks) == 1
+    np.testing.assert_allclose(run(model, feeds), before, rtol=1e-5, atol=1e-6)
+    product = model.graph.outputs[0].producer()
+    assert product is not None and product.inputs[0] is model.graph.inputs[0]
+
+
 # Protects against rewriting look-alikes. Each is refused with its reason, and the graph is left as it was.
 LOOK_ALIKES = {
     "pooled tensor is read elsewhere": (
@@ -218,11 +248,12 @@ LOOK_ALIKES = {
         f"g5 (float[1,8,6,6] x) => (float[1,8,6,6] y) {FC} {{ " + SE.replace("Sigmoid", "Tanh") + " y = Mul(x, g) }",
         "its gate is Tanh",
     ),
-    "scaled gate": (
-        "g6 (float[1,8,6,6] x) => (float[1,8,6,6] y)"
-        " <float[4,8,1,1] w1, float[8,4,1,1] w2, float[1,1,1,1] two = {2.0}> {"
-        f"{SE} g0 = Mul(g, two)\n y = Mul(x, g0) }}",
-        "scaled, shifted or mixed",
+    "gates of two branches, one scaled": (
+        "g6 (float[1,8,6,6] x, float[1,8,6,6] v) => (float[1,8,6,6] y)"
+        " <float[4,8,1,1] w1, float[8,4,1,1] w2, float[8,4,1,1] w3, float[1,1,1,1] two = {2.0}> {"
+        f"{SE} g0 = Mul(g, two)\n b = Conv(z, w3)\n g1 = Sigmoid(b)\n p = Mul(x, g0)\n q = Mul(v, g1)\n"
+        " y = Add(p, q) }",
+        "scaled, shifted or negated",
     ),
     "an operator that is not understood": (
         f"g7 (float[1,8,6,6] x) => (float[1,8,6,6] y) {FC} {{ {SE} c = CumSum(g, one)\n y = Mul(x, c) }}",
@@ -233,7 +264,17 @@ LOOK_ALIKES = {
         " <float[1,1,3] w2, int64[3] row = {0, 1, 8}, int64[4] cube = {0, 8, 1, 1}, int64[4] all = {1, 8, 6, 6}> {"
         " s = GlobalAveragePool(x) r = Reshape(s, row) a = Conv<pads=[1, 1]>(r, w2) g = Sigmoid(a)"
         " c = Reshape(g, cube) e = Expand(c, all) y = Mul(x, e) }",
-        "Conv between pool and gate",
+        "slides over the channels (ECA)",
+    ),
+    "channels last": (
+        "g11 (float[1,6,6,8] x) => (float[1,6,6,8] y) <float[8,4] w1, float[4,8] w2, int64[2] over = {1, 2}> {"
+        " s = ReduceMean(x, over) h = MatMul(s, w1) z = Relu(h) a = MatMul(z, w2) g = Sigmoid(a) y = Mul(x, g) }",
+        "channels-last map",
+    ),
+    "a learned sum instead of a pool (GC)": (
+        "g12 (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[8,8,6,6] w2> {"
+        " s = Conv(x, w2) g = Sigmoid(s) y = Mul(x, g) }",
+        "not made from an average or a maximum",
     ),
     "three layers": (
         "g8 (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[4,8,1,1] w1, float[8,4,1,1] w2, float[8,8,1,1] w3> {"
