@@ -169,13 +169,15 @@ def test_a_project_folder_is_called_no_bundle_whatever_lies_in_it(tmp_path: Path
 def test_a_bundle_with_folders_nested_deeper_than_python_can_recurse_is_refused(tmp_path: Path) -> None:
     path = write_bundle(tmp_path / "bundle").path
     deepest = path
-    for _ in range(1500):
-        deepest /= "d"
-        deepest.mkdir()
-    (deepest / "file").write_text("")
-    with pytest.raises(InputError, match="which its manifest does not list"):
-        Bundle.read(path)
-    subprocess.run(["rm", "-rf", str(path)], check=True)  # pytest's own tidying would recurse
+    try:
+        for _ in range(1500):
+            deepest /= "d"
+            deepest.mkdir()
+        (deepest / "file").write_text("")
+        with pytest.raises(InputError, match="which its manifest does not list"):
+            Bundle.read(path)
+    finally:
+        subprocess.run(["rm", "-rf", str(path)], check=True)  # pytest's own tidying would recurse
 
 
 def test_a_bundle_with_a_file_of_the_user_in_it_is_left_alone(tmp_path: Path) -> None:
