@@ -17,7 +17,6 @@ The pass changes nothing by itself: it returns nodes that compute V from the blo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -30,6 +29,7 @@ import onnx_ir as ir
 from radixrt.export.affine import Floats, PoolKind
 from radixrt.export.attention import Activation, AttentionBlock, Layer
 from radixrt.export.names import NAME_SCOPES, copy_origin, set_module
+from radixrt.export.write_activation import write_activation
 
 
 class Combine(str, Enum):
@@ -259,48 +259,7 @@ class _Writer:
         return self.op("Conv", inputs, role, kernel_shape=[1, 1])
 
     def activate(self, value: ir.Value, activation: Activation, role: str) -> ir.Value:
-        kind, params = activation.kind, activation.params
-        if kind == "Swish":
-            scaled = value
-            if params[0] != 1.0:
-                scaled = self.op(
-                    "Mul", [value, self.constant(np.full((1, 1, 1, 1), params[0]), f"{role}.alpha")], f"{role}.scaled"
-                )
-            return self.op("Mul", [value, self.op("Sigmoid", [scaled], f"{role}.sigmoid")], role)
-        if kind == "HardSwish" and self._opset < 14:
-            return self.op("Mul", [value, self.op("HardSigmoid", [value], f"{role}.gate", alpha=1 / 6, beta=0.5)], role)
-        if kind == "Clip":
-            ends = [
-                self.constant(np.asarray(p), f"{role}.{end}") for end, p in zip(("min", "max"), params, strict=True)
-            ]
-            return self.op("Clip", [value, *ends], role)
-        if kind == "Pow":
-            return self.op("Pow", [value, self.constant(np.asarray(params[0]), f"{role}.exponent")], role)
-        if kind == "Mish" and self._opset < 18:
-            return self.op(
-                "Mul", [value, self.op("Tanh", [self.op("Softplus", [value], f"{role}.soft")], f"{role}.gate")], role
-            )
-        if kind in ("Gelu", "GeluTanh"):
-            return self._gelu(value, role, tanh=kind == "GeluTanh")
-        names = {"HardSigmoid": ("alpha", "beta"), "LeakyRelu": ("alpha",), "Elu": ("alpha",)}.get(kind, ())
-        return self.op(kind, [value], role, **dict(zip(names, params, strict=True)))
-
-    def _gelu(self, value: ir.Value, role: str, *, tanh: bool) -> ir.Value:
-        """GELU as one operator where the opset has it, else as the exporters spell it."""
-        if self._opset >= 20:
-            return self.op("Gelu", [value], role, approximate="tanh" if tanh else "none")
-
-        def scale(of: ir.Value, factor: float, what: str) -> ir.Value:
-            return self.op("Mul", [of, self.constant(np.asarray(factor), f"{role}.{what}_factor")], f"{role}.{what}")
-
-        if tanh:
-            cube = self.op("Pow", [value, self.constant(np.asarray(3.0), f"{role}.exponent")], f"{role}.cube")
-            inner = self.op("Add", [value, scale(cube, 0.044715, "cubic")], f"{role}.inner")
-            curve = self.op("Tanh", [scale(inner, math.sqrt(2 / math.pi), "argument")], f"{role}.curve")
-        else:
-            curve = self.op("Erf", [scale(value, math.sqrt(0.5), "argument")], f"{role}.curve")
-        raised = self.op("Add", [curve, self.constant(np.asarray(1.0), f"{role}.one")], f"{role}.raised")
-        return self.op("Mul", [value, scale(raised, 0.5, "half")], role)
+        return write_activation(value, activation, role, self, self._opset)
 
     def each(self, value: ir.Value, op_type: str, numbers: Floats | None, neutral: float, role: str) -> ir.Value:
         """``value`` times or plus a number for each channel, of which all may be the same."""
