@@ -23,11 +23,11 @@ test: $(VENV)/.ready
 check: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(OLDEST) -p radixrt -p benchmarks -p samples
+	$(BIN)/mypy --python-version $(OLDEST) -p radixrt -p benchmarks -p samples
 	$(BIN)/lint-imports
 
 # Types are checked as the oldest Python sees them, where that can be: NumPy's stubs for 3.12 and later need 3.12.
-OLDEST = $(if $(wildcard $(VENV)/lib/python3.1[01]),--python-version 3.10)
+OLDEST = $(if $(wildcard $(VENV)/lib/python3.1[01]),3.10,3.12)
 
 fmt: $(VENV)/.ready
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

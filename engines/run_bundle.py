@@ -24,11 +24,14 @@ import time
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
-import numpy as np
-
 # A bundle's files are sealed: importing the module beside this file must not leave a __pycache__ there.
 sys.dont_write_bytecode = True
-import pixels  # noqa: E402
+try:
+    import numpy as np
+    import pixels
+except ImportError as missing:
+    print(f"error: {missing}: run.py needs `pip install numpy pillow` and the engine's own runtime", file=sys.stderr)
+    sys.exit(4)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 # TensorRT 8 reads neither opset 18 nor FP16 tensors beside Q/DQ; where a bundle serves it, this graph lies in it.
@@ -378,9 +381,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.bench and timing is None:
                 timing = bench(runner, batch, max(options.rounds, 1))
         show(results, timing, options.json)
+        sys.stdout.flush()
     except (BadInputError, UnavailableError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # `run.py folder/ | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

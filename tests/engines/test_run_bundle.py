@@ -103,6 +103,24 @@ def test_a_changed_byte_is_refused(tmp_path: Path, bundle: Path, photos: Path) -
     assert "Traceback" not in done.stderr
 
 
+def test_a_python_without_numpy_is_told_what_to_install(bundle: Path, photos: Path) -> None:
+    # -S: no site-packages, as on a machine where nothing was installed.
+    command = [sys.executable, "-S", str(bundle / "run.py"), str(photos)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert "pip install numpy pillow" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_enough_is_no_error(bundle: Path, photos: Path) -> None:
+    ends, starts = os.pipe()
+    os.close(ends)  # nobody reads
+    with os.fdopen(starts, "w") as full:
+        command = [sys.executable, str(bundle / "run.py"), str(photos)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
