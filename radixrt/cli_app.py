@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
+
+from radixrt.errors import InputError
 
 if TYPE_CHECKING:
     from radixrt.progress import Stages
@@ -19,8 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# A pipe has no width: tables get one that cuts no name.
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+# A pipe has no width: tables get one that cuts no name. Nothing in brackets is markup: paths and layers have them too.
+out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False)
 
 MODEL_HELP = (
@@ -41,7 +45,8 @@ StdOpt = Annotated[str | None, typer.Option(help="Standard deviation per channel
 CropOpt = Annotated[float | None, typer.Option(help="Share of the resized image that the centre crop keeps.")]
 InterpolationOpt = Annotated[str | None, typer.Option(help="bilinear, bicubic, nearest, ...")]
 PreprocessOpt = Annotated[Path | None, typer.Option(help="A JSON file with the preprocessing.")]
-CalibrationImagesOpt = Annotated[int, typer.Option(help="At most so many images calibrate.")]
+CalibrationImagesOpt = Annotated[int, typer.Option(min=1, help="At most so many images calibrate.")]
+TestImagesOpt = Annotated[int | None, typer.Option(min=1, help="At most so many images judge. Default: all.")]
 MethodOpt = Annotated[str, typer.Option(help="minmax, percentile, entropy or mse.")]
 GroupedOpt = Annotated[str, typer.Option(help="Grouped convolutions: keep, split, merge, dense or auto (measured).")]
 LogitsOpt = Annotated[
@@ -70,9 +75,37 @@ OutputFile = Annotated[Path, typer.Option("--output", "-o", help="The file to wr
 OneTarget = Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt or tensorrt-rtx.")]
 
 
-def say(text: str) -> None:
-    """Prints a line with its markup; a path in it is never broken in two."""
+def say(text: str | Text) -> None:
+    """Prints a line; a path in it is never broken in two."""
     out.print(text, soft_wrap=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that the user named.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose a folder that is writable") from error
+
+
+def make_room(path: Path | None) -> None:
+    """Makes the folder of a file that is written at the end, so that minutes of work do not end at a closed door.
+
+    Raises:
+        InputError: there can be no such file.
+    """
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose a folder that is writable") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"cannot write {path}: name a file in a folder that is writable")
 
 
 def stages(total: int) -> Stages:

@@ -11,7 +11,21 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from radixrt.cli_app import AgainstOpt, DataOpt, JUnitOpt, LogitsOpt, PreprocessOpt, SweepOpt, app, out, say, stages
+from radixrt.cli_app import (
+    AgainstOpt,
+    DataOpt,
+    JUnitOpt,
+    LogitsOpt,
+    PreprocessOpt,
+    SweepOpt,
+    TestImagesOpt,
+    app,
+    make_room,
+    out,
+    say,
+    stages,
+    write_text,
+)
 from radixrt.cli_engine import print_result
 
 BundleArg = Annotated[Path, typer.Argument(help="A bundle: the folder that `radixrt engine` left.")]
@@ -21,7 +35,7 @@ BundleArg = Annotated[Path, typer.Argument(help="A bundle: the folder that `radi
 def run(
     bundle: BundleArg,
     images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
-    top: Annotated[int, typer.Option(help="How many classes to print.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to print.")] = 5,
     require_signature: Annotated[Path | None, typer.Option(help="An Ed25519 public key of the maker.")] = None,
 ) -> None:
     """Classify images with a bundle's engine."""
@@ -42,7 +56,7 @@ def validate(
     checkpoint: Annotated[Path | None, typer.Option(help="The original's trained weights.")] = None,
     data: DataOpt = "elpv",
     preprocess: PreprocessOpt = None,
-    test_images: Annotated[int | None, typer.Option(help="At most so many images judge. Default: all.")] = None,
+    test_images: TestImagesOpt = None,
     gates: Annotated[Path | None, typer.Option(help="A gates.toml; options take precedence.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Top-1 points the engine may lose (1.0).")] = None,
     min_cosine: Annotated[float | None, typer.Option(help="Smallest cosine of the logits.")] = None,
@@ -61,6 +75,7 @@ def validate(
     from radixrt.errors import GateError
     from radixrt.validate.gates import read_gates
 
+    make_room(junit)
     report = judge(
         engine,
         reference=reference,
@@ -76,9 +91,9 @@ def validate(
         command=shlex.join(["radixrt", *sys.argv[1:]]),
     )
     if junit is not None:
-        from radixrt.validate.junit import write_junit
+        from radixrt.validate.junit import render_junit
 
-        write_junit([report], junit)
+        write_text(junit, render_junit([report]))
     print_result(output, report)
     if not report.passed:
         raise GateError(f"a gate failed: see {output / 'report.html'}")
@@ -94,7 +109,7 @@ def compare(
     from radixrt.validate.schema import Report
 
     reports = [Report.read(path / "report.json" if path.is_dir() else path) for path in bundles]
-    output.write_text(render_comparison(reports), encoding="utf-8")
+    write_text(output, render_comparison(reports))
     say(f"{output}: {len(reports)} reports side by side")
 
 
@@ -103,7 +118,7 @@ def inspect(
     source: BundleArg,
     json: Annotated[Path | None, typer.Option(help="Write the table as JSON.")] = None,
     device: Annotated[str, typer.Option(help="tensorrt-rtx: devices to estimate, with commas.")] = "",
-    top: Annotated[int, typer.Option(help="How many layers to print, the costliest first.")] = 20,
+    top: Annotated[int, typer.Option(min=1, help="How many layers to print, the costliest first.")] = 20,
 ) -> None:
     """Look into an engine: layers with precision, torch module, and time; compiled kernels where it cannot run here."""
     from radixrt.engines.base import BuildOptions
@@ -120,7 +135,7 @@ def inspect(
     devices = tuple(name.strip() for name in device.split(",") if name.strip())
     seen = inspect_engine(manifest.target, found.engine, found.deploy, options, devices=devices)
     if json is not None:
-        json.write_text(seen.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_text(json, seen.model_dump_json(indent=2) + "\n")
     unit = "µs" if seen.measured else "kB moved"
     table = Table("layer", "kind", "precision", "torch module", unit, "")
     costs = {row: (row.mean_us or 0.0) if seen.measured else (row.bytes_moved or 0) / 1e3 for row in seen.rows}
@@ -136,7 +151,7 @@ def inspect(
         share = f"{estimate.memory_bound_share:.0%} of it bound by memory"
         say(f"{estimate.device}: at least {estimate.total_us / 1e3:.3f} ms, a roofline estimate, {share}")
     for note in seen.notes:
-        out.print(note, markup=False, soft_wrap=True)
+        say(note)
 
 
 @app.command()
@@ -144,8 +159,8 @@ def bundle(
     source: BundleArg,
     triton: Annotated[Path, typer.Option(help="Write it as a model into this Triton model repository.")],
     name: Annotated[str, typer.Option(help="The model's name there. Default: the bundle's.")] = "",
-    instances: Annotated[int, typer.Option(help="Copies of the model on each device.")] = 1,
-    queue_delay_us: Annotated[int, typer.Option(help="How long the server may wait to fill a batch.")] = 100,
+    instances: Annotated[int, typer.Option(min=1, help="Copies of the model on each device.")] = 1,
+    queue_delay_us: Annotated[int, typer.Option(min=0, help="How long the server may wait to fill a batch.")] = 100,
     gpu: Annotated[bool, typer.Option("--gpu", help="Run an ONNX model on a GPU.")] = False,
 ) -> None:
     """Write a bundle into a Triton model repository."""
@@ -159,8 +174,10 @@ def bundle(
 @app.command()
 def cache(
     prune: Annotated[bool, typer.Option("--prune", help="Remove what was not used for longest.")] = False,
-    max_mb: Annotated[int, typer.Option(help="With --prune: keep at most so many MB.")] = 0,
-    older_than_days: Annotated[float | None, typer.Option(help="With --prune: only what is older than this.")] = None,
+    max_mb: Annotated[int, typer.Option(min=0, help="With --prune: keep at most so many MB.")] = 0,
+    older_than_days: Annotated[
+        float | None, typer.Option(min=0, help="With --prune: only what is older than this.")
+    ] = None,
 ) -> None:
     """Show what earlier runs left to be taken again, or remove it: results of stages, and what libraries compiled."""
     from radixrt.engines.device_cache import cache_home, device_files, prune_device_files

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from radixrt.cli_app import (
     AgainstOpt,
@@ -37,11 +37,14 @@ from radixrt.cli_app import (
     StdOpt,
     StripOpt,
     SweepOpt,
+    TestImagesOpt,
     VersionOpt,
     app,
+    make_room,
     out,
     say,
     stages,
+    write_text,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +75,7 @@ def engine(
     interpolation: InterpolationOpt = None,
     preprocess: PreprocessOpt = None,
     calibration_images: CalibrationImagesOpt = 256,
-    test_images: Annotated[int | None, typer.Option(help="At most so many images judge. Default: all.")] = None,
+    test_images: TestImagesOpt = None,
     method: MethodOpt = "minmax",
     grouped_conv: GroupedOpt = "auto",
     no_recovery: Annotated[
@@ -92,16 +95,20 @@ def engine(
     min_speedup: Annotated[float | None, typer.Option(help="Median latency of the original over the engine's.")] = None,
     strict: Annotated[bool, typer.Option(help="Judge --max-drop by the bound of its 95 % interval.")] = False,
     gates: Annotated[Path | None, typer.Option(help="A gates.toml; options take precedence.")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 lets the runtime choose.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 lets the runtime choose.")] = 0,
     compute_capability: Annotated[str | None, typer.Option(help="tensorrt-rtx: such as 8.6,8.9,12.0.")] = None,
-    workspace_mb: Annotated[int | None, typer.Option(help="TensorRT: builder workspace, in MiB.")] = None,
-    builder_level: Annotated[int | None, typer.Option(help="TensorRT: builder optimisation level, 0 to 5.")] = None,
+    workspace_mb: Annotated[int | None, typer.Option(min=1, help="TensorRT: builder workspace, in MiB.")] = None,
+    builder_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="TensorRT: builder optimisation level.")
+    ] = None,
     dla_core: DlaOpt = None,
     refit: RefitOpt = False,
     strip_plan: StripOpt = False,
     version_compatible: VersionOpt = False,
     hardware_compatible: HardwareOpt = False,
-    latency_rounds: Annotated[int, typer.Option(help="Timed rounds per batch size.")] = 30,
+    latency_rounds: Annotated[
+        int, typer.Option(min=1, help="Timed rounds per batch size; at least 10 are taken.")
+    ] = 30,
     against: AgainstOpt = None,
     batch_sweep: SweepOpt = None,
     junit: JUnitOpt = None,
@@ -113,11 +120,10 @@ def engine(
     from radixrt.calibration.spec import CalibrationOptions, Method
     from radixrt.engines.base import BuildOptions
     from radixrt.export.spec import BatchSpec, Precision
-    from radixrt.request import DataChoice, EngineRequest, ModelChoice, positive
+    from radixrt.request import DataChoice, EngineRequest, ModelChoice
     from radixrt.validate.gates import read_gates
 
-    for what, value in (("--calibration-images", calibration_images), ("--test-images", test_images)):
-        positive(what, value)
+    make_room(junit)
     request = EngineRequest(
         model=ModelChoice(model, checkpoint, num_classes, seed, logits=logits),
         data=DataChoice(
@@ -179,9 +185,9 @@ def engine(
             say(f"\nSide by side: {run.comparison}")
         reports = [result.report for result in run.results] or run.race.losers
         if junit is not None and reports:
-            from radixrt.validate.junit import write_junit
+            from radixrt.validate.junit import render_junit
 
-            write_junit(reports, junit)
+            write_text(junit, render_junit(reports))
 
 
 def print_candidates(candidates: Sequence[Candidate]) -> None:
@@ -190,7 +196,7 @@ def print_candidates(candidates: Sequence[Candidate]) -> None:
 
     table = Table(*CANDIDATE_HEAD)
     for row in candidate_rows(candidates):
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*map(str, row))
     out.print(table)
 
 
@@ -202,12 +208,12 @@ def print_result(path: Path, report: object) -> None:
     assert isinstance(report, Report)
     said = verdict(report)
     colour = {"good": "green", "bad": "red", "unproved": "yellow"}[said.tone]
-    say(f"\n[bold]{path}[/bold]  [{colour}]{said.title}[/{colour}]")
+    say(Text.assemble("\n", (str(path), "bold"), "  ", (said.title, colour)))
     table = Table.grid(padding=(0, 2))
     for tile in tiles(report):
-        table.add_row(tile.label, f"[bold]{tile.value}[/bold]", f"[dim]{tile.note}[/dim]")
+        table.add_row(tile.label, Text(tile.value, "bold"), Text(tile.note, "dim"))
     out.print(table)
-    say(f"[dim]The whole report: {path / 'report.html'}[/dim]")
+    say(Text(f"The whole report: {path / 'report.html'}", "dim"))
 
 
 @app.command()
@@ -242,5 +248,5 @@ def targets() -> None:
     out.print(table)
 
 
-def _yes(value: bool) -> str:
-    return "[green]yes[/green]" if value else "[yellow]no[/yellow]"
+def _yes(value: bool) -> Text:
+    return Text("yes", "green") if value else Text("no", "yellow")

@@ -35,9 +35,10 @@ from radixrt.cli_app import (
     VersionOpt,
     app,
     err,
-    out,
+    make_room,
     say,
     stages,
+    write_text,
 )
 
 GraphArg = Annotated[Path, typer.Argument(help="An .onnx file.")]
@@ -92,7 +93,7 @@ def rewrite(
         model, done = do_rewrite(read_foreign(graph).simplified, options)
         write_onnx(model, output)
         if report is not None:
-            report.write_text(done.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            write_text(report, done.model_dump_json(indent=2) + "\n")
     say(
         f"{output}: {len(done.attention_blocks)} attention blocks and {len(done.grouped_convs)} grouped convolutions "
         f"rewritten, {len(done.refused)} refused, {done.nodes_before} nodes became {done.nodes_after}"
@@ -148,7 +149,7 @@ def calibrate(
         table = import_cache(from_cache, table)
     if to_cache is not None:
         text = export_cache(table, tensorrt_version, model=model)
-        to_cache.write_text(text, encoding="utf-8")
+        write_text(to_cache, text)
         say(f"{to_cache}: {text.count(chr(10)) - 1} scales")
     write_table(table, output)
     say(f"{output}: ranges of {len(table.tensors)} tensors from {table.images} images")
@@ -215,7 +216,7 @@ def build(
         hardware_compatible=hardware_compatible,
     )
     chosen, display = get(target), stages(1)
-    output.mkdir(parents=True, exist_ok=True)
+    make_room(output / "engine")
     # Whole files or none: a build that is stopped leaves nothing in the folder.
     with tempfile.TemporaryDirectory(dir=output, prefix=".radixrt-") as folder:
         with display.stage(f"Building the {chosen.name} engine"):
@@ -224,4 +225,4 @@ def build(
     for file in files:
         say(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     for note in built.notes:
-        out.print(note, markup=False, soft_wrap=True)
+        say(note)

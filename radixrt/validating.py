@@ -13,6 +13,7 @@ from radixrt.against import Rivals
 from radixrt.calibration.data import load_data
 from radixrt.calibration.images import ImageList
 from radixrt.engines.analysis_plan import analysis_plan
+from radixrt.engines.atomic import translate_disk_errors
 from radixrt.engines.base import BuildOptions, Session, Target
 from radixrt.engines.bundle import Bundle
 from radixrt.engines.manifest import now
@@ -104,6 +105,9 @@ def validate_engine(
     bundle = judged.bundle
     if reference is None and bundle is None:
         raise InputError(f"{engine} does not say which network it was made from: name it with --reference")
+    if output is not None:
+        with translate_disk_errors(output):
+            output.mkdir(parents=True, exist_ok=True)
     name = original_of(bundle, checkpoint, reference) if bundle is not None else str(reference)
     choice = DataChoice(source=data, preprocess_file=preprocess, test_images=test_images)
     if logits is None and bundle is not None:
@@ -173,7 +177,6 @@ def validate_engine(
         notes=[*notes, *verdict.notes, *located.notes],
     )
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
         write_reports(report, output, flipped(report, prepared.test))
     return report
 

@@ -160,3 +160,36 @@ class TestOutput:
         (tmp_path / "file").write_text("mine")
         done = radixrt("engine", "--model", SAMPLE, "--target", "onnxruntime", "--output", tmp_path / "file" / "b")
         assert done.code == 2 and (tmp_path / "file").read_text() == "mine"
+
+    # Minutes of work must not end at a file that could never be written.
+    def test_gates_below_a_file_are_refused_before_anything_starts(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("mine")
+        sentence = refuse(tmp_path / "b", "--model", SAMPLE, "--junit", tmp_path / "file" / "gates.xml")
+        assert "gates.xml" in sentence and "[1/" not in sentence
+
+    def test_a_page_in_no_folder_is_refused(self, tmp_path: Path) -> None:
+        from tests.validate.reports import make_report
+
+        make_report().write(tmp_path / "report.json")
+        done = radixrt("compare", tmp_path / "report.json", "-o", tmp_path / "no" / "page.html")
+        assert done.code == 2 and "page.html" in done.sentence
+        # What looks like markup is a part of a name, or of a layer's.
+        named = tmp_path / "[red].html"
+        done = radixrt("compare", tmp_path / "report.json", "-o", named)
+        assert done.code == 0 and str(named) in done.out
+
+
+@pytest.mark.parametrize(
+    "words", [("--test-images", "0"), ("--calibration-images", "-1"), ("--threads", "-2"), ("--latency-rounds", "0")]
+)
+def test_counts_that_are_none_are_refused(tmp_path: Path, words: tuple[str, str]) -> None:
+    assert words[0] in refuse(tmp_path / "b", "--model", SAMPLE, *words)
+
+
+# TensorRT calls what it fused {ForeignNode[/fc/Gemm]}, and a photograph may be called what its owner likes.
+def test_layers_and_names_in_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    from radixrt.cli_engine import print_candidates
+    from radixrt.validate.schema import Candidate
+
+    print_candidates([Candidate(target="tensorrt", verdict="not built", reason="{ForeignNode[/fc/Gemm]} :rocket:")])
+    assert "[/fc/Gemm]} :rocket:" in capsys.readouterr().out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from xml.etree import ElementTree
 
 from radixrt.validate.schema import Report
@@ -49,12 +48,6 @@ def _suite(report: Report) -> ElementTree.Element:
             # What a gate was judged by is part of its passing: a CPU twin, or an interval that proves nothing.
             ElementTree.SubElement(case, "system-out").text = _clean(gate.reason)
     return suite
-
-
-def write_junit(reports: Sequence[Report], path: Path) -> None:
-    """Writes :func:`render_junit`'s text."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_junit(reports), encoding="utf-8")
 
 
 def _clean(text: str) -> str:

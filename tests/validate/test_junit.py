@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from xml.etree import ElementTree
 
 from radixrt.validate.gates import GateLimits
-from radixrt.validate.junit import render_junit, write_junit
+from radixrt.validate.junit import render_junit
 from tests.validate.reports import make_report
 
 
-def test_one_case_for_each_gate_with_its_outcome(tmp_path: Path) -> None:
+def test_one_case_for_each_gate_with_its_outcome() -> None:
     report = make_report(limits=GateLimits(min_speedup=50, min_cosine=0.5))
-    write_junit([report], tmp_path / "reports" / "junit.xml")
-    suite = ElementTree.parse(tmp_path / "reports" / "junit.xml").getroot()[0]
+    text = render_junit([report])
+    assert text.startswith("<?xml version='1.0' encoding='utf-8'?>") and "≥" in text
+    suite = ElementTree.fromstring(text.encode())[0]
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("3", "1", "0")
     outcome = {case.get("name"): [child.tag for child in case] for case in suite}
     assert outcome == {"max_drop": ["system-out"], "min_cosine": ["system-out"], "min_speedup": ["failure"]}
