@@ -24,6 +24,7 @@ import numpy as np
 
 from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Progress, Session, Target, TensorSpec
 from radixrt.engines.float32_typed import has_half, to_float32
+from radixrt.engines.float_layers import keep_float_layers
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
 
@@ -131,6 +132,7 @@ class OnnxRuntimeTarget(Target):
             from radixrt.calibration.twin import to_unsigned
 
             model = to_unsigned(model)
+            keep_float_layers(model)
         if not _cuda() and has_half(model):
             model = to_float32(model, keep_half_weights=True)
             notes = (
