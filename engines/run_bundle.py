@@ -22,7 +22,7 @@ import platform
 import sys
 import time
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 # A bundle's files are sealed: importing the module beside this file must not leave a __pycache__ there.
 sys.dont_write_bytecode = True
@@ -37,7 +37,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", "
 # TensorRT 8 reads neither opset 18 nor FP16 tensors beside Q/DQ; where a bundle serves it, this graph lies in it.
 DEPLOY_FOR_TENSORRT_8 = "deploy-trt8.onnx"
 MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-NEEDED = ("format", "schema_version", "files", "engine", "deploy", "target", "batch", "precision", "labels")
+Run = Callable[[np.ndarray], np.ndarray]  # from (N, C, H, W) to logits (N, classes)
 
 
 class BadInputError(Exception):
@@ -57,20 +57,23 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
     path = bundle / "manifest.json"
     try:
         manifest = json.loads(path.read_bytes().decode("utf-8"))
-        absent = [key for key in NEEDED if key not in manifest]
-        if absent or manifest["format"] != "radixrt-bundle" or manifest["schema_version"] != 1:
+        if manifest.get("format") != "radixrt-bundle" or manifest.get("schema_version") != 1:
             raise BadInputError(f"{path} is of a format that this runner does not know: use the run.py made with it")
-        for entry in manifest["files"]:
-            name = entry["name"]
+        listed = {entry["name"]: entry["sha256"] for entry in manifest["files"]}
+        for name, expected in listed.items():
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise BadInputError(f"{path} names the file {name}, which lies outside it: copy the bundle again")
-            check_file(bundle / name, entry["sha256"])
+            check_file(bundle / name, expected)
+        if not {manifest["engine"], manifest["deploy"]} <= set(listed):
+            raise BadInputError(f"{path} lists no hash for its engine or its graph: copy the bundle again")
         low, high = manifest["batch"]
         if not 1 <= low <= high or len(manifest["preprocessing"]["input_size"]) != 3:
             raise ValueError("batch or input_size")
+        # What is only read later must be there too.
+        MODULES[manifest["target"]], manifest["precision"], list(manifest["labels"]), manifest["outputs"][0]["name"]
     except OSError as error:
         raise BadInputError(f"{error.filename} cannot be read ({error.strerror}): copy the bundle again") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise BadInputError(f"{path} is damaged: copy the bundle again") from error
     return manifest  # type: ignore[no-any-return]
 
@@ -122,42 +125,32 @@ def load_module(runtime: str) -> Any:
         raise UnavailableError(f"{runtime} is not installed ({error}): for pip it is {MODULES[runtime]}") from error
 
 
-class OnnxRuntime:
-    """Runs an .onnx file on the CPU, or on CUDA where its provider is installed."""
-
-    def __init__(self, engine: Path) -> None:
-        ort = load_module("onnxruntime")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        # The same numbers on every CPU, and no slow path for denormals: what the build measured with.
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in ort.get_available_providers()]
-        try:
-            self.session = ort.InferenceSession(str(engine), options, providers=providers)
-        except Exception as error:  # its exception classes are not public
-            reason = " ".join(str(error).split())[:200]
-            raise UnavailableError(f"{engine} does not open with onnxruntime {ort.__version__}: {reason}") from error
-        self.name = self.session.get_inputs()[0].name
-
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """Runs (N, C, H, W) to logits (N, classes)."""
-        return np.asarray(self.session.run(None, {self.name: batch})[0])
+def open_onnxruntime(engine: Path) -> Run:
+    """Opens an .onnx file on the CPU, or on CUDA where its provider is installed."""
+    ort = load_module("onnxruntime")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    # The same numbers on every CPU, and no slow path for denormals: what the build measured with.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in ort.get_available_providers()]
+    try:
+        session = ort.InferenceSession(str(engine), options, providers=providers)
+    except Exception as error:  # its exception classes are not public
+        reason = " ".join(str(error).split())[:200]
+        raise UnavailableError(f"{engine} does not open with onnxruntime {ort.__version__}: {reason}") from error
+    name = session.get_inputs()[0].name
+    return lambda batch: np.asarray(session.run(None, {name: batch})[0])
 
 
-class OpenVino:
-    """Runs an .xml and .bin pair, or an .onnx file, on the CPU."""
-
-    def __init__(self, engine: Path) -> None:
-        openvino = load_module("openvino")
-        try:
-            self.model = openvino.Core().compile_model(str(engine), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
-        except RuntimeError as error:
-            raise UnavailableError(f"{engine} does not open with openvino {openvino.__version__}: {error}") from error
-
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """Runs (N, C, H, W) to logits (N, classes)."""
-        return np.asarray(self.model([batch])[self.model.output(0)])
+def open_openvino(engine: Path) -> Run:
+    """Opens an .xml and .bin pair, or an .onnx file, on the CPU."""
+    openvino = load_module("openvino")
+    try:
+        model = openvino.Core().compile_model(str(engine), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    except RuntimeError as error:
+        raise UnavailableError(f"{engine} does not open with openvino {openvino.__version__}: {error}") from error
+    return lambda batch: np.asarray(model([batch])[model.output(0)])
 
 
 class TensorRt:
@@ -194,7 +187,8 @@ class TensorRt:
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Runs (N, C, H, W) to logits (N, classes)."""
-        self.execution.set_input_shape(self.input, batch.shape)
+        if not self.execution.set_input_shape(self.input, batch.shape):
+            raise UnavailableError(f"the plan takes no images of shape {batch.shape}: make it again with --build")
         _, host_in, device_in = self.buffer(self.input, batch.shape)
         outputs = {n: self.buffer(n, tuple(self.execution.get_tensor_shape(n))) for n in self.outputs}
         _, host_out, device_out = outputs[self.logits]
@@ -245,14 +239,33 @@ def refuse_other_device(manifest: dict[str, Any], trt: Any, device: Any) -> None
 
 def plan_path(manifest: dict[str, Any], module: Any, device: Any) -> Path:
     """Where the plan for this graph, library and GPU is kept: outside the bundle, whose files are sealed."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radixrt" / "plans"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    cache = (base if base.is_absolute() else Path.home() / ".cache") / "radixrt" / "plans"
     graph = next(entry["sha256"] for entry in manifest["files"] if entry["name"] == manifest["deploy"])
-    made_for = "|".join((graph, manifest["target"], module.__version__, device.name(), capability_of(device)))
+    here = (module.__version__, device.name(), capability_of(device))
+    made_for = "|".join(map(str, (graph, manifest["target"], manifest["batch"], manifest["precision"], *here)))
     return cache / (hashlib.sha256(made_for.encode()).hexdigest()[:32] + ".plan")
 
 
 def build_plan(manifest: dict[str, Any], bundle: Path, plan: Path, trt: Any) -> None:
     """Builds the plan on this device and puts it in place when it is whole."""
+    started = time.perf_counter()
+    partial = plan.with_name(f"{plan.name}.{os.getpid()}")
+    try:
+        plan.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()  # the build takes minutes: if the disk refuses, let it be now
+        partial.write_bytes(serialised_plan(manifest, bundle, trt))
+        partial.replace(plan)
+    except OSError as error:
+        raise BadInputError(f"{plan} cannot be written ({error.strerror}): name another file with --plan") from error
+    finally:
+        if partial.exists():
+            partial.unlink()
+    print(f"built {plan} in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+
+
+def serialised_plan(manifest: dict[str, Any], bundle: Path, trt: Any) -> bytes:
+    """Builds the plan of the bundle's graph for the GPU that is here."""
     rtx, major = manifest["target"] == "tensorrt-rtx", int(trt.__version__.split(".")[0])
     typed = rtx or major >= 10
     graph = bundle / manifest["deploy"]
@@ -267,6 +280,10 @@ def build_plan(manifest: dict[str, Any], bundle: Path, plan: Path, trt: Any) -> 
         reason = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
         raise UnavailableError(f"{manifest['target']} {trt.__version__} cannot take {graph.name}: {reason}")
     config = builder.create_builder_config()
+    if rtx:
+        # What it compiles for by itself leaves Turing out.
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
     if not typed:
         # These releases have no strongly typed networks: the flags allow what Q/DQ and casts in the graph ask for.
         for name in {"fp32": (), "fp16": ("FP16",), "int8": ("FP16", "INT8")}[manifest["precision"]]:
@@ -278,15 +295,10 @@ def build_plan(manifest: dict[str, Any], bundle: Path, plan: Path, trt: Any) -> 
         profile = builder.create_optimization_profile()
         profile.set_shape(tensor.name, (low, *shape[1:]), (high, *shape[1:]), (high, *shape[1:]))
         config.add_optimization_profile(profile)
-    started = time.perf_counter()
     data = builder.build_serialized_network(network, config)
     if data is None:
         raise UnavailableError(f"{manifest['target']} {trt.__version__} could not build the plan: see above")
-    plan.parent.mkdir(parents=True, exist_ok=True)
-    partial = plan.with_name(f"{plan.name}.{os.getpid()}")
-    partial.write_bytes(bytes(data))
-    partial.replace(plan)
-    print(f"built {plan} in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+    return bytes(data)
 
 
 def batches(images: Sequence[Path], manifest: dict[str, Any]) -> Iterator[tuple[list[Path], np.ndarray]]:
@@ -309,14 +321,14 @@ def top5(logits: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
     return [{"class": i, "label": name, "probability": round(float(shares[i]), 6)} for i, name in zip(best, names)]
 
 
-def bench(runner: Any, batch: np.ndarray, rounds: int) -> dict[str, float]:
+def bench(run: Run, batch: np.ndarray, rounds: int) -> dict[str, float]:
     """Latency of one batch in milliseconds, from numpy array to numpy array."""
     for _ in range(max(3, rounds // 10)):
-        runner.run(batch)
+        run(batch)
     times = []
     for _ in range(rounds):
         started = time.perf_counter()
-        runner.run(batch)
+        run(batch)
         times.append((time.perf_counter() - started) * 1e3)
     summary = {f"p{q}_ms": round(float(np.percentile(times, q)), 3) for q in (50, 90, 95, 99)}
     summary.update(batch=len(batch), rounds=rounds, images_per_s=round(1e3 * len(batch) / summary["p50_ms"], 1))
@@ -340,7 +352,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def open_runner(options: argparse.Namespace, manifest: dict[str, Any]) -> Any:
+def open_engine(options: argparse.Namespace, manifest: dict[str, Any]) -> Run:
     """Opens the engine that was asked for, making the plan first where that was asked for."""
     bundle, engine = options.bundle, options.bundle / manifest["engine"]
     runtime = options.runtime or manifest["target"]
@@ -350,7 +362,7 @@ def open_runner(options: argparse.Namespace, manifest: dict[str, Any]) -> Any:
         # Another runtime than the bundle's own starts from the graph.
         manifest = dict(manifest, target=runtime, built_for=None)
         engine = bundle / manifest["deploy"]
-    on_cpu = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+    on_cpu = {"onnxruntime": open_onnxruntime, "openvino": open_openvino}
     if runtime in on_cpu:
         return on_cpu[runtime](engine)
     trt = load_module(runtime)
@@ -363,7 +375,7 @@ def open_runner(options: argparse.Namespace, manifest: dict[str, Any]) -> Any:
             raise UnavailableError(f"the bundle holds no plan for {runtime}: make one for this device with --build")
         refuse_other_device(manifest, trt, device)
         plan = engine
-    return TensorRt(plan, trt, cuda, manifest["outputs"][0]["name"])
+    return TensorRt(plan, trt, cuda, manifest["outputs"][0]["name"]).run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -372,14 +384,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         manifest = read_manifest(options.bundle)
         images = find_images(options.images)
-        runner = open_runner(options, manifest)
+        run = open_engine(options, manifest)
         results = []
         timing = None
         for paths, batch in batches(images, manifest):
-            for path, logits in zip(paths, runner.run(batch)):
+            for path, logits in zip(paths, run(batch)):
                 results.append({"image": str(path), "top5": top5(logits, manifest["labels"])})
             if options.bench and timing is None:
-                timing = bench(runner, batch, max(options.rounds, 1))
+                timing = bench(run, batch, max(options.rounds, 1))
         show(results, timing, options.json)
         sys.stdout.flush()
     except (BadInputError, UnavailableError) as error:
@@ -387,6 +399,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:  # `run.py folder/ | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

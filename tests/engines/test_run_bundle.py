@@ -144,7 +144,20 @@ def test_errors_are_one_sentence_with_the_documented_code(
     assert said in done.stderr
 
 
-@pytest.mark.parametrize("change", [{"files": [{"name": "../x", "sha256": ""}]}, {"format": "x"}, {"batch": None}])
+# An engine that the manifest does not list has no hash, and may lie anywhere.
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": [{"name": "../x", "sha256": ""}]},
+        {"format": "x"},
+        {"batch": None},
+        {"engine": "../other/engine.onnx"},
+        {"deploy": "/graph.onnx"},
+        {"labels": None},
+        {"target": "another"},
+        {"outputs": []},
+    ],
+)
 def test_a_damaged_manifest_is_refused(tmp_path: Path, bundle: Path, photos: Path, change: dict[str, object]) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(bundle, copy)

@@ -37,29 +37,38 @@ def test_a_real_plan_is_built(tmp_path: Path, runner: ModuleType) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     tiny_network(tmp_path / "deploy.onnx", "batch")
 
-    def builder(logger: object) -> Any:
-        real = trt.Builder(logger)
-
-        def config() -> Any:
-            # The only thing that a device would answer and this machine cannot: which GPU to compile for.
-            made = real.create_builder_config()
-            made.num_compute_capabilities = 1
-            assert made.set_compute_capability(trt.ComputeCapability.SM86, 0)
-            return made
-
-        return SimpleNamespace(
-            create_network=real.create_network,
-            create_optimization_profile=real.create_optimization_profile,
-            build_serialized_network=real.build_serialized_network,
-            create_builder_config=config,
-        )
-
-    names = ("Logger", "OnnxParser", "NetworkDefinitionCreationFlag", "BuilderFlag", "__version__")
-    here = SimpleNamespace(Builder=builder, **{name: getattr(trt, name) for name in names})
+    names = ("Builder", "Logger", "OnnxParser", "NetworkDefinitionCreationFlag", "BuilderFlag", "__version__")
+    here = SimpleNamespace(**{name: getattr(trt, name) for name in names})
+    # The only thing that a device would answer and this machine cannot: which GPU to compile for.
+    here.ComputeCapability = SimpleNamespace(CURRENT=trt.ComputeCapability.SM86)
     plan = tmp_path / "plans" / "it.plan"
     runner.build_plan(content(), tmp_path, plan, here)
     assert plan.stat().st_size > 1000
     assert [path.name for path in plan.parent.iterdir()] == ["it.plan"]
+
+
+# A build takes minutes: that its plan has no place to go must be heard before.
+def test_a_plan_that_has_no_place_is_refused_before_it_is_built(tmp_path: Path, runner: ModuleType) -> None:
+    (tmp_path / "deploy.onnx").write_bytes(b"graph")
+    (tmp_path / "plans").write_text("a file is where the folder should be")
+    old = OldTensorRt()
+    with pytest.raises(runner.BadInputError, match=r"it\.plan cannot be written .*--plan"):
+        runner.build_plan(content(target="tensorrt"), tmp_path, tmp_path / "plans" / "it.plan", old)
+    assert old.parsed is None
+
+
+# Two bundles of one network differ in the batches that they take: the plan of one does not serve the other.
+@pytest.mark.parametrize("change", [{"batch": [1, 8]}, {"precision": "fp16"}, {"target": "tensorrt"}])
+def test_a_plan_is_found_again_for_the_same_bundle_and_device_only(
+    tmp_path: Path, runner: ModuleType, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    listed = {"files": [{"name": "deploy.onnx", "sha256": "0" * 64}]}
+    orin = SimpleNamespace(name=lambda: "Orin", compute_capability=lambda: (8, 7))
+    first = runner.plan_path(content(**listed), OldTensorRt, orin)
+    assert first == runner.plan_path(content(**listed), OldTensorRt, orin)
+    assert first.parent == tmp_path / "radixrt" / "plans"
+    assert first != runner.plan_path(content(**listed, **change), OldTensorRt, orin)
 
 
 class OldTensorRt:
