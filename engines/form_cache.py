@@ -64,7 +64,7 @@ class _File(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # A new way of measuring is a new number: old answers are then no answers.
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     entries: list[_Entry] = []
 
 
