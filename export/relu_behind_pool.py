@@ -11,7 +11,7 @@ After::
 The largest of a window is the same number before and after a ReLU, so this is exact. The first convolution stays in
 float, and what the next one reads is quantised behind the pooling. ONNX Runtime moves that QuantizeLinear in front of
 the pooling, and its MaxPool of bytes is slow where the convolution before it is not INT8: in SE-ResNet-50 at 224x224
-it takes as long as eight of the 3x3 convolutions. A ReLU in between keeps it behind, and vanishes into it.
+it took longer than that convolution. A ReLU in between keeps it behind, and vanishes into it.
 """
 
 from __future__ import annotations
