@@ -28,6 +28,7 @@ from radixrt.one_target import (
     Result,
     build,
     finish,
+    float_engine,
     judged_gates,
     judged_inputs,
     judged_options,
@@ -36,8 +37,9 @@ from radixrt.one_target import (
     runs_on,
 )
 from radixrt.validate import gates
-from radixrt.validate.latency import seen_from
-from radixrt.validate.schema import Candidate, Report
+from radixrt.validate.findings import speed_findings
+from radixrt.validate.latency import in_float32, seen_from
+from radixrt.validate.schema import Candidate, Latency, Report
 
 
 class _Verdicts(BaseModel):
@@ -143,15 +145,19 @@ def _judge_all(job: Job, built: list[Built]) -> dict[str, Verdict]:
             name = b.target.name
             session = sessions.enter_context(b.target.open(b.engine.files[0], threads=trial.threads))
             runners[name] = session_outputs(session, trial.batch)
+            beside = sessions.enter_context(float_engine(job, b))
+            runners |= {in_float32(name): run for run in beside.values()}
             outputs = judge_outputs(runners[name], job.prepared, trial, job.stages, what=name)
             verdicts[name] = Verdict(
                 measured=now(), parity=outputs.parity, accuracy=outputs.accuracy, findings=outputs.findings
             )
         latency, notes = time_engines(runners, job.prepared, trial, job.stages)
-    return {
-        name: verdict.model_copy(update={"latency": seen_from(latency, name), "notes": notes})
-        for name, verdict in verdicts.items()
-    }
+    return {name: _told(verdict, seen_from(latency, name), notes) for name, verdict in verdicts.items()}
+
+
+def _told(verdict: Verdict, latency: Latency, notes: list[str]) -> Verdict:
+    findings = [*verdict.findings, *speed_findings(latency)]
+    return verdict.model_copy(update={"latency": latency, "findings": findings, "notes": notes})
 
 
 def _row_ms(verdict: Verdict) -> float:

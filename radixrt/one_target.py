@@ -178,7 +178,7 @@ def judge_engine(job: Job, built: Built) -> tuple[Verdict, tuple[str, ...]]:
             if not runs:
                 verdict = judge_twin(built.deploy_file, options, job.prepared, job.trial, now(), stages)
             else:
-                with target.open(file, threads=options.threads) as session, _float_engine(job, built) as beside:
+                with target.open(file, threads=options.threads) as session, float_engine(job, built) as beside:
                     verdict = judge(session, job.prepared, job.trial, now(), stages, beside=beside)
                 with stages.stage("Profiling layers and the first inference"):
                     verdict = with_costs(verdict, target.name, file, built.deploy_file, options)
@@ -189,7 +189,7 @@ def judge_engine(job: Job, built: Built) -> tuple[Verdict, tuple[str, ...]]:
 
 
 @contextmanager
-def _float_engine(job: Job, built: Built) -> Iterator[dict[str, HeadsRunner]]:
+def float_engine(job: Job, built: Built) -> Iterator[dict[str, HeadsRunner]]:
     """What INT8 has to beat: the same graph in FP32 on the same runtime. Only where building it takes no time."""
     if job.request.precision is not Precision.INT8 or Family.of(built.target.name) is not Family.CPU:
         yield {}

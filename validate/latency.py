@@ -147,8 +147,15 @@ def measure(
     )
 
 
+def in_float32(name: str) -> str:
+    """What the same graph in FP32 is called where several engines are timed, each beside its own."""
+    return f"{name}, {FLOAT32}"
+
+
 def seen_from(latency: Latency, name: str) -> Latency:
     """The same run, told of another of its runners: its rows come first, as the engine's, and the speed-up is its own.
+
+    Those of :func:`in_float32` of it come next, as the same graph's.
 
     Raises:
         InputError: no runner has that name.
@@ -157,10 +164,12 @@ def seen_from(latency: Latency, name: str) -> Latency:
     if not own:
         names = ", ".join(sorted({row.name for row in latency.rows}))
         raise InputError(f"no runner is named {name!r}: there are {names}")
-    rest = [row for row in latency.rows if row.name != name]
     smallest = min(own, key=lambda row: row.batch)
     (base,) = (row for row in latency.rows if (row.name, row.batch) == (latency.method.baseline, smallest.batch))
-    rows = [*(row.model_copy(update={"name": ENGINE}) for row in own), *rest]
+    titles = {name: ENGINE, in_float32(name): FLOAT32}
+    told = [row.model_copy(update={"name": titles.get(row.name, row.name)}) for row in latency.rows]
+    # Sorting keeps the order of those that are alike.
+    rows = sorted(told, key=lambda row: (row.name != ENGINE, row.name != FLOAT32))
     return latency.model_copy(update={"rows": rows, "speedup_p50": _ratio(base.p50_ms, smallest.p50_ms)})
 
 

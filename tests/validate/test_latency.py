@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from radixrt.errors import InputError
-from radixrt.validate.latency import Clock, LatencyOptions, measure, seen_from
+from radixrt.validate.latency import FLOAT32, Clock, LatencyOptions, in_float32, measure, seen_from
 from radixrt.validate.machine import CpuTime, MachineState, read_machine, readings, warnings
 from tests.validate.reports import FakeClock
 
@@ -43,11 +43,16 @@ def test_a_run_can_be_told_of_another_runner() -> None:
     runners = {
         "slow": lambda x: fake.advance(0.004 * len(x)),
         "quick": lambda x: fake.advance(0.002 * len(x)),
+        in_float32("slow"): lambda x: fake.advance(0.007 * len(x)),
+        in_float32("quick"): lambda x: fake.advance(0.003 * len(x)),
         "pytorch": lambda x: fake.advance(0.006 * len(x)),
     }
     found = measure(runners, IMAGES, LatencyOptions(batches=(1, 4), rounds=10), clock=fake.clock())
     told = seen_from(found, "quick")
-    assert [(r.name, r.batch) for r in told.rows[:3]] == [("engine", 1), ("engine", 4), ("slow", 1)]
+    assert [(r.name, r.batch) for r in told.rows[:5]] == [
+        ("engine", 1), ("engine", 4), (FLOAT32, 1), (FLOAT32, 4), ("slow", 1),
+    ]  # fmt: skip
+    assert told.rows[2].p50_ms == pytest.approx(3.0) and told.rows[-1].name == "pytorch"
     assert (found.speedup_p50, told.speedup_p50) == (pytest.approx(1.5), pytest.approx(3.0))
     assert sorted(r.p50_ms for r in told.rows) == sorted(r.p50_ms for r in found.rows)
     with pytest.raises(InputError, match="slow"):
