@@ -312,7 +312,8 @@ def _not_pooled(gate: View | None, view: View) -> str | None:
 def _scaled(node: ir.Node, state: Interpretation) -> bool:
     """One gated map times a constant, for all channels or for each (NFNet's gains): the gate takes it in.
 
-    A constant behind the sum of several gated maps stays where it is, for their gates are a softmax.
+    A constant behind the sum of several gated maps stays where it is, for their gates are a softmax; so does one with a
+    zero in it (a gain before training), behind which there is no gate.
     """
     for value, factor in (node.inputs, reversed(node.inputs)):
         gated = state.known.get(value) if value is not None else None
@@ -322,6 +323,8 @@ def _scaled(node: ir.Node, state: Interpretation) -> bool:
         try:
             factors = np.broadcast_to(constant.astype(np.float64), (1, *gated.dims, 1, 1)).ravel()
         except ValueError:
+            return False
+        if not factors.all():
             return False
         (plane,) = gated.planes
         gate = plane.gate.take(plane.gate_index).scale(factors)
