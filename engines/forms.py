@@ -128,6 +128,16 @@ def measurer_for(target: str, precision: Precision, cache: Path | None = None, *
     return Measurer(judge, answers, engine.name, effective, capability.version, device)
 
 
+def check_policy(policy: str) -> None:
+    """Refuses a ``--grouped-conv`` that means nothing.
+
+    Raises:
+        InputError: no such policy.
+    """
+    if policy not in POLICIES:
+        raise InputError(f"unknown --grouped-conv {policy!r}: choose one of {', '.join(POLICIES)}")
+
+
 def chooser_for(
     policy: str, target: str, precision: Precision, cache: Path | None = None, *, threads: int = 0
 ) -> ChooseForm:
@@ -143,8 +153,7 @@ def chooser_for(
     Raises:
         InputError: no such policy or target.
     """
-    if policy not in POLICIES:
-        raise InputError(f"unknown --grouped-conv {policy!r}: choose one of {', '.join(POLICIES)}")
+    check_policy(policy)
     if policy != "auto":
         return chooser_fixed(policy)
     measurer = measurer_for(target, precision, cache, threads=threads)

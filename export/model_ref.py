@@ -101,6 +101,8 @@ def resolve(name: str) -> ModelRef:
         if not Path(name).is_file():
             raise InputError(f"no ONNX file at {name}")
         return ModelRef(_folder_name(Path(name).stem), "onnx", name)
+    if name.endswith(".py"):
+        raise InputError(f"{name} is a Python file: name what in it makes the model, as in {name}:build")
     known = {model.name: model.definition for model in known_models()}
     definition = known.get(name) or known.get(name.lower().replace("_", "-")) or name
     kind, colon, target = definition.partition(":")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from radixrt.engines.base import BuildOptions, Capability, Target
 from radixrt.engines.bundle import BundleWriter
+from radixrt.engines.forms import check_policy
 from radixrt.engines.registry import FASTEST, auto_targets, get, runnable_targets
 from radixrt.engines.signing import check_private_key
 from radixrt.errors import InputError, UnavailableError
@@ -46,6 +47,7 @@ class Engine:
                 the gates, and no bundle is written.
         """
         request = self.request
+        check_policy(request.grouped_conv)
         racing = FASTEST in request.targets
         targets = choose_targets(request.targets, request.build)
         # A race leaves one bundle, wherever the winner's would lie by itself.

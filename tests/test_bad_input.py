@@ -41,10 +41,15 @@ def test_unknown_model_offers_the_nearest_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("--precision", "int4"), ("--batch", "0"), ("--batch", "8..1"), ("--method", "best")]
+    "words",
+    [("--precision", "int4"), ("--batch", "0"), ("--batch", "8..1"), ("--method", "best"), ("--grouped-conv", "wide")],
 )
 def test_unknown_words_are_refused(tmp_path: Path, words: tuple[str, str]) -> None:
     assert words[1] in refuse(tmp_path / "b", "--model", SAMPLE, *words)
+
+
+def test_a_python_file_without_a_factory_is_asked_for_one(tmp_path: Path) -> None:
+    assert "mynet.py:build" in refuse(tmp_path / "b", "--model", "mynet.py")
 
 
 def test_unknown_target_offers_the_known_ones(tmp_path: Path) -> None:
