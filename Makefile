@@ -67,7 +67,7 @@ fuzz: $(VENV)/.ready
 # Rebuilt only when the pins or the project's own metadata change.
 $(VENV)/.ready: constraints.txt pyproject.toml
 	@echo "Setting up $(VENV): some 8 GB, a few minutes"
-	$(PYTHON) -m venv $(VENVFLAGS) $(VENV)
+	$(PYTHON) -m venv $(if $(SYSTEM_PACKAGES),--system-site-packages) $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	# Its stubs ask for the library they describe, which comes from NVIDIA's own index: take the stubs alone.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps tensorrt-stubs==10.13.0.35.1

@@ -70,7 +70,8 @@ class BuildOptions:
 
     Attributes:
         cache_dir: where timings of kernels are kept between builds; None keeps none.
-        version_compatible: a later library of the same major version may open the plan.
+        version_compatible: a later library of the same major version may open the plan, where it finds the lean runtime
+            of the version that built it.
         hardware_compatible: every GPU from Ampere on may open it.
         dla_core: the DLA core that takes the layers it can; the GPU takes the rest.
         refit: the plan's weights can be replaced.

@@ -1,8 +1,8 @@
 """The deploy graph as TensorRT 8.5 and 8.6 read it: FP32 types throughout and opset 17.
 
-Before: a strongly typed graph of opset 18 or later. After: the same graph with FP32 tensors and FP32 scales (what
-    runs in FP16 and INT8 is
-then said by builder flags), and the operators whose form changed at opset 18 written the older way:
+Before: a strongly typed graph of opset 18 or later.
+After: the same graph with FP32 tensors and FP32 scales (what runs in FP16 and INT8 is then said by builder flags), and
+the operators whose form changed at opset 18 written the older way:
 
 - ``ReduceMean``, ``ReduceMax``, ``ReduceMin``, ``ReduceProd``, ``ReduceL1``, ``ReduceL2``: the axes are an attribute,
   no longer an input.

@@ -157,6 +157,22 @@ class TrtApi:
         if int8:
             self.set_flag(config, "INT8", "INT8 engines")
 
+    def set_version_compatible(self, config: trt.IBuilderConfig) -> None:
+        """Asks for a plan that later versions can run, with the lean runtime of this one beside them.
+
+        The lean runtime inside such a plan would be host code, which is never run here: it is left out.
+
+        Raises:
+            InputError: this library cannot.
+        """
+        if self.rtx:
+            raise InputError(
+                "a TensorRT for RTX plan opens with the release that built it and with no other: leave the "
+                "version-compatible option out, and build again for another release"
+            )
+        self.set_flag(config, "VERSION_COMPATIBLE", "version-compatible plans")
+        self.set_flag(config, "EXCLUDE_LEAN_RUNTIME", "version-compatible plans without host code")
+
     def set_hardware_compatible(self, config: trt.IBuilderConfig) -> None:
         """Asks for a plan that every GPU from Ampere on can run.
 

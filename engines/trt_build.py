@@ -149,10 +149,7 @@ def _configure(api: TrtApi, builder: trt.Builder, config: trt.IBuilderConfig, op
     if options.builder_level is not None:
         api.set_builder_level(config, options.builder_level)
     if options.version_compatible:
-        api.set_flag(config, "VERSION_COMPATIBLE", "version-compatible plans")
-        # The lean runtime inside such a plan is host code, which is never run here: leave it out, the library beside
-        # the plan loads it.
-        api.set_flag(config, "EXCLUDE_LEAN_RUNTIME", "version-compatible plans without host code")
+        api.set_version_compatible(config)
     if options.hardware_compatible:
         api.set_hardware_compatible(config)
     if options.refit:

@@ -76,7 +76,8 @@ def compile(
         dla_core: TensorRT: the DLA core that takes the layers it can; the GPU takes the rest.
         refit: TensorRT: a plan whose weights can be replaced.
         strip_plan: TensorRT: a plan without weights, which takes those of ``deploy.onnx``.
-        version_compatible: TensorRT: later libraries of the same major version may open the plan.
+        version_compatible: TensorRT: later libraries of the same major version may open the plan, with the lean runtime
+            of the version that built it.
         hardware_compatible: TensorRT: every GPU from Ampere on may open it.
         output: the bundle's folder, or the folder of several bundles.
         progress: show the stages on standard error.

@@ -66,7 +66,7 @@ StripOpt = Annotated[
     bool, typer.Option("--strip-plan", help="TensorRT: a plan without weights; it takes those of deploy.onnx.")
 ]
 VersionOpt = Annotated[
-    bool, typer.Option("--version-compatible", help="TensorRT: later libraries of the same major version may open it.")
+    bool, typer.Option("--version-compatible", help="TensorRT: later versions open it with this one's lean runtime.")
 ]
 HardwareOpt = Annotated[
     bool, typer.Option("--hardware-compatible", help="TensorRT: every GPU from Ampere on may open it.")

@@ -132,7 +132,12 @@ def validate_engine(
             assert bundle is not None and build is not None
             verdict = judge_twin(bundle.deploy, build, prepared, trial, now(), stages, own_images)
         graph = bundle.deploy if bundle else judged.file
-        located = Located()
+        located = Located(
+            notes=(
+                f"Where the error comes from was not located: {graph.name} holds no ONNX graph to follow layer by "
+                "layer; the .onnx file that it was built from does.",
+            )
+        )
         if graph.suffix == ".onnx":
             with stages.stage("Locating the error, layer by layer"):
                 plan = analysis_plan(capability, graph, build) if build is not None else None
