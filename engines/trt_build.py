@@ -85,9 +85,14 @@ def build_plan(
     config = builder.create_builder_config()
     _configure(api, builder, config, options)
     stop = threading.Event()
+    failed: list[Exception] = []
 
     def step(phase: str, done: int, total: int) -> bool:
-        if progress is not None and not progress(phase, done, total):
+        try:
+            if progress is not None and not progress(phase, done, total):
+                stop.set()
+        except Exception as error:  # in the library's hands it would look like a graph that cannot be built
+            failed.append(error)
             stop.set()
         return not stop.is_set()
 
@@ -96,6 +101,8 @@ def build_plan(
     cache = api.timing_cache(config, timing_cache) if timing_cache is not None else None
     plan = _build_in_thread(builder, network, config, stop)
     del monitor
+    if failed:
+        raise failed[0]
     if plan is None and stop.is_set():
         raise InputError("the build was stopped: start it again")
     if plan is None:

@@ -113,6 +113,15 @@ def test_a_build_tells_of_its_phases(tmp_path: Path) -> None:
     assert all(0 <= done <= total for steps in seen.values() for done, total in steps)
 
 
+# A terminal that goes away while a build shows its steps must not be reported as a graph that cannot be built.
+def test_what_goes_wrong_in_the_display_is_raised_as_it_is(tmp_path: Path) -> None:
+    def gone(phase: str, done: int, total: int) -> bool:
+        raise BrokenPipeError("the reader has gone")
+
+    with pytest.raises(BrokenPipeError, match="the reader has gone"):
+        registry.get("tensorrt-rtx").build(graphs.save(tmp_path, "fp16"), tmp_path, OPTIONS, progress=gone)
+
+
 # Ctrl-C inside a callback would have to pass through the library's C++, which ends the process without tidying up.
 def test_ctrl_c_stops_a_build_and_leaves_no_plan(tmp_path: Path) -> None:
     graph = graphs.save(tmp_path, "fp16")
