@@ -3,8 +3,9 @@
 Trying a range, a layer in float or a corrected bias must not cost a new graph and a new session. Here each point
 ``x`` of a placement reads three scalars, and each layer a switch and a bias::
 
-    x ──► Div(s) ──► Round ──► Clip(low, high) ──► Mul(s) ──► readers            (rounds half to even, as
-    QuantizeLinear) W' = W + switch * (fake_quantised(W) - W)          B' = B + shift
+    x ──► Div(s) ──► Round ──► Clip(low, high) ──► Mul(s) ──► readers      (half to even, as QuantizeLinear)
+    W' = W + switch * (fake_quantised(W) - W)
+    B' = B + shift
 
 ``s = amax / 127`` with limits -127 and 127 is s8, ``amax / 255`` with 0 and 255 is the full unsigned range; a point
 that is off has a step far below float32's resolution of its values. Beside the logits, the mean of each layer's
@@ -13,7 +14,7 @@ output channels comes out, for bias correction.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -54,10 +55,6 @@ class Variant:
     amax: dict[str, float] = field(default_factory=dict)
     layers: frozenset[str] = frozenset()
     shifts: dict[str, Array] = field(default_factory=dict)
-
-    def with_amax(self, root: str, amax: float) -> Variant:
-        """The same with one range changed."""
-        return replace(self, amax={**self.amax, root: amax})
 
 
 class QuantSession:

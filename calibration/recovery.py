@@ -1,14 +1,14 @@
 """Accuracy recovery: what INT8 lost comes back, cheapest means first, each reported with what it bought.
 
-1. *Range method*: each way of choosing ranges, for the whole network at once; one evaluation each.
-2. *Ranges*: for each scale group, of the ranges that the choosers picked, the one that disturbs the logits least.
-3. *Bias correction*: rounding shifts the mean of a layer's outputs, and global pooling hands exactly that on; the bias
+1. *Range method*: each way of choosing ranges, for the whole network at once; one evaluation each. Ranges chosen tensor
+   by tensor fit the images they were chosen on and no others: that was tried, alone and with all else quantised.
+2. *Bias correction*: rounding shifts the mean of a layer's outputs, and global pooling hands exactly that on; the bias
    takes it back (Nagel et al., "Data-free quantization", 2019, with measured instead of assumed means).
-4. *Cross-layer equalisation*: channels between two convolutions are rescaled so that one scale serves all
+3. *Cross-layer equalisation*: channels between two convolutions are rescaled so that one scale serves all
    (``equalise.py``); the float network stays the same to the last bit. Biases are then corrected anew.
-5. *Mixed precision*: while a caller's gate does not pass, layers stay in float (``mixed_precision.py``).
+4. *Mixed precision*: while a caller's gate does not pass, layers stay in float (``mixed_precision.py``).
 
-A means is kept where it clearly raises the SQNR of the logits on images that it was not fitted to.
+A means is kept where it raises the SQNR of the logits on images that it was not fitted to.
 
 A search is bounded by the multiplications of its forward passes, not by a clock, so that it finds the same on a slow
 machine: large networks get fewer images and coarser stages, and what does not fit is left out and reported so.
@@ -33,9 +33,7 @@ from radixrt.calibration.placement_spec import PlacementOptions
 from radixrt.calibration.quant_session import QuantSession, Variant
 from radixrt.calibration.recovery_search import (
     BIAS,
-    EACH,
     EQUALISE,
-    FEW,
     MEANS,
     WHOLE,
     WHOLE_NETWORK_TRIES,
@@ -55,15 +53,8 @@ _STAGES = (12, 6)
 WORK = 5e11
 """Multiplications that one search may take by default: some ten seconds of two quiet cores for a ResNet-50."""
 
-_MOST_FITTED = 32
-"""Images that choices are made on, at most; the others judge, because that is where more of them tell more."""
-
-_KEPT_DB = 0.2
-"""A means is kept if it buys more than this: less is within what other images would say."""
-
 _LEAST_IMAGES = 8
-_FEWEST = _LEAST_IMAGES * (_STAGES[-1] + 2)
-_RANGES_EACH = 4  # candidates that differ, for one scale group
+_LEAST_JUDGES = 4
 
 
 @dataclass(frozen=True)
@@ -119,13 +110,13 @@ def recover(
     threads: int = 0,
     work: float = WORK,
 ) -> Recovered:
-    """Chooses ranges by the error of the logits, corrects biases, equalises channels.
+    """Chooses the range method by the error of the logits, corrects biases, equalises channels.
 
     Args:
         model: the float32 graph; not changed.
         table: its calibration.
-        images: calibration images, float32 (N, C, H, W), 32 to 128 of them: some are fitted to, the others judge. Of a
-            large network only the first few are used.
+        images: calibration images, float32 (N, C, H, W), 32 to 128 of them, mixed: the first are fitted to, the last
+            judge. Of a large network only the first few are used.
         options: the placement that will be used.
         on_progress: told after each candidate.
         stop: asked before each candidate; True ends the search with the best found.
@@ -142,15 +133,15 @@ def recover(
         return Recovered(model.clone(), table, ())
     # A pass runs every layer, whether it is quantised or not.
     passes = int(work / max(sum(macs_of(layer) for layer in layers_of(model.graph)), 1))
-    effort = _effort(passes, len(images), len(session.roots))
+    effort = _effort(passes, len(images))
     if effort is None:
-        why = f"the network is too large: {passes} forward passes are allowed, {BIAS} needs {_FEWEST}"
+        least = _passes(_LEAST_IMAGES, _STAGES[-1])[BIAS]
+        why = f"the network is too large: {passes} forward passes are allowed, {BIAS} needs {least}"
         return Recovered(model.clone(), table, tuple(RecoveryStep(m, 0, 0, why, 0, left_out=True) for m in MEANS))
     used = images[: effort.images]
-    fitted = np.arange(len(used)) % 2 == 0
-    fitted[2 * _MOST_FITTED :] = False
-    judges = used[~fitted] if len(used) > 1 else used
-    setting = Setting(options, used[fitted], judges, effort.stages, on_progress, stop, threads)
+    judging = _judging(len(used))
+    fitted, judges = (used[:-judging], used[-judging:]) if judging else (used, used)
+    setting = Setting(options, fitted, judges, effort.stages, on_progress, stop, threads)
     search = Search(model, table, session, setting)
     best = session.everything(table)
     best_db = search.sqnr(best)
@@ -161,14 +152,14 @@ def recover(
             steps.append(RecoveryStep(name, 0, 0, why, 0, left_out=True))
             continue
         started = time.monotonic()
-        means = {WHOLE: search.whole, EACH: search.each, BIAS: search.biases, EQUALISE: search.equalise}[name]
+        means = {WHOLE: search.whole, BIAS: search.biases, EQUALISE: search.equalise}[name]
         try:
             other, found, detail = means(best)
         except StoppedError:
             return _recovered(search, best, steps, finished=False)
         after_db = other.sqnr(found)
         steps.append(RecoveryStep(name, best_db, after_db, detail, time.monotonic() - started))
-        if after_db > best_db + _KEPT_DB:
+        if after_db > best_db:
             search, best, best_db = other, found, after_db
     return _recovered(search, best, steps, finished=True)
 
@@ -187,7 +178,7 @@ class _Effort:
     means: frozenset[str]
 
 
-def _effort(passes: int, images: int, groups: int) -> _Effort | None:
+def _effort(passes: int, images: int) -> _Effort | None:
     """The most images and stages that so many forward passes pay for, with the choice of a range method where any do.
 
     Returns None where not even bias correction on the fewest images fits.
@@ -196,29 +187,34 @@ def _effort(passes: int, images: int, groups: int) -> _Effort | None:
     for needed in (frozenset({BIAS, WHOLE}), frozenset({BIAS})):
         for count in sizes:
             for stages in _STAGES:
-                effort = _Effort(count, stages, _affordable(passes, count, stages, groups))
+                effort = _Effort(count, stages, _affordable(passes, _passes(count, stages)))
                 if needed <= effort.means:
                     return effort
     return None
 
 
-def _affordable(passes: int, images: int, stages: int, groups: int) -> frozenset[str]:
-    """The means that so many forward passes pay for."""
-    fitted = min(-(-images // 2), _MOST_FITTED)
-    # Each stage sees some of the images and is judged on the others; so are the start and the end.
-    biases = images * (stages + 2)
-    prices = {
-        BIAS: biases,
-        WHOLE: WHOLE_NETWORK_TRIES * fitted,
-        EQUALISE: biases,
-        EACH: groups * _RANGES_EACH * min(FEW, fitted),
-    }
+def _affordable(passes: int, prices: dict[str, int]) -> frozenset[str]:
+    """The means that so many forward passes pay for, the one that buys most first."""
     means: set[str] = set()
     for name, price in prices.items():
         if price <= passes:
             passes -= price
             means.add(name)
     return frozenset(means)
+
+
+def _passes(images: int, stages: int) -> dict[str, int]:
+    """The forward passes that each means takes, the one that buys most first."""
+    judges = _judging(images)
+    fitted = images - judges
+    # Each stage of bias correction sees the fitted images, and so does the float network; the judges, start and end.
+    biases = fitted * (stages + 1) + judges * 2
+    return {BIAS: biases, WHOLE: WHOLE_NETWORK_TRIES * fitted, EQUALISE: biases + judges * 2}
+
+
+def _judging(images: int) -> int:
+    """How many images judge: a quarter, but not too few while that leaves half of them to fit to."""
+    return min(max(images // 4, _LEAST_JUDGES), images // 2)
 
 
 def shifted(model: ir.Model, shifts: dict[str, Array]) -> ir.Model:

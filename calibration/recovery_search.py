@@ -20,21 +20,14 @@ from radixrt.calibration.table import CalibrationTable, TensorRange
 
 Array = NDArray[Any]
 
-WHOLE, EACH, BIAS, EQUALISE = MEANS = (
+WHOLE, BIAS, EQUALISE = MEANS = (
     "range method for the whole network",
-    "ranges by logit error",
     "bias correction",
     "cross-layer equalisation",
 )
 
 _BLENDS = {"a quarter of the way from minmax to mse": 0.25, "half way from minmax to mse": 0.5}
 WHOLE_NETWORK_TRIES = len(Method) + len(_BLENDS)
-
-FEW = 16
-"""Images that compare the ranges of one tensor: their order is clear with few, since each has thousands of values."""
-
-_MARGIN_DB = 1.0
-"""A range is left as it is unless another is better by more than this: with so few images, less is luck."""
 
 
 @dataclass(frozen=True)
@@ -119,25 +112,6 @@ class Search:
         said = ", ".join(f"{name} {db:.1f}" for name, db in sorted(scores.items(), key=lambda item: -item[1]))
         return self, replace(start, amax=choices[best]), f"{best}; {said}"
 
-    def each(self, start: Variant) -> tuple[Search, Variant, str]:
-        """Each group alone, all else in float: the range of least logit error; then the choices together."""
-        few = self._setting.fitted[:FEW]
-        exact = self.session.logits(few, Variant())
-        chosen = dict(start.amax)
-        for root in self._setting.counted(EACH, list(self.session.roots)):
-            found = self.table.find(root)
-            if found is None:
-                continue
-            candidates = {start.amax[root], *(found.candidates.by(m) for m in Method)}
-            scores = {
-                amax: sqnr_db(exact, self.session.logits(few, Variant({root: amax}))) for amax in candidates if amax > 0
-            }
-            best = max(scores, key=lambda amax: scores[amax], default=start.amax[root])
-            if scores and scores[best] > scores.get(start.amax[root], 0.0) + _MARGIN_DB:
-                chosen[root] = best
-        changed = sum(chosen[root] != start.amax[root] for root in chosen)
-        return self, replace(start, amax=chosen), f"{changed} of {len(self.session.roots)} ranges changed"
-
     def biases(self, start: Variant) -> tuple[Search, Variant, str]:
         """Layer after layer, the mean that quantisation took from each output channel goes to the bias."""
         setting, step = self._setting, BIAS if not start.shifts else EQUALISE
@@ -145,15 +119,10 @@ class Search:
         exact = self.session.channel_means(setting.fitted, Variant(), names)
         stages = [list(part) for part in np.array_split(np.array(names, dtype=object), min(setting.stages, len(names)))]
         variant = replace(start, shifts={})
-        best, best_db = variant, self.sqnr(variant)
         for stage in setting.counted(step, stages):
             now = self.session.channel_means(setting.fitted, variant, stage)
             variant = replace(variant, shifts={**variant.shifts, **{n: exact[n] - now[n] for n in stage}})
-            # Early corrections may look bad until the later ones follow; the best prefix is what is kept.
-            db = self.sqnr(variant)
-            if db > best_db:
-                best, best_db = variant, db
-        return self, best, f"{len(best.shifts)} of {len(names)} layers corrected"
+        return self, variant, f"{len(names)} layers corrected"
 
     def equalise(self, start: Variant) -> tuple[Search, Variant, str]:
         """Rescales channels wherever the graph allows, and corrects biases anew on the graph that comes of it."""
@@ -162,8 +131,14 @@ class Search:
             return self, start, "no two convolutions with only a Relu between them could gain"
         session = QuantSession(found.model, self._setting.options, found.table, threads=self._setting.threads)
         search = Search(found.model, found.table, session, self._setting)
-        _, variant, _ = search.biases(replace(session.everything(found.table), shifts=start.shifts))
-        return search, variant, f"{len(found.divisors)} pairs of convolutions rescaled"
+        said = f"{len(found.divisors)} pairs of convolutions rescaled"
+        rescaled = session.everything(found.table)
+        # Correcting biases is most of the work, and none of its gain: what rescaling buys shows without it.
+        without, plain = search.sqnr(rescaled), self.sqnr(replace(start, shifts={}))
+        if without <= plain:
+            return self, start, f"{said}, but without bias correction that gives {without:.1f} dB, not {plain:.1f}"
+        _, variant, _ = search.biases(replace(rescaled, shifts=start.shifts))
+        return search, variant, said
 
 
 def _blend(found: TensorRange, share: float) -> float:

@@ -105,9 +105,10 @@ def test_a_smaller_allowance_drops_the_dearest_means_first() -> None:
     assert not any(step.left_out for step in whole.steps)
     macs = sum(macs_of(layer) for layer in layers_of(model.graph))
     for passes, tried in (
-        (8 * 8, {BIAS}),
-        (8 * 8 + 6 * 4, {WHOLE, BIAS}),
-        (2 * 8 * 14 + 6 * 4, {WHOLE, BIAS, EQUALISE}),
+        # Of 8 images 4 are fitted to and 4 judge; 6 stages at the least, 12 where they fit, and 7 tries of ranges.
+        (7 * 4 + 2 * 4, {BIAS}),
+        (7 * 4 + 2 * 4 + 7 * 4, {WHOLE, BIAS}),
+        (2 * (13 * 4 + 2 * 4) + 2 * 4 + 7 * 4, {WHOLE, BIAS, EQUALISE}),
     ):
         some = recover(model, table, x, OPTIONS, work=macs * passes)
         assert {step.name for step in some.steps if not step.left_out} == tried

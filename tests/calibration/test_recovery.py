@@ -43,7 +43,7 @@ def test_recovery_buys_what_it_says() -> None:
     table = calibrate(model, [X])
     table = table.with_amax({"u": table.amax("u") / 8})
     options = PlacementOptions("tensorrt")
-    judges = X[1::2]
+    judges = X[4:]
     exact = logits(open_graph(model), judges)
 
     def placed_db(graph: object, ranges: object) -> float:
