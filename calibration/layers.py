@@ -67,22 +67,37 @@ def _layer(node: ir.Node) -> Layer | None:
     if weight is None or not np.issubdtype(weight.dtype, np.floating):
         return None
     bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if bias is None and len(node.inputs) > 2 and node.inputs[2] is not None:
+        return None  # computed: engines want it constant, and bias correction would replace it
     if node.op_type == "Conv":
         return Layer(node, weight, 0, bias, attribute_int(node, "group", 1))
     if weight.ndim != 2:
         return None
     if node.op_type == "Gemm":
-        if attribute_int(node, "transA", 0):
+        axis = 0 if attribute_int(node, "transB", 0) else 1
+        if attribute_int(node, "transA", 0) or _scales(node) or not (bias is None or _per_channel(bias)):
             return None
-        return Layer(node, weight, 0 if attribute_int(node, "transB", 0) else 1, bias)
-    return Layer(node, weight, 1, _bias_after(node))
+        channels = weight.shape[axis]
+        return Layer(node, weight, axis, None if bias is None else np.broadcast_to(bias.reshape(-1), (channels,)))
+    return Layer(node, weight, 1, _bias_after(node, weight.shape[1]))
 
 
-def _bias_after(node: ir.Node) -> NDArray[Any] | None:
+def _scales(node: ir.Node) -> bool:
+    """Whether a Gemm multiplies its product or its bias, as no linear layer does."""
+    return any(name in node.attributes and node.attributes[name].as_float() != 1 for name in ("alpha", "beta"))
+
+
+def _per_channel(bias: NDArray[Any]) -> bool:
+    """Whether a Gemm's bias is the same for every row: (C,), (1, C) or a single number."""
+    return bias.ndim < 2 or bias.shape[0] == 1
+
+
+def _bias_after(node: ir.Node, channels: int) -> NDArray[Any] | None:
     readers = consumers(node.outputs[0])
     if len(readers) == 1 and readers[0].op_type == "Add":
         for value in readers[0].inputs:
-            if (const := constant(value)) is not None:
+            # A number for each output channel, and not for each position.
+            if (const := constant(value)) is not None and const.size == channels:
                 return const.reshape(-1)
     return None
 
