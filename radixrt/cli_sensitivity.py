@@ -119,6 +119,8 @@ def sensitivity(
         + ("INT8 saves: its time in FP32 less its time in INT8, by the runtime's profiler, batch 1." if gains else "")
         + (f"Times were not measured: {name} is not profiled layer by layer here." if gains is None else "")
     )
+    if html is not None:
+        _write(html, render_sensitivity(rows, title=f"Sensitivity of {prepared.model.name}", method=how))
     if json_file is not None:
         layers = [{**asdict(r), "sqnr_db": None if math.isinf(r.sqnr_db) else r.sqnr_db} for r in rows]
         text = json.dumps({"model": model, "target": name, "images": len(few), "layers": layers}, indent=2) + "\n"
@@ -126,8 +128,6 @@ def sensitivity(
             typer.echo(text, nl=False)
             return
         _write(json_file, text)
-    if html is not None:
-        _write(html, render_sensitivity(rows, title=f"Sensitivity of {prepared.model.name}", method=how))
     shown = rows[:top]
     grid = Table("torch module", "operation", "SQNR (dB)", "noise", "INT8 work (%)", "INT8 saves (ms)")
     grid.columns[0].overflow = "fold"  # a name cut short names nothing

@@ -25,8 +25,8 @@ from radixrt.engines.registry import get
 from radixrt.export.names import module_of
 from radixrt.export.spec import Precision
 
-RUNS = 20
-TURNS = 2  # of which the quicker counts: whatever else the machine does can only add
+RUNS = 10
+TURNS = 4  # of which the quickest counts: whatever else the machine does can only add
 
 
 def layer_gains(model: ir.Model, table: CalibrationTable, options: PlacementOptions) -> dict[str, float] | None:
