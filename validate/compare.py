@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 
 COLOURS = (ENGINE, REFERENCE, OTHER, BAD)
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
-# What makes two latencies incomparable where it differs.
-MACHINE_KEYS = ("processor", "cpu", "cpu_model", "gpu", "machine", "threads", "cores", "host")
-# Each target has words of its own for one device, so these are held against each other within a target.
-TARGET_KEYS = ("device",)
 # Columns that are said once, above the table, where they are the same in every row.
 BY_TOP1, BY_AGREEMENT = "top-1 of the engine", "same answer as the original"
 SAID_ONCE = ("model", "precision", "target", "measured on", "weights")
@@ -120,14 +116,19 @@ def untold(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _machines(executed: Sequence[Report]) -> list[str]:
-    groups = [(key, executed) for key in MACHINE_KEYS]
+    groups = [("processor", list(executed))]
+    # Each target has words of its own for one device, so these are held against each other within a target.
     for target in dict.fromkeys(report.target for report in executed):
-        groups += [(key, [report for report in executed if report.target == target]) for key in TARGET_KEYS]
+        groups.append(("device", [report for report in executed if report.target == target]))
     notes = []
     for key, group in groups:
         values = sorted({report.environment[key] for report in group if key in report.environment})
         if len(values) > 1:
             notes.append(f"These latencies are not comparable: {key} differs ({'; '.join(values)}).")
+    threads = sorted({report.latency.method.threads for report in executed if report.latency})
+    if len(threads) > 1:
+        said = ", ".join(str(count or "the runtime's choice") for count in threads)
+        notes.append(f"These latencies are not comparable: the number of threads differs ({said}).")
     return list(dict.fromkeys(notes))
 
 

@@ -51,8 +51,8 @@ def test_figures_of_a_cpu_twin_are_marked_and_have_no_point() -> None:
 
 def test_other_machines_and_random_weights_are_said() -> None:
     first = report(0.9, 4)
-    second = report(0.9, 3).model_copy(update={"environment": {"cpu": "another"}})
-    assert any("not comparable" in note for note in compare([first, second]).notes)
+    here, there = (first.model_copy(update={"environment": {"processor": name}}) for name in ("this", "another"))
+    assert any("not comparable" in note for note in compare([here, there]).notes)
     assert any("random" in note for note in compare([make_report(weights="random")]).notes)
     assert compare([first, report(0.8, 2)]).notes == ()
 
@@ -70,6 +70,15 @@ def test_a_target_may_call_the_device_as_it_likes() -> None:
 
     assert compare([on("CPU", "onnxruntime"), on("A Processor", "openvino")]).notes == ()
     assert any("device differs" in note for note in compare([on("CPU", "openvino"), on("GPU", "openvino")]).notes)
+
+
+def test_another_number_of_threads_is_said() -> None:
+    first = report(0.9, 4)
+    assert first.latency
+    method = first.latency.method.model_copy(update={"threads": 1})
+    second = first.model_copy(update={"latency": first.latency.model_copy(update={"method": method})})
+    (note,) = compare([first, second]).notes
+    assert "threads differs (the runtime's choice, 1)" in note
 
 
 def test_what_measurements_do_not_tell_apart_is_said() -> None:
