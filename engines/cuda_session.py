@@ -276,7 +276,7 @@ class CudaSession(Session):
         """Returns TensorRT's own description of the plan's layers, as JSON."""
         inspector = self._plan.create_engine_inspector()
         inspector.execution_context = self._execution
-        return str(inspector.get_engine_information(self._api.json_format))
+        return str(inspector.get_engine_information(self._api.trt.LayerInformationFormat.JSON))
 
     @contextmanager
     def profiled(self, sink: Callable[[str, float], None]) -> Iterator[None]:

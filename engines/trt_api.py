@@ -86,10 +86,6 @@ class TrtApi:
         return None if self.strongly_typed else 17
 
     @property
-    def has_timing_cache(self) -> bool:
-        return not self.rtx
-
-    @property
     def compute_capabilities(self) -> tuple[str, ...]:
         """The GPUs that TensorRT for RTX compiles for, such as ``8.6``."""
         numbers = (re.fullmatch(r"SM(\d+)(\d)", member) for member in vars(self.trt.ComputeCapability))
@@ -119,16 +115,6 @@ class TrtApi:
 
         logger: trt.ILogger = Logger()
         return logger
-
-    def builder(self, logger: trt.ILogger) -> trt.Builder:
-        """Returns a builder."""
-        builder: trt.Builder = self.trt.Builder(logger)
-        return builder
-
-    def parser(self, network: trt.INetworkDefinition, logger: trt.ILogger) -> trt.OnnxParser:
-        """Returns the ONNX parser that fills ``network``."""
-        parser: trt.OnnxParser = self.trt.OnnxParser(network, logger)
-        return parser
 
     def network(self, builder: trt.Builder) -> trt.INetworkDefinition:
         """Returns an empty network, strongly typed where that exists."""
@@ -292,11 +278,6 @@ class TrtApi:
         errors = (parser.get_error(index) for index in range(parser.num_errors))
         return tuple((e.node(), str(e.node_name()) if hasattr(e, "node_name") else "", e.desc()) for e in errors)
 
-    def dims(self, shape: tuple[int, ...]) -> trt.Dims:
-        """Returns a shape in the library's own type."""
-        dims: trt.Dims = self.trt.Dims(shape)
-        return dims
-
     @staticmethod
     def shape(dims: Any) -> tuple[int, ...]:
         """Returns the library's own shape as a tuple; an open dimension is -1."""
@@ -336,11 +317,6 @@ class TrtApi:
             cache.deserialize(runtime_cache)
         config.set_runtime_cache(cache)
         return engine.create_execution_context(config), cache
-
-    @property
-    def json_format(self) -> Any:
-        """How the engine inspector is told to answer in JSON."""
-        return self.trt.LayerInformationFormat.JSON
 
     def profiler(self, sink: Callable[[str, float], None]) -> Any:
         """Returns a profiler that reports each layer to ``sink(name, milliseconds)``."""

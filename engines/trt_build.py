@@ -75,9 +75,9 @@ def build_plan(
     """
     log = BuildLog()
     logger = api.logger(log)
-    builder = api.builder(logger)
+    builder: trt.Builder = api.trt.Builder(logger)
     network = api.network(builder)
-    parser = api.parser(network, logger)
+    parser: trt.OnnxParser = api.trt.OnnxParser(network, logger)
     if not parser.parse(graph):
         raise InputError(_explain(api, graph, api.parser_errors(parser), log))
     if options.debug_tensors:
@@ -137,7 +137,7 @@ def check_options(api: TrtApi, options: BuildOptions) -> None:
     Raises:
         InputError: it does not.
     """
-    builder = api.builder(api.logger(BuildLog()))
+    builder: trt.Builder = api.trt.Builder(api.logger(BuildLog()))
     _configure(api, builder, builder.create_builder_config(), options)
 
 
@@ -192,8 +192,7 @@ def _add_profile(
                 "fixed image size"
             )
         profile = profile or builder.create_optimization_profile()
-        rest = shape[1:]
-        smallest, tuned, largest = (api.dims((size, *rest)) for size in (batch.min, batch.opt, batch.max))
+        smallest, tuned, largest = (api.trt.Dims((size, *shape[1:])) for size in (batch.min, batch.opt, batch.max))
         profile.set_shape(tensor.name, smallest, tuned, largest)
     if profile is not None:
         config.add_optimization_profile(profile)

@@ -55,13 +55,13 @@ def test_a_build_makes_only_calls_that_the_version_has(version: str) -> None:
         library,
         graphs.tiny("int8", "batch").SerializeToString(),
         options(workspace_bytes=1 << 28),
-        timing_cache=b"" if library.has_timing_cache else None,
+        timing_cache=b"" if not library.rtx else None,
         progress=lambda phase, done, total: not progress.append(phase),
     )
     assert plan.data == b"plan"
     assert "IOptimizationProfile.set_shape" in library.trt.calls
     assert "IBuilderConfig.add_optimization_profile" in library.trt.calls
-    assert plan.timing_cache == (b"timings" if library.has_timing_cache else b"")
+    assert plan.timing_cache == (b"timings" if not library.rtx else b"")
 
 
 # Precision flags were removed in 11 and fight the types from 10 on; without them 8.x would build FP32.
@@ -101,7 +101,7 @@ def test_the_network_flag_is_taken_from_the_enum(version: str, name: str) -> Non
         return object.__new__(library.trt.INetworkDefinition)._made()
 
     library = api(version, **{"Builder.create_network": create})
-    library.network(library.builder(library.logger(lambda severity, text: None)))
+    library.network(library.trt.Builder(library.logger(lambda severity, text: None)))
     assert seen == [1 << int(getattr(library.trt.NetworkDefinitionCreationFlag, name))]
 
 
