@@ -143,9 +143,12 @@ def _checked(fields: dict[str, Any]) -> Preprocess:
         return Preprocess(**fields)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "values"
+        where = str(first["loc"][0]) if first["loc"] else "values"
+        if where == "input_size" and len(first["loc"]) > 1:
+            size = ",".join(str(number) for number in fields[where])
+            raise InputError(f"bad input_size {size}: give channels (1 or 3), height, width: 3,224,224") from error
         reason = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"preprocessing cannot use these {where}: {reason}; got {first['input']!r}") from error
+        raise InputError(f"preprocessing cannot use this {where}: {reason}; got {first['input']!r}") from error
 
 
 def _numbers(what: str, value: Any, kind: type[int] | type[float]) -> tuple[float, ...] | None:

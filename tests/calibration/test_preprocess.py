@@ -45,7 +45,8 @@ def test_one_channel_takes_the_average_of_three() -> None:
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        ({"input_size": "3,128"}, "input_size"),
+        ({"input_size": "3,128"}, "bad input_size 3,128: give channels"),
+        ({"input_size": "128"}, "bad input_size 128: give channels"),
         ({"input_size": "4,128,128"}, "input_size"),
         ({"input_size": "3,0,128"}, "0 x 128"),
         ({"input_size": "3,99999,128"}, "99999"),
