@@ -116,10 +116,10 @@ def untold(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _machines(executed: Sequence[Report]) -> list[str]:
-    groups = [("processor", list(executed))]
+    targets = dict.fromkeys(report.target for report in executed)
     # Each target has words of its own for one device, so these are held against each other within a target.
-    for target in dict.fromkeys(report.target for report in executed):
-        groups.append(("device", [report for report in executed if report.target == target]))
+    devices = (("device", [report for report in executed if report.target == target]) for target in targets)
+    groups: list[tuple[str, Sequence[Report]]] = [("processor", executed), *devices]
     notes = []
     for key, group in groups:
         values = sorted({report.environment[key] for report in group if key in report.environment})
