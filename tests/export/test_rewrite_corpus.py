@@ -148,7 +148,7 @@ def _every_network() -> list[str]:
 def _side(plain: nn.Module) -> int:
     """64 where a network takes such images, else its own size."""
     try:
-        plain(torch.zeros(1, 3, 64, 64, device="meta"))
+        plain.eval()(torch.zeros(1, 3, 64, 64, device="meta"))
     except Exception:  # each refuses in its own way
         return int(plain.default_cfg["input_size"][1])  # type: ignore[index, union-attr]
     return 64
