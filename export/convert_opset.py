@@ -1,4 +1,4 @@
-"""An ONNX file of before opset 13 becomes one of opset 18, by onnx's own converter, and is seen to compute the same."""
+"""An ONNX file of an old opset becomes one of opset 18, by onnx's own converter, and is seen to compute the same."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ must lie in the file's folder, and operators that could run for ever have no pla
 
 from __future__ import annotations
 
+import contextlib
 import graphlib
 import math
 from pathlib import Path
@@ -50,8 +51,13 @@ def read_onnx(path: Path, logits: str | None = None) -> ir.Model:
     _sort(proto, path)
     load_tensors(proto, path)
     _check_interface(proto, path)
-    if _opset(proto) < _OLDEST_OPSET:
-        proto = convert_opset(proto, _opset(proto), path)
+    opset, batch = _opset(proto), proto.graph.input[0].type.tensor_type.shape.dim[0]
+    if opset < _OLDEST_OPSET:
+        proto = convert_opset(proto, opset, path)
+    elif opset == 13 and not batch.dim_value:
+        # onnx infers no shape behind the Shape of opset 13 where the batch is free. What cannot be converted stays.
+        with contextlib.suppress(InputError):
+            proto = convert_opset(proto, opset, path)
     _name_nodes(proto.graph)
     proto = _infer(proto, path)
     _order_outputs(proto.graph, logits, path)

@@ -93,6 +93,30 @@ def test_weights_listed_as_inputs_are_weights(tmp_path: Path) -> None:
     assert [value.name for value in read_onnx(save(model, tmp_path)).graph.inputs] == ["image"]
 
 
+def test_a_reshape_by_the_batch_of_opset_13_has_a_shape(tmp_path: Path) -> None:
+    # What TorchScript wrote for `x.view(x.shape[0], 2, -1)`; onnx infers no shape there before opset 14.
+    model = tiny(opset=13)
+    constants = {"zero": np.array(0), "first": np.array([0]), "rest": np.array([2, -1]), "whole": np.array([-1, 4])}
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    chain = [
+        helper.make_node("Shape", ["p"], ["s"]),
+        helper.make_node("Gather", ["s", "zero"], ["n"]),
+        helper.make_node("Unsqueeze", ["n", "first"], ["u"]),
+        helper.make_node("Concat", ["u", "rest"], ["to"], axis=0),
+        helper.make_node("Reshape", ["p", "to"], ["halves"]),
+        helper.make_node("Softmax", ["halves"], ["gates"], axis=1),
+        helper.make_node("Reshape", ["gates", "whole"], ["f"]),
+    ]
+    nodes = [*model.graph.node[:3], *chain, model.graph.node[4]]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    simplified = simplify(read_onnx(save(model, tmp_path)))
+    images = np.ones((2, 3, 8, 8), np.float32)
+    written = tmp_path / "out.onnx"
+    write_onnx(simplified, written)
+    np.testing.assert_allclose(run(onnx.load(written), images), run(model, images), rtol=0, atol=1e-5)
+
+
 def test_an_old_opset_is_converted_and_computes_the_same(tmp_path: Path) -> None:
     old = tiny(opset=11)
     model = read_onnx(save(old, tmp_path))
