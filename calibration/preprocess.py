@@ -54,6 +54,10 @@ class Preprocess(BaseModel):
                 raise ValueError(f"{name} has {len(values)} values for {channels} channels")
             if not all(abs(value) < 1e6 for value in values):
                 raise ValueError(f"{name} must be finite")
+        if max(self.mean) > 1:
+            raise ValueError(
+                "mean is on the scale 0 to 1: divide by 255 what is on the scale 0 to 255, and std as well"
+            )
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
         return self

@@ -45,6 +45,7 @@ def test_one_channel_takes_the_average_of_three() -> None:
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
+        ({"mean": "123.7,116.3,103.5"}, "divide by 255"),
         ({"input_size": "3,128"}, "bad input_size 3,128: give channels"),
         ({"input_size": "128"}, "bad input_size 128: give channels"),
         ({"input_size": "4,128,128"}, "input_size"),
