@@ -19,8 +19,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
+from radixrt.calibration.collect import calibrate
+from radixrt.calibration.placement import place
+from radixrt.calibration.placement_spec import Ends, PlacementOptions
 from radixrt.engines.base import BuildOptions, Session, Target
 from radixrt.engines.form_cache import FormCache, Question, Verdict, default_cache
 from radixrt.engines.form_graphs import grouped_conv_graph, pool_conv_graph, radix_graph
@@ -206,12 +210,13 @@ def attention_form(target: str, precision: Precision, cache: Path | None = None,
     """Returns how the branches of split attention are best combined on a target: slice and add, or reshape and reduce.
 
     One block of ResNeSt-50's second stage stands for all: the forms differ in how often they pass over the feature map,
-    and that order is the same at every size. In INT8 the combination stays in float, so it is measured there.
+    and that order is the same at every size. In INT8 the combination stays in float, but the convolutions around it
+    lay their maps out otherwise, so on CPUs the block is measured as it is placed.
 
     Raises:
         InputError: no such target.
     """
-    measured = Precision.FP32 if precision is Precision.INT8 else precision
+    measured = Precision.FP32 if precision is Precision.INT8 and target not in _ON_CPU else precision
     measurer = measurer_for(target, measured, cache, threads=threads)
     usual = form_for(target)
     if isinstance(measurer, str):
@@ -226,7 +231,11 @@ def attention_form(target: str, precision: Precision, cache: Path | None = None,
 def _lowered(target: str, form: AttentionForm, precision: Precision) -> ir.Model:
     graph = radix_graph(_CHANNELS, _SIDE, precision)
     model, _ = rewrite(graph, RewriteOptions(target=target, attention=AttentionOptions(form)))
-    return model
+    if precision is not Precision.INT8:
+        return model
+    maps = np.random.default_rng(0).standard_normal((1, _CHANNELS, _SIDE, _SIDE)).astype(np.float32)
+    placed, _ = place(model, calibrate(model, [maps]), PlacementOptions(target, first=Ends.INT8, last=Ends.INT8))
+    return placed
 
 
 def rewrite_options(

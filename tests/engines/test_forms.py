@@ -376,3 +376,25 @@ def test_attention_keeps_its_usual_form_where_nothing_can_be_measured(monkeypatc
     assert options.attention == AttentionOptions(form_for("tensorrt"))
     assert options.choose_pool is None
     assert options.choose_form is not None
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_on_cpus_the_combination_is_measured_between_int8_convolutions(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, ir.Model] = {}
+
+    def judge(candidates: Mapping[str, ir.Model]) -> Verdict:
+        seen.update(candidates)
+        return Verdict(form="lerp, split", why="it was asked to")
+
+    def measurer(name: str, precision: Precision, *_: object, **__: object) -> Measurer:
+        return Measurer(judge, FormCache(tmp_path / "forms.json"), name, precision, "1", "here")
+
+    monkeypatch.setattr("radixrt.engines.forms.measurer_for", measurer)
+    assert attention_form(target, Precision.INT8) == AttentionForm(Combine.LERP, Parts.SPLIT)
+    assert len(seen) > 3
+    for model in seen.values():
+        wide = [node for node in model.graph if node.op_type == "Conv" and node.outputs[0].shape[2] != 1]  # type: ignore[index]
+        weights = [node.inputs[1].producer() for node in wide]  # type: ignore[union-attr]
+        assert len(wide) == 2 and all(maker is not None and maker.op_type == "DequantizeLinear" for maker in weights)
