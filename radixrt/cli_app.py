@@ -75,6 +75,22 @@ OutputFile = Annotated[Path, typer.Option("--output", "-o", help="The file to wr
 OneTarget = Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt or tensorrt-rtx.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from radixrt import __version__
+
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _all_commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
 def say(text: str | Text) -> None:
     """Prints a line; a path in it is never broken in two."""
     out.print(text, soft_wrap=True)
