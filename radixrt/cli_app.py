@@ -57,6 +57,13 @@ AgainstOpt = Annotated[
     list[str] | None, typer.Option(help="Also time `compile` (torch.compile, minutes) or an earlier BUNDLE.")
 ]
 SweepOpt = Annotated[str | None, typer.Option(help="Batch sizes to time, where the engine takes them: 1,2,4,8.")]
+MinCosineOpt = Annotated[float | None, typer.Option(help="Smallest cosine of the logits.")]
+MinAgreementOpt = Annotated[float | None, typer.Option(help="Share of equal top-1 answers, 0 to 1.")]
+MaxP95Opt = Annotated[float | None, typer.Option(help="95th percentile of the latency, in milliseconds.")]
+MaxBytesOpt = Annotated[int | None, typer.Option(help="Size of the engine's files.")]
+MinSpeedupOpt = Annotated[float | None, typer.Option(help="Median latency of the original over the engine's.")]
+StrictOpt = Annotated[bool, typer.Option("--strict", help="Judge --max-drop by the bound of its 95 % interval.")]
+GatesOpt = Annotated[Path | None, typer.Option(help="A gates.toml; options take precedence.")]
 JUnitOpt = Annotated[Path | None, typer.Option(help="Also write the gates as JUnit XML.")]
 DlaOpt = Annotated[
     int | None, typer.Option(help="TensorRT: the DLA core that takes the layers it can; the GPU the rest.")
