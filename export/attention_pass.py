@@ -39,7 +39,7 @@ def form_for(target: str) -> AttentionForm:
         return AttentionForm(Combine.MIRROR, Parts.SLICE, Squeeze.SUM)
     if target.startswith("tensorrt"):
         return AttentionForm(Combine.BLEND, Parts.SLICE, Squeeze.SUM)
-    return AttentionForm(Combine.SCALE, Parts.REDUCE)
+    return AttentionForm(Combine.LERP, Parts.SPLIT)
 
 
 def lower_attention(model: ir.Model, options: AttentionOptions, target: str) -> PassResult:
