@@ -255,7 +255,9 @@ def main() -> None:
                 if target == "tensorrt-rtx":
                     plans.append(planned(name, graph, args))
                     continue
-                rows.extend(clocked(name, graph, target, p, args) for p in (Precision.FP32, Precision.INT8))
+                for precision in (Precision.FP32, Precision.INT8):
+                    rows.append(clocked(name, graph, target, precision, args))
+                    console.print(f"{name}, {target}, {precision.value}: {rows[-1].ratio:.2f}x")
     show(console, rows, plans)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     result = {

@@ -23,6 +23,7 @@ class Question(BaseModel):
     Attributes:
         kind: what is chosen, such as ``grouped-conv``.
         shape: the shape in words, with every figure that may change the answer.
+        forms: the candidates, the original first: it stays unless another wins.
         precision: of the graph.
         target: the target's name.
         version: of the target's library.
@@ -33,6 +34,7 @@ class Question(BaseModel):
 
     kind: str
     shape: str
+    forms: tuple[str, ...]
     precision: str
     target: str
     version: str
@@ -64,7 +66,7 @@ class _File(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # A new way of measuring is a new number: old answers are then no answers.
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     entries: list[_Entry] = []
 
 

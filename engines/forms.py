@@ -86,6 +86,7 @@ class Measurer:
         question = Question(
             kind=kind,
             shape=shape,
+            forms=tuple(forms),
             precision=self.precision.value,
             target=self.target,
             version=self.version,

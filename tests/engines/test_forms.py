@@ -105,7 +105,15 @@ def test_hopeless_forms_are_dropped_early() -> None:
     assert machine.ran.count("dense") > 10
 
 
-QUESTION = Question(kind="grouped-conv", shape="3x3", precision="fp32", target="t", version="1", device="cpu")
+QUESTION = Question(
+    kind="grouped-conv",
+    shape="3x3",
+    forms=("keep", "dense"),
+    precision="fp32",
+    target="t",
+    version="1",
+    device="cpu",
+)
 DENSE_WINS = Verdict(form="dense", why="2.00x as fast as keep")
 
 
@@ -171,6 +179,20 @@ def test_default_cache_follows_the_users_setting(tmp_path: Path, monkeypatch: py
 
 def measurer(judge: Callable[[Mapping[str, ir.Model]], Verdict], path: Path | None = None) -> Measurer:
     return Measurer(judge, FormCache(path), "onnxruntime", Precision.FP32, "1", "cpu")
+
+
+def test_the_same_shape_with_other_candidates_is_another_question(tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def judge(graphs: Mapping[str, ir.Model]) -> Verdict:
+        asked.append(list(graphs))
+        return Verdict(form=asked[-1][0], why="the original stays")
+
+    measurer = Measurer(judge, FormCache(tmp_path / "forms.json"), "onnxruntime", Precision.FP32, "1", "cpu")
+    make = {name: lambda: radix_graph(16, 8, Precision.FP32) for name in ("reduce", "slice")}
+    assert measurer.choose("radix-combine", "x", make).form == "reduce"
+    assert measurer.choose("radix-combine", "x", dict(reversed(make.items()))).form == "slice"
+    assert asked == [["reduce", "slice"], ["slice", "reduce"]]
 
 
 # Networks repeat a shape a dozen times: it must be measured once, and never again while the cache holds.
