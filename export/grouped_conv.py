@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from radixrt.export.conv_form import KEEP, ChooseForm, ConvShape, Form, block_diagonal, read_shape
-from radixrt.export.names import copy_origin, module_of
+from radixrt.export.names import module_of, take_place
 from radixrt.export.rewrite_report import GroupedConvRecord
 from radixrt.export.weights import array_of, forget, initializer, is_constant
 
@@ -103,8 +103,7 @@ def _split(graph: ir.Graph, node: ir.Node, shape: ConvShape) -> None:
 
     def add(op: str, inputs: list[ir.Value], attributes: list[ir.Attr], outputs: list[ir.Value], suffix: str) -> None:
         made = ir.Node("", op, inputs, attributes, outputs=outputs, name=f"{base}_{suffix}")
-        made.metadata_props.update(node.metadata_props)
-        copy_origin(node, made)
+        take_place(node, made)
         new.append(made)
 
     axis = [ir.AttrInt64("axis", 1)]

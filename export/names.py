@@ -36,6 +36,12 @@ def copy_origin(src: ir.Node, dst: ir.Node) -> None:
         set_module(dst, path)
 
 
+def take_place(old: ir.Node, new: ir.Node) -> None:
+    """Gives ``new``, which does what ``old`` did in another spelling, all that ``old`` kept about itself."""
+    new.metadata_props.update(old.metadata_props)
+    copy_origin(old, new)
+
+
 def _from_scopes(text: str | None) -> str:
     if text is None or len(text) > _LONGEST_SCOPES:
         return ""

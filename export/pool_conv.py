@@ -27,7 +27,7 @@ import numpy as np
 import onnx_ir as ir
 
 from radixrt.export.conv_form import ConvShape, read_shape, same_pads
-from radixrt.export.names import copy_origin, module_of
+from radixrt.export.names import module_of, take_place
 from radixrt.export.rewrite_report import Refusal
 from radixrt.export.weights import array_of, forget, initializer, is_constant
 
@@ -211,8 +211,7 @@ def _rewrite(graph: ir.Graph, pool: ir.Node, conv: ir.Node, shape: PoolConvShape
     output = conv.outputs[0]
     joined = ir.Value(name=output.name, shape=output.shape, type=output.type)
     made = ir.Node("", "Conv", inputs, attributes, outputs=[joined], name=conv.name)
-    made.metadata_props.update(conv.metadata_props)
-    copy_origin(conv, made)
+    take_place(conv, made)
     ir.convenience.replace_nodes_and_values(graph, conv, [conv], [made], [output], [joined])
     graph.remove(pool, safe=True)
     forget(graph, weight)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from radixrt.export.names import copy_origin
+from radixrt.export.names import take_place
 from radixrt.export.pass_result import PassResult
 
 
@@ -37,8 +37,7 @@ def relu_behind_pool(model: ir.Model) -> PassResult:
             ir.Node("", "Relu", [between], outputs=[output], name=relu.name),
         ]
         for old, new in zip((pool, relu), made, strict=True):
-            new.metadata_props.update(old.metadata_props)
-            copy_origin(old, new)
+            take_place(old, new)
         ir.convenience.replace_nodes_and_values(model.graph, pool, [pool], made, [pooled], [output])
         model.graph.remove(relu, safe=True)
         changed = True

@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.export.names import copy_origin
+from radixrt.export.names import take_place
 from radixrt.export.pass_result import PassResult
 from radixrt.export.weights import array_of, forget, is_constant
 
@@ -36,8 +36,7 @@ def pool_by_window(model: ir.Model) -> PassResult:
         value = ir.Value(name=output.name, shape=output.shape, type=output.type)
         kernel = [ir.AttrInt64s("kernel_shape", window)]
         made = ir.Node("", "AveragePool", [node.inputs[0]], kernel, outputs=[value], name=node.name)
-        made.metadata_props.update(node.metadata_props)
-        copy_origin(node, made)
+        take_place(node, made)
         constants = [constant for constant in node.inputs[1:] if constant is not None]
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], [made], [output], [value])
         for constant in constants:

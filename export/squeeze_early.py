@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from radixrt.export.concrete import Concrete
 from radixrt.export.conv_form import ConvShape, read_shape
-from radixrt.export.names import copy_origin
+from radixrt.export.names import take_place
 from radixrt.export.pass_result import PassResult
 from radixrt.export.prove import prove
 from radixrt.export.rewrite_report import Refusal
@@ -125,8 +125,7 @@ def _build(graph: ir.Graph, convolution: ir.Node, pool: ir.Node, excite: ir.Node
         ir.Node("", "Conv", [squeezed, *weights], excite.attributes.values(), outputs=[output], name=excite.name),
     ]
     for old, made in zip((pool, excite), nodes, strict=True):
-        made.metadata_props.update(old.metadata_props)
-        copy_origin(old, made)
+        take_place(old, made)
     return nodes
 
 

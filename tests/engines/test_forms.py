@@ -188,10 +188,10 @@ def test_the_same_shape_with_other_candidates_is_another_question(tmp_path: Path
         asked.append(list(graphs))
         return Verdict(form=asked[-1][0], why="the original stays")
 
-    measurer = Measurer(judge, FormCache(tmp_path / "forms.json"), "onnxruntime", Precision.FP32, "1", "cpu")
+    forms = measurer(judge, tmp_path / "forms.json")
     make = {name: lambda: radix_graph(16, 8, Precision.FP32) for name in ("reduce", "slice")}
-    assert measurer.choose("radix-combine", "x", make).form == "reduce"
-    assert measurer.choose("radix-combine", "x", dict(reversed(make.items()))).form == "slice"
+    assert forms.choose("radix-combine", "x", make).form == "reduce"
+    assert forms.choose("radix-combine", "x", dict(reversed(make.items()))).form == "slice"
     assert asked == [["reduce", "slice"], ["slice", "reduce"]]
 
 
@@ -402,7 +402,7 @@ def test_attention_keeps_its_usual_form_where_nothing_can_be_measured(monkeypatc
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_on_cpus_the_combination_is_measured_between_int8_convolutions(
-    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, ir.Model] = {}
 
@@ -410,10 +410,10 @@ def test_on_cpus_the_combination_is_measured_between_int8_convolutions(
         seen.update(candidates)
         return Verdict(form="lerp, split", why="it was asked to")
 
-    def measurer(name: str, precision: Precision, *_: object, **__: object) -> Measurer:
-        return Measurer(judge, FormCache(tmp_path / "forms.json"), name, precision, "1", "here")
+    def measurer_of(name: str, precision: Precision, *_: object, **__: object) -> Measurer:
+        return Measurer(judge, FormCache(None), name, precision, "1", "here")
 
-    monkeypatch.setattr("radixrt.engines.forms.measurer_for", measurer)
+    monkeypatch.setattr("radixrt.engines.forms.measurer_for", measurer_of)
     assert attention_form(target, Precision.INT8) == AttentionForm(Combine.LERP, Parts.SPLIT)
     assert len(seen) > 3
     for model in seen.values():
