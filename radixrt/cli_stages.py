@@ -129,7 +129,7 @@ def calibrate(
     from radixrt.calibration.table import write_table
     from radixrt.calibration.trt_cache import export_cache, import_cache
     from radixrt.deploy import calibrated
-    from radixrt.export.foreign import read_graph
+    from radixrt.errors import InputError
     from radixrt.prepare import prepare
     from radixrt.request import DataChoice, ModelChoice
     from radixrt.reuse import Reuse
@@ -143,7 +143,9 @@ def calibrate(
         prepared = prepare(ModelChoice(str(graph)), choice, None, display, reuse)
         with display.stage(f"Calibrating on {len(prepared.data.calibration)} images"):
             # As it stands, like `quantize`: simplifying once more could leave another graph than the file's.
-            model = read_graph(graph)
+            if prepared.model.foreign is None:
+                raise InputError(f"{graph} is no .onnx file: make one with `radixrt export {graph} -o graph.onnx`")
+            model = prepared.model.foreign.graph
             table, _ = calibrated(model, prepared.data.calibration, options, display, reuse)
     if from_cache is not None:
         table = import_cache(from_cache, table)
