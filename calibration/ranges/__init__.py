@@ -1,0 +1,1 @@
+"""Activation ranges: collected in one stream, chosen, kept in a table."""

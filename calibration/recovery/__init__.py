@@ -1,0 +1,1 @@
+"""Accuracy that quantisation lost and that can be had back without training."""

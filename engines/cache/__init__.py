@@ -1,0 +1,1 @@
+"""Results of earlier stages, and what libraries compiled for a device."""

@@ -1,0 +1,1 @@
+"""Forms that are equal in value, of which a target's measurement chooses."""
