@@ -35,11 +35,11 @@ RESULTS = Path(__file__).parent / "results" / "calibration.json"
 
 def latency(args: argparse.Namespace) -> dict[str, Any]:
     """INT8 against FP32 on ONNX Runtime, batch 1, timed in turn; the original graph in FP32 beside them."""
-    from radixrt.calibration.quantizer import sqnr_db
+    from radixrt.build.reuse import Reuse
+    from radixrt.calibration.int8 import sqnr_db
     from radixrt.engines.registry import get
     from radixrt.export.spec import Precision
-    from radixrt.reuse import Reuse
-    from radixrt.validate.latency import LatencyOptions, measure
+    from radixrt.validate.measure.latency import LatencyOptions, measure
 
     name = args.model or "resnest50d"
     setting = Setting(args.data, None, min(args.calibration_images, 128), 32, args.threads)

@@ -28,13 +28,13 @@ def accuracy(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def accuracy_of(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    from radixrt.calibration.quantizer import sqnr_db
+    from radixrt.build.recovery import MaxDrop, Recovery
+    from radixrt.build.reuse import Reuse
+    from radixrt.calibration.int8 import sqnr_db
     from radixrt.engines.registry import get
     from radixrt.export.spec import Precision
-    from radixrt.recovering import MaxDrop, Recovery
-    from radixrt.reuse import Reuse
-    from radixrt.validate.latency import LatencyOptions, measure
-    from radixrt.validate.statistics import PairedTable, difference_interval
+    from radixrt.validate.measure.latency import LatencyOptions, measure
+    from radixrt.validate.measure.statistics import PairedTable, difference_interval
 
     setting = Setting(args.data, None, args.calibration_images, args.test_images, args.threads)
     files, _ = prepare_files(name, args.calibration_images, args.data)
@@ -123,7 +123,7 @@ def precise_runner(path: Path, threads: int) -> Run:
     """A peer's graph, open so that 16-bit sums cannot overflow: it would be judged by overflows otherwise."""
     import onnxruntime as ort
 
-    from radixrt.engines.onnxruntime import session_options
+    from radixrt.engines.cpu.onnxruntime import session_options
 
     options = session_options(threads)
     options.add_session_config_entry("session.x64quantprecision", "1")

@@ -53,8 +53,8 @@ def prepare_files(name: str, count: int, data: str) -> tuple[Files, str]:
     """Writes a network, as captured and as rewritten for onnxruntime, and so many images; tells its weights too."""
     import onnx_ir as ir
 
-    from radixrt.export.rewrite import RewriteOptions, rewrite
-    from radixrt.reuse import Reuse
+    from radixrt.build.reuse import Reuse
+    from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 
     files = Files(WORK / name)
     files.folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def read_in_turn(path: Path, count: int) -> Iterator[Float]:
 def step_forward(files: Files, count: int, _: str) -> None:
     import onnxruntime as ort
 
-    from radixrt.engines.onnxruntime import session_options
+    from radixrt.engines.cpu.onnxruntime import session_options
 
     started = time.monotonic()
     opened = ort.InferenceSession(str(files.rewritten), session_options(), providers=["CPUExecutionProvider"])
@@ -94,7 +94,7 @@ def step_forward(files: Files, count: int, _: str) -> None:
 def step_radixrt(files: Files, count: int, method: str) -> None:
     import onnx_ir as ir
 
-    from radixrt.calibration.collect import calibrate
+    from radixrt.calibration.ranges.collect import calibrate
     from radixrt.calibration.spec import CalibrationOptions, Method
 
     model = ir.load(files.rewritten)

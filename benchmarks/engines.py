@@ -27,13 +27,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.networks import Run, Setting, built, prepared, runner, test_images
-from radixrt.batching import logits_of
+from radixrt.build.reuse import Reuse
 from radixrt.engines import registry
-from radixrt.export.simplify import write_onnx
+from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.spec import Precision
-from radixrt.reuse import Reuse
-from radixrt.validate.latency import LatencyOptions, measure
-from radixrt.validate.parity import parity
+from radixrt.judge.batching import logits_of
+from radixrt.validate.measure.latency import LatencyOptions, measure
+from radixrt.validate.measure.parity import parity
 from radixrt.validate.schema import Parity
 
 ROOT = Path(__file__).parents[1]

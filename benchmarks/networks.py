@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from radixrt.build.deploy import DeployOptions, deploy_graph
+from radixrt.build.recovery import Recovery
+from radixrt.build.reuse import Reuse
 from radixrt.calibration.spec import CalibrationOptions
-from radixrt.deploy import DeployOptions, deploy_graph
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions, BuiltEngine, Session
 from radixrt.export.spec import BatchSpec, Precision
+from radixrt.options import DataChoice, ModelChoice
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
-from radixrt.recovering import Recovery
-from radixrt.request import DataChoice, ModelChoice
-from radixrt.reuse import Reuse
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 

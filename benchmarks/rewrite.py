@@ -26,18 +26,18 @@ import onnx_ir as ir
 from rich.console import Console
 from rich.table import Table
 
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.placement import place
-from radixrt.calibration.placement_spec import PlacementOptions
+from radixrt.calibration.placement.options import PlacementOptions
+from radixrt.calibration.placement.place import place
+from radixrt.calibration.ranges.collect import calibrate
 from radixrt.engines.base import GRAPH_NAME, BuildOptions
-from radixrt.engines.forms import rewrite_options
+from radixrt.engines.forms.choose import rewrite_options
 from radixrt.engines.inspection import inspect_engine
-from radixrt.engines.plan_cost import plan_cost
 from radixrt.engines.registry import get
-from radixrt.export.rewrite import rewrite
+from radixrt.engines.tensorrt.plan_cost import plan_cost
+from radixrt.export.passes.float16 import to_float16
+from radixrt.export.passes.pipeline import rewrite
 from radixrt.export.spec import BatchSpec, Precision
-from radixrt.export.typed import to_float16
-from radixrt.validate.latency import LatencyOptions, measure
+from radixrt.validate.measure.latency import LatencyOptions, measure
 
 MODELS = ("resnest50d", "resnest26d", "seresnext50_32x4d", "skresnext50_32x4d", "seresnet50", "skresnet34")
 QUICK = ("resnest14d", "seresnet18")
@@ -84,8 +84,8 @@ def capture_model(name: str, side: int) -> ir.Model:
     import timm
     import torch
 
-    from radixrt.export.capture import capture
-    from radixrt.export.simplify import simplify
+    from radixrt.export.reader.simplify import simplify
+    from radixrt.export.source.capture import capture
 
     torch.manual_seed(0)
     return simplify(capture(timm.create_model(name).eval(), (3, side, side), BatchSpec()))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.calibration.quantizer import channel_amax, channel_scales, quantize
+from radixrt.calibration.int8 import channel_amax, channel_scales, quantize
 
 Array = NDArray[Any]
 

@@ -261,7 +261,7 @@ class Target(ABC):
             UnavailableError: as :meth:`build`.
             InputError: as :meth:`build`, or the folder cannot be written to.
         """
-        from radixrt.export.write_onnx import write_onnx
+        from radixrt.export.graph.save import write_onnx
 
         out_dir.mkdir(parents=True, exist_ok=True)
         write_onnx(graph, out_dir / GRAPH_NAME)

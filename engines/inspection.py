@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict
 
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions
-from radixrt.engines.devices import Device, devices_for, find_device
-from radixrt.engines.origins import Origins
-from radixrt.engines.plan_cost import PlanCost, plan_cost
+from radixrt.engines.layer_origin import Origins
+from radixrt.engines.tensorrt.plan_cost import PlanCost, plan_cost
+from radixrt.engines.tensorrt.roofline import Device, devices_for, find_device
 from radixrt.errors import InputError
 
 
@@ -115,15 +115,15 @@ def inspect_engine(
     chosen = tuple(find_device(name) for name in devices) or devices_for(options.compute_capabilities)
     origins = Origins(deploy)
     if target == "onnxruntime":
-        from radixrt.engines.inspect_cpu import onnxruntime_rows
+        from radixrt.engines.cpu.inspect import onnxruntime_rows
 
         return _measured(target, onnxruntime_rows(engine, origins, options, runs), runs)
     if target == "openvino":
-        from radixrt.engines.inspect_cpu import openvino_rows
+        from radixrt.engines.cpu.inspect import openvino_rows
 
         return _measured(target, openvino_rows(engine, origins, options, runs), runs)
     if registry.get(target).capability().runs:
-        from radixrt.engines.inspect_plan import plan_rows
+        from radixrt.engines.tensorrt.inspect import plan_rows
 
         return _measured(target, plan_rows(target, engine, origins, options, runs), runs)
     if target != "tensorrt-rtx":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from radixrt.export.names import module_of
+from radixrt.export.graph.origin import module_of
 
 # What ONNX Runtime and OpenVINO append to a name.
 _ENDING = re.compile(r"(_nchwc|_quant|_kernel_time|/WithoutBiases|/fq_weights_\d+|_token_\d+)+$")

@@ -18,10 +18,10 @@ def all_targets(cache_dir: Path | None = None) -> tuple[Target, ...]:
     Args:
         cache_dir: where targets that compile when they open an engine may keep what they made; None keeps nothing.
     """
-    from radixrt.engines.onnxruntime import OnnxRuntimeTarget
-    from radixrt.engines.openvino import OpenVinoTarget
-    from radixrt.engines.tensorrt import TensorRtTarget
-    from radixrt.engines.tensorrt_rtx import TensorRtRtxTarget
+    from radixrt.engines.cpu.onnxruntime import OnnxRuntimeTarget
+    from radixrt.engines.cpu.openvino import OpenVinoTarget
+    from radixrt.engines.tensorrt.rtx import TensorRtRtxTarget
+    from radixrt.engines.tensorrt.target import TensorRtTarget
 
     return (TensorRtTarget(), TensorRtRtxTarget(cache_dir), OnnxRuntimeTarget(), OpenVinoTarget(cache_dir))
 

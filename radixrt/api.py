@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from rich.console import Console
 from typing_extensions import Self
 
-from radixrt.against import Rivals
-from radixrt.batching import Outputs, logits_of, session_outputs
-from radixrt.calibration.pixels import ImageUnusableError, open_image, preprocess_image
+from radixrt.build.pipeline import Engine, Result
+from radixrt.calibration.data.pixels import ImageUnusableError, open_image, preprocess_image
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.engines.base import BuildOptions, Session
-from radixrt.engines.bundle import Bundle
-from radixrt.engines.device_cache import device_cache
+from radixrt.engines.bundle.folder import Bundle
+from radixrt.engines.cache.device import device_cache
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
-from radixrt.pipeline import Engine, Result
+from radixrt.judge.batching import Outputs, logits_of, session_outputs
+from radixrt.judge.rivals import Rivals
+from radixrt.options import DEFAULT_MODEL, DataChoice, EngineRequest, ModelChoice
 from radixrt.progress import Stages
-from radixrt.request import DEFAULT_MODEL, DataChoice, EngineRequest, ModelChoice
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.schema import Report
 
@@ -203,8 +203,8 @@ def load(bundle: str | Path, *, threads: int = 0, require_signature: str | Path 
 def validate(bundle: str | Path, **options: Any) -> Report:
     """Holds a bundle, or an engine that somebody else made, against the original network.
 
-    See :func:`radixrt.validating.validate_engine` for the options.
+    See :func:`radixrt.judge.validate.validate_engine` for the options.
     """
-    from radixrt.validating import validate_engine
+    from radixrt.judge.validate import validate_engine
 
     return validate_engine(Path(bundle), **options)

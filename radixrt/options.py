@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from radixrt.against import Rivals
 from radixrt.calibration.spec import CalibrationOptions
 from radixrt.engines.base import BuildOptions
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
+from radixrt.judge.rivals import Rivals
 from radixrt.validate.gates import GateLimits
 
 if TYPE_CHECKING:
     import torch
 
-    from radixrt.recovering import Recovery
+    from radixrt.build.recovery import Recovery
 
 DEFAULT_MODEL = "resnest-nano-elpv"
 
@@ -40,7 +40,7 @@ class ModelChoice:
     @property
     def slug(self) -> str:
         """The network's name as part of a folder's."""
-        from radixrt.export.model_ref import resolve
+        from radixrt.export.source.names import resolve
 
         return self.name if self.module is not None else resolve(self.name).name
 
@@ -97,7 +97,7 @@ class EngineRequest:
 
     def recover(self, labelled: bool) -> Recovery:
         """How accuracy is brought back; a limit on the drop that the user gave decides what stays in float."""
-        from radixrt.recovering import MaxDrop, Recovery
+        from radixrt.build.recovery import MaxDrop, Recovery
 
         points = self.gates.max_drop
         return Recovery(self.recovery, None if points is None else MaxDrop(points, self.gates.strict, labelled))

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from radixrt.calibration.data import DataSource, ImageList, Preprocess, load_data
-from radixrt.export.model_ref import resolve
+from radixrt.build.reuse import Reuse, graph_sha256, weights_sha256
+from radixrt.calibration.data.source import DataSource, ImageList, Preprocess, load_data
+from radixrt.export.source.load import LoadedModel, from_module, load
+from radixrt.export.source.names import resolve
 from radixrt.export.spec import BatchSpec
-from radixrt.export.zoo import LoadedModel, from_module, load
-from radixrt.original import Reference, onnx_reference, torch_reference
+from radixrt.judge.reference import Reference, onnx_reference, torch_reference
+from radixrt.options import DataChoice, ModelChoice
 from radixrt.progress import Stages
-from radixrt.request import DataChoice, ModelChoice
-from radixrt.reuse import Reuse, graph_sha256, weights_sha256
 
 BATCH_FOR_STATISTICS = 16
 IMAGES_FOR_STATISTICS = 64
@@ -160,7 +160,7 @@ class _Statistics:
     def fit(self) -> None:
         if self._done:
             return
-        from radixrt.export.batchnorm import fit_statistics
+        from radixrt.export.source.randomise import fit_statistics
 
         assert self.model.module is not None
         batches = self.images.batches(BATCH_FOR_STATISTICS, min(len(self.images), IMAGES_FOR_STATISTICS))
@@ -171,9 +171,9 @@ class _Statistics:
 def _captured(
     statistics: _Statistics, preprocess: Preprocess, batch: BatchSpec, reuse: Reuse, logits: str | None, pinned: bool
 ) -> tuple[ir.Model, float]:
-    from radixrt.export.capture import capture
-    from radixrt.export.reference import hold_against
-    from radixrt.export.simplify import simplify, write_onnx
+    from radixrt.export.reader.simplify import simplify, write_onnx
+    from radixrt.export.source.capture import capture
+    from radixrt.export.source.reference import hold_against
 
     model, images = statistics.model, statistics.images
     assert model.module is not None

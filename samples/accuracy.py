@@ -9,9 +9,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from radixrt.calibration.data import DataSource, Preprocess, load_data
+from radixrt.calibration.data.source import DataSource, Preprocess, load_data
 from radixrt.errors import RadixRTError
-from radixrt.export.samples import SAMPLES, Sample
+from radixrt.export.source.samples import SAMPLES, Sample
 
 
 @dataclass(frozen=True)

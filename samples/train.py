@@ -23,10 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from radixrt.calibration.data import Preprocess, load_training_data
-from radixrt.calibration.pixels import open_image, shape_image
+from radixrt.calibration.data.pixels import open_image, shape_image
+from radixrt.calibration.data.source import Preprocess, load_training_data
 from radixrt.errors import InputError
-from radixrt.export.samples import LABELS, SAMPLES, Sample, find
+from radixrt.export.source.samples import LABELS, SAMPLES, Sample, find
 
 BATCH = 32
 SHIFT = 6  # pixels, either way

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("export", "calibration", "engines", "validate")
 HEAVY = ("torch", "timm", "onnxruntime", "openvino", "tensorrt_rtx", "plotly", "scipy")
 
 
@@ -50,17 +51,16 @@ def test_public_names_are_what_the_manual_says() -> None:
 
 def test_nothing_imports_the_packages_by_their_folder_names() -> None:
     # `import export` would work from a checkout and fail from a wheel.
-    folders = ("export", "calibration", "engines", "validate")
-    pattern = re.compile(rf"^\s*(from|import) ({'|'.join(folders)})\b", re.MULTILINE)
-    files = [p for folder in (*folders, "tests", "benchmarks", "samples") for p in (ROOT / folder).rglob("*.py")]
-    files += (ROOT / "radixrt").glob("*.py")
+    pattern = re.compile(rf"^\s*(from|import) ({'|'.join(PACKAGES)})\b", re.MULTILINE)
+    files = [p for folder in (*PACKAGES, "tests", "benchmarks", "samples") for p in (ROOT / folder).rglob("*.py")]
+    files += (ROOT / "radixrt").rglob("*.py")
     assert [str(path) for path in files if pattern.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_nothing_unpacks_an_archive() -> None:
     # Unpacking is where climbing paths and bombs come in. Checkpoints are zip files too; torch reads them in place.
     pattern = re.compile(r"\b(tarfile|extractall|unpack_archive|ZipFile)\b")
-    paths = [*(ROOT / "radixrt").glob("*.py"), *(ROOT / "radixrt").glob("*/*.py")]
+    paths = [p for folder in ("radixrt", *PACKAGES) for p in (ROOT / folder).rglob("*.py")]
     assert len(paths) > 100
     for path in paths:
         assert not pattern.search(path.read_text(encoding="utf-8")), f"{path} unpacks an archive"
@@ -73,7 +73,7 @@ def test_the_wheel_installs_and_imports_in_an_empty_venv(tmp_path: Path) -> None
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in ("radixrt", "export", "calibration", "engines", "validate"):
+    for name in ("radixrt", *PACKAGES):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
     done = subprocess.run(build, capture_output=True, text=True, check=False)

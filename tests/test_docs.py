@@ -27,7 +27,7 @@ def commands() -> dict[str, set[str]]:
 
 def script_options() -> set[str]:
     """The options of what is no ``radixrt`` command: run.py, the benchmarks, the harnesses, the samples' training."""
-    files = [ROOT / "engines" / "run_bundle.py", *ROOT.glob("benchmarks/*.py"), *ROOT.glob("tests/*/*.py")]
+    files = [ROOT / "engines" / "bundle" / "run_bundle.py", *ROOT.glob("benchmarks/*.py"), *ROOT.glob("tests/**/*.py")]
     text = "".join(file.read_text(encoding="utf-8") for file in [*files, ROOT / "samples" / "train.py"])
     typed = {f"--{name.replace('_', '-')}" for name in re.findall(r"(\w+): Annotated\[[^\]]*\btyper\.Option", text)}
     return typed | set(re.findall(r"add_argument\(\s*\"(--[a-z-]+)", text))
@@ -50,8 +50,8 @@ def test_commands_and_options_exist(page: Path) -> None:
 
 def test_python_in_the_manual_calls_what_exists() -> None:
     import radixrt
+    from radixrt.judge.validate import validate_engine
     from radixrt.validate.gates import GateLimits
-    from radixrt.validating import validate_engine
 
     signatures = {
         "compile": inspect.signature(radixrt.compile).parameters,

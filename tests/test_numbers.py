@@ -9,16 +9,16 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.placement import place
-from radixrt.calibration.placement_spec import Ends, PlacementOptions
-from radixrt.calibration.quantizer import SCALE_FLOOR
+from radixrt.calibration.int8 import SCALE_FLOOR
+from radixrt.calibration.placement.options import Ends, PlacementOptions
+from radixrt.calibration.placement.place import place
+from radixrt.calibration.ranges.collect import calibrate
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions
-from radixrt.export.reference import onnx_runner
-from radixrt.export.simplify import write_onnx
+from radixrt.export.reader.simplify import write_onnx
+from radixrt.export.source.reference import onnx_runner
 from radixrt.export.spec import BatchSpec, Precision
-from tests.validate.test_drift import network
+from tests.validate.measure.test_drift import network
 
 IMAGES = np.random.default_rng(1).normal(size=(4, 3, 16, 16)).astype(np.float32)
 

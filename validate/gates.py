@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from radixrt.errors import GateError, InputError
-from radixrt.validate.latency import FLOAT32
+from radixrt.validate.measure.latency import FLOAT32
 from radixrt.validate.schema import Accuracy, Gate, Latency, LatencyRow, MeasuredOn, Parity, Size
 
 # Python 3.10 has the same module under its older name.

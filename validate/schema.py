@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from radixrt.calibration.spec import CalibrationSummary
 from radixrt.errors import InputError
-from radixrt.export.rewrite_report import RewriteReport
+from radixrt.export.passes.report import RewriteReport
 
 SCHEMA_VERSION = 1
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from radixrt.calibration.images import Entry
-from radixrt.calibration.splits import CALIBRATION_FOLDERS, TEST_FOLDERS, Splits, split
+from radixrt.calibration.data.images import Entry
+from radixrt.calibration.data.splits import CALIBRATION_FOLDERS, TEST_FOLDERS, Splits, split
 from radixrt.errors import InputError
 
 

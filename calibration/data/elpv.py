@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from radixrt.calibration.images import Entry
+from radixrt.calibration.data.images import Entry
 from radixrt.errors import UnavailableError
-from radixrt.export.samples import LABELS
+from radixrt.export.source.samples import LABELS
 
 #: Of a hundred images: the first 50 train, the next 10 calibrate, the last 40 test.
 TRAIN_PERCENT, CALIBRATION_PERCENT = 50, 10

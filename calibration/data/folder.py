@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from radixrt.calibration.images import Entry
-from radixrt.calibration.splits import CALIBRATION_FOLDERS, TEST_FOLDERS, Splits, reindex, split
+from radixrt.calibration.data.images import Entry
+from radixrt.calibration.data.splits import CALIBRATION_FOLDERS, TEST_FOLDERS, Splits, reindex, split
 from radixrt.errors import InputError
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from radixrt.calibration.pixels import ImageUnusableError, open_image, preprocess_image
-from radixrt.calibration.preprocess import Preprocess
+from radixrt.calibration.data.pixels import ImageUnusableError, open_image, preprocess_image
+from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.errors import InputError
 
 #: The share of unusable images that a build tolerates.

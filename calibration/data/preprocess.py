@@ -18,7 +18,8 @@ class Preprocess(BaseModel):
     """The steps from a decoded image to a network's input; the manifest records it.
 
     ``input_size`` is (C, H, W) with one or three channels; ``mean`` and ``std`` have C values on the scale 0..1 (one
-    value stands for all channels). What the steps do with them is :func:`radixrt.calibration.pixels.preprocess_image`.
+    value stands for all channels). What the steps do with them is
+    :func:`radixrt.calibration.data.pixels.preprocess_image`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

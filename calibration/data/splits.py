@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from radixrt.calibration.images import Entry
+from radixrt.calibration.data.images import Entry
 
 CALIBRATION_FOLDERS, TEST_FOLDERS = ("calibration", "train"), ("test", "val")
 

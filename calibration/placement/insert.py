@@ -17,12 +17,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.graph_facts import Signs, root_of
-from radixrt.calibration.layers import Layer
-from radixrt.calibration.pairs import quantize_in_pairs
-from radixrt.calibration.placement_spec import PlacementOptions
-from radixrt.calibration.quantizer import channel_amax, channel_scales, quantize
-from radixrt.export.names import copy_origin
+from radixrt.calibration.int8 import channel_amax, channel_scales, quantize
+from radixrt.calibration.placement.options import PlacementOptions
+from radixrt.calibration.saturation import quantize_in_pairs
+from radixrt.export.graph.facts import Signs, root_of
+from radixrt.export.graph.layers import Layer
+from radixrt.export.graph.origin import copy_origin
 
 
 def is_unsigned(value: ir.Value, options: PlacementOptions) -> bool:

@@ -6,9 +6,9 @@ are choices, to be measured (``radixrt sensitivity``), so both are options.
 
 from __future__ import annotations
 
-from radixrt.calibration.graph_facts import consumers, root_of
-from radixrt.calibration.layers import Layer
-from radixrt.calibration.placement_spec import Ends, PlacementOptions
+from radixrt.calibration.placement.options import Ends, PlacementOptions
+from radixrt.export.graph.facts import consumers, root_of
+from radixrt.export.graph.layers import Layer
 
 
 def is_first(layer: Layer) -> bool:

@@ -8,9 +8,9 @@ leaves the graph.
 
 from __future__ import annotations
 
-from radixrt.calibration.graph_facts import consumers, is_pooled, is_wide
-from radixrt.calibration.layers import Layer
-from radixrt.calibration.placement_spec import PlacementOptions
+from radixrt.calibration.placement.options import PlacementOptions
+from radixrt.export.graph.facts import consumers, is_pooled, is_wide
+from radixrt.export.graph.layers import Layer
 
 REASON = "gate path: it is tiny and decides channels, so it stays in high precision"
 

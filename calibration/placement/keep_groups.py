@@ -7,8 +7,8 @@ FP16 one, so those are quantised only where that was measured to pay.
 
 from __future__ import annotations
 
-from radixrt.calibration.layers import Layer
-from radixrt.calibration.placement_spec import Family, PlacementOptions
+from radixrt.calibration.placement.options import Family, PlacementOptions
+from radixrt.export.graph.layers import Layer
 
 MULTIPLE = 4
 NARROW = 16

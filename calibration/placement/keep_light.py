@@ -2,7 +2,7 @@
 
 Its INT8 convolutions take INT8 and write FP32, so an INT8 layer saves one byte of each weight and pays several for each
 element that it writes: the wider output, the kernel that quantises, and what that reads and writes again. Compiled
-plans (``radixrt.engines.plan_cost``, SM 8.6, batch 1, 224 x 224) break even at about eight; see
+plans (``radixrt.engines.tensorrt.plan_cost``, SM 8.6, batch 1, 224 x 224) break even at about eight; see
 ``docs/decisions/tensorrt-rtx-int8.md``.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 
-from radixrt.calibration.graph_facts import static_dims
-from radixrt.calibration.layers import Layer
-from radixrt.calibration.placement_spec import PlacementOptions
+from radixrt.calibration.placement.options import PlacementOptions
+from radixrt.export.graph.facts import static_dims
+from radixrt.export.graph.layers import Layer
 
 RTX = "tensorrt-rtx"
 WEIGHTS_PER_OUTPUT = 8

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from radixrt.calibration.layers import Layer
-from radixrt.calibration.placement_spec import PlacementOptions
-from radixrt.export.names import module_of
+from radixrt.calibration.placement.options import PlacementOptions
+from radixrt.export.graph.layers import Layer
+from radixrt.export.graph.origin import module_of
 
 
 def covers(names: frozenset[str], layer: Layer) -> bool:

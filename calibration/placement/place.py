@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from radixrt.calibration.graph_facts import infer, root_of
-from radixrt.calibration.insert import Inserter, is_unsigned
-from radixrt.calibration.placement_spec import PlacementOptions, PlacementReport
-from radixrt.calibration.plan import make_plan
-from radixrt.calibration.quantizer import QMAX, UNSIGNED_MAX, scale_from_amax
-from radixrt.calibration.round_trips import round_trips
-from radixrt.calibration.table import CalibrationTable
+from radixrt.calibration.int8 import QMAX, UNSIGNED_MAX, scale_from_amax
+from radixrt.calibration.placement.insert import Inserter, is_unsigned
+from radixrt.calibration.placement.options import PlacementOptions, PlacementReport
+from radixrt.calibration.placement.plan import make_plan
+from radixrt.calibration.placement.round_trips import round_trips
+from radixrt.calibration.ranges.table import CalibrationTable
+from radixrt.export.graph.facts import infer, root_of
 
 
 def place(

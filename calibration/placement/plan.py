@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from radixrt.calibration import (
+from radixrt.calibration.placement import (
     keep_ends,
     keep_gate,
     keep_groups,
@@ -26,10 +26,10 @@ from radixrt.calibration import (
     point_outputs,
     point_residual,
 )
-from radixrt.calibration.graph_facts import is_wide, root_of
-from radixrt.calibration.layers import Layer, layers_of
-from radixrt.calibration.placement_spec import Ends, KeptFloat, PlacementOptions
-from radixrt.export.names import module_of
+from radixrt.calibration.placement.options import Ends, KeptFloat, PlacementOptions
+from radixrt.export.graph.facts import is_wide, root_of
+from radixrt.export.graph.layers import Layer, layers_of
+from radixrt.export.graph.origin import module_of
 
 # The first reason found is the one reported: the most specific first.
 _KEEPING = (keep_named.reason, keep_gate.reason, keep_groups.reason, keep_ends.reason, keep_light.reason)

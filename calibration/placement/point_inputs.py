@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from radixrt.calibration.layers import Layer
-from radixrt.calibration.placement_spec import PlacementOptions
+from radixrt.calibration.placement.options import PlacementOptions
+from radixrt.export.graph.layers import Layer
 
 
 def points(layers: tuple[Layer, ...], options: PlacementOptions) -> Iterator[ir.Value]:

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from radixrt.calibration.graph_facts import activation_after, consumers, is_wide
-from radixrt.calibration.layers import Layer
-from radixrt.calibration.placement_spec import Family, PlacementOptions
+from radixrt.calibration.placement.options import Family, PlacementOptions
+from radixrt.export.graph.facts import activation_after, consumers, is_wide
+from radixrt.export.graph.layers import Layer
 
 
 def points(layers: tuple[Layer, ...], options: PlacementOptions) -> Iterator[ir.Value]:

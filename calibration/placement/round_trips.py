@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from radixrt.calibration.graph_facts import COMMUTING, is_wide
-from radixrt.calibration.placement_spec import RoundTrip
-from radixrt.calibration.plan import Plan
+from radixrt.calibration.placement.options import RoundTrip
+from radixrt.calibration.placement.plan import Plan
+from radixrt.export.graph.facts import COMMUTING, is_wide
 
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 

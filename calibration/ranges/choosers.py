@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
-from radixrt.calibration.observers import BINS, Histogram, TensorObserver
-from radixrt.calibration.quantizer import QMAX
+from radixrt.calibration.int8 import QMAX
+from radixrt.calibration.ranges.observers import BINS, Histogram, TensorObserver
 from radixrt.calibration.spec import CalibrationOptions, Method
 
 _ENTROPY_BINS = 2048

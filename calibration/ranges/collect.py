@@ -25,17 +25,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.equalise import chains
-from radixrt.calibration.graph_facts import infer
-from radixrt.calibration.observers import TensorObserver
-from radixrt.calibration.plan import observed_values
-from radixrt.calibration.probes import Probe, add_probes
-from radixrt.calibration.progress_state import CollectState, load_state, save_state
-from radixrt.calibration.ranges import choose, percentile
-from radixrt.calibration.runtime import open_graph
+from radixrt.calibration.placement.plan import observed_values
+from radixrt.calibration.ranges.choosers import choose, percentile
+from radixrt.calibration.ranges.observers import TensorObserver
+from radixrt.calibration.ranges.outputs import Probe, add_probes
+from radixrt.calibration.ranges.resume import CollectState, load_state, save_state
+from radixrt.calibration.ranges.session import open_graph
+from radixrt.calibration.ranges.table import CalibrationTable, Candidates, HistogramSummary, TensorRange, model_sha256
+from radixrt.calibration.recovery.equalise import chains
 from radixrt.calibration.spec import CalibrationOptions, Method
-from radixrt.calibration.table import CalibrationTable, Candidates, HistogramSummary, TensorRange, model_sha256
 from radixrt.errors import InputError
+from radixrt.export.graph.facts import infer
 
 Array = NDArray[Any]
 

@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.graph_facts import Signs, static_dims
+from radixrt.export.graph.facts import Signs, static_dims
 
 SAMPLE = 1 << 14
 """Values of one tensor and image that a histogram counts, at most."""

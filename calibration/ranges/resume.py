@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from radixrt.calibration.observers import Histogram, TensorObserver
+from radixrt.calibration.ranges.observers import Histogram, TensorObserver
 from radixrt.errors import InputError
 
 

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from radixrt.calibration.graph_facts import root_of
-from radixrt.calibration.quantizer import QMAX, scale_from_amax
-from radixrt.calibration.table import CalibrationTable
+from radixrt.calibration.int8 import QMAX, scale_from_amax
+from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.errors import InputError
+from radixrt.export.graph.facts import root_of
 
 _HEADER = re.compile(r"TRT-(\d+)-(\w+)")
 _LINE = re.compile(r"(?P<name>.+): (?P<scale>[0-9a-fA-F]{1,8})")

@@ -28,9 +28,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.graph_facts import consumers, infer
-from radixrt.calibration.layers import Layer, layers_of
-from radixrt.calibration.table import CalibrationTable, TensorRange, model_sha256
+from radixrt.calibration.ranges.table import CalibrationTable, TensorRange, model_sha256
+from radixrt.export.graph.facts import consumers, infer
+from radixrt.export.graph.layers import Layer, layers_of
 
 Array = NDArray[Any]
 

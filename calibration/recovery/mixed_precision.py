@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from radixrt.calibration.placement_spec import PlacementOptions
-from radixrt.calibration.recovery_search import SearchProgress
-from radixrt.calibration.sensitivity import LayerSensitivity
+from radixrt.calibration.placement.options import PlacementOptions
+from radixrt.calibration.recovery.sensitivity import LayerSensitivity
+from radixrt.calibration.recovery.techniques import SearchProgress
 
 
 @dataclass(frozen=True)

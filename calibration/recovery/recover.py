@@ -28,10 +28,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.layers import layers_of, macs_of
-from radixrt.calibration.placement_spec import PlacementOptions
-from radixrt.calibration.quant_session import QuantSession, Variant
-from radixrt.calibration.recovery_search import (
+from radixrt.calibration.placement.options import PlacementOptions
+from radixrt.calibration.ranges.table import CalibrationTable
+from radixrt.calibration.recovery.session import QuantSession, Variant
+from radixrt.calibration.recovery.techniques import (
     BIAS,
     EQUALISE,
     MEANS,
@@ -42,8 +42,8 @@ from radixrt.calibration.recovery_search import (
     Setting,
     StoppedError,
 )
-from radixrt.calibration.table import CalibrationTable
 from radixrt.errors import InputError
+from radixrt.export.graph.layers import layers_of, macs_of
 
 Array = NDArray[Any]
 

@@ -16,13 +16,13 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.layers import macs_of
-from radixrt.calibration.placement_spec import Ends, PlacementOptions
-from radixrt.calibration.quant_session import QuantSession, Variant
-from radixrt.calibration.quantizer import sqnr_db
-from radixrt.calibration.recovery_search import SearchProgress
-from radixrt.calibration.table import CalibrationTable
-from radixrt.export.names import module_of
+from radixrt.calibration.int8 import sqnr_db
+from radixrt.calibration.placement.options import Ends, PlacementOptions
+from radixrt.calibration.ranges.table import CalibrationTable
+from radixrt.calibration.recovery.session import QuantSession, Variant
+from radixrt.calibration.recovery.techniques import SearchProgress
+from radixrt.export.graph.layers import macs_of
+from radixrt.export.graph.origin import module_of
 
 Array = NDArray[Any]
 

@@ -21,20 +21,20 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.graph_facts import infer, root_of
-from radixrt.calibration.insert import is_unsigned
-from radixrt.calibration.layers import Layer
-from radixrt.calibration.pairs import quantize_in_pairs
-from radixrt.calibration.placement_spec import PlacementOptions
-from radixrt.calibration.plan import Plan, make_plan
-from radixrt.calibration.quantizer import (
+from radixrt.calibration.int8 import (
     channel_amax,
     channel_scales,
     dequantize,
     fake_quantize,
     scale_from_amax,
 )
-from radixrt.calibration.table import CalibrationTable
+from radixrt.calibration.placement.insert import is_unsigned
+from radixrt.calibration.placement.options import PlacementOptions
+from radixrt.calibration.placement.plan import Plan, make_plan
+from radixrt.calibration.ranges.table import CalibrationTable
+from radixrt.calibration.saturation import quantize_in_pairs
+from radixrt.export.graph.facts import infer, root_of
+from radixrt.export.graph.layers import Layer
 
 Array = NDArray[Any]
 

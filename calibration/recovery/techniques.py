@@ -11,12 +11,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.equalise import equalised
-from radixrt.calibration.placement_spec import PlacementOptions
-from radixrt.calibration.quant_session import QuantSession, Variant
-from radixrt.calibration.quantizer import sqnr_db
+from radixrt.calibration.int8 import sqnr_db
+from radixrt.calibration.placement.options import PlacementOptions
+from radixrt.calibration.ranges.table import CalibrationTable, TensorRange
+from radixrt.calibration.recovery.equalise import equalised
+from radixrt.calibration.recovery.session import QuantSession, Variant
 from radixrt.calibration.spec import Method
-from radixrt.calibration.table import CalibrationTable, TensorRange
 
 Array = NDArray[Any]
 

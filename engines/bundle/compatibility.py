@@ -11,8 +11,8 @@ import platform
 from dataclasses import dataclass
 
 from radixrt.engines.base import BuildOptions, BuiltEngine, Target
-from radixrt.engines.gpu import find_gpu
-from radixrt.engines.manifest import BuiltFor
+from radixrt.engines.bundle.manifest import BuiltFor
+from radixrt.engines.tensorrt.gpu import find_gpu
 from radixrt.errors import InputError
 
 # Hardware-compatible plans run on this compute capability and on later ones (TensorRT's AMPERE_PLUS level).

@@ -17,13 +17,13 @@ from types import TracebackType
 from typing_extensions import Self
 
 from radixrt.engines import registry
-from radixrt.engines.atomic import AtomicFolder, restore_if_abandoned, translate_disk_errors
 from radixrt.engines.base import Session
-from radixrt.engines.compatibility import check_fits, this_host
-from radixrt.engines.hashing import sha256_of
-from radixrt.engines.manifest import MANIFEST_NAME, MAX_BYTES, SIGNATURE_NAME, FileEntry, Manifest
-from radixrt.engines.runner import write_legacy_graph, write_runner
-from radixrt.engines.signing import sign, verify
+from radixrt.engines.bundle.atomic import AtomicFolder, restore_if_abandoned, translate_disk_errors
+from radixrt.engines.bundle.compatibility import check_fits, this_host
+from radixrt.engines.bundle.hashing import sha256_of
+from radixrt.engines.bundle.manifest import MANIFEST_NAME, MAX_BYTES, SIGNATURE_NAME, FileEntry, Manifest
+from radixrt.engines.bundle.runner import write_legacy_graph, write_runner
+from radixrt.engines.bundle.signing import sign, verify
 from radixrt.errors import InputError
 
 REPORT_NAME = "report.json"

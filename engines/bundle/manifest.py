@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from radixrt.calibration.preprocess import Preprocess
+from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.engines.base import GRAPH_NAME
 from radixrt.errors import InputError
 

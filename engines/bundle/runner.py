@@ -1,9 +1,9 @@
 """Puts the stand-alone runner into a bundle: two real modules of this package, copied as they are.
 
-``run.py`` is ``engines/run_bundle.py``; beside it lies ``calibration/pixels.py``, so that images are prepared on the
-device by the very code that prepared them for calibration and validation. Where the runner may have to build a plan
-with TensorRT 8 (JetPack 5), whose parser reads neither opset 18 nor FP16 scales, the graph lies there in that older
-form too: the device has nothing that could convert it.
+``run.py`` is ``engines/bundle/run_bundle.py``; beside it lies ``calibration/data/pixels.py``, so that images are
+prepared on the device by the very code that prepared them for calibration and validation. Where the runner may have to
+build a plan with TensorRT 8 (JetPack 5), whose parser reads neither opset 18 nor FP16 scales, the graph lies there in
+that older form too: the device has nothing that could convert it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import radixrt.calibration
+import radixrt.calibration.data
 from radixrt.errors import InputError
 
 RUNNER_NAME = "run.py"
@@ -23,7 +23,7 @@ _TENSORRT_8_OPSET = 17
 def write_runner(folder: Path) -> None:
     """Copies the runner, which needs nothing of RadixRT, into a bundle."""
     shutil.copyfile(Path(__file__).with_name("run_bundle.py"), folder / RUNNER_NAME)
-    shutil.copyfile(Path(radixrt.calibration.__path__[0]) / PIXELS_NAME, folder / PIXELS_NAME)
+    shutil.copyfile(Path(radixrt.calibration.data.__path__[0]) / PIXELS_NAME, folder / PIXELS_NAME)
 
 
 def write_legacy_graph(deploy: Path) -> Path | None:
@@ -38,8 +38,8 @@ def write_legacy_graph(deploy: Path) -> Path | None:
     """
     import onnx_ir as ir
 
-    from radixrt.engines.float32_typed import has_half, to_float32
-    from radixrt.engines.legacy_graph import to_opset_17
+    from radixrt.engines.tensorrt.legacy_graph import to_opset_17
+    from radixrt.export.passes.float32 import has_half, to_float32
 
     try:
         model = ir.load(deploy)

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from radixrt.engines.atomic import AtomicFolder, translate_disk_errors
-from radixrt.engines.bundle import Bundle
-from radixrt.engines.hashing import sha256_of
-from radixrt.engines.manifest import Manifest, TensorInfo
+from radixrt.engines.bundle.atomic import AtomicFolder, translate_disk_errors
+from radixrt.engines.bundle.folder import Bundle
+from radixrt.engines.bundle.hashing import sha256_of
+from radixrt.engines.bundle.manifest import Manifest, TensorInfo
 from radixrt.errors import InputError, UnavailableError
 
 CONFIG_NAME = "config.pbtxt"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from radixrt.engines.atomic import replace_file
+from radixrt.engines.bundle.atomic import replace_file
 
 _DEVICES, _PLANS = "devices", "plans"
 

@@ -35,10 +35,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
-from radixrt.engines.atomic import concerns, translate_disk_errors
-from radixrt.engines.device_cache import CacheEntry, cache_home, prune
-from radixrt.engines.hashing import sha256_of
-from radixrt.engines.manifest import FileEntry
+from radixrt.engines.bundle.atomic import concerns, translate_disk_errors
+from radixrt.engines.bundle.hashing import sha256_of
+from radixrt.engines.bundle.manifest import FileEntry
+from radixrt.engines.cache.device import CacheEntry, cache_home, prune
 
 _ENTRY = "entry.json"
 _FILES = "files"

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from radixrt.calibration.graph_facts import constant, consumers
-from radixrt.export.names import copy_origin
+from radixrt.export.graph.facts import constant, consumers
+from radixrt.export.graph.origin import copy_origin
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from radixrt.engines.base import Array, BuildOptions, Session
+from radixrt.engines.cpu.onnxruntime import OnnxRuntimeSession
+from radixrt.engines.cpu.openvino import OpenVinoSession
 from radixrt.engines.inspection import LayerRow
-from radixrt.engines.onnxruntime import OnnxRuntimeSession
-from radixrt.engines.openvino import OpenVinoSession
-from radixrt.engines.origins import Origins
+from radixrt.engines.layer_origin import Origins
 
 # The first runs allocate and settle; they are not counted.
 _WARM_UP = 3

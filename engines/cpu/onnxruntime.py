@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Progress, Session, Target, TensorSpec
-from radixrt.engines.float32_typed import has_half, to_float32
-from radixrt.engines.float_layers import keep_float_layers
+from radixrt.engines.cpu.float_layers import keep_float_layers
 from radixrt.errors import InputError
+from radixrt.export.passes.float32 import has_half, to_float32
 from radixrt.export.spec import Precision
 
 _DTYPES = {
@@ -129,7 +129,7 @@ class OnnxRuntimeTarget(Target):
             raise InputError(f"{deploy} is not a readable ONNX file: export the model again") from error
         notes: tuple[str, ...] = ()
         if options.precision is Precision.INT8:
-            from radixrt.calibration.twin import to_unsigned
+            from radixrt.engines.cpu.unsigned import to_unsigned
 
             model = to_unsigned(model)
             keep_float_layers(model)

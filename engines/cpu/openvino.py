@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Progress, Session, Target, TensorSpec
-from radixrt.engines.seven_bits import saturates, to_seven_bits
+from radixrt.engines.cpu.seven_bits import saturates, to_seven_bits
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
 

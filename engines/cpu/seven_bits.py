@@ -8,7 +8,7 @@ them costs less than the saturation did. NNCF does the same under the name "over
 Before: ``DequantizeLinear(W8, s)`` in front of a convolution or matrix product. After: ``DequantizeLinear(round(W8 /
     2), 2 s)``.
 
-ONNX Runtime needs none of this: its graph has unsigned weights there (see ``calibration/twin.py``).
+ONNX Runtime needs none of this: its graph has unsigned weights there (see ``engines/cpu/unsigned.py``).
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.graph_facts import COMMUTING, Signs, constant, consumers
-from radixrt.calibration.quantizer import QMAX, UNSIGNED_ZERO_POINT
-from radixrt.calibration.quantizer import to_unsigned as around_128
-from radixrt.export.names import copy_origin
+from radixrt.calibration.int8 import QMAX, UNSIGNED_ZERO_POINT
+from radixrt.calibration.int8 import to_unsigned as around_128
+from radixrt.export.graph.facts import COMMUTING, Signs, constant, consumers
+from radixrt.export.graph.origin import copy_origin
 
 
 def to_unsigned(model: ir.Model) -> ir.Model:

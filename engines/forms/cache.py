@@ -13,8 +13,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from radixrt.engines.atomic import replace_file
-from radixrt.engines.device_cache import cache_home
+from radixrt.engines.bundle.atomic import replace_file
+from radixrt.engines.cache.device import cache_home
 
 
 class Question(BaseModel):

@@ -9,8 +9,8 @@ tensorrt        by the clock where a GPU answers, else by the written rules
 tensorrt-rtx    by what the compiled plan does: kernels, bytes moved, multiply-adds (no GPU needed)
 ==============  =====================================================================================
 
-Where a target's library is missing, the written rules decide (:mod:`radixrt.export.form_rules`). Answers are cached by
-shape, precision, target, version and device.
+Where a target's library is missing, the written rules decide (:mod:`radixrt.export.passes.form_rules`). Answers are
+cached by shape, precision, target, version and device.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.placement import place
-from radixrt.calibration.placement_spec import Ends, PlacementOptions
+from radixrt.calibration.placement.options import Ends, PlacementOptions
+from radixrt.calibration.placement.place import place
+from radixrt.calibration.ranges.collect import calibrate
 from radixrt.engines.base import BuildOptions, Session, Target
-from radixrt.engines.form_cache import FormCache, Question, Verdict, default_cache
-from radixrt.engines.form_graphs import grouped_conv_graph, pool_conv_graph, radix_graph
-from radixrt.engines.form_judge import ClockJudge, Judge, PlanJudge
-from radixrt.engines.plan_cost import PlanCost, plan_cost
-from radixrt.engines.processor import cores, processor
+from radixrt.engines.forms.cache import FormCache, Question, Verdict, default_cache
+from radixrt.engines.forms.graphs import grouped_conv_graph, pool_conv_graph, radix_graph
+from radixrt.engines.forms.judge import ClockJudge, Judge, PlanJudge
+from radixrt.engines.machine import cores, processor
+from radixrt.engines.tensorrt.plan_cost import PlanCost, plan_cost
 from radixrt.errors import InputError
-from radixrt.export.attention_pass import AttentionOptions, form_for
-from radixrt.export.conv_form import KEEP, SPLIT, ChooseForm, ConvShape, Form, candidates
-from radixrt.export.form_rules import chooser_by_rules, chooser_fixed
-from radixrt.export.lower_attention import AttentionForm, Combine, Parts
-from radixrt.export.pool_conv import ChoosePoolForm, PoolConvShape, PoolForm
-from radixrt.export.rewrite import RewriteOptions, rewrite
+from radixrt.export.attention.lower import AttentionForm, Combine, Parts
+from radixrt.export.attention.rewrite import AttentionOptions, form_for
+from radixrt.export.passes.conv_shape import KEEP, SPLIT, ChooseForm, ConvShape, Form, candidates
+from radixrt.export.passes.form_rules import chooser_by_rules, chooser_fixed
+from radixrt.export.passes.pipeline import RewriteOptions, rewrite
+from radixrt.export.passes.pool_conv import ChoosePoolForm, PoolConvShape, PoolForm
 from radixrt.export.spec import Precision
 
 POLICIES = ("keep", "split", "merge", "dense", "auto")

@@ -12,14 +12,14 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.calibration import keep_groups
-from radixrt.calibration.layers import layers_of
-from radixrt.calibration.placement_spec import PlacementOptions
-from radixrt.export.conv_form import ConvShape, Form
-from radixrt.export.grouped_conv import apply_forms
-from radixrt.export.pool_conv import PoolConvShape, PoolForm, apply_pool_forms
+from radixrt.calibration.placement import keep_groups
+from radixrt.calibration.placement.options import PlacementOptions
+from radixrt.export.graph.constants import array_of, forget, initializer
+from radixrt.export.graph.layers import layers_of
+from radixrt.export.passes.conv_shape import ConvShape, Form
+from radixrt.export.passes.grouped_conv import apply_forms
+from radixrt.export.passes.pool_conv import PoolConvShape, PoolForm, apply_pool_forms
 from radixrt.export.spec import Precision
-from radixrt.export.weights import array_of, forget, initializer
 
 _OPSET = 18
 _SCALE = np.float32(3 / 127)  # inputs are standard normal: three sigma

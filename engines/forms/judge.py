@@ -19,8 +19,8 @@ import numpy as np
 import onnx_ir as ir
 
 from radixrt.engines.base import Session
-from radixrt.engines.form_cache import Verdict
-from radixrt.engines.plan_cost import PlanCost
+from radixrt.engines.forms.cache import Verdict
+from radixrt.engines.tensorrt.plan_cost import PlanCost
 from radixrt.errors import InputError
 
 Clock = Callable[[], float]

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from radixrt.engines.base import Array, BuildOptions, Capability
-from radixrt.engines.gpu import find_gpu
-from radixrt.engines.legacy_graph import for_version
-from radixrt.engines.trt_api import TrtApi
-from radixrt.engines.trt_build import build_plan
+from radixrt.engines.tensorrt.api import TrtApi
+from radixrt.engines.tensorrt.build import build_plan
+from radixrt.engines.tensorrt.gpu import find_gpu
+from radixrt.engines.tensorrt.legacy_graph import for_version
 from radixrt.errors import InputError
 
 _MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -50,7 +50,7 @@ class AnalysisPlan:
         Raises:
             InputError: the library's version cannot show tensors, or cannot build the plan.
         """
-        from radixrt.engines.cuda_session import CudaSession
+        from radixrt.engines.tensorrt.session import CudaSession
 
         api = TrtApi.load(_MODULES[self.capability.target])
         options = replace(

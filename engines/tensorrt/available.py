@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from radixrt.engines.base import Capability
-from radixrt.engines.trt_api import TrtApi
+from radixrt.engines.tensorrt.api import TrtApi
 
 
 def library_here(target: str, module: str, hint: str) -> Capability:

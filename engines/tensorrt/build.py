@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from radixrt.engines.base import BuildOptions, Progress
-from radixrt.engines.trt_api import TrtApi
-from radixrt.engines.trt_debug import mark_debug
+from radixrt.engines.tensorrt.api import TrtApi
+from radixrt.engines.tensorrt.debug import mark_debug
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
 
@@ -208,7 +208,7 @@ def _explain(api: TrtApi, graph: bytes, errors: tuple[tuple[int, str, str], ...]
     node = _find_node(graph, index, name)
     if node is None:
         return f"{api.product} {api.version_text} cannot read the graph: {description.strip()}{more}"
-    from radixrt.export.names import module_of
+    from radixrt.export.graph.origin import module_of
 
     way_out = "use TARGET=onnxruntime for this model, or replace that operator in the model"
     if "scale" in description.lower() and "quantize" in node.op_type.lower():

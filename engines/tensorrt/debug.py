@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from radixrt.engines.trt_api import TrtApi
+from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.errors import InputError, RadixRTError
 
 if TYPE_CHECKING:

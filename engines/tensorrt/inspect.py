@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from radixrt.engines.base import BuildOptions
-from radixrt.engines.cuda_session import CudaSession
 from radixrt.engines.inspection import LayerRow
-from radixrt.engines.origins import Origins
-from radixrt.engines.trt_api import TrtApi
+from radixrt.engines.layer_origin import Origins
+from radixrt.engines.tensorrt.api import TrtApi
+from radixrt.engines.tensorrt.session import CudaSession
 
 _WARM_UP = 3
 

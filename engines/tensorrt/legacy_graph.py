@@ -18,9 +18,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from radixrt.engines.float32_typed import has_half, to_float32
-from radixrt.engines.trt_api import TrtApi
+from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.errors import InputError
+from radixrt.export.passes.float32 import has_half, to_float32
 
 _AXES_ARE_AN_ATTRIBUTE = (
     "ReduceMean",

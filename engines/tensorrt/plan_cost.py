@@ -21,8 +21,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from radixrt.engines.base import BuildOptions
-from radixrt.engines.trt_api import TrtApi
-from radixrt.engines.trt_build import build_plan
+from radixrt.engines.tensorrt.api import TrtApi
+from radixrt.engines.tensorrt.build import build_plan
 from radixrt.errors import InputError, UnavailableError
 
 _BITS = {

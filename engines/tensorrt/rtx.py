@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress, Session, Target
-from radixrt.engines.gpu import find_gpu
-from radixrt.engines.plan_cost import PlanCost, compare_int8, cost_of_layers, node_macs, plan_cost
-from radixrt.engines.trt_api import TrtApi
-from radixrt.engines.trt_build import build_plan, check_options, plan_name
-from radixrt.engines.trt_here import library_here
+from radixrt.engines.tensorrt.api import TrtApi
+from radixrt.engines.tensorrt.available import library_here
+from radixrt.engines.tensorrt.build import build_plan, check_options, plan_name
+from radixrt.engines.tensorrt.gpu import find_gpu
+from radixrt.engines.tensorrt.plan_cost import PlanCost, compare_int8, cost_of_layers, node_macs, plan_cost
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
 
@@ -88,13 +88,13 @@ class TensorRtRtxTarget(Target):
         return BuiltEngine(tuple(files), time.perf_counter() - started, tuple(notes), facts)
 
     def _compare_with_fp16(self, deploy: Path, cost: PlanCost, options: BuildOptions) -> list[str]:
-        from radixrt.engines.unquantised import float16_twin
+        from radixrt.engines.tensorrt.unquantised import float16_twin
 
         twin = plan_cost(float16_twin(deploy), dataclasses.replace(options, precision=Precision.FP16))
         return list(compare_int8(cost, twin).notes)
 
     def _open(self, engine: Path, threads: int) -> Session:
-        from radixrt.engines.cuda_session import CudaSession
+        from radixrt.engines.tensorrt.session import CudaSession
 
         name = f"rtx-{hashlib.sha256(engine.read_bytes()).hexdigest()[:16]}.runtime-cache"
         cache = self._cache_dir / name if self._cache_dir is not None else None

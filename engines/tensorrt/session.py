@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from radixrt.engines.base import GRAPH_NAME, Array, Session, TensorSpec
-from radixrt.engines.cuda_graph import CudaGraph, find_driver
-from radixrt.engines.device_cache import keep, read_kept
-from radixrt.engines.trt_api import TrtApi
-from radixrt.engines.trt_build import STRIPPED
-from radixrt.engines.trt_debug import DebugTensor, listen
+from radixrt.engines.cache.device import keep, read_kept
+from radixrt.engines.tensorrt.api import TrtApi
+from radixrt.engines.tensorrt.build import STRIPPED
+from radixrt.engines.tensorrt.cuda_graph import CudaGraph, find_driver
+from radixrt.engines.tensorrt.debug import DebugTensor, listen
 from radixrt.errors import InputError, RadixRTError, UnavailableError
 
 Shapes = tuple[tuple[int, ...], ...]

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress, Session, Target
-from radixrt.engines.device_cache import keep, read_kept
-from radixrt.engines.gpu import find_gpu
-from radixrt.engines.trt_api import TrtApi
-from radixrt.engines.trt_build import build_plan, check_options, plan_name
-from radixrt.engines.trt_here import library_here
+from radixrt.engines.cache.device import keep, read_kept
+from radixrt.engines.tensorrt.api import TrtApi
+from radixrt.engines.tensorrt.available import library_here
+from radixrt.engines.tensorrt.build import build_plan, check_options, plan_name
+from radixrt.engines.tensorrt.gpu import find_gpu
 
 _INSTALL = "It comes with JetPack on Jetson; elsewhere `pip install tensorrt` takes it from NVIDIA's own index."
 
@@ -39,7 +39,7 @@ class TensorRtTarget(Target):
     def _build(
         self, deploy: Path, out_dir: Path, options: BuildOptions, progress: Progress | None = None
     ) -> BuiltEngine:
-        from radixrt.engines.legacy_graph import for_version
+        from radixrt.engines.tensorrt.legacy_graph import for_version
 
         started = time.perf_counter()
         api = TrtApi.load("tensorrt")
@@ -58,7 +58,7 @@ class TensorRtTarget(Target):
         return BuiltEngine((engine,), time.perf_counter() - started, (), facts)
 
     def _open(self, engine: Path, threads: int) -> Session:
-        from radixrt.engines.cuda_session import CudaSession
+        from radixrt.engines.tensorrt.session import CudaSession
 
         return CudaSession(TrtApi.load("tensorrt"), engine)
 

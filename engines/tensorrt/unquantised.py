@@ -42,7 +42,7 @@ def remove_pairs(model: ir.Model) -> ir.Model:
 
 def float16_twin(deploy: Path) -> bytes:
     """Returns the FP16 graph of the network that an INT8 deploy graph quantises, as the bytes of an ONNX file."""
-    from radixrt.export.typed import to_float16
+    from radixrt.export.passes.float16 import to_float16
 
     return bytes(ir.to_proto(to_float16(remove_pairs(ir.load(deploy)))).SerializeToString())
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from radixrt.export.affine import Activated, Affine, identity, same, sole_basis
+from radixrt.export.attention.affine import Activated, Affine, identity, same, sole_basis
 
 _CUBIC = 0.044715
 _SLOPE = np.sqrt(2 / np.pi)

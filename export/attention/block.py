@@ -21,7 +21,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from radixrt.export.affine import Floats, PoolKind
+from radixrt.export.attention.affine import Floats, PoolKind
 
 Kind = Literal["se", "sk", "split"]
 

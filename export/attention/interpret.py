@@ -1,9 +1,9 @@
 """Reads a graph as pooled channels, activations and gates: the recogniser's abstract interpretation.
 
-Every node is visited once, in order. The result says of each tensor what :mod:`radixrt.export.abstract` can say of it;
-a feature map that nothing is known of is its own source. Wide tensors are handled here, small ones in
-:mod:`radixrt.export.interpret_small`. No spelling of a block is looked for: whatever route the numbers take, their
-provenance comes out the same.
+Every node is visited once, in order. The result says of each tensor what :mod:`radixrt.export.attention.values` can say
+of it; a feature map that nothing is known of is its own source. Wide tensors are handled here, small ones in
+:mod:`radixrt.export.attention.interpret_gate`. No spelling of a block is looked for: whatever route the numbers take,
+their provenance comes out the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.export.abstract import (
+from radixrt.export.attention.affine import Ints, Pooled, PoolKind, identity, roots, stack
+from radixrt.export.attention.interpret_gate import small_node
+from radixrt.export.attention.values import (
     LAYOUT_OPS,
     Abstract,
     Gated,
@@ -28,9 +30,7 @@ from radixrt.export.abstract import (
     relocate,
     without,
 )
-from radixrt.export.affine import Ints, Pooled, PoolKind, identity, roots, stack
-from radixrt.export.concrete import Concrete
-from radixrt.export.interpret_small import small_node
+from radixrt.export.graph.shapes import Concrete
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 

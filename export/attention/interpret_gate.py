@@ -1,9 +1,9 @@
 """The operators between a global pool and its gate, read as affine maps, activations and layout.
 
-Part of the recogniser's interpretation (:mod:`radixrt.export.interpret`). Understood: convolutions whose window sees
-one pixel, Gemm and MatMul with constant weights, BatchNormalization, arithmetic with constants, elementwise activations
-(also spelled out, as ``x * sigmoid(x)`` or ``x * clip(x + 3, 0, 6) / 6``), Softmax over one axis, and every layout
-operator.
+Part of the recogniser's interpretation (:mod:`radixrt.export.attention.interpret`). Understood: convolutions whose
+window sees one pixel, Gemm and MatMul with constant weights, BatchNormalization, arithmetic with constants, elementwise
+activations (also spelled out, as ``x * sigmoid(x)`` or ``x * clip(x + 3, 0, 6) / 6``), Softmax over one
+axis, and every layout operator.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 from scipy import sparse
 
-from radixrt.export.abstract import LAYOUT_OPS, Abstract, Small, axes_of, dims_axis, relocate, without
-from radixrt.export.affine import Activated, Affine, Floats, identity, sole_basis, stack
-from radixrt.export.concrete import Concrete
-from radixrt.export.self_gated import product
+from radixrt.export.attention.activations import product
+from radixrt.export.attention.affine import Activated, Affine, Floats, identity, sole_basis, stack
+from radixrt.export.attention.values import LAYOUT_OPS, Abstract, Small, axes_of, dims_axis, relocate, without
+from radixrt.export.graph.shapes import Concrete
 
 _PLAIN = frozenset({"Relu", "Sigmoid", "HardSwish", "Tanh", "Softplus", "Mish", "Erf"})
 

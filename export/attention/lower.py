@@ -26,10 +26,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from radixrt.export.affine import Floats, PoolKind
-from radixrt.export.attention import Activation, AttentionBlock, Layer
-from radixrt.export.names import NAME_SCOPES, copy_origin, set_module
-from radixrt.export.write_activation import write_activation
+from radixrt.export.attention.affine import Floats, PoolKind
+from radixrt.export.attention.block import Activation, AttentionBlock, Layer
+from radixrt.export.attention.write_activation import write_activation
+from radixrt.export.graph.origin import NAME_SCOPES, copy_origin, set_module
 
 
 class Combine(str, Enum):

@@ -1,8 +1,8 @@
 """Finds the attention blocks of a graph: its gated tensors become canonical blocks or refusals.
 
 Before: any graph. After: the same graph; each tensor that is a sum of feature maps times a gate is an
-:class:`~radixrt.export.attention.AttentionBlock`, or a :class:`~radixrt.export.rewrite_report.Refusal` that says why
-not.
+:class:`~radixrt.export.attention.block.AttentionBlock`, or a
+:class:`~radixrt.export.passes.report.Refusal` that says why not.
 
 A block is refused where there is no FC, where its gate is no softmax over the radix and no (hard) sigmoid, where one of
 several gates is scaled or shifted, where its FCs are more than two deep or mix activations, where a branch is not a run
@@ -18,13 +18,13 @@ import numpy as np
 import onnx_ir as ir
 from scipy import sparse
 
-from radixrt.export.abstract import LAYOUT_OPS, Gated, Source, View
-from radixrt.export.affine import Activated, Affine, Floats, Pooled, stack
-from radixrt.export.attention import Activation, AttentionBlock, Branch, Gate, Kind, Layer, PooledMap
-from radixrt.export.interpret import Interpretation
-from radixrt.export.names import module_of
-from radixrt.export.region import Region, common_module, region_of
-from radixrt.export.rewrite_report import Refusal
+from radixrt.export.attention.affine import Activated, Affine, Floats, Pooled, stack
+from radixrt.export.attention.block import Activation, AttentionBlock, Branch, Gate, Kind, Layer, PooledMap
+from radixrt.export.attention.interpret import Interpretation
+from radixrt.export.attention.region import Region, common_module, region_of
+from radixrt.export.attention.values import LAYOUT_OPS, Gated, Source, View
+from radixrt.export.graph.origin import module_of
+from radixrt.export.passes.report import Refusal
 
 
 class _NotABlockError(Exception):

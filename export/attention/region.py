@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from radixrt.export.abstract import Gated, View
-from radixrt.export.interpret import Interpretation
-from radixrt.export.names import module_of
+from radixrt.export.attention.interpret import Interpretation
+from radixrt.export.attention.values import Gated, View
+from radixrt.export.graph.origin import module_of
 
 
 @dataclass(frozen=True)

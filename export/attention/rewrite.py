@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from radixrt.export.attention import AttentionBlock
-from radixrt.export.concrete import Concrete, Sizes, concretise
-from radixrt.export.interpret import interpret
-from radixrt.export.lower_attention import AttentionForm, Combine, Lowered, Parts, Squeeze, lower
-from radixrt.export.pass_result import PassResult
-from radixrt.export.prove import prove
-from radixrt.export.recognise import recognise
-from radixrt.export.rewrite_report import AttentionRecord, Refusal
+from radixrt.export.attention.block import AttentionBlock
+from radixrt.export.attention.interpret import interpret
+from radixrt.export.attention.lower import AttentionForm, Combine, Lowered, Parts, Squeeze, lower
+from radixrt.export.attention.recognise import recognise
+from radixrt.export.graph.equivalence import prove
+from radixrt.export.graph.shapes import Concrete, Sizes, concretise
+from radixrt.export.passes.pass_result import PassResult
+from radixrt.export.passes.report import AttentionRecord, Refusal
 
 _LOWEST_OPSET = 13  # Split and ReduceSum take their sizes and axes as inputs from here on
 

@@ -1,8 +1,8 @@
 """What the recogniser knows about a tensor: which channels of which feature maps it holds, and what gates them.
 
-The values of :mod:`radixrt.export.interpret`. The batch axis is left out of every array here; ``batch`` says where it
-stands, which is in front unless someone stacked tensors along a new first axis. "(N, *dims)" below means batch in
-front:
+The values of :mod:`radixrt.export.attention.interpret`. The batch axis is left out of every array here; ``batch``
+says where it stands, which is in front unless someone stacked tensors along a new first axis. "(N, *dims)" below means
+batch in front:
 
 - :class:`View`: a wide tensor (N, *dims, *spatial) each of whose maps is one channel of a source feature map.
 - :class:`Gated`: a wide tensor whose maps are sums of source channels, each times an element of a gate.
@@ -22,8 +22,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from radixrt.export.affine import Affine, Ints
-from radixrt.export.concrete import Concrete
+from radixrt.export.attention.affine import Affine, Ints
+from radixrt.export.graph.shapes import Concrete
 
 AXIS_OPS = frozenset({"Split", "Slice", "Gather", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout", "Concat"})
 LAYOUT_OPS = AXIS_OPS | {"Reshape", "Flatten"}

@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.export.affine import Floats
-from radixrt.export.attention import Activation
+from radixrt.export.attention.affine import Floats
+from radixrt.export.attention.block import Activation
 
 _NAMES = {"HardSigmoid": ("alpha", "beta"), "LeakyRelu": ("alpha",), "Elu": ("alpha",)}
 

@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from radixrt.export.concrete import Array, Concrete
+from radixrt.export.graph.shapes import Array, Concrete
 
 _FLOATS = (np.float16, np.float32)
 

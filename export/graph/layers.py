@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.graph_facts import attribute_int, constant, consumers, static_dims
+from radixrt.export.graph.facts import attribute_int, constant, consumers, static_dims
 
 LAYER_TYPES = frozenset({"Conv", "Gemm", "MatMul"})
 

@@ -30,7 +30,7 @@ import onnx_ir.passes.common as common
 from numpy.typing import NDArray
 
 from radixrt.errors import InputError
-from radixrt.export.names import copy_origin, module_of
+from radixrt.export.graph.origin import copy_origin, module_of
 
 _HALF_MAX = float(np.finfo(np.float16).max)
 _SCALE_ERROR = 2.0**-9

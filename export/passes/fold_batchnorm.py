@@ -15,8 +15,8 @@ from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_gemm_rule,
 )
 
-from radixrt.export.names import NAME_SCOPES, copy_origin
-from radixrt.export.pass_result import PassResult
+from radixrt.export.graph.origin import NAME_SCOPES, copy_origin
+from radixrt.export.passes.pass_result import PassResult
 
 
 def fold_batchnorm(model: ir.Model) -> PassResult:

@@ -18,8 +18,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.export.concrete import Array, Concrete, Sizes, concretise
-from radixrt.export.pass_result import PassResult
+from radixrt.export.graph.shapes import Array, Concrete, Sizes, concretise
+from radixrt.export.passes.pass_result import PassResult
 
 _PROBES = (Sizes(3, 96), Sizes(5, 96), Sizes(3, 160))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from radixrt.export.conv_form import KEEP, ChooseForm, ConvShape, Form, merge_form
+from radixrt.export.passes.conv_shape import KEEP, ChooseForm, ConvShape, Form, merge_form
 from radixrt.export.spec import Precision
 
 

@@ -4,7 +4,7 @@ Before::
 
     y = Conv(x, W, b, group=G)                     W: (out, in/G, kh, kw)
 
-After, one of (see :mod:`radixrt.export.conv_form`)::
+After, one of (see :mod:`radixrt.export.passes.conv_shape`)::
 
     keep                 y = Conv(x, W, b, group=G)
     split                x_1 .. x_G = Split(x);  y_i = Conv(x_i, W_i, b_i);  y = Concat(y_1 .. y_G)
@@ -19,10 +19,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.export.conv_form import KEEP, ChooseForm, ConvShape, Form, block_diagonal, read_shape
-from radixrt.export.names import module_of, take_place
-from radixrt.export.rewrite_report import GroupedConvRecord
-from radixrt.export.weights import array_of, forget, initializer, is_constant
+from radixrt.export.graph.constants import array_of, forget, initializer, is_constant
+from radixrt.export.graph.origin import module_of, take_place
+from radixrt.export.passes.conv_shape import KEEP, ChooseForm, ConvShape, Form, block_diagonal, read_shape
+from radixrt.export.passes.report import GroupedConvRecord
 
 
 def apply_forms(

@@ -20,7 +20,7 @@ are spelled in operators it generates code for. So they are::
 
 Each term is divided on its own, so that no sum leaves the range of FP16. A strided 1x1 convolution is a 1x1 convolution
 of ``x[::stride, ::stride]``. Both hold where every window counts ``h w`` pixels, the condition of
-:mod:`radixrt.export.pool_conv`. Each join is proved before it is made.
+:mod:`radixrt.export.passes.pool_conv`. Each join is proved before it is made.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.export.concrete import Concrete
-from radixrt.export.conv_form import ConvShape, read_shape
-from radixrt.export.names import copy_origin, module_of
-from radixrt.export.pass_result import PassResult
-from radixrt.export.pool_conv import check
-from radixrt.export.prove import prove
-from radixrt.export.rewrite_report import Refusal
-from radixrt.export.weights import array_of, forget, is_constant
+from radixrt.export.graph.constants import array_of, forget, is_constant
+from radixrt.export.graph.equivalence import prove
+from radixrt.export.graph.origin import copy_origin, module_of
+from radixrt.export.graph.shapes import Concrete
+from radixrt.export.passes.conv_shape import ConvShape, read_shape
+from radixrt.export.passes.pass_result import PassResult
+from radixrt.export.passes.pool_conv import check
+from radixrt.export.passes.report import Refusal
 
 # The algebra does not depend on the image's size: a small one proves it in no time.
 _PROOF_IMAGES, _PROOF_SIZE = 2, (3, 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from radixrt.export.rewrite_report import AttentionRecord, GroupedConvRecord, Refusal
+from radixrt.export.passes.report import AttentionRecord, GroupedConvRecord, Refusal
 
 
 @dataclass(frozen=True)

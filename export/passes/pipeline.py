@@ -13,21 +13,21 @@ from typing import Literal
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from radixrt.export.attention_pass import AttentionOptions, lower_attention
-from radixrt.export.conv_form import ChooseForm
-from radixrt.export.fold_batchnorm import fold_batchnorm
-from radixrt.export.fold_shapes import fold_shapes
-from radixrt.export.form_rules import chooser_by_rules, chooser_fixed
-from radixrt.export.grouped_conv import apply_forms
-from radixrt.export.join_shortcut import join_shortcut
-from radixrt.export.pass_result import PassResult
-from radixrt.export.pool_conv import ChoosePoolForm, apply_pool_forms
-from radixrt.export.relu_behind_pool import relu_behind_pool
-from radixrt.export.rewrite_report import RewriteReport
-from radixrt.export.rtx_forms import pool_by_window
-from radixrt.export.space_to_depth import fold_first_convolution
+from radixrt.export.attention.rewrite import AttentionOptions, lower_attention
+from radixrt.export.passes.conv_shape import ChooseForm
+from radixrt.export.passes.fold_batchnorm import fold_batchnorm
+from radixrt.export.passes.fold_shapes import fold_shapes
+from radixrt.export.passes.form_rules import chooser_by_rules, chooser_fixed
+from radixrt.export.passes.grouped_conv import apply_forms
+from radixrt.export.passes.join_shortcut import join_shortcut
+from radixrt.export.passes.pass_result import PassResult
+from radixrt.export.passes.pool_conv import ChoosePoolForm, apply_pool_forms
+from radixrt.export.passes.relu_behind_pool import relu_behind_pool
+from radixrt.export.passes.report import RewriteReport
+from radixrt.export.passes.space_to_depth import fold_first_convolution
+from radixrt.export.passes.squeeze_early import squeeze_early
+from radixrt.export.passes.window_pool import pool_by_window
 from radixrt.export.spec import Precision
-from radixrt.export.squeeze_early import squeeze_early
 
 GroupedConv = Literal["keep", "split", "merge", "dense", "auto"]
 

@@ -26,10 +26,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.export.conv_form import ConvShape, read_shape, same_pads
-from radixrt.export.names import module_of, take_place
-from radixrt.export.rewrite_report import Refusal
-from radixrt.export.weights import array_of, forget, initializer, is_constant
+from radixrt.export.graph.constants import array_of, forget, initializer, is_constant
+from radixrt.export.graph.origin import module_of, take_place
+from radixrt.export.passes.conv_shape import ConvShape, read_shape, same_pads
+from radixrt.export.passes.report import Refusal
 
 
 @dataclass(frozen=True)

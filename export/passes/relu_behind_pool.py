@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from radixrt.export.names import take_place
-from radixrt.export.pass_result import PassResult
+from radixrt.export.graph.origin import take_place
+from radixrt.export.passes.pass_result import PassResult
 
 
 def relu_behind_pool(model: ir.Model) -> PassResult:

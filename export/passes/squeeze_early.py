@@ -28,13 +28,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.export.concrete import Concrete
-from radixrt.export.conv_form import ConvShape, read_shape
-from radixrt.export.names import take_place
-from radixrt.export.pass_result import PassResult
-from radixrt.export.prove import prove
-from radixrt.export.rewrite_report import Refusal
-from radixrt.export.weights import array_of, forget, initializer, is_constant
+from radixrt.export.graph.constants import array_of, forget, initializer, is_constant
+from radixrt.export.graph.equivalence import prove
+from radixrt.export.graph.origin import take_place
+from radixrt.export.graph.shapes import Concrete
+from radixrt.export.passes.conv_shape import ConvShape, read_shape
+from radixrt.export.passes.pass_result import PassResult
+from radixrt.export.passes.report import Refusal
 
 # The algebra does not depend on the image's size: a small odd one proves it in no time.
 _PROOF_SIZE = (2, 3, 5)

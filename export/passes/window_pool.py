@@ -20,9 +20,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.export.names import take_place
-from radixrt.export.pass_result import PassResult
-from radixrt.export.weights import array_of, forget, is_constant
+from radixrt.export.graph.constants import array_of, forget, is_constant
+from radixrt.export.graph.origin import take_place
+from radixrt.export.passes.pass_result import PassResult
 
 
 def pool_by_window(model: ir.Model) -> PassResult:

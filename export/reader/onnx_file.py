@@ -22,9 +22,9 @@ import onnx_ir.passes.common as common
 from onnx import TensorProto
 
 from radixrt.errors import InputError
-from radixrt.export.convert_opset import convert_opset, first_line, run_once
-from radixrt.export.heads import choose_logits
-from radixrt.export.onnx_tensors import load_tensors, type_name
+from radixrt.export.reader.opset import convert_opset, first_line, run_once
+from radixrt.export.reader.tensors import load_tensors, type_name
+from radixrt.export.source.outputs import choose_logits
 from radixrt.export.spec import BatchSpec
 
 BATCH_DIM = "batch"

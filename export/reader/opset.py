@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from radixrt.errors import InputError
-from radixrt.export.reference import onnx_outputs
+from radixrt.export.source.reference import onnx_outputs
 
 CONVERTED_OPSET = 18  # what the exporter writes
 

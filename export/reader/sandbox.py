@@ -32,12 +32,14 @@ from radixrt.export.spec import BatchSpec
 LARGEST_MEMORY = 16 << 30
 """Bytes of address space: several copies of the 2 GB that a file may hold."""
 LONGEST_S = 600
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from radixrt.export.foreign import child; child()"
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);from radixrt.export.reader.sandbox import child; child()"
+)
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """What a file holds: ``graph`` as :func:`radixrt.export.read_onnx.read_onnx` gives it, and ``simplified``."""
+    """What a file holds: ``graph`` as :func:`radixrt.export.reader.onnx_file.read_onnx` gives it; ``simplified``."""
 
     graph: ir.Model
     simplified: ir.Model
@@ -137,8 +139,8 @@ def _bound(longest_s: int) -> None:
 
 
 def _read(request: dict[str, Any]) -> list[ir.Model]:
-    from radixrt.export.read_onnx import read_onnx, with_batch
-    from radixrt.export.simplify import simplify
+    from radixrt.export.reader.onnx_file import read_onnx, with_batch
+    from radixrt.export.reader.simplify import simplify
 
     graph = read_onnx(Path(request["path"]), request["logits"])
     if request["simplified"] is None:

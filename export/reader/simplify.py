@@ -19,8 +19,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from radixrt.errors import InputError
-from radixrt.export.names import NAME_SCOPES, copy_origin
-from radixrt.export.write_onnx import PROTOBUF_LIMIT, weight_bytes, write_onnx
+from radixrt.export.graph.origin import NAME_SCOPES, copy_origin
+from radixrt.export.graph.save import PROTOBUF_LIMIT, weight_bytes, write_onnx
 
 __all__ = ["check", "infer_shapes", "simplify", "strip_metadata", "write_onnx"]
 

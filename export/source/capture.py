@@ -2,8 +2,8 @@
 
 The graph has one input, ``input`` (float32, N x C x H x W, already normalised). Its first output is the logits (N x
 classes), called ``logits`` unless the module names its outputs itself; a module that returns more has more
-(:mod:`radixrt.export.heads`). A dynamic batch is the symbolic dimension ``batch``. Reading ONNX files is
-:mod:`radixrt.export.read_onnx`.
+(:mod:`radixrt.export.source.outputs`). A dynamic batch is the symbolic dimension ``batch``. Reading ONNX files is
+:mod:`radixrt.export.reader.onnx_file`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from radixrt.errors import InputError
-from radixrt.export.heads import OUTPUT_NAME, Heads, heads_of
-from radixrt.export.names import NAME_SCOPES, set_module
-from radixrt.export.read_onnx import BATCH_DIM
+from radixrt.export.graph.origin import NAME_SCOPES, set_module
+from radixrt.export.reader.onnx_file import BATCH_DIM
+from radixrt.export.source.outputs import OUTPUT_NAME, Heads, heads_of
 from radixrt.export.spec import BatchSpec
 
 if TYPE_CHECKING:

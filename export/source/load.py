@@ -1,7 +1,7 @@
 """A model and its weights: from a checkpoint, from timm's hub, or random from a fixed seed.
 
-What a name means is :mod:`radixrt.export.model_ref`; how a definition becomes a module,
-:mod:`radixrt.export.definitions`.
+What a name means is :mod:`radixrt.export.source.names`; how a definition becomes a module,
+:mod:`radixrt.export.source.definitions`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from radixrt.errors import InputError
-from radixrt.export import definitions
-from radixrt.export.definitions import Definition
-from radixrt.export.foreign import Foreign, read_foreign
-from radixrt.export.model_ref import KnownModel, ModelRef, known_models, resolve
+from radixrt.export.reader.sandbox import Foreign, read_foreign
+from radixrt.export.source import definitions
+from radixrt.export.source.definitions import Definition
+from radixrt.export.source.names import KnownModel, ModelRef, known_models, resolve
 from radixrt.export.spec import BatchSpec
 
 if TYPE_CHECKING:
     import torch
 
-    from radixrt.export.samples import Sample
+    from radixrt.export.source.samples import Sample
 
 __all__ = ["KnownModel", "LoadedModel", "ModelRef", "Weights", "known_models", "load", "resolve"]
 
@@ -36,7 +36,7 @@ class LoadedModel:
         name: short and fit for a folder's name.
         source: its definition.
         weights: where the weights come from. ``random`` weights want BatchNorm statistics
-            (:func:`radixrt.export.batchnorm.fit_statistics`), and no accuracy may be claimed for them.
+            (:func:`radixrt.export.source.randomise.fit_statistics`), and no accuracy may be claimed for them.
         parameters: how many weights it has.
         module: in eval mode; ``None`` for an ONNX file.
         foreign: the ONNX file's graphs; ``None`` for a module.
@@ -97,7 +97,7 @@ def load(
         return _load_checkpoint(ref, definition, checkpoint, num_classes)
     note = "no checkpoint was given"
     if ref.kind == "timm":
-        from radixrt.export.pretrained import load_pretrained
+        from radixrt.export.source.pretrained import load_pretrained
 
         found = load_pretrained(ref.target, pretrained_timeout_s)
         if isinstance(found, str):
@@ -155,7 +155,7 @@ def _load_onnx(
 
 
 def _load_sample(ref: ModelRef, checkpoint: Path | None, num_classes: int | None, seed: int) -> LoadedModel:
-    from radixrt.export.samples import find
+    from radixrt.export.source.samples import find
 
     sample = find(ref.target)
     assert sample is not None
@@ -172,7 +172,7 @@ def _sample_definition(sample: Sample) -> Definition:
 
 
 def _load_checkpoint(ref: ModelRef, definition: Definition, path: Path, num_classes: int | None) -> LoadedModel:
-    from radixrt.export.checkpoint import data_config_beside, load_weights, read_checkpoint, strip_prefixes
+    from radixrt.export.source.checkpoint import data_config_beside, load_weights, read_checkpoint, strip_prefixes
 
     state = read_checkpoint(path)
     module = definition.build(None)
@@ -192,7 +192,7 @@ def _load_checkpoint(ref: ModelRef, definition: Definition, path: Path, num_clas
 def _random(definition: Definition, num_classes: int | None, seed: int) -> torch.nn.Module:
     import torch
 
-    from radixrt.export.batchnorm import enliven
+    from radixrt.export.source.randomise import enliven
 
     if num_classes is not None and definition.fixed_classes:
         raise InputError("this factory takes no num_classes: leave the number of classes out, or let it take one")
@@ -212,7 +212,7 @@ def _loaded(
     labels: tuple[str, ...] = (),
     note: str = "",
 ) -> LoadedModel:
-    from radixrt.export.checkpoint import check_finite
+    from radixrt.export.source.checkpoint import check_finite
 
     module.eval()
     for parameter in module.parameters():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from radixrt.errors import InputError
-from radixrt.export import definitions
+from radixrt.export.source import definitions
 
 Kind = Literal["timm", "resnest", "sample", "factory", "onnx"]
 
@@ -84,7 +84,7 @@ _KNOWN = (
 
 def known_models() -> tuple[KnownModel, ...]:
     """The names people use, the sample networks first."""
-    from radixrt.export.samples import SAMPLES
+    from radixrt.export.source.samples import SAMPLES
 
     samples = (KnownModel(sample.name, f"sample:{sample.name}", sample.family) for sample in SAMPLES)
     return (*samples, *(KnownModel(*row) for row in _KNOWN))

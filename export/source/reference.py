@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from radixrt.errors import RadixRTError
-from radixrt.export.heads import heads_of
+from radixrt.export.source.outputs import heads_of
 
 _ROUNDING = 4  # the graph may be this many times as far from float64 as PyTorch in float32 is
 
@@ -23,7 +23,7 @@ def torch_outputs(module: torch.nn.Module, logits: str | None = None) -> Callabl
 
     Args:
         module: the network, which is put into eval mode.
-        logits: which of several outputs is the logits, as :func:`radixrt.export.heads.heads_of` takes it.
+        logits: which of several outputs is the logits, as :func:`radixrt.export.source.outputs.heads_of` takes it.
     """
     import torch
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: The four classes, in the order of the heads' outputs: type of the cell x its state.
 LABELS = ("mono-functional", "mono-defective", "poly-functional", "poly-defective")
 
-_FOLDER = Path(__file__).resolve().parent.parent / "samples"
+_FOLDER = Path(__file__).resolve().parents[2] / "samples"
 
 
 @dataclass(frozen=True)

@@ -7,23 +7,23 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.images import ImageList
-from radixrt.calibration.placement import place
-from radixrt.calibration.placement_spec import Family, PlacementOptions, PlacementReport
+from radixrt.build.recovery import Recovery, improved
+from radixrt.build.reuse import Reuse, graph_sha256
+from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.placement.options import Family, PlacementOptions, PlacementReport
+from radixrt.calibration.placement.place import place
+from radixrt.calibration.ranges.collect import calibrate
+from radixrt.calibration.ranges.table import CalibrationTable, read_table, write_table
 from radixrt.calibration.spec import CalibrationOptions, CalibrationSummary
-from radixrt.calibration.table import CalibrationTable, read_table, write_table
-from radixrt.engines.forms import rewrite_options
-from radixrt.engines.processor import machine
+from radixrt.engines.forms.choose import rewrite_options
+from radixrt.engines.machine import machine
 from radixrt.engines.registry import get
-from radixrt.export.rewrite import rewrite
-from radixrt.export.rewrite_report import RewriteReport
-from radixrt.export.simplify import write_onnx
+from radixrt.export.passes.float16 import to_float16
+from radixrt.export.passes.pipeline import rewrite
+from radixrt.export.passes.report import RewriteReport
+from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.spec import Precision
-from radixrt.export.typed import to_float16
 from radixrt.progress import Stages
-from radixrt.recovering import Recovery, improved
-from radixrt.reuse import Reuse, graph_sha256
 from radixrt.validate.schema import Quantization
 
 CALIBRATION_BATCH = 8

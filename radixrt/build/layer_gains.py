@@ -13,16 +13,16 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from radixrt.calibration.graph_facts import infer
-from radixrt.calibration.layers import macs_of
-from radixrt.calibration.placement import place
-from radixrt.calibration.placement_spec import Family, PlacementOptions
-from radixrt.calibration.plan import make_plan
-from radixrt.calibration.table import CalibrationTable
+from radixrt.calibration.placement.options import Family, PlacementOptions
+from radixrt.calibration.placement.place import place
+from radixrt.calibration.placement.plan import make_plan
+from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.engines.base import GRAPH_NAME, BuildOptions
 from radixrt.engines.inspection import inspect_engine
 from radixrt.engines.registry import get
-from radixrt.export.names import module_of
+from radixrt.export.graph.facts import infer
+from radixrt.export.graph.layers import macs_of
+from radixrt.export.graph.origin import module_of
 from radixrt.export.spec import Precision
 
 RUNS = 10

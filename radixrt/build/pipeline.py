@@ -6,19 +6,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from radixrt.build.race import Race, run_race
+from radixrt.build.reuse import Reuse
+from radixrt.build.target import Job, Result, build, demand, finish, judge_engine
 from radixrt.engines.base import BuildOptions, Capability, Target
-from radixrt.engines.bundle import BundleWriter
-from radixrt.engines.forms import check_policy
+from radixrt.engines.bundle.folder import BundleWriter
+from radixrt.engines.bundle.signing import check_private_key
+from radixrt.engines.forms.choose import check_policy
 from radixrt.engines.registry import FASTEST, auto_targets, get, runnable_targets
-from radixrt.engines.signing import check_private_key
 from radixrt.errors import InputError, UnavailableError
 from radixrt.export.spec import Precision
-from radixrt.fastest import Race, run_race
-from radixrt.one_target import Job, Result, build, demand, finish, judge_engine
+from radixrt.options import EngineRequest
 from radixrt.prepare import prepare
 from radixrt.progress import Stages
-from radixrt.request import EngineRequest
-from radixrt.reuse import Reuse
 
 __all__ = ["Engine", "Result", "choose_targets"]
 
@@ -72,7 +72,7 @@ class Engine:
 
     def _compare(self) -> None:
         """Puts the reports of several targets on one page beside their bundles."""
-        from radixrt.validate.compare import render_comparison
+        from radixrt.validate.report.compare import render_comparison
 
         folder = self.results[0].bundle.path.parent
         page = folder / f"{self.request.model.slug}-{self.request.precision.value}.html"

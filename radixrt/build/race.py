@@ -15,14 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from radixrt.batching import session_outputs
-from radixrt.engines.bundle import BundleWriter
-from radixrt.engines.hashing import sha256_of
-from radixrt.engines.manifest import now
-from radixrt.engines.registry import FASTEST, all_targets, get
-from radixrt.errors import GateError, RadixRTError
-from radixrt.judge import Verdict, judge_outputs, time_engines, with_costs
-from radixrt.one_target import (
+from radixrt.build.target import (
     Built,
     Job,
     Result,
@@ -36,9 +29,16 @@ from radixrt.one_target import (
     moved,
     runs_on,
 )
+from radixrt.engines.bundle.folder import BundleWriter
+from radixrt.engines.bundle.hashing import sha256_of
+from radixrt.engines.bundle.manifest import now
+from radixrt.engines.registry import FASTEST, all_targets, get
+from radixrt.errors import GateError, RadixRTError
+from radixrt.judge.batching import session_outputs
+from radixrt.judge.judge import Verdict, judge_outputs, time_engines, with_costs
 from radixrt.validate import gates
-from radixrt.validate.findings import speed_findings
-from radixrt.validate.latency import in_float32, seen_from
+from radixrt.validate.measure.findings import speed_findings
+from radixrt.validate.measure.latency import in_float32, seen_from
 from radixrt.validate.schema import Candidate, Latency, Report
 
 

@@ -10,21 +10,21 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.graph_facts import infer, root_of
-from radixrt.calibration.images import ImageList
-from radixrt.calibration.mixed_precision import MixedPrecision, keep_worst_in_float
-from radixrt.calibration.placement_spec import PlacementOptions
-from radixrt.calibration.plan import make_plan
-from radixrt.calibration.quant_session import QuantSession, Variant
-from radixrt.calibration.recovery import WORK, recover, shifted
-from radixrt.calibration.recovery_search import SearchProgress
-from radixrt.calibration.sensitivity import sensitivity
-from radixrt.calibration.table import CalibrationTable, read_table, write_table
-from radixrt.export.simplify import write_onnx
-from radixrt.layer_gains import layer_gains
+from radixrt.build.layer_gains import layer_gains
+from radixrt.build.reuse import Reuse, graph_sha256
+from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.placement.options import PlacementOptions
+from radixrt.calibration.placement.plan import make_plan
+from radixrt.calibration.ranges.table import CalibrationTable, read_table, write_table
+from radixrt.calibration.recovery.mixed_precision import MixedPrecision, keep_worst_in_float
+from radixrt.calibration.recovery.recover import WORK, recover, shifted
+from radixrt.calibration.recovery.sensitivity import sensitivity
+from radixrt.calibration.recovery.session import QuantSession, Variant
+from radixrt.calibration.recovery.techniques import SearchProgress
+from radixrt.export.graph.facts import infer, root_of
+from radixrt.export.reader.simplify import write_onnx
 from radixrt.progress import Stages
-from radixrt.reuse import Reuse, graph_sha256
-from radixrt.validate.statistics import PairedTable, difference_interval
+from radixrt.validate.measure.statistics import PairedTable, difference_interval
 
 RECOVERY_IMAGES = 128
 SENSITIVITY_IMAGES = 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 from typing_extensions import Self
 
+import radixrt
 from radixrt import __version__
-from radixrt.engines.stages import StageCache, default_root, stage_key
+from radixrt.engines.cache.results import StageCache, default_root, stage_key
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +40,10 @@ def library_versions() -> dict[str, str]:
 def source_sha256() -> str:
     """A hash of RadixRT's own code, which changes between two releases where somebody works on it."""
     digest = hashlib.sha256()
-    root = Path(__file__).parent
-    for path in sorted((*root.glob("*.py"), *root.glob("*/*.py"))):
+    root = Path(radixrt.__file__).parent
+    # Four packages are reached through links, which rglob does not follow.
+    files = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
+    for path in sorted(path for path in files if path.suffix == ".py"):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

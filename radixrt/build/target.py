@@ -17,32 +17,32 @@ import onnx_ir as ir
 from pydantic import TypeAdapter
 
 from radixrt import __version__
-from radixrt.batching import HeadsRunner, session_outputs
-from radixrt.calibration.placement_spec import Family
-from radixrt.calibration.table import write_table
-from radixrt.deploy import DeployGraph, DeployOptions, deploy_graph
-from radixrt.engines.analysis_plan import analysis_plan
+from radixrt.build.deploy import DeployGraph, DeployOptions, deploy_graph
+from radixrt.build.reuse import Reuse, graph_sha256, library_versions
+from radixrt.calibration.placement.options import Family
+from radixrt.calibration.ranges.table import write_table
 from radixrt.engines.base import GRAPH_NAME, BuiltEngine, Capability, Target
-from radixrt.engines.bundle import CALIBRATION_NAME, Bundle, BundleWriter
-from radixrt.engines.compatibility import built_for
-from radixrt.engines.device_cache import device_cache
-from radixrt.engines.hashing import sha256_of
-from radixrt.engines.manifest import Manifest, ModelIdentity, TensorInfo, now
-from radixrt.engines.processor import machine
+from radixrt.engines.bundle.compatibility import built_for
+from radixrt.engines.bundle.folder import CALIBRATION_NAME, Bundle, BundleWriter
+from radixrt.engines.bundle.hashing import sha256_of
+from radixrt.engines.bundle.manifest import Manifest, ModelIdentity, TensorInfo, now
+from radixrt.engines.cache.device import device_cache
+from radixrt.engines.machine import machine
+from radixrt.engines.tensorrt.analysis_plan import analysis_plan
 from radixrt.errors import GateError
-from radixrt.export.simplify import write_onnx
+from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.spec import Precision
-from radixrt.judge import Trial, Verdict, judge, with_costs
-from radixrt.locating import Located, measure, whole_batches
+from radixrt.judge.batching import HeadsRunner, session_outputs
+from radixrt.judge.judge import Trial, Verdict, judge, with_costs
+from radixrt.judge.locate import Located, measure, whole_batches
+from radixrt.judge.report import environment, flipped, write_reports
+from radixrt.judge.stand_in import judge_twin
+from radixrt.options import EngineRequest
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
-from radixrt.reporting import environment, flipped, write_reports
-from radixrt.request import EngineRequest
-from radixrt.reuse import Reuse, graph_sha256, library_versions
-from radixrt.twin import judge_twin
 from radixrt.validate import gates
-from radixrt.validate.findings import layer_findings
-from radixrt.validate.latency import FLOAT32
+from radixrt.validate.measure.findings import layer_findings
+from radixrt.validate.measure.latency import FLOAT32
 from radixrt.validate.schema import Candidate, Gate, ModelInfo, Report, Size
 
 _LOCATED = TypeAdapter(Located)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from radixrt import cli_bundle, cli_engine, cli_sensitivity, cli_stages  # noqa: F401  # importing them adds their commands to `app`
-from radixrt.cli_app import app, err
-from radixrt.engines.interrupt import exit_on_sigterm
+from radixrt.cli import bundle, engine, sensitivity, steps  # noqa: F401  # importing them adds their commands to `app`
+from radixrt.cli.app import app, err
+from radixrt.cli.interrupt import exit_on_sigterm
 from radixrt.errors import RadixRTError
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from radixrt.cli_app import (
+from radixrt.cli.app import (
     AgainstOpt,
     DataOpt,
     GatesOpt,
@@ -33,7 +33,7 @@ from radixrt.cli_app import (
     stages,
     write_text,
 )
-from radixrt.cli_engine import print_result
+from radixrt.cli.engine import print_result
 
 BundleArg = Annotated[Path, typer.Argument(help="A bundle: the folder that `radixrt engine` left.")]
 
@@ -81,9 +81,9 @@ def validate(
     junit: JUnitOpt = None,
 ) -> None:
     """Hold an engine against the original network, and write the report."""
-    from radixrt.against import Rivals
     from radixrt.api import validate as judge
     from radixrt.errors import GateError
+    from radixrt.judge.rivals import Rivals
     from radixrt.validate.gates import read_gates
 
     make_room(junit)
@@ -111,7 +111,7 @@ def validate(
         command=shlex.join(["radixrt", *sys.argv[1:]]),
     )
     if junit is not None:
-        from radixrt.validate.junit import render_junit
+        from radixrt.validate.report.junit import render_junit
 
         write_text(junit, render_junit([report]))
     print_result(output, report)
@@ -125,7 +125,7 @@ def compare(
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("compare.html"),
 ) -> None:
     """Put several bundles on one page, with the Pareto front of accuracy against latency."""
-    from radixrt.validate.compare import render_comparison
+    from radixrt.validate.report.compare import render_comparison
     from radixrt.validate.schema import Report
 
     reports = [Report.read(path / "report.json" if path.is_dir() else path) for path in bundles]
@@ -142,7 +142,7 @@ def inspect(
 ) -> None:
     """Look into an engine: layers with precision, torch module, and time; compiled kernels where it cannot run here."""
     from radixrt.engines.base import BuildOptions
-    from radixrt.engines.bundle import Bundle
+    from radixrt.engines.bundle.folder import Bundle
     from radixrt.engines.inspection import inspect_engine
     from radixrt.export.spec import BatchSpec, Precision
 
@@ -184,8 +184,8 @@ def bundle(
     gpu: Annotated[bool, typer.Option("--gpu", help="Run an ONNX model on a GPU.")] = False,
 ) -> None:
     """Write a bundle into a Triton model repository."""
-    from radixrt.engines.bundle import Bundle
-    from radixrt.engines.triton import TritonOptions, write_model
+    from radixrt.engines.bundle.folder import Bundle
+    from radixrt.engines.bundle.triton import TritonOptions, write_model
 
     model = write_model(Bundle.read(source), triton, TritonOptions(name, instances, queue_delay_us, gpu))
     say(f"{model}: ready for `tritonserver --model-repository {triton}`")
@@ -200,8 +200,8 @@ def cache(
     ] = None,
 ) -> None:
     """Show what earlier runs left to be taken again, or remove it: results of stages, and what libraries compiled."""
-    from radixrt.engines.device_cache import cache_home, device_files, prune_device_files
-    from radixrt.engines.stages import StageCache
+    from radixrt.engines.cache.device import cache_home, device_files, prune_device_files
+    from radixrt.engines.cache.results import StageCache
 
     with StageCache() as kept:
         if prune:

@@ -7,13 +7,13 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
-from radixrt.export.capture import capture
-from radixrt.export.model_ref import KnownModel, known_models, resolve
-from radixrt.export.rewrite import RewriteOptions, rewrite
-from radixrt.export.rewrite_report import RewriteReport
-from radixrt.export.simplify import simplify
+from radixrt.export.passes.pipeline import RewriteOptions, rewrite
+from radixrt.export.passes.report import RewriteReport
+from radixrt.export.reader.simplify import simplify
+from radixrt.export.source.capture import capture
+from radixrt.export.source.load import load
+from radixrt.export.source.names import KnownModel, known_models, resolve
 from radixrt.export.spec import BatchSpec
-from radixrt.export.zoo import load
 from radixrt.progress import Stages
 
 # The structure does not depend on the resolution; small images keep the proofs short.

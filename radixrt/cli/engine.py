@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from radixrt.cli_app import (
+from radixrt.cli.app import (
     AgainstOpt,
     BatchOpt,
     CalibrationImagesOpt,
@@ -123,11 +123,11 @@ def engine(
     fresh: Annotated[bool, typer.Option("--fresh", help="Take nothing from earlier runs.")] = False,
 ) -> None:
     """Compile a network into an engine, hold it against the original, and leave a bundle with its report."""
-    from radixrt.against import Rivals
     from radixrt.calibration.spec import CalibrationOptions, Method
     from radixrt.engines.base import BuildOptions
     from radixrt.export.spec import BatchSpec, Precision
-    from radixrt.request import DataChoice, EngineRequest, ModelChoice
+    from radixrt.judge.rivals import Rivals
+    from radixrt.options import DataChoice, EngineRequest, ModelChoice
     from radixrt.validate.gates import read_gates
 
     make_room(junit)
@@ -178,7 +178,7 @@ def engine(
         sign_key=sign_key,
         command=shlex.join(["radixrt", *sys.argv[1:]]),
     )
-    from radixrt.pipeline import Engine
+    from radixrt.build.pipeline import Engine
 
     run = Engine(request, stages(1))
     try:
@@ -192,14 +192,14 @@ def engine(
             say(f"\nSide by side: {run.comparison}")
         reports = [result.report for result in run.results] or run.race.losers
         if junit is not None and reports:
-            from radixrt.validate.junit import render_junit
+            from radixrt.validate.report.junit import render_junit
 
             write_text(junit, render_junit(reports))
 
 
 def print_candidates(candidates: Sequence[Candidate]) -> None:
     """The targets that the fastest was chosen from."""
-    from radixrt.validate.page_rows import CANDIDATE_HEAD, candidate_rows
+    from radixrt.validate.report.rows import CANDIDATE_HEAD, candidate_rows
 
     table = Table(*CANDIDATE_HEAD)
     for row in candidate_rows(candidates):
@@ -209,8 +209,8 @@ def print_candidates(candidates: Sequence[Candidate]) -> None:
 
 def print_result(path: Path, report: object) -> None:
     """The few numbers that answer whether the engine is good, and where the rest stands."""
+    from radixrt.validate.report.summary import tiles, verdict
     from radixrt.validate.schema import Report
-    from radixrt.validate.summary import tiles, verdict
 
     assert isinstance(report, Report)
     said = verdict(report)
@@ -228,10 +228,10 @@ def models(
     attention: Annotated[bool, typer.Option(help="Compile each one's graph and count its attention blocks.")] = False,
 ) -> None:
     """List the networks that have a name, or count their attention blocks."""
-    from radixrt.export.model_ref import known_models
+    from radixrt.export.source.names import known_models
 
     if attention:
-        from radixrt.census import print_attention
+        from radixrt.cli.census import print_attention
 
         print_attention(out, stages(1))
         return

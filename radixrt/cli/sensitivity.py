@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from radixrt.cli_app import (
+from radixrt.cli.app import (
     MODEL_HELP,
     CalibrationImagesOpt,
     CheckpointOpt,
@@ -60,20 +60,20 @@ def sensitivity(
     html: Annotated[Path | None, typer.Option(help="Write the table and its plot as one self-contained page.")] = None,
 ) -> None:
     """Measure what INT8 costs and saves in each layer: the logits' SQNR with that layer alone in INT8, and its time."""
-    from radixrt.calibration.placement_spec import Ends, PlacementOptions
-    from radixrt.calibration.sensitivity import sensitivity as measure
+    from radixrt.build.deploy import DeployOptions, calibrated, rewritten
+    from radixrt.build.layer_gains import layer_gains
+    from radixrt.build.reuse import Reuse
+    from radixrt.calibration.placement.options import Ends, PlacementOptions
+    from radixrt.calibration.recovery.sensitivity import sensitivity as measure
     from radixrt.calibration.spec import CalibrationOptions, Method
-    from radixrt.deploy import DeployOptions, calibrated, rewritten
-    from radixrt.engines.bundle import Bundle
-    from radixrt.engines.manifest import MANIFEST_NAME
+    from radixrt.engines.bundle.folder import Bundle
+    from radixrt.engines.bundle.manifest import MANIFEST_NAME
     from radixrt.engines.registry import get
     from radixrt.export.spec import BatchSpec, Precision
-    from radixrt.layer_gains import layer_gains
+    from radixrt.judge.validate import original_of
+    from radixrt.options import DataChoice, ModelChoice, positive
     from radixrt.prepare import prepare
-    from radixrt.request import DataChoice, ModelChoice, positive
-    from radixrt.reuse import Reuse
-    from radixrt.validate.sensitivity_page import decibels, render_sensitivity, saving
-    from radixrt.validating import original_of
+    from radixrt.validate.report.sensitivity import decibels, render_sensitivity, saving
 
     positive("--images", images)
     positive("--top", top)

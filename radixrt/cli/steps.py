@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from radixrt.cli_app import (
+from radixrt.cli.app import (
     BatchOpt,
     CalibrationImagesOpt,
     CheckpointOpt,
@@ -57,11 +57,11 @@ def export(
     logits: LogitsOpt = None,
 ) -> None:
     """Capture a network as a simplified ONNX graph, held against PyTorch on real images."""
-    from radixrt.export.simplify import write_onnx
+    from radixrt.build.reuse import Reuse
+    from radixrt.export.reader.simplify import write_onnx
     from radixrt.export.spec import BatchSpec
+    from radixrt.options import DataChoice, ModelChoice
     from radixrt.prepare import prepare
-    from radixrt.request import DataChoice, ModelChoice
-    from radixrt.reuse import Reuse
 
     choice = ModelChoice(model, checkpoint, num_classes, seed, logits=logits)
     with Reuse() as reuse:
@@ -81,10 +81,10 @@ def rewrite(
     grouped_conv: GroupedOpt = "auto",
 ) -> None:
     """Rewrite any ONNX file: attention into its canonical form, grouped convolutions into the form that runs best."""
-    from radixrt.engines.forms import rewrite_options
-    from radixrt.export.foreign import read_foreign
-    from radixrt.export.rewrite import rewrite as do_rewrite
-    from radixrt.export.simplify import write_onnx
+    from radixrt.engines.forms.choose import rewrite_options
+    from radixrt.export.passes.pipeline import rewrite as do_rewrite
+    from radixrt.export.reader.sandbox import read_foreign
+    from radixrt.export.reader.simplify import write_onnx
     from radixrt.export.spec import Precision
 
     display = stages(1)
@@ -125,14 +125,14 @@ def calibrate(
     tensorrt_version: Annotated[str, typer.Option(help="With --to-cache: the TensorRT that will read it.")] = "8.5.2",
 ) -> None:
     """Choose a range for each tensor of a graph from images, and write the calibration table."""
+    from radixrt.build.deploy import calibrated
+    from radixrt.build.reuse import Reuse
+    from radixrt.calibration.ranges.table import write_table
+    from radixrt.calibration.ranges.trt_cache import export_cache, import_cache
     from radixrt.calibration.spec import CalibrationOptions, Method
-    from radixrt.calibration.table import write_table
-    from radixrt.calibration.trt_cache import export_cache, import_cache
-    from radixrt.deploy import calibrated
     from radixrt.errors import InputError
+    from radixrt.options import DataChoice, ModelChoice
     from radixrt.prepare import prepare
-    from radixrt.request import DataChoice, ModelChoice
-    from radixrt.reuse import Reuse
 
     choice = DataChoice(
         data, input_size, mean, std, crop_pct, interpolation, preprocess, calibration_images=calibration_images
@@ -166,11 +166,11 @@ def quantize(
     target: OneTarget = "onnxruntime",
 ) -> None:
     """Give a graph the types of a precision: INT8 as Q/DQ pairs with ranges from a table, FP16 as tensor types."""
-    from radixrt.calibration.table import read_table
-    from radixrt.deploy import typed_graph
+    from radixrt.build.deploy import typed_graph
+    from radixrt.calibration.ranges.table import read_table
     from radixrt.errors import InputError
-    from radixrt.export.foreign import read_graph
-    from radixrt.export.simplify import write_onnx
+    from radixrt.export.reader.sandbox import read_graph
+    from radixrt.export.reader.simplify import write_onnx
     from radixrt.export.spec import Precision
 
     model = read_graph(graph)
@@ -199,9 +199,9 @@ def build(
 ) -> None:
     """Build an engine from a deploy graph, without a bundle around it."""
     from radixrt.engines.base import BuildOptions
-    from radixrt.engines.device_cache import device_cache
+    from radixrt.engines.cache.device import device_cache
     from radixrt.engines.registry import get
-    from radixrt.export.foreign import read_graph
+    from radixrt.export.reader.sandbox import read_graph
     from radixrt.export.spec import BatchSpec, Precision
 
     read_graph(graph)  # the builders believe a graph

@@ -10,23 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from radixrt.against import Rivals, opponents
-from radixrt.batching import HeadsRunner, Logits, Outputs, session_outputs
-from radixrt.calibration.images import ImageBatch, ImageList
+from radixrt.calibration.data.images import ImageBatch, ImageList
 from radixrt.engines.base import BuildOptions, Session
 from radixrt.engines.inspection import inspect_engine
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
-from radixrt.pair_outputs import Pairs, pair_outputs
+from radixrt.judge.batching import HeadsRunner, Logits, Outputs, session_outputs
+from radixrt.judge.pair_outputs import Pairs, pair_outputs
+from radixrt.judge.rivals import Rivals, opponents
+from radixrt.options import DataChoice
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
-from radixrt.request import DataChoice
-from radixrt.validate.accuracy import accuracy
-from radixrt.validate.cold_start import cold_start
-from radixrt.validate.findings import input_findings, logit_findings, speed_findings
 from radixrt.validate.gates import GateLimits
-from radixrt.validate.latency import ENGINE, LatencyOptions, measure
-from radixrt.validate.parity import ParityAccumulator
+from radixrt.validate.measure.accuracy import accuracy
+from radixrt.validate.measure.cold_start import cold_start
+from radixrt.validate.measure.findings import input_findings, logit_findings, speed_findings
+from radixrt.validate.measure.latency import ENGINE, LatencyOptions, measure
+from radixrt.validate.measure.parity import ParityAccumulator
 from radixrt.validate.schema import Accuracy, Latency, LatencyRow, LayerTime, MeasuredOn, Parity
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.calibration.images import ImageList
-from radixrt.engines.analysis_plan import AnalysisPlan
+from radixrt.calibration.data.images import ImageList
 from radixrt.engines.base import Array
+from radixrt.engines.tensorrt.analysis_plan import AnalysisPlan
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
 from radixrt.prepare import Prepared
-from radixrt.validate.drift import drift, watched
+from radixrt.validate.measure.drift import drift, watched
 from radixrt.validate.schema import DriftRow
 
 IMAGES = 8
@@ -43,7 +43,7 @@ def measure(
         plan: what shows the tensors of the deploy graph as the device computes them; None runs the graph on the CPU.
 
     Raises:
-        InputError: as :func:`radixrt.validate.drift.drift` says, of the graph on the CPU.
+        InputError: as :func:`radixrt.validate.measure.drift.drift` says, of the graph on the CPU.
     """
     if plan is None:
         return Located(tuple(drift(reference, deploy, batches())))

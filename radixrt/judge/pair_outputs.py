@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from radixrt.batching import Outputs
 from radixrt.errors import InputError
+from radixrt.judge.batching import Outputs
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.batching import HeadsRunner, Outputs, in_batches, session_outputs
-from radixrt.calibration.images import ImageBatch
+from radixrt.calibration.data.images import ImageBatch
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.registry import get
 from radixrt.export.spec import BatchSpec, Precision
+from radixrt.judge.batching import HeadsRunner, Outputs, in_batches, session_outputs
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ class Reference:
 
 def torch_reference(module: torch.nn.Module, logits: str | None, ready: Callable[[], None]) -> Reference:
     """A module in PyTorch; ``ready`` is called before each run."""
-    from radixrt.export.reference import torch_outputs
+    from radixrt.export.source.reference import torch_outputs
 
     outputs = torch_outputs(module, logits)
 
@@ -84,7 +84,7 @@ def torch_reference(module: torch.nn.Module, logits: str | None, ready: Callable
 
 def onnx_reference(graph: ir.Model) -> Reference:
     """An ONNX file in ONNX Runtime: its answers are those of the graph as it stands, its times those of an engine."""
-    from radixrt.export.reference import onnx_outputs
+    from radixrt.export.source.reference import onnx_outputs
 
     shape = graph.graph.inputs[0].shape
     size = shape[0] if shape is not None and isinstance(shape[0], int) else None

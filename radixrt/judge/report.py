@@ -6,15 +6,15 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-from radixrt.calibration.images import ImageList
+from radixrt.build.reuse import library_versions
+from radixrt.calibration.data.images import ImageList
 from radixrt.engines.base import Capability
-from radixrt.engines.bundle import REPORT_NAME
-from radixrt.engines.processor import processor
-from radixrt.reuse import library_versions
-from radixrt.validate.report_html import render_html
-from radixrt.validate.report_markdown import render_markdown
+from radixrt.engines.bundle.folder import REPORT_NAME
+from radixrt.engines.machine import processor
+from radixrt.validate.report.html import render_html
+from radixrt.validate.report.markdown import render_markdown
+from radixrt.validate.report.thumbnails import thumbnails
 from radixrt.validate.schema import Report
-from radixrt.validate.thumbnails import thumbnails
 
 
 def flipped(report: Report, images: ImageList) -> dict[str, bytes]:

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.batching import Logits, Runner, session_runner
-from radixrt.engines.bundle import Bundle
-from radixrt.engines.hashing import sha256_of
-from radixrt.engines.manifest import MANIFEST_NAME
+from radixrt.engines.bundle.folder import Bundle
+from radixrt.engines.bundle.hashing import sha256_of
+from radixrt.engines.bundle.manifest import MANIFEST_NAME
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
+from radixrt.judge.batching import Logits, Runner, session_runner
 
 if TYPE_CHECKING:
     import torch
@@ -153,7 +153,7 @@ def compiled(module: torch.nn.Module, images: NDArray[np.float32], sizes: Sequen
     """
     import torch
 
-    from radixrt.export.heads import heads_of
+    from radixrt.export.source.outputs import heads_of
 
     quick = torch.compile(module.eval(), dynamic=False)
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from radixrt.batching import session_outputs
-from radixrt.calibration.images import ImageList
+from radixrt.calibration.data.images import ImageList
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.registry import get
 from radixrt.export.spec import Precision
-from radixrt.judge import Trial, Verdict, judge_outputs
+from radixrt.judge.batching import session_outputs
+from radixrt.judge.judge import Trial, Verdict, judge_outputs
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
 

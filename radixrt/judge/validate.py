@@ -9,29 +9,29 @@ from pathlib import Path
 import onnx_ir as ir
 from rich.console import Console
 
-from radixrt.against import Rivals
-from radixrt.calibration.data import load_data
-from radixrt.calibration.images import ImageList
-from radixrt.engines.analysis_plan import analysis_plan
-from radixrt.engines.atomic import translate_disk_errors
+from radixrt.build.reuse import Reuse
+from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.source import load_data
 from radixrt.engines.base import BuildOptions, Session, Target
-from radixrt.engines.bundle import Bundle
-from radixrt.engines.manifest import now
+from radixrt.engines.bundle.atomic import translate_disk_errors
+from radixrt.engines.bundle.folder import Bundle
+from radixrt.engines.bundle.manifest import now
 from radixrt.engines.registry import get
+from radixrt.engines.tensorrt.analysis_plan import analysis_plan
 from radixrt.errors import InputError
-from radixrt.export.rewrite_report import RewriteReport
+from radixrt.export.passes.report import RewriteReport
 from radixrt.export.spec import BatchSpec, Precision
-from radixrt.judge import Trial, judge
-from radixrt.locating import Located, locate
+from radixrt.judge.judge import Trial, judge
+from radixrt.judge.locate import Located, locate
+from radixrt.judge.report import environment, flipped, write_reports
+from radixrt.judge.rivals import Rivals
+from radixrt.judge.stand_in import judge_twin
+from radixrt.options import DataChoice, ModelChoice
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
-from radixrt.reporting import environment, flipped, write_reports
-from radixrt.request import DataChoice, ModelChoice
-from radixrt.reuse import Reuse
-from radixrt.twin import judge_twin
 from radixrt.validate import gates as judgement
-from radixrt.validate.findings import layer_findings
 from radixrt.validate.gates import GateLimits
+from radixrt.validate.measure.findings import layer_findings
 from radixrt.validate.schema import ModelInfo, Report, Size
 
 # Which target opens a file that no bundle describes.
@@ -237,7 +237,7 @@ def _own_images(bundle: Bundle | None, prepared: Prepared) -> ImageList | None:
 
 
 def _needs_weights(name: str) -> bool:
-    from radixrt.export.samples import find
+    from radixrt.export.source.samples import find
 
     return find(name) is None and not name.endswith(".onnx")
 

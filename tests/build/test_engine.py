@@ -13,7 +13,7 @@ import pytest
 import radixrt as rt
 from radixrt.errors import GateError, InputError
 from radixrt.validate.gates import GateLimits
-from radixrt.validate.latency import FLOAT32, in_float32
+from radixrt.validate.measure.latency import FLOAT32, in_float32
 from radixrt.validate.schema import Report
 from tests.cli_runner import radixrt
 
@@ -107,9 +107,9 @@ def test_fastest_keeps_the_quickest_that_passes_and_shows_the_others(bundle: Pat
 
 
 def test_fastest_stands_alone() -> None:
+    from radixrt.build.pipeline import choose_targets
     from radixrt.engines.base import BuildOptions
     from radixrt.export.spec import Precision
-    from radixrt.pipeline import choose_targets
 
     with pytest.raises(InputError, match="leave the others out"):
         choose_targets(("fastest", "onnxruntime"), BuildOptions(Precision.INT8))
@@ -117,7 +117,7 @@ def test_fastest_stands_alone() -> None:
 
 @pytest.mark.slow
 def test_classifies_from_python_from_the_command_and_from_run_py_alike(bundle: Path) -> None:
-    from radixrt.calibration.elpv import read_elpv
+    from radixrt.calibration.data.elpv import read_elpv
 
     photograph = read_elpv().test[0].path
     with rt.load(bundle) as engine:
@@ -158,7 +158,7 @@ def test_validate_judges_a_bundle_and_a_plain_onnx_file(bundle: Path, tmp_path: 
 def test_compiles_a_module_in_memory_for_a_dynamic_batch_on_a_folder_of_photographs(tmp_path: Path) -> None:
     from PIL import Image
 
-    from radixrt.export.samples import SAMPLES
+    from radixrt.export.source.samples import SAMPLES
 
     random = np.random.default_rng(0)
     for label in ("good", "bad"):

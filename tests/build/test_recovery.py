@@ -11,27 +11,27 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.images import ImageList
-from radixrt.calibration.layers import layers_of, macs_of
-from radixrt.calibration.mixed_precision import keep_worst_in_float
-from radixrt.calibration.placement import place
-from radixrt.calibration.placement_spec import PlacementOptions
-from radixrt.calibration.preprocess import Preprocess
-from radixrt.calibration.recovery import recover, shifted
-from radixrt.calibration.recovery_search import BIAS, EQUALISE, MEANS, WHOLE, SearchProgress
-from radixrt.calibration.runtime import logits, open_graph
-from radixrt.calibration.sensitivity import LayerSensitivity
+from radixrt.build.deploy import calibrated
+from radixrt.build.layer_gains import layer_gains
+from radixrt.build.recovery import MaxDrop, Recovery, improved
+from radixrt.build.reuse import Reuse
+from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.preprocess import Preprocess
+from radixrt.calibration.data.splits import Entry
+from radixrt.calibration.placement.options import PlacementOptions
+from radixrt.calibration.placement.place import place
+from radixrt.calibration.ranges.collect import calibrate
+from radixrt.calibration.ranges.session import logits, open_graph
+from radixrt.calibration.recovery.mixed_precision import keep_worst_in_float
+from radixrt.calibration.recovery.recover import recover, shifted
+from radixrt.calibration.recovery.sensitivity import LayerSensitivity
+from radixrt.calibration.recovery.techniques import BIAS, EQUALISE, MEANS, WHOLE, SearchProgress
 from radixrt.calibration.spec import CalibrationOptions, Method
-from radixrt.calibration.splits import Entry
-from radixrt.deploy import calibrated
 from radixrt.engines.base import BuildOptions
+from radixrt.export.graph.layers import layers_of, macs_of
 from radixrt.export.spec import Precision
-from radixrt.layer_gains import layer_gains
+from radixrt.options import EngineRequest
 from radixrt.progress import Stages
-from radixrt.recovering import MaxDrop, Recovery, improved
-from radixrt.request import EngineRequest
-from radixrt.reuse import Reuse
 from radixrt.validate.gates import GateLimits
 from tests.calibration.nets import Net, images, se_block
 
@@ -172,7 +172,7 @@ def test_ctrl_c_during_the_search_lets_the_build_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("radixrt.recovering.sensitivity", interrupted)
+    monkeypatch.setattr("radixrt.build.recovery.sensitivity", interrupted)
     said = io.StringIO()
     with Reuse(root=tmp_path / "cache") as reuse:
         limit = Recovery(enabled=False, max_drop=MaxDrop(0.0, strict=True, labelled=False))

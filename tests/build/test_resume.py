@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from radixrt.calibration import collect
-from radixrt.calibration.images import ImageBatch, ImageList
-from radixrt.calibration.table import CalibrationTable, read_table
+from radixrt.calibration.data.images import ImageBatch, ImageList
+from radixrt.calibration.ranges import collect
+from radixrt.calibration.ranges.table import CalibrationTable, read_table
 from tests.cli_runner import Done, radixrt
-from tests.export.test_read_onnx import save, tiny
+from tests.export.reader.test_onnx_file import save, tiny
 
 IMAGES = 40
 STOP_AFTER = 16

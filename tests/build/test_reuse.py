@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import radixrt.judge
-import radixrt.one_target
-from radixrt.engines import forms, processor
-from radixrt.engines.onnxruntime import OnnxRuntimeTarget
-from radixrt.export.attention_pass import form_for
-from radixrt.export.lower_attention import AttentionForm
+import radixrt.build.target
+import radixrt.judge.judge
+from radixrt.build.reuse import Reuse
+from radixrt.engines import machine as processor
+from radixrt.engines.cpu.onnxruntime import OnnxRuntimeTarget
+from radixrt.engines.forms import choose as forms
+from radixrt.export.attention.lower import AttentionForm
+from radixrt.export.attention.rewrite import form_for
 from radixrt.export.spec import Precision
-from radixrt.reuse import Reuse
-from radixrt.validate.latency import LatencyOptions, Runner, measure
+from radixrt.validate.measure.latency import LatencyOptions, Runner, measure
 from radixrt.validate.schema import Latency, Report
 from tests.cli_runner import radixrt as command
-from tests.engines.bundles import tiny_network
+from tests.engines.bundle.bundles import tiny_network
 from tests.photographs import write_photographs
 
 REWRITE, RANGES, RECOVERY, ENGINE, TIMES, DRIFT = (
@@ -44,8 +45,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_photographs(folder / "data")
     tiny_network(folder / "tiny.onnx", "batch")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(radixrt.judge, "measure", once)
-        patch.setattr(radixrt.one_target, "with_costs", lambda verdict, *_: verdict)
+        patch.setattr(radixrt.judge.judge, "measure", once)
+        patch.setattr(radixrt.build.target, "with_costs", lambda verdict, *_: verdict)
         patch.setattr(forms, "attention_form", lambda target, *_, **__: form_for(target))
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         yield folder

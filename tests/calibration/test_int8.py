@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radixrt.calibration.quantizer import (
+from radixrt.calibration.int8 import (
     DEAD_SCALE,
     SCALE_FLOOR,
     channel_amax,

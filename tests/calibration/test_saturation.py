@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.pairs import fits, quantize_in_pairs, shrunk
-from radixrt.calibration.placement import place
-from radixrt.calibration.placement_spec import Ends, PlacementOptions
-from radixrt.calibration.quantizer import channel_amax, channel_scales, dequantize, quantize
+from radixrt.calibration.int8 import channel_amax, channel_scales, dequantize, quantize
+from radixrt.calibration.placement.options import Ends, PlacementOptions
+from radixrt.calibration.placement.place import place
+from radixrt.calibration.ranges.collect import calibrate
+from radixrt.calibration.saturation import fits, quantize_in_pairs, shrunk
 from tests.calibration.nets import images, plain
 
 SHAPES = [(4, 6, 3, 3), (5, 3, 1, 1), (3, 7, 5, 5), (8, 9)]

@@ -103,7 +103,7 @@ class TestCheckpoint:
     def test_nan_in_a_weight_names_the_tensor(self, tmp_path: Path) -> None:
         import torch
 
-        from radixrt.export.samples import SAMPLES
+        from radixrt.export.source.samples import SAMPLES
 
         sample = next(s for s in SAMPLES if s.name == SAMPLE)
         state = sample.build(4).state_dict()
@@ -193,7 +193,7 @@ def test_counts_that_are_none_are_refused(tmp_path: Path, words: tuple[str, str]
 
 # TensorRT calls what it fused {ForeignNode[/fc/Gemm]}, and a photograph may be called what its owner likes.
 def test_layers_and_names_in_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    from radixrt.cli_engine import print_candidates
+    from radixrt.cli.engine import print_candidates
     from radixrt.validate.schema import Candidate
 
     print_candidates([Candidate(target="tensorrt", verdict="not built", reason="{ForeignNode[/fc/Gemm]} :rocket:")])

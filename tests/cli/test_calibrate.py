@@ -7,9 +7,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from radixrt.calibration.table import read_table
+from radixrt.calibration.ranges.table import read_table
 from tests.cli_runner import radixrt
-from tests.engines.bundles import tiny_network
+from tests.engines.bundle.bundles import tiny_network
 from tests.photographs import write_photographs
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from radixrt.calibration.sensitivity import LayerSensitivity
-from radixrt.validate.sensitivity_page import render_sensitivity
+from radixrt.calibration.recovery.sensitivity import LayerSensitivity
+from radixrt.validate.report.sensitivity import render_sensitivity
 from tests.cli_runner import radixrt
-from tests.engines.bundles import tiny_network
+from tests.engines.bundle.bundles import tiny_network
 from tests.photographs import write_photographs
 
 ROWS = (

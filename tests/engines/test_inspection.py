@@ -7,10 +7,10 @@ import pytest
 
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions
-from radixrt.engines.devices import DEVICES, Device, devices_for, find_device
-from radixrt.engines.inspect_plan import layers_of
 from radixrt.engines.inspection import estimate, inspect_engine
-from radixrt.engines.plan_cost import Kernel, KernelTensor, PlanCost
+from radixrt.engines.tensorrt.inspect import layers_of
+from radixrt.engines.tensorrt.plan_cost import Kernel, KernelTensor, PlanCost
+from radixrt.engines.tensorrt.roofline import DEVICES, Device, devices_for, find_device
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
 from tests.engines import graphs

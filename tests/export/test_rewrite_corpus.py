@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from radixrt.export.rewrite import RewriteOptions, rewrite
+from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from tests.export.exported import export, randomise, run
 
 # The classes whose instances are one block each, in timm and in the authors' package.

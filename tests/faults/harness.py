@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from radixrt.engines.bundle import Bundle
-from radixrt.engines.stages import StageCache
+from radixrt.engines.bundle.folder import Bundle
+from radixrt.engines.cache.results import StageCache
 from radixrt.validate.schema import Report
 
 EVENTS = frozenset(
@@ -46,7 +46,7 @@ PRELOAD = (
     "plotly.graph_objects",
     "scipy.stats",
     "radixrt.cli",
-    "radixrt.pipeline",
+    "radixrt.build.pipeline",
 )
 STOPS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 

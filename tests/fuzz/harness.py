@@ -43,11 +43,11 @@ def fuzz(name: str, runs: int) -> None:
 
 # Repeated here because it is needed before anything of the project is imported; the suite holds the two together.
 MODULES = {
-    "manifest": ("radixrt.engines.manifest", "radixrt.calibration.preprocess"),
-    "table": ("radixrt.calibration.table",),
-    "trt-cache": ("radixrt.calibration.trt_cache",),
+    "manifest": ("radixrt.engines.bundle.manifest", "radixrt.calibration.data.preprocess"),
+    "table": ("radixrt.calibration.ranges.table",),
+    "trt-cache": ("radixrt.calibration.ranges.trt_cache",),
     "gates": ("radixrt.validate.gates", "tomllib"),
-    "onnx": ("radixrt.export.read_onnx",),
+    "onnx": ("radixrt.export.reader.onnx_file",),
 }
 
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from radixrt.calibration.spec import Method
-from radixrt.calibration.table import (
+from radixrt.calibration.ranges.table import (
     CalibrationTable,
     Candidates,
     HistogramSummary,
@@ -22,12 +21,13 @@ from radixrt.calibration.table import (
     read_table,
     write_table,
 )
-from radixrt.calibration.trt_cache import export_cache, import_cache
-from radixrt.engines.manifest import FileEntry, Manifest
+from radixrt.calibration.ranges.trt_cache import export_cache, import_cache
+from radixrt.calibration.spec import Method
+from radixrt.engines.bundle.manifest import FileEntry, Manifest
 from radixrt.errors import InputError
-from radixrt.export.read_onnx import read_onnx
+from radixrt.export.reader.onnx_file import read_onnx
 from radixrt.validate.gates import read_gates
-from tests.engines.bundles import manifest, tiny_network
+from tests.engines.bundle.bundles import manifest, tiny_network
 
 
 @dataclass(frozen=True)
@@ -116,15 +116,15 @@ LOADERS = (
         "manifest",
         lambda data: Manifest.from_bytes(data, "manifest.json"),
         _manifest_seeds,
-        ("radixrt.engines.manifest", "radixrt.calibration.preprocess"),
+        ("radixrt.engines.bundle.manifest", "radixrt.calibration.data.preprocess"),
         400_000,
     ),
-    Loader("table", _from_file(read_table, ".json"), _table_seeds, ("radixrt.calibration.table",), 250_000),
+    Loader("table", _from_file(read_table, ".json"), _table_seeds, ("radixrt.calibration.ranges.table",), 250_000),
     Loader(
         "trt-cache",
         _from_file(lambda path: import_cache(path, _table()), ".cache"),
         lambda: (export_cache(_table(), "8.5.2").encode(),),
-        ("radixrt.calibration.trt_cache",),
+        ("radixrt.calibration.ranges.trt_cache",),
         250_000,
     ),
     Loader(
@@ -134,5 +134,5 @@ LOADERS = (
         ("radixrt.validate.gates", "tomllib"),
         150_000,
     ),
-    Loader("onnx", _from_file(read_onnx, ".onnx"), _onnx_seeds, ("radixrt.export.read_onnx",), 20_000),
+    Loader("onnx", _from_file(read_onnx, ".onnx"), _onnx_seeds, ("radixrt.export.reader.onnx_file",), 20_000),
 )

@@ -20,11 +20,11 @@ from typing import Any
 import onnx
 
 from radixrt.errors import InputError
-from radixrt.export.read_onnx import read_onnx, with_batch
-from radixrt.export.simplify import simplify
+from radixrt.export.reader.onnx_file import read_onnx, with_batch
+from radixrt.export.reader.simplify import simplify
 from radixrt.export.spec import BatchSpec
 from tests.engines import graphs
-from tests.export.test_read_onnx import tiny
+from tests.export.reader.test_onnx_file import tiny
 
 SECONDS = 60
 MEMORY = 8 << 30

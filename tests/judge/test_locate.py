@@ -13,15 +13,15 @@ import onnx_ir as ir
 import pytest
 from rich.console import Console
 
-from radixrt import one_target
+from radixrt.build import target as one_target
+from radixrt.build.reuse import Reuse
 from radixrt.engines.base import BuildOptions, Capability
+from radixrt.export.passes.float16 import to_float16
 from radixrt.export.spec import BatchSpec, Precision
-from radixrt.export.typed import to_float16
-from radixrt.locating import Located, locate, measure
+from radixrt.judge.locate import Located, locate, measure
 from radixrt.progress import Stages
-from radixrt.reuse import Reuse
-from radixrt.validate.drift import _Graph, watched
-from tests.validate.test_drift import network
+from radixrt.validate.measure.drift import _Graph, watched
+from tests.validate.measure.test_drift import network
 
 CAPABILITY = Capability("tensorrt", True, True, "10.16.1")
 BATCH = np.random.default_rng(1).normal(size=(2, 3, 16, 16)).astype(np.float32)

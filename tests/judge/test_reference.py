@@ -10,9 +10,9 @@ import onnx_ir as ir
 import pytest
 
 from radixrt.engines.base import Session
-from radixrt.engines.onnxruntime import OnnxRuntimeTarget
-from radixrt.original import onnx_reference, torch_reference
-from tests.engines.bundles import tiny_network
+from radixrt.engines.cpu.onnxruntime import OnnxRuntimeTarget
+from radixrt.judge.reference import onnx_reference, torch_reference
+from tests.engines.bundle.bundles import tiny_network
 
 IMAGES = np.random.default_rng(0).normal(size=(5, 3, 32, 32)).astype(np.float32)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from radixrt import against
-from radixrt.against import Rivals, opponents
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
-from tests.engines.bundles import SIZE, write_bundle
+from radixrt.judge import rivals as against
+from radixrt.judge.rivals import Rivals, opponents
+from tests.engines.bundle.bundles import SIZE, write_bundle
 
 torch = pytest.importorskip("torch")
 IMAGES = np.random.default_rng(0).normal(size=(4, 3, SIZE, SIZE)).astype(np.float32)

@@ -12,10 +12,10 @@ from onnx import TensorProto, helper
 
 from radixrt.api import load
 from radixrt.errors import InputError
-from radixrt.pair_outputs import pair_outputs
+from radixrt.judge.pair_outputs import pair_outputs
 from radixrt.validate.schema import Report
 from tests.cli_runner import radixrt
-from tests.engines.bundles import tiny_network
+from tests.engines.bundle.bundles import tiny_network
 from tests.photographs import write_photographs
 
 LOGITS, MAP = np.zeros((2, 4)), np.zeros((2, 3, 5, 5))

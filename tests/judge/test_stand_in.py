@@ -10,7 +10,7 @@ import pytest
 from radixrt.engines.registry import get
 from radixrt.validate.schema import Report
 from tests.cli_runner import radixrt
-from tests.engines.bundles import tiny_network
+from tests.engines.bundle.bundles import tiny_network
 from tests.photographs import write_photographs
 
 RTX = get("tensorrt-rtx").capability()

@@ -11,12 +11,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from radixrt.calibration.data import load_data
-from radixrt.calibration.images import ImageList
-from radixrt.calibration.preprocess import Preprocess
+from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.preprocess import Preprocess
+from radixrt.calibration.data.source import load_data
 from radixrt.validate.schema import Report
 from tests.cli_runner import Done, radixrt
-from tests.engines.bundles import manifest, tiny_network, write_bundle
+from tests.engines.bundle.bundles import manifest, tiny_network, write_bundle
 from tests.photographs import write_photographs
 
 

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.calibration.spec import CalibrationSummary
-from radixrt.export.rewrite_report import AttentionRecord, GroupedConvRecord, Refusal, RewriteReport
-from radixrt.validate.accuracy import accuracy
+from radixrt.export.passes.report import AttentionRecord, GroupedConvRecord, Refusal, RewriteReport
 from radixrt.validate.gates import GateLimits, judge_gates, passed
-from radixrt.validate.latency import Clock, LatencyOptions, measure
-from radixrt.validate.machine import MachineState
-from radixrt.validate.parity import parity
+from radixrt.validate.measure.accuracy import accuracy
+from radixrt.validate.measure.latency import Clock, LatencyOptions, measure
+from radixrt.validate.measure.machine import MachineState
+from radixrt.validate.measure.parity import parity
 from radixrt.validate.schema import DriftRow, LayerTime, MeasuredOn, ModelInfo, Quantization, Report, Size
 
 CLASSES = ("functional", "defective", "<script>alert(1)</script>", "a|b")

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from radixrt.errors import InputError
-from radixrt.validate.parity import Floats, check_pair, top_k
+from radixrt.validate.measure.parity import Floats, check_pair, top_k
+from radixrt.validate.measure.statistics import PairedTable, difference_interval, images_needed, mcnemar_exact, settled
 from radixrt.validate.schema import Accuracy, ClassRow, ConfusionChange, Flip
-from radixrt.validate.statistics import PairedTable, difference_interval, images_needed, mcnemar_exact, settled
 
 LARGEST_CONFUSION = 64
 CONFUSION_CHANGES = 12

@@ -41,7 +41,15 @@ def cold_start(target: str, engine: Path, *, threads: int = 0, batch: int = 1) -
     Raises:
         RadixRTError: the process failed; the message holds its last line.
     """
-    command = [sys.executable, "-m", "radixrt.validate.cold_start", target, str(engine), str(threads), str(batch)]
+    command = [
+        sys.executable,
+        "-m",
+        "radixrt.validate.measure.cold_start",
+        target,
+        str(engine),
+        str(threads),
+        str(batch),
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired as error:

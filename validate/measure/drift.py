@@ -23,8 +23,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from radixrt.errors import InputError
-from radixrt.validate.drift_graph import MatchedLayer, Pair, match_layers, with_outputs
-from radixrt.validate.parity import sqnr_db
+from radixrt.validate.measure.layer_match import MatchedLayer, Pair, match_layers, with_outputs
+from radixrt.validate.measure.parity import sqnr_db
 from radixrt.validate.schema import SQNR_CAP_DB, DriftRow
 
 CLEAN_DB = 36.0

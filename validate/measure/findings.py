@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.validate.gates import engine_row, float_row
-from radixrt.validate.parity import Floats
+from radixrt.validate.measure.parity import Floats
 from radixrt.validate.schema import DriftRow, Latency
 
 # INT8 shrinks or stretches a deep layer by a tenth or two; a scale that is wrong does so by much more.

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.errors import InputError
-from radixrt.validate.machine import MachineState, read_machine, readings, warnings
+from radixrt.validate.measure.machine import MachineState, read_machine, readings, warnings
 from radixrt.validate.schema import Latency, LatencyMethod, LatencyRow
 
 Runner = Callable[[NDArray[Any]], object]

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from radixrt.errors import InputError
-from radixrt.export.names import module_of
+from radixrt.export.graph.origin import module_of
 
 # What multiplies and what joins: between them nothing adds an error worth a row.
 LAYER_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Add"})

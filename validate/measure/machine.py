@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from radixrt.engines.processor import cores
+from radixrt.engines.machine import cores
 from radixrt.validate.schema import MachineReading
 
 CPU = Path("/sys/devices/system/cpu/cpu0/cpufreq")

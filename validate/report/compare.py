@@ -12,13 +12,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from radixrt.errors import InputError
-from radixrt.validate.figures import BAD, ENGINE, OTHER, REFERENCE, Plot, figure_json, new_figure, plain, set_log_axis
 from radixrt.validate.gates import engine_row
-from radixrt.validate.page_rows import Row
-from radixrt.validate.report_html import render_page
-from radixrt.validate.report_markdown import table
+from radixrt.validate.report.figures import (
+    BAD,
+    ENGINE,
+    OTHER,
+    REFERENCE,
+    Plot,
+    figure_json,
+    new_figure,
+    plain,
+    set_log_axis,
+)
+from radixrt.validate.report.html import render_page
+from radixrt.validate.report.markdown import table
+from radixrt.validate.report.rows import Row
+from radixrt.validate.report.summary import RANDOM_WEIGHTS, milliseconds, on_twin, percent, size, subject, verdict
 from radixrt.validate.schema import Report
-from radixrt.validate.summary import RANDOM_WEIGHTS, milliseconds, on_twin, percent, size, subject, verdict
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

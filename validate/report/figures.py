@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from radixrt.validate.report.summary import subject
 from radixrt.validate.schema import Accuracy, DriftRow, Latency, LayerTime, Report
-from radixrt.validate.summary import subject
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

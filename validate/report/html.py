@@ -1,8 +1,8 @@
 """``report.html``: one page that needs nothing else, verdict first, readable at a glance, on screen and on paper.
 
 Everything from outside (names of images, classes and nodes, the command, the machine) is escaped: by jinja2's
-autoescape in the text, by :func:`radixrt.validate.figures.plain` inside the plots. A content security policy in the
-page forbids every request. The plot library stands in the page compressed, about 2 MB.
+autoescape in the text, by :func:`radixrt.validate.report.figures.plain` inside the plots. A content security policy in
+the page forbids every request. The plot library stands in the page compressed, about 2 MB.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from radixrt.validate import page_rows as rows
-from radixrt.validate.figures import ROLES, Plot, report_plots
-from radixrt.validate.schema import Flip, Report
-from radixrt.validate.summary import (
+from radixrt.validate.report import rows
+from radixrt.validate.report.figures import ROLES, Plot, report_plots
+from radixrt.validate.report.summary import (
     RANDOM_WEIGHTS,
     count,
     gate_limit,
@@ -33,8 +32,9 @@ from radixrt.validate.summary import (
     tiles,
     verdict,
 )
+from radixrt.validate.schema import Flip, Report
 
-HERE = Path(__file__).parent
+TEMPLATES = Path(__file__).with_name("templates")
 MOST_PICTURES = 24
 
 
@@ -122,13 +122,17 @@ def picture_url(picture: bytes) -> str:
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
     return Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
 def _asset(name: str) -> Markup:
     # These are the package's own files; nothing from a report goes through here.
-    return Markup((HERE / name).read_text(encoding="utf-8"))
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
 def _page(report: Report, thumbnails: Mapping[str, bytes]) -> ReportPage:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
+from radixrt.validate.report.summary import gate_limit, gate_title, gate_value
 from radixrt.validate.schema import Report
-from radixrt.validate.summary import gate_limit, gate_title, gate_value
 
 # XML 1.0 has no way to write these, not even escaped.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

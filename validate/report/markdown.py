@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from radixrt.validate import page_rows as rows
-from radixrt.validate.schema import Report
-from radixrt.validate.summary import (
+from radixrt.validate.report import rows
+from radixrt.validate.report.summary import (
     RANDOM_WEIGHTS,
     gate_limit,
     gate_state,
@@ -18,6 +17,7 @@ from radixrt.validate.summary import (
     tiles,
     verdict,
 )
+from radixrt.validate.schema import Report
 
 MOST_ROWS = 20
 

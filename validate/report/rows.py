@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from radixrt.validate.report.summary import milliseconds, percent, size
 from radixrt.validate.schema import Accuracy, Candidate, DriftRow, Latency, LayerTime, Parity, Report
-from radixrt.validate.summary import milliseconds, percent, size
 
 Row = tuple[object, ...]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from radixrt.calibration.sensitivity import LayerSensitivity
-from radixrt.validate.figures import ENGINE, EXACT_DB, Plot, figure_json, new_figure, plain
-from radixrt.validate.report_html import render_page
+from radixrt.calibration.recovery.sensitivity import LayerSensitivity
+from radixrt.validate.report.figures import ENGINE, EXACT_DB, Plot, figure_json, new_figure, plain
+from radixrt.validate.report.html import render_page
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

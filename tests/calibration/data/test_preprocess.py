@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 
-from radixrt.calibration.preprocess import Preprocess
+from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.errors import InputError
 
 BASE = Preprocess(input_size=(3, 224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

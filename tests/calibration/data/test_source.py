@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from radixrt.calibration import elpv
-from radixrt.calibration.data import load_data, load_training_data
+from radixrt.calibration.data import elpv
+from radixrt.calibration.data.source import load_data, load_training_data
 from radixrt.errors import InputError, UnavailableError
-from tests.calibration.photos import SMALL, all_pixels, write_classes, write_image
+from tests.calibration.data.photos import SMALL, all_pixels, write_classes, write_image
 
 
 def refuses(spec: Path | str, reason: str) -> None:
@@ -348,7 +348,8 @@ def test_data_needs_no_deep_learning_library() -> None:
     import subprocess
 
     code = (
-        "import sys, radixrt.calibration.data; print([m for m in ('torch', 'torchvision', 'timm') if m in sys.modules])"
+        "import sys, radixrt.calibration.data.source;"
+        "print([m for m in ('torch', 'torchvision', 'timm') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -7,14 +7,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.graph_facts import Signs
-from radixrt.calibration.placement import place
-from radixrt.calibration.placement_spec import Ends, PlacementOptions, PlacementReport
-from radixrt.calibration.quantizer import sqnr_db
-from radixrt.calibration.runtime import logits, open_graph
-from radixrt.calibration.table import CalibrationTable
+from radixrt.calibration.int8 import sqnr_db
+from radixrt.calibration.placement.options import Ends, PlacementOptions, PlacementReport
+from radixrt.calibration.placement.place import place
+from radixrt.calibration.ranges.collect import calibrate
+from radixrt.calibration.ranges.session import logits, open_graph
+from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.errors import InputError
+from radixrt.export.graph.facts import Signs
 from tests.calibration.nets import Net, gate, images, plain, se_block, split_block, stem
 
 ALL = {"first": Ends.INT8, "last": Ends.INT8}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from radixrt.calibration.observers import TensorObserver
-from radixrt.calibration.quantizer import fake_quantize
-from radixrt.calibration.ranges import choose
+from radixrt.calibration.int8 import fake_quantize
+from radixrt.calibration.ranges.choosers import choose
+from radixrt.calibration.ranges.observers import TensorObserver
 from radixrt.calibration.spec import CalibrationOptions, Method
 
 

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixrt.calibration import collect
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.observers import TensorObserver
-from radixrt.calibration.probes import sample_stride
-from radixrt.calibration.progress_state import CollectState, load_state, save_state
-from radixrt.calibration.runtime import open_graph
+from radixrt.calibration.ranges import collect
+from radixrt.calibration.ranges.collect import calibrate
+from radixrt.calibration.ranges.observers import TensorObserver
+from radixrt.calibration.ranges.outputs import sample_stride
+from radixrt.calibration.ranges.resume import CollectState, load_state, save_state
+from radixrt.calibration.ranges.session import open_graph
+from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.calibration.spec import CalibrationOptions, Method
-from radixrt.calibration.table import CalibrationTable
 from radixrt.errors import InputError
 from tests.calibration.nets import Net, images, plain, split_block
 

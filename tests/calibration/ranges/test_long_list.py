@@ -14,10 +14,10 @@ from PIL import Image
 PROGRAM = """
 import json, resource, sys
 import onnx_ir as ir
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.data import load_data
-from radixrt.calibration.preprocess import Preprocess
-from tests.export.test_read_onnx import tiny
+from radixrt.calibration.ranges.collect import calibrate
+from radixrt.calibration.data.source import load_data
+from radixrt.calibration.data.preprocess import Preprocess
+from tests.export.reader.test_onnx_file import tiny
 
 spec = Preprocess.from_config({"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3})
 for count in (500, 20_000):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from radixrt.calibration.observers import BINS, Histogram, TensorObserver, exponent_for
+from radixrt.calibration.ranges.observers import BINS, Histogram, TensorObserver, exponent_for
 from radixrt.errors import InputError
 
 # Subnormals are left out: libraries in this process may have told the CPU to flush them.

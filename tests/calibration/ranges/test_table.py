@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from radixrt.calibration.collect import calibrate
+from radixrt.calibration.ranges.collect import calibrate
+from radixrt.calibration.ranges.table import CalibrationTable, model_sha256, read_table, write_table
 from radixrt.calibration.spec import CalibrationOptions, Method
-from radixrt.calibration.table import CalibrationTable, model_sha256, read_table, write_table
 from radixrt.errors import InputError
 from tests.calibration.nets import images, plain, se_block
 

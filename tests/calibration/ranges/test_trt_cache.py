@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.table import CalibrationTable
-from radixrt.calibration.trt_cache import export_cache, import_cache
+from radixrt.calibration.ranges.collect import calibrate
+from radixrt.calibration.ranges.table import CalibrationTable
+from radixrt.calibration.ranges.trt_cache import export_cache, import_cache
 from radixrt.errors import InputError
 from tests.calibration.nets import images, plain
 

@@ -6,14 +6,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.equalise import chains, equalised
-from radixrt.calibration.layers import layers_of
-from radixrt.calibration.placement_spec import PlacementOptions
-from radixrt.calibration.recovery import recover
-from radixrt.calibration.recovery_search import EQUALISE
-from radixrt.calibration.runtime import logits, open_graph
-from radixrt.calibration.table import model_sha256
+from radixrt.calibration.placement.options import PlacementOptions
+from radixrt.calibration.ranges.collect import calibrate
+from radixrt.calibration.ranges.session import logits, open_graph
+from radixrt.calibration.ranges.table import model_sha256
+from radixrt.calibration.recovery.equalise import chains, equalised
+from radixrt.calibration.recovery.recover import recover
+from radixrt.calibration.recovery.techniques import EQUALISE
+from radixrt.export.graph.layers import layers_of
 from tests.calibration.nets import Net, images, plain, se_block, split_block
 
 X = images(8)

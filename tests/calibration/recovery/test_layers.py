@@ -6,13 +6,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.layers import layers_of
-from radixrt.calibration.placement import place
-from radixrt.calibration.placement_spec import Ends, PlacementOptions
-from radixrt.calibration.quantizer import sqnr_db
-from radixrt.calibration.recovery import shifted
-from radixrt.calibration.runtime import logits, open_graph
+from radixrt.calibration.int8 import sqnr_db
+from radixrt.calibration.placement.options import Ends, PlacementOptions
+from radixrt.calibration.placement.place import place
+from radixrt.calibration.ranges.collect import calibrate
+from radixrt.calibration.ranges.session import logits, open_graph
+from radixrt.calibration.recovery.recover import shifted
+from radixrt.export.graph.layers import layers_of
 from tests.calibration.nets import Net, images
 
 X = images(8)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.mixed_precision import keep_worst_in_float
-from radixrt.calibration.placement import place
-from radixrt.calibration.placement_spec import Ends, PlacementOptions
-from radixrt.calibration.quant_session import QuantSession, Variant
-from radixrt.calibration.quantizer import sqnr_db
-from radixrt.calibration.recovery import recover
-from radixrt.calibration.recovery_search import SearchProgress
-from radixrt.calibration.runtime import logits, open_graph
-from radixrt.calibration.sensitivity import LayerSensitivity, sensitivity
+from radixrt.calibration.int8 import sqnr_db
+from radixrt.calibration.placement.options import Ends, PlacementOptions
+from radixrt.calibration.placement.place import place
+from radixrt.calibration.ranges.collect import calibrate
+from radixrt.calibration.ranges.session import logits, open_graph
+from radixrt.calibration.recovery.mixed_precision import keep_worst_in_float
+from radixrt.calibration.recovery.recover import recover
+from radixrt.calibration.recovery.sensitivity import LayerSensitivity, sensitivity
+from radixrt.calibration.recovery.session import QuantSession, Variant
+from radixrt.calibration.recovery.techniques import SearchProgress
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.errors import InputError
 from tests.calibration.nets import images, plain, se_block, split_block

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from radixrt.calibration.preprocess import Preprocess
-from radixrt.engines.bundle import Bundle, BundleWriter
-from radixrt.engines.manifest import BuiltFor, Manifest, ModelIdentity, TensorInfo
+from radixrt.calibration.data.preprocess import Preprocess
+from radixrt.engines.bundle.folder import Bundle, BundleWriter
+from radixrt.engines.bundle.manifest import BuiltFor, Manifest, ModelIdentity, TensorInfo
 
 CLASSES = 4
 SIZE = 32

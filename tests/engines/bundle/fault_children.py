@@ -12,11 +12,11 @@ import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from radixrt.engines import atomic
-from radixrt.engines.bundle import Bundle, BundleWriter
-from radixrt.engines.interrupt import exit_on_sigterm
+from radixrt.cli.interrupt import exit_on_sigterm
+from radixrt.engines.bundle import atomic
+from radixrt.engines.bundle.folder import Bundle, BundleWriter
 from radixrt.errors import InputError
-from tests.engines.bundles import manifest
+from tests.engines.bundle.bundles import manifest
 
 # A file-system operation that Python is about to do, as its audit events name it.
 STEPS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "fcntl.flock", "os.truncate")

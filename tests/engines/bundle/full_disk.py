@@ -1,4 +1,4 @@
-"""Run by the full-disk test on a small file system of its own: ``python -m tests.engines.full_disk FOLDER``.
+"""Run by the full-disk test on a small file system of its own: ``python -m tests.engines.bundle.full_disk FOLDER``.
 
 Builds again and again with a little more room each time, from none to plenty, and prints how the builds ended.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from radixrt.engines.stages import StageCache
+from radixrt.engines.cache.results import StageCache
 from radixrt.errors import InputError
-from tests.engines.fault_children import read_generation, write_generation
+from tests.engines.bundle.fault_children import read_generation, write_generation
 
 PAGE = 4096
 

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from radixrt.engines import atomic
-from radixrt.engines.bundle import BundleWriter
+from radixrt.engines.bundle import atomic
+from radixrt.engines.bundle.folder import BundleWriter
 from radixrt.errors import InputError
-from tests.engines import fault_children as children
+from tests.engines.bundle import fault_children as children
 
 RANDOM_KILLS = 60
 
 # Children start from a process with one thread that has loaded what they need: in milliseconds, with no lock held.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["pytest", "tests.engines.fault_children"])
+processes.set_forkserver_preload(["pytest", "tests.engines.bundle.fault_children"])
 
 
 def start_writing(output: Path, first: int, log: Path, exchange: bool) -> BaseProcess:

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from radixrt.engines import compatibility
 from radixrt.engines.base import BuildOptions, BuiltEngine
-from radixrt.engines.bundle import Bundle, BundleWriter
-from radixrt.engines.compatibility import Host, built_for, check_fits
-from radixrt.engines.gpu import Gpu
-from radixrt.engines.manifest import BuiltFor, Manifest
+from radixrt.engines.bundle import compatibility
+from radixrt.engines.bundle.compatibility import Host, built_for, check_fits
+from radixrt.engines.bundle.folder import Bundle, BundleWriter
+from radixrt.engines.bundle.manifest import BuiltFor, Manifest
 from radixrt.engines.registry import get
+from radixrt.engines.tensorrt.gpu import Gpu
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
-from tests.engines.bundles import CLASSES, SIZE, manifest, tiny_network, write_bundle
+from tests.engines.bundle.bundles import CLASSES, SIZE, manifest, tiny_network, write_bundle
 
 
 def rewrite_manifest(folder: Path, **changes: object) -> None:

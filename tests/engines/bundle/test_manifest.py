@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixrt.engines.manifest import MAX_BYTES, FileEntry, Manifest
+from radixrt.engines.bundle.manifest import MAX_BYTES, FileEntry, Manifest
 from radixrt.errors import InputError
-from tests.engines.bundles import manifest
+from tests.engines.bundle.bundles import manifest
 
 GOOD = manifest().model_copy(
     update={

@@ -17,14 +17,14 @@ import pytest
 from PIL import Image
 
 import radixrt as rt
-from radixrt.calibration.pixels import open_image, preprocess_image
+from radixrt.calibration.data.pixels import open_image, preprocess_image
 from radixrt.engines.base import BuildOptions
-from radixrt.engines.bundle import Bundle, BundleWriter
-from radixrt.engines.openvino import OpenVinoTarget
+from radixrt.engines.bundle.folder import Bundle, BundleWriter
+from radixrt.engines.cpu.openvino import OpenVinoTarget
 from radixrt.export.spec import BatchSpec, Precision
-from tests.engines.bundles import manifest, tiny_network, write_bundle
+from tests.engines.bundle.bundles import manifest, tiny_network, write_bundle
 
-ENGINES = Path(__file__).resolve().parents[2] / "engines"
+ENGINES = Path(__file__).resolve().parents[3] / "engines" / "bundle"
 
 
 @pytest.fixture(scope="module")
@@ -167,13 +167,13 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, bundle: Path, photos: Pat
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
 
 
-@pytest.mark.parametrize("source", ["run_bundle.py", "../calibration/pixels.py"])
+@pytest.mark.parametrize("source", ["run_bundle.py", "../../calibration/data/pixels.py"])
 def test_what_ships_is_python_38(source: str) -> None:
     ast.parse((ENGINES / source).read_text(), feature_version=(3, 8))
 
 
 def test_what_ships_imports_nothing_of_the_project() -> None:
-    for source in ("run_bundle.py", "../calibration/pixels.py"):
+    for source in ("run_bundle.py", "../../calibration/data/pixels.py"):
         tree = ast.parse((ENGINES / source).read_text())
         modules = {
             alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names

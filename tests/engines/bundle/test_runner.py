@@ -16,8 +16,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import radixrt.calibration
-from radixrt.engines.runner import LEGACY_NAME, write_legacy_graph
-from tests.engines.bundles import tiny_network
+from radixrt.engines.bundle.runner import LEGACY_NAME, write_legacy_graph
+from tests.engines.bundle.bundles import tiny_network
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """run.py as a module: it finds pixels.py beside it, which here lies in another package."""
     monkeypatch.syspath_prepend(radixrt.calibration.__path__[0])
     before = sys.dont_write_bytecode
-    yield importlib.import_module("radixrt.engines.run_bundle")
+    yield importlib.import_module("radixrt.engines.bundle.run_bundle")
     sys.dont_write_bytecode = before
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from radixrt.engines.bundle import Bundle
-from radixrt.engines.signing import check_private_key
+from radixrt.engines.bundle.folder import Bundle
+from radixrt.engines.bundle.signing import check_private_key
 from radixrt.errors import InputError
-from tests.engines.bundles import write_bundle
+from tests.engines.bundle.bundles import write_bundle
 
 serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
 ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")

@@ -8,10 +8,10 @@ import onnx
 import onnxruntime
 import pytest
 
-from radixrt.engines.bundle import Bundle, BundleWriter
-from radixrt.engines.triton import TritonOptions, read_config, write_model
+from radixrt.engines.bundle.folder import Bundle, BundleWriter
+from radixrt.engines.bundle.triton import TritonOptions, read_config, write_model
 from radixrt.errors import InputError
-from tests.engines.bundles import CLASSES, SIZE, manifest, tiny_network, write_bundle
+from tests.engines.bundle.bundles import CLASSES, SIZE, manifest, tiny_network, write_bundle
 
 pytest.importorskip("tritonclient")
 

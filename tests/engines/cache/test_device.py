@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from radixrt.engines.device_cache import cache_home, device_cache, device_files, keep, prune_device_files, read_kept
+from radixrt.engines.cache.device import cache_home, device_cache, device_files, keep, prune_device_files, read_kept
 from tests.cli_runner import radixrt
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from radixrt.engines import stages
-from radixrt.engines.stages import StageCache, stage_key
+from radixrt.engines.cache import results as stages
+from radixrt.engines.cache.results import StageCache, stage_key
 from radixrt.errors import InputError
 
 
@@ -141,7 +141,7 @@ def test_two_processes_that_make_the_same_result_both_get_it(tmp_path: Path) -> 
 
 def test_a_build_killed_in_the_middle_leaves_no_entry(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from radixrt.engines.stages import StageCache\n"
+        "import sys, time; from pathlib import Path; from radixrt.engines.cache.results import StageCache\n"
         "def write(folder):\n"
         "    (folder / 'half').write_text('half'); print('go', flush=True); time.sleep(60)\n"
         f"StageCache(Path(sys.argv[1])).put({key_of()!r}, 'calibrate', write)\n"

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from radixrt.engines.base import BuildOptions
-from radixrt.engines.float_layers import keep_float_layers
+from radixrt.engines.cpu.float_layers import keep_float_layers
 from radixrt.engines.registry import get
 from radixrt.export.spec import Precision
 

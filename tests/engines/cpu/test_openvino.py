@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from radixrt.engines.base import BuildOptions
-from radixrt.engines.openvino import OpenVinoTarget
+from radixrt.engines.cpu.openvino import OpenVinoTarget
 from radixrt.export.spec import Precision
 from tests.engines import graphs
 from tests.engines.contract import EngineContract

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.engines.seven_bits import to_seven_bits
+from radixrt.engines.cpu.seven_bits import to_seven_bits
 from tests.engines import graphs
 
 

@@ -7,12 +7,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.placement import place
-from radixrt.calibration.placement_spec import Ends, PlacementOptions
-from radixrt.calibration.runtime import logits, open_graph
+from radixrt.calibration.placement.options import Ends, PlacementOptions
+from radixrt.calibration.placement.place import place
+from radixrt.calibration.ranges.collect import calibrate
+from radixrt.calibration.ranges.session import logits, open_graph
 from radixrt.calibration.spec import CalibrationOptions, Method
-from radixrt.calibration.twin import to_unsigned
+from radixrt.engines.cpu.unsigned import to_unsigned
 from tests.calibration.nets import Net, images, plain, se_block, split_block
 
 BLOCKS = {"plain": plain, "se": se_block, "split": split_block}

@@ -9,10 +9,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from radixrt.engines.form_cache import FormCache, Question, Verdict, default_cache
-from radixrt.engines.form_graphs import grouped_conv_graph, pool_conv_graph, radix_graph
-from radixrt.engines.form_judge import ClockRules, PlanJudge, verdict_by_clock
-from radixrt.engines.forms import (
+from radixrt.engines.forms.cache import FormCache, Question, Verdict, default_cache
+from radixrt.engines.forms.choose import (
     Measurer,
     attention_form,
     chooser_for,
@@ -21,15 +19,17 @@ from radixrt.engines.forms import (
     pool_chooser_for,
     rewrite_options,
 )
-from radixrt.engines.plan_cost import Kernel, KernelTensor, PlanCost
+from radixrt.engines.forms.graphs import grouped_conv_graph, pool_conv_graph, radix_graph
+from radixrt.engines.forms.judge import ClockRules, PlanJudge, verdict_by_clock
+from radixrt.engines.tensorrt.plan_cost import Kernel, KernelTensor, PlanCost
 from radixrt.errors import InputError
-from radixrt.export.attention_pass import AttentionOptions, form_for
-from radixrt.export.conv_form import DENSE, KEEP, SPLIT, ConvShape, Form, candidates
-from radixrt.export.lower_attention import AttentionForm, Combine, Parts
-from radixrt.export.pool_conv import PoolConvShape
-from radixrt.export.rewrite import RewriteOptions, rewrite
+from radixrt.export.attention.lower import AttentionForm, Combine, Parts
+from radixrt.export.attention.rewrite import AttentionOptions, form_for
+from radixrt.export.passes.conv_shape import DENSE, KEEP, SPLIT, ConvShape, Form, candidates
+from radixrt.export.passes.pipeline import RewriteOptions, rewrite
+from radixrt.export.passes.pool_conv import PoolConvShape
 from radixrt.export.spec import Precision
-from tests.export.conv_nets import run as run_ort
+from tests.export.passes.conv_nets import run as run_ort
 
 RESNEXT = ConvShape(1, 32, 32, 8, (3, 3), pads=(1, 1, 1, 1), height=8, width=8)
 AVD = PoolConvShape(ConvShape(1, 8, 16, 1, (3, 3), stride=(2, 2), pads=(1, 1, 1, 1), height=9, width=9), (2, 2))
@@ -340,7 +340,7 @@ def test_unknown_policy_is_refused() -> None:
 # Where a target does not run here, the written table decides and the report says so.
 def test_rules_decide_where_nothing_can_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     from radixrt.engines.base import Capability
-    from radixrt.engines.tensorrt import TensorRtTarget
+    from radixrt.engines.tensorrt.target import TensorRtTarget
 
     nowhere = Capability("tensorrt", False, False, reason="no GPU answers")
     monkeypatch.setattr(TensorRtTarget, "capability", lambda self: nowhere)
@@ -390,7 +390,7 @@ def test_the_measured_block_is_lowered_in_its_form(form: AttentionForm) -> None:
 
 def test_attention_keeps_its_usual_form_where_nothing_can_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     from radixrt.engines.base import Capability
-    from radixrt.engines.tensorrt import TensorRtTarget
+    from radixrt.engines.tensorrt.target import TensorRtTarget
 
     monkeypatch.setattr(TensorRtTarget, "capability", lambda self: Capability("tensorrt", False, False, reason="none"))
     assert attention_form("tensorrt", Precision.INT8) == form_for("tensorrt")
@@ -413,7 +413,7 @@ def test_on_cpus_the_combination_is_measured_between_int8_convolutions(
     def measurer_of(name: str, precision: Precision, *_: object, **__: object) -> Measurer:
         return Measurer(judge, FormCache(None), name, precision, "1", "here")
 
-    monkeypatch.setattr("radixrt.engines.forms.measurer_for", measurer_of)
+    monkeypatch.setattr("radixrt.engines.forms.choose.measurer_for", measurer_of)
     assert attention_form(target, Precision.INT8) == AttentionForm(Combine.LERP, Parts.SPLIT)
     assert len(seen) > 3
     for model in seen.values():

@@ -15,24 +15,25 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.placement import place
-from radixrt.calibration.placement_spec import Ends, PlacementOptions
-from radixrt.engines import analysis_plan as analysis
-from radixrt.engines.analysis_plan import analysis_plan
+from radixrt.calibration.placement.options import Ends, PlacementOptions
+from radixrt.calibration.placement.place import place
+from radixrt.calibration.ranges.collect import calibrate
 from radixrt.engines.base import BuildOptions, Capability
-from radixrt.engines.cuda_session import CudaSession
-from radixrt.engines.gpu import Gpu
-from radixrt.engines.trt_api import TrtApi
-from radixrt.engines.trt_build import build_plan
+from radixrt.engines.tensorrt import analysis_plan as analysis
+from radixrt.engines.tensorrt.analysis_plan import analysis_plan
+from radixrt.engines.tensorrt.api import TrtApi
+from radixrt.engines.tensorrt.build import build_plan
+from radixrt.engines.tensorrt.gpu import Gpu
+from radixrt.engines.tensorrt.session import CudaSession
 from radixrt.errors import InputError, RadixRTError
+from radixrt.export.passes.float16 import to_float16
 from radixrt.export.spec import BatchSpec, Precision
-from radixrt.export.typed import to_float16
-from radixrt.validate.drift import watched
-from tests.engines import graphs, recorded_api, simulated_cuda
-from tests.engines.test_cuda_session import Plan, rows
-from tests.engines.test_trt_surfaces import scenario
-from tests.validate.test_drift import network
+from radixrt.validate.measure.drift import watched
+from tests.engines import graphs
+from tests.engines.tensorrt import recorded_api, simulated_cuda
+from tests.engines.tensorrt.test_session import Plan, rows
+from tests.engines.tensorrt.test_surfaces import scenario
+from tests.validate.measure.test_drift import network
 
 SHOWING = ("10.16", "11.4", "rtx-1.7")
 OPTIONS = BuildOptions(Precision.INT8, BatchSpec(1, 4), compute_capabilities=("8.6",))

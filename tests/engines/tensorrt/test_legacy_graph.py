@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from radixrt.engines.legacy_graph import to_opset_17
+from radixrt.engines.tensorrt.legacy_graph import to_opset_17
 from radixrt.errors import InputError
 from tests.engines import graphs
 

@@ -13,10 +13,11 @@ import onnx
 import pytest
 from onnx import helper
 
-from radixrt.engines import registry, tensorrt_rtx
+from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions
-from radixrt.engines.gpu import Gpu
-from radixrt.engines.plan_cost import PlanCost, plan_cost
+from radixrt.engines.tensorrt import rtx as tensorrt_rtx
+from radixrt.engines.tensorrt.gpu import Gpu
+from radixrt.engines.tensorrt.plan_cost import PlanCost, plan_cost
 from radixrt.errors import InputError, UnavailableError
 from radixrt.export.spec import BatchSpec, Precision
 from tests.engines import graphs

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from radixrt.engines import cuda_session
-from radixrt.engines.cuda_session import CudaSession
-from radixrt.engines.trt_api import TrtApi
+from radixrt.engines.tensorrt import session as cuda_session
+from radixrt.engines.tensorrt.api import TrtApi
+from radixrt.engines.tensorrt.session import CudaSession
 from radixrt.errors import InputError, UnavailableError
-from tests.engines import recorded_api, simulated_cuda
+from tests.engines.tensorrt import recorded_api, simulated_cuda
 
 
 class Plan:

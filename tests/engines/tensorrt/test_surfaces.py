@@ -13,12 +13,13 @@ import onnx
 import pytest
 
 from radixrt.engines.base import BuildOptions
-from radixrt.engines.legacy_graph import for_version
-from radixrt.engines.trt_api import TrtApi
-from radixrt.engines.trt_build import build_plan, check_options, plan_name
+from radixrt.engines.tensorrt.api import TrtApi
+from radixrt.engines.tensorrt.build import build_plan, check_options, plan_name
+from radixrt.engines.tensorrt.legacy_graph import for_version
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
-from tests.engines import graphs, recorded_api
+from tests.engines import graphs
+from tests.engines.tensorrt import recorded_api
 
 CLASSIC = ("8.5", "8.6", "10.16", "11.4")
 

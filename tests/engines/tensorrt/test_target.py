@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from radixrt.engines import tensorrt
 from radixrt.engines.base import BuildOptions, Capability
-from radixrt.engines.gpu import Gpu
-from radixrt.engines.tensorrt import TensorRtTarget
-from radixrt.engines.trt_api import TrtApi
+from radixrt.engines.tensorrt import target as tensorrt
+from radixrt.engines.tensorrt.api import TrtApi
+from radixrt.engines.tensorrt.gpu import Gpu
+from radixrt.engines.tensorrt.target import TensorRtTarget
 from radixrt.export.spec import Precision
-from tests.engines import graphs, recorded_api
+from tests.engines import graphs
+from tests.engines.tensorrt import recorded_api
 
 ORIN = Gpu("Orin (nvgpu)", "8.7")
 

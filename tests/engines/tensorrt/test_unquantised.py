@@ -7,8 +7,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from radixrt.engines.unquantised import float16_twin, remove_pairs
-from radixrt.export.typed import to_float16
+from radixrt.engines.tensorrt.unquantised import float16_twin, remove_pairs
+from radixrt.export.passes.float16 import to_float16
 from tests.engines import graphs
 
 

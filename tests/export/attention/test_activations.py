@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radixrt.export.rewrite import RewriteOptions, rewrite
-from tests.export.blocks import Net, SqueezeExcite
+from radixrt.export.passes.pipeline import RewriteOptions, rewrite
+from tests.export.attention.blocks import Net, SqueezeExcite
+from tests.export.attention.test_recognise import look
 from tests.export.exported import export, images, run
-from tests.export.test_recognise import look
 
 SPELLINGS: dict[str, tuple[Callable[[Tensor], Tensor], str, tuple[float, ...]]] = {
     "gelu": (F.gelu, "Gelu", ()),

@@ -9,11 +9,11 @@ import onnx_ir as ir
 import pytest
 from torch import nn
 
-from radixrt.export.attention_pass import AttentionOptions
-from radixrt.export.lower_attention import AttentionForm, Combine, Parts, Squeeze, lower
-from radixrt.export.names import module_of
-from radixrt.export.rewrite import RewriteOptions, rewrite
-from tests.export.blocks import Net, SelectiveKernel, SplitAttention, SqueezeExcite
+from radixrt.export.attention.lower import AttentionForm, Combine, Parts, Squeeze, lower
+from radixrt.export.attention.rewrite import AttentionOptions
+from radixrt.export.graph.origin import module_of
+from radixrt.export.passes.pipeline import RewriteOptions, rewrite
+from tests.export.attention.blocks import Net, SelectiveKernel, SplitAttention, SqueezeExcite
 from tests.export.exported import export, images, op_types, run
 
 
@@ -94,7 +94,7 @@ def test_a_rewrite_that_misses_is_undone(monkeypatch: pytest.MonkeyPatch) -> Non
         layer = replace(block.excite, bias=block.excite.bias + 0.1)
         return lower(replace(block, excite=layer), form, dtype, opset, prefix)
 
-    monkeypatch.setattr("radixrt.export.attention_pass.lower", wrong)
+    monkeypatch.setattr("radixrt.export.attention.rewrite.lower", wrong)
     model = export(Net(SqueezeExcite(8)))
     feeds = images(model)
     before = run(model, feeds)
@@ -105,5 +105,5 @@ def test_a_rewrite_that_misses_is_undone(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_rewriting_needs_no_pytorch() -> None:
-    code = "import radixrt.export.rewrite, sys; sys.exit('torch' in sys.modules)"
+    code = "import radixrt.export.passes.pipeline, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,12 +6,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from radixrt.export.attention import AttentionBlock
-from radixrt.export.concrete import Sizes, concretise
-from radixrt.export.interpret import interpret
-from radixrt.export.recognise import Recognised, recognise
-from radixrt.export.rewrite import RewriteOptions, rewrite
-from tests.export.blocks import Net, SelectiveKernel, SplitAttention, SqueezeExcite, StackedFirst
+from radixrt.export.attention.block import AttentionBlock
+from radixrt.export.attention.interpret import interpret
+from radixrt.export.attention.recognise import Recognised, recognise
+from radixrt.export.graph.shapes import Sizes, concretise
+from radixrt.export.passes.pipeline import RewriteOptions, rewrite
+from tests.export.attention.blocks import Net, SelectiveKernel, SplitAttention, SqueezeExcite, StackedFirst
 from tests.export.exported import export, images, run
 from tests.export.graphs import graph
 

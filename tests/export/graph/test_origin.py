@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from radixrt.export.names import NAME_SCOPES, copy_origin, module_of, set_module
+from radixrt.export.graph.origin import NAME_SCOPES, copy_origin, module_of, set_module
 
 
 def node(name: str | None = "node_412", scopes: str | None = None) -> ir.Node:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from radixrt.export.conv_form import ConvShape
+from radixrt.export.passes.conv_shape import ConvShape
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 

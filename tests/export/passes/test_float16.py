@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from radixrt.errors import InputError
-from radixrt.export.typed import to_float16, type_float16
+from radixrt.export.passes.float16 import to_float16, type_float16
 
 
 def network(weight_scale: float = 0.1, pair_scale: float = 0.05, opset: int = 18) -> ir.Model:

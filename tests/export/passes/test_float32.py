@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from radixrt.engines.float32_typed import has_half, to_float32
+from radixrt.export.passes.float32 import has_half, to_float32
 from tests.engines import graphs
 
 

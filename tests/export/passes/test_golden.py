@@ -1,6 +1,6 @@
 """Graphs before and after each rule, as ONNX text in ``golden/``: what the compiler writes, for a person to read.
 
-After a deliberate change ``python -m tests.export.test_golden`` writes the ``after`` files anew; review the diff.
+After a deliberate change ``python -m tests.export.passes.test_golden`` writes the ``after`` files anew: review that.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
-from radixrt.export.attention_pass import AttentionOptions, lower_attention
-from radixrt.export.fold_batchnorm import fold_batchnorm
-from radixrt.export.fold_shapes import fold_shapes
-from radixrt.export.lower_attention import AttentionForm, Combine, Parts, Squeeze
+from radixrt.export.attention.lower import AttentionForm, Combine, Parts, Squeeze
+from radixrt.export.attention.rewrite import AttentionOptions, lower_attention
+from radixrt.export.passes.fold_batchnorm import fold_batchnorm
+from radixrt.export.passes.fold_shapes import fold_shapes
 from tests.export.exported import images, run
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixrt.export.conv_form import (
+from radixrt.export.passes.conv_shape import (
     DENSE,
     KEEP,
     SPLIT,
@@ -19,7 +19,7 @@ from radixrt.export.conv_form import (
     merge_form,
     read_shape,
 )
-from radixrt.export.grouped_conv import apply_forms
+from radixrt.export.passes.grouped_conv import apply_forms
 
 from .conv_nets import SCOPES, activation, clone, constant, conv_model, model_of, run, whole
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixrt.export import join_shortcut as module
-from radixrt.export.join_shortcut import join_shortcut
-from radixrt.export.names import module_of
-from radixrt.export.prove import Proof
-from radixrt.export.rewrite import RewriteOptions, rewrite
+from radixrt.export.graph.equivalence import Proof
+from radixrt.export.graph.origin import module_of
+from radixrt.export.passes import join_shortcut as module
+from radixrt.export.passes.join_shortcut import join_shortcut
+from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.spec import Precision
 
 from .conv_nets import SCOPES, activation, clone, constant, model_of, whole

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from radixrt.export.pool_conv import PoolConvShape, PoolForm, apply_pool_forms
+from radixrt.export.passes.pool_conv import PoolConvShape, PoolForm, apply_pool_forms
 
 from .conv_nets import SCOPES, activation, clone, constant, model_of, run, whole
 

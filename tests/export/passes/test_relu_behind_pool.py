@@ -11,11 +11,11 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.placement import place
-from radixrt.calibration.placement_spec import Ends, PlacementOptions
-from radixrt.export.relu_behind_pool import relu_behind_pool
-from radixrt.export.rewrite import RewriteOptions, rewrite
+from radixrt.calibration.placement.options import Ends, PlacementOptions
+from radixrt.calibration.placement.place import place
+from radixrt.calibration.ranges.collect import calibrate
+from radixrt.export.passes.pipeline import RewriteOptions, rewrite
+from radixrt.export.passes.relu_behind_pool import relu_behind_pool
 from radixrt.export.spec import Precision
 
 from .conv_nets import clone, run

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixrt.export import space_to_depth as module
-from radixrt.export.conv_form import ConvShape
-from radixrt.export.names import module_of
-from radixrt.export.prove import Proof
-from radixrt.export.space_to_depth import fold_first_convolution
+from radixrt.export.graph.equivalence import Proof
+from radixrt.export.graph.origin import module_of
+from radixrt.export.passes import space_to_depth as module
+from radixrt.export.passes.conv_shape import ConvShape
+from radixrt.export.passes.space_to_depth import fold_first_convolution
 
 from .conv_nets import clone, conv_model, run, whole
 

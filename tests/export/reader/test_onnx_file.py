@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from radixrt.errors import InputError
-from radixrt.export.read_onnx import read_onnx, with_batch
-from radixrt.export.simplify import simplify, write_onnx
+from radixrt.export.reader.onnx_file import read_onnx, with_batch
+from radixrt.export.reader.simplify import simplify, write_onnx
 from radixrt.export.spec import BatchSpec
 
 

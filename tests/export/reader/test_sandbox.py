@@ -12,12 +12,12 @@ import pytest
 from onnx import helper, numpy_helper
 
 from radixrt.errors import InputError
-from radixrt.export.foreign import read_foreign
-from radixrt.export.read_onnx import read_onnx, with_batch
-from radixrt.export.simplify import simplify
+from radixrt.export.reader.onnx_file import read_onnx, with_batch
+from radixrt.export.reader.sandbox import read_foreign
+from radixrt.export.reader.simplify import simplify
 from radixrt.export.spec import BatchSpec
 from tests.cli_runner import radixrt
-from tests.export.test_read_onnx import save, tiny
+from tests.export.reader.test_onnx_file import save, tiny
 
 # x86 alone traps the overflow of a division; onnxruntime's kernel checks for zero only.
 traps = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the division does not trap here")

@@ -12,10 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from radixrt.errors import InputError
-from radixrt.export.names import NAME_SCOPES, module_of
-from radixrt.export.reference import onnx_runner
-from radixrt.export.simplify import simplify
-from radixrt.export.write_onnx import write_onnx
+from radixrt.export.graph.origin import NAME_SCOPES, module_of
+from radixrt.export.graph.save import write_onnx
+from radixrt.export.reader.simplify import simplify
+from radixrt.export.source.reference import onnx_runner
 
 
 def network() -> ir.Model:

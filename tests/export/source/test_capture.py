@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from radixrt.errors import InputError, RadixRTError
-from radixrt.export.capture import capture
-from radixrt.export.names import module_of
-from radixrt.export.reference import hold_against, onnx_runner, torch_runner
-from radixrt.export.simplify import simplify
+from radixrt.export.graph.origin import module_of
+from radixrt.export.reader.simplify import simplify
+from radixrt.export.source.capture import capture
+from radixrt.export.source.reference import hold_against, onnx_runner, torch_runner
 from radixrt.export.spec import BatchSpec
 
 SIZE = (3, 64, 64)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from radixrt.errors import InputError
-from radixrt.export.checkpoint import data_config_beside, load_weights, read_checkpoint
+from radixrt.export.source.checkpoint import data_config_beside, load_weights, read_checkpoint
 
 NOON = datetime(2026, 1, 1, 12)
 

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from radixrt.errors import InputError
-from radixrt.export import pretrained, zoo
-from radixrt.export.batchnorm import fit_statistics
+from radixrt.export.source import load as zoo
+from radixrt.export.source import pretrained
+from radixrt.export.source.randomise import fit_statistics
 
 TINY = "timm:test_resnet.r160_in1k"  # timm's own network for tests: 0.5 million weights
 
@@ -232,7 +233,7 @@ def test_the_authors_definitions(no_hub: None) -> None:
 
 
 def test_an_onnx_file_brings_its_own_weights(tmp_path: Path) -> None:
-    from tests.export.test_read_onnx import save, tiny
+    from tests.export.reader.test_onnx_file import save, tiny
 
     path = save(tiny(), tmp_path)
     model = load(str(path))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from radixrt.errors import InputError
-from radixrt.export.batchnorm import ENLIVENED, enliven, fit_statistics
+from radixrt.export.source.randomise import ENLIVENED, enliven, fit_statistics
 
 
 def network() -> nn.Sequential:

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.layers import SelectiveKernel, SEModule, SplitAttn
 
-from radixrt.calibration.data import Preprocess, load_data, load_training_data
+from radixrt.calibration.data.source import Preprocess, load_data, load_training_data
 from radixrt.errors import InputError
-from radixrt.export.samples import SAMPLES, Sample, find
+from radixrt.export.source.samples import SAMPLES, Sample, find
 from samples.accuracy import evaluate
 from samples.train import Photographs, Recipe, augment, save, train
 
@@ -104,7 +104,7 @@ def test_definitions_load_without_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, radixrt.export.samples; print('torch' in sys.modules or 'timm' in sys.modules)"
+    code = "import sys, radixrt.export.source.samples; print('torch' in sys.modules or 'timm' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

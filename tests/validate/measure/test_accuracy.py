@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from radixrt.errors import InputError
-from radixrt.validate.accuracy import accuracy
+from radixrt.validate.measure.accuracy import accuracy
 from tests.validate.reports import CLASSES, logits
 
 

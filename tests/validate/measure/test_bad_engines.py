@@ -10,16 +10,16 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.placement import place
-from radixrt.calibration.placement_spec import Ends, PlacementOptions
+from radixrt.calibration.placement.options import Ends, PlacementOptions
+from radixrt.calibration.placement.place import place
+from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.errors import GateError
-from radixrt.validate.drift import drift
-from radixrt.validate.findings import layer_findings
 from radixrt.validate.gates import demand, judge_gates, read_gates
-from radixrt.validate.parity import parity
-from tests.validate.test_drift import network
+from radixrt.validate.measure.drift import drift
+from radixrt.validate.measure.findings import layer_findings
+from radixrt.validate.measure.parity import parity
+from tests.validate.measure.test_drift import network
 
 
 def images(scale: float = 1.0, seed: int = 1, batches: int = 8) -> list[np.ndarray]:

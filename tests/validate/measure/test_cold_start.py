@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from radixrt.errors import RadixRTError
-from radixrt.validate.cold_start import cold_start
-from radixrt.validate.thumbnails import MOST, thumbnails
+from radixrt.validate.measure.cold_start import cold_start
+from radixrt.validate.report.thumbnails import MOST, thumbnails
 
 NET = """<ir_version: 10, opset_import: ["" : 19]>
 net (float[batch, 3, 32, 32] input) => (float[batch, 16, 32, 32] logits)
@@ -68,7 +68,7 @@ def test_cold_start_says_why_it_failed(tmp_path: Path) -> None:
 
 def test_the_measuring_process_does_not_load_pytorch() -> None:
     code = (
-        "import sys, radixrt.validate.cold_start, radixrt.engines.registry, radixrt.engines.onnxruntime;"
+        "import sys, radixrt.validate.measure.cold_start, radixrt.engines.registry, radixrt.engines.cpu.onnxruntime;"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,14 +9,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from radixrt.calibration.collect import calibrate
-from radixrt.calibration.placement import place
-from radixrt.calibration.placement_spec import Ends, PlacementOptions
+from radixrt.calibration.placement.options import Ends, PlacementOptions
+from radixrt.calibration.placement.place import place
+from radixrt.calibration.ranges.collect import calibrate
 from radixrt.errors import InputError
-from radixrt.export.typed import to_float16
-from radixrt.validate.drift import drift
-from radixrt.validate.drift_graph import match_layers
-from radixrt.validate.findings import layer_findings
+from radixrt.export.passes.float16 import to_float16
+from radixrt.validate.measure.drift import drift
+from radixrt.validate.measure.findings import layer_findings
+from radixrt.validate.measure.layer_match import match_layers
 from radixrt.validate.schema import DriftRow
 
 CONVS = 5

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from radixrt.validate.findings import input_findings, layer_findings, logit_findings, speed_findings
-from radixrt.validate.latency import FLOAT32
+from radixrt.validate.measure.findings import input_findings, layer_findings, logit_findings, speed_findings
+from radixrt.validate.measure.latency import FLOAT32
 from radixrt.validate.schema import Latency, LatencyMethod, LatencyRow
 from tests.validate.reports import CLASSES, logits
 

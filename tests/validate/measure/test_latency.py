@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from radixrt.errors import InputError
-from radixrt.validate.latency import FLOAT32, Clock, LatencyOptions, in_float32, measure, seen_from
-from radixrt.validate.machine import CpuTime, MachineState, read_machine, readings, warnings
+from radixrt.validate.measure.latency import FLOAT32, Clock, LatencyOptions, in_float32, measure, seen_from
+from radixrt.validate.measure.machine import CpuTime, MachineState, read_machine, readings, warnings
 from tests.validate.reports import FakeClock
 
 IMAGES = np.zeros((8, 3, 4, 4), np.float32)

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import rel_entr, softmax
 
 from radixrt.errors import InputError
-from radixrt.validate.parity import ParityAccumulator, parity, sqnr_db
+from radixrt.validate.measure.parity import ParityAccumulator, parity, sqnr_db
 from tests.validate.reports import logits
 
 

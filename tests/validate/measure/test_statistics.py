@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
 from radixrt.errors import InputError
-from radixrt.validate.statistics import (
+from radixrt.validate.measure.statistics import (
     PairedTable,
     difference_interval,
     images_needed,

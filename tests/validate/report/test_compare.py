@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from radixrt.errors import InputError
-from radixrt.validate.compare import compare, render_comparison, render_comparison_markdown, untold
+from radixrt.validate.report.compare import compare, render_comparison, render_comparison_markdown, untold
 from radixrt.validate.schema import Report
 from tests.validate.reports import make_report
 

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from radixrt.validate.compare import render_comparison
 from radixrt.validate.gates import GateLimits
-from radixrt.validate.report_html import render_html
+from radixrt.validate.report.compare import render_comparison
+from radixrt.validate.report.html import render_html
 from tests.validate.reports import make_report
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from radixrt.validate.gates import GateLimits
-from radixrt.validate.junit import render_junit
+from radixrt.validate.report.junit import render_junit
 from tests.validate.reports import make_report
 
 

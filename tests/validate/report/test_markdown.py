@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from radixrt.export.rewrite_report import RewriteReport
+from radixrt.export.passes.report import RewriteReport
 from radixrt.validate.gates import GateLimits
-from radixrt.validate.report_html import render_html
-from radixrt.validate.report_markdown import escape, render_markdown
+from radixrt.validate.report.html import render_html
+from radixrt.validate.report.markdown import escape, render_markdown
 from radixrt.validate.schema import Report, Size
 from tests.validate.reports import make_report
 

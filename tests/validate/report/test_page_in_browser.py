@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from radixrt.validate.compare import render_comparison
-from radixrt.validate.report_html import render_html
+from radixrt.validate.report.compare import render_comparison
+from radixrt.validate.report.html import render_html
 from tests.validate.reports import make_report
 
 CHROMIUM = next(
