@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from radixrt.errors import InputError, UnavailableError
-from radixrt.export.spec import BatchSpec, Precision
+from radixrt.export.spec import BatchSpec, Precision, Traits
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -207,6 +207,7 @@ class Target(ABC):
 
     name: str
     suffix: str
+    traits: Traits
 
     @abstractmethod
     def capability(self) -> Capability:

@@ -1,4 +1,4 @@
-"""What the whole compiler agrees on: precisions and batch sizes."""
+"""What the whole compiler agrees on: precisions, batch sizes, and what targets differ in."""
 
 from __future__ import annotations
 
@@ -63,3 +63,38 @@ class BatchSpec:
 
     def __str__(self) -> str:
         return f"{self.min}..{self.max}" if self.dynamic else str(self.min)
+
+
+class Int8Outputs(str, Enum):
+    """Which outputs of INT8 layers a target wants quantised.
+
+    ``NONE``: its INT8 layers write floats. ``EPILOGUE``: it fuses an Add into the convolution before it, so the Add's
+    other input is quantised instead of that convolution's output, and what only feeds pooling stays float. ``ALL``: a
+    layer runs in INT8 only where its output is quantised right behind it.
+    """
+
+    NONE = "none"
+    EPILOGUE = "epilogue"
+    ALL = "all"
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What distinguishes a target's engines; placement and the rewriter read these and never a target's name.
+
+    Attributes:
+        title: the engine's name in sentences of the report.
+        int8_outputs: which outputs of INT8 layers are quantised.
+        full_range_u8: tensors that are never negative get u8 with zero point 0 and all 256 levels, twice as fine as
+            the upper half of s8.
+        group_multiple: INT8 kernels exist only for groups whose width is a multiple of this.
+        weights_per_output: an INT8 layer pays only with at least so many weights for each element that it writes.
+        half_outside_int8: what an INT8 graph leaves in float is FP16, not FP32.
+    """
+
+    title: str
+    int8_outputs: Int8Outputs = Int8Outputs.ALL
+    full_range_u8: bool = False
+    group_multiple: int = 1
+    weights_per_output: int = 0
+    half_outside_int8: bool = False

@@ -26,7 +26,7 @@ from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, P
 from radixrt.engines.cpu.float_layers import keep_float_layers
 from radixrt.errors import InputError
 from radixrt.export.passes.float32 import has_half, to_float32
-from radixrt.export.spec import Precision
+from radixrt.export.spec import Precision, Traits
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -107,6 +107,7 @@ class OnnxRuntimeTarget(Target):
 
     name = "onnxruntime"
     suffix = ".onnx"
+    traits = Traits(title="ONNX Runtime", full_range_u8=True)
 
     def capability(self) -> Capability:
         if importlib.util.find_spec("onnxruntime") is None:

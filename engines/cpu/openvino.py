@@ -17,7 +17,7 @@ import numpy as np
 from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Progress, Session, Target, TensorSpec
 from radixrt.engines.cpu.seven_bits import saturates, to_seven_bits
 from radixrt.errors import InputError
-from radixrt.export.spec import Precision
+from radixrt.export.spec import Precision, Traits
 
 _INSTALL = "Install it with `pip install openvino`."
 # OpenVINO's device, most useful first. "AUTO" is not used: it starts on the CPU and moves, which would measure two
@@ -98,6 +98,7 @@ class OpenVinoTarget(Target):
 
     name = "openvino"
     suffix = ".xml"
+    traits = Traits(title="OpenVINO", full_range_u8=True)
 
     def __init__(self, cache_dir: Path | None = None) -> None:
         self._cache_dir = cache_dir

@@ -18,8 +18,9 @@ from radixrt.engines.tensorrt.available import library_here
 from radixrt.engines.tensorrt.build import build_plan, check_options, plan_name
 from radixrt.engines.tensorrt.gpu import find_gpu
 from radixrt.engines.tensorrt.plan_cost import PlanCost, compare_int8, cost_of_layers, node_macs, plan_cost
+from radixrt.engines.tensorrt.target import INT8_GROUP_MULTIPLE
 from radixrt.errors import InputError
-from radixrt.export.spec import Precision
+from radixrt.export.spec import Int8Outputs, Precision, Traits
 
 DEFAULT_CAPABILITIES = ("8.6", "8.9", "12.0")
 _INSTALL = "Install it with `pip install tensorrt-rtx` on x86-64 Linux or Windows."
@@ -34,6 +35,16 @@ class TensorRtRtxTarget(Target):
 
     name = "tensorrt-rtx"
     suffix = ".plan"
+    # Its INT8 convolutions take INT8 and write FP32, so an INT8 layer saves one byte of each weight and pays several
+    # for each element that it writes: the wider output, the kernel that quantises and its traffic.
+    # Compiled plans (SM 8.6, batch 1, 224 x 224) break even at about eight; see docs/decisions/tensorrt-rtx-int8.md.
+    traits = Traits(
+        title="TensorRT for RTX",
+        int8_outputs=Int8Outputs.NONE,
+        group_multiple=INT8_GROUP_MULTIPLE,
+        weights_per_output=8,
+        half_outside_int8=True,
+    )
 
     def __init__(self, cache_dir: Path | None = None) -> None:
         self._cache_dir = cache_dir

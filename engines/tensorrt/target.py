@@ -15,6 +15,10 @@ from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.available import library_here
 from radixrt.engines.tensorrt.build import build_plan, check_options, plan_name
 from radixrt.engines.tensorrt.gpu import find_gpu
+from radixrt.export.spec import Int8Outputs, Traits
+
+INT8_GROUP_MULTIPLE = 4
+"""INT8 tensor cores take channels four at a time at least: a group of another width has no INT8 kernel."""
 
 _INSTALL = "It comes with JetPack on Jetson; elsewhere `pip install tensorrt` takes it from NVIDIA's own index."
 
@@ -24,6 +28,12 @@ class TensorRtTarget(Target):
 
     name = "tensorrt"
     suffix = ".plan"
+    traits = Traits(
+        title="TensorRT",
+        int8_outputs=Int8Outputs.EPILOGUE,
+        group_multiple=INT8_GROUP_MULTIPLE,
+        half_outside_int8=True,
+    )
 
     def capability(self) -> Capability:
         library, gpu = library_here(self.name, "tensorrt", _INSTALL), find_gpu()
