@@ -203,15 +203,33 @@ class Session(ABC):
 
 
 class Target(ABC):
-    """One engine family. ``name`` is what the user writes, ``suffix`` the engine file's."""
+    """One engine library, with all that the compiler knows of it.
+
+    Args:
+        cache_dir: where a target that compiles when it opens an engine may keep what it made; None keeps nothing.
+
+    Attributes:
+        name: what the user writes.
+        suffix: of the engine's file.
+        traits: what a graph must suit.
+    """
 
     name: str
     suffix: str
     traits: Traits
 
-    @abstractmethod
+    def __init__(self, cache_dir: Path | None = None) -> None:
+        self._cache_dir = cache_dir
+        self._capability: Capability | None = None
+
     def capability(self) -> Capability:
-        """What can be done here; never raises."""
+        """What can be done here; never raises. It is found out once for each object."""
+        if self._capability is None:
+            self._capability = self._find_capability()
+        return self._capability
+
+    @abstractmethod
+    def _find_capability(self) -> Capability: ...
 
     def check_options(self, options: BuildOptions) -> None:
         """Finds out, before anything long starts, whether this target can give what is asked for.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+from functools import cache
 from pathlib import Path
 
 from radixrt.engines.base import Target
@@ -11,6 +13,34 @@ from radixrt.errors import InputError
 FASTEST = "fastest"
 """What a user writes in the place of a target for a race of all that run here."""
 
+DEFAULT = "onnxruntime"
+"""The target of a command that was told none: the one that runs anywhere."""
+
+# In the order in which they are shown. A module is imported when its target is asked for.
+_TARGETS: dict[str, tuple[str, str] | type[Target]] = {
+    "tensorrt": ("radixrt.engines.tensorrt.target", "TensorRtTarget"),
+    "tensorrt-rtx": ("radixrt.engines.tensorrt.rtx", "TensorRtRtxTarget"),
+    "onnxruntime": ("radixrt.engines.cpu.onnxruntime", "OnnxRuntimeTarget"),
+    "openvino": ("radixrt.engines.cpu.openvino", "OpenVinoTarget"),
+}
+
+
+def register(target: type[Target]) -> None:
+    """Adds a target of an application's own, under its ``name``; it takes the place of an earlier one of that name."""
+    _TARGETS[target.name] = target
+    forget()
+
+
+def unregister(name: str) -> None:
+    """Takes a target out again."""
+    del _TARGETS[name]
+    forget()
+
+
+def forget() -> None:
+    """Forgets what was found out about this machine, so that a library installed meanwhile is seen."""
+    _made.cache_clear()
+
 
 def all_targets(cache_dir: Path | None = None) -> tuple[Target, ...]:
     """Returns one object per target, in the order in which they are shown.
@@ -18,16 +48,11 @@ def all_targets(cache_dir: Path | None = None) -> tuple[Target, ...]:
     Args:
         cache_dir: where targets that compile when they open an engine may keep what they made; None keeps nothing.
     """
-    from radixrt.engines.cpu.onnxruntime import OnnxRuntimeTarget
-    from radixrt.engines.cpu.openvino import OpenVinoTarget
-    from radixrt.engines.tensorrt.rtx import TensorRtRtxTarget
-    from radixrt.engines.tensorrt.target import TensorRtTarget
-
-    return (TensorRtTarget(), TensorRtRtxTarget(cache_dir), OnnxRuntimeTarget(), OpenVinoTarget(cache_dir))
+    return tuple(_made(name, cache_dir) for name in _TARGETS)
 
 
 def get(name: str, cache_dir: Path | None = None) -> Target:
-    """Returns the target of that name.
+    """Returns the target of that name; the same object each time, for what it found out about the machine.
 
     Args:
         name: as a user writes it.
@@ -36,11 +61,10 @@ def get(name: str, cache_dir: Path | None = None) -> Target:
     Raises:
         InputError: there is none; the nearest names are offered.
     """
-    targets = {target.name: target for target in all_targets(cache_dir)}
-    found = targets.get(name.strip().lower())
-    if found is not None:
-        return found
-    near = difflib.get_close_matches(name.lower(), targets, n=2, cutoff=0.4) or sorted(targets)
+    wanted = name.strip().lower()
+    if wanted in _TARGETS:
+        return _made(wanted, cache_dir)
+    near = difflib.get_close_matches(wanted, _TARGETS, n=2, cutoff=0.4) or sorted(_TARGETS)
     raise InputError(f"unknown target {name!r}: did you mean {' or '.join(near)}?")
 
 
@@ -53,9 +77,24 @@ def auto_targets() -> tuple[Target, ...]:
     tensorrt = get("tensorrt")
     if tensorrt.capability().runs:
         return (tensorrt,)
-    return tuple(target for target in (get("onnxruntime"), get("tensorrt-rtx")) if target.capability().builds)
+    return tuple(target for target in (get(DEFAULT), get("tensorrt-rtx")) if target.capability().builds)
 
 
 def runnable_targets() -> tuple[Target, ...]:
     """Returns every target that both builds and runs here: what ``TARGET=fastest`` compares."""
     return tuple(t for t in all_targets() if t.capability().builds and t.capability().runs)
+
+
+def stand_in() -> Target:
+    """Returns the target that runs any deploy graph on a CPU, in the place of an engine that cannot run here."""
+    return get("onnxruntime")
+
+
+@cache
+def _made(name: str, cache_dir: Path | None) -> Target:
+    entry = _TARGETS[name]
+    if isinstance(entry, type):
+        return entry(cache_dir)
+    module, member = entry
+    made: type[Target] = getattr(importlib.import_module(module), member)
+    return made(cache_dir)

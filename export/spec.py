@@ -90,6 +90,10 @@ class Traits:
         group_multiple: INT8 kernels exist only for groups whose width is a multiple of this.
         weights_per_output: an INT8 layer pays only with at least so many weights for each element that it writes.
         half_outside_int8: what an INT8 graph leaves in float is FP16, not FP32.
+        cpu: engines compute on processors: their layers can be profiled wherever they run, an FP32 engine stands beside
+            an INT8 one in a report, and FP16 arithmetic is FP32's.
+        compiled: an engine holds code for one system, library version and device; others open wherever their library
+            does.
     """
 
     title: str
@@ -98,3 +102,5 @@ class Traits:
     group_multiple: int = 1
     weights_per_output: int = 0
     half_outside_int8: bool = False
+    cpu: bool = True
+    compiled: bool = False

@@ -109,7 +109,7 @@ class OnnxRuntimeTarget(Target):
     suffix = ".onnx"
     traits = Traits(title="ONNX Runtime", full_range_u8=True)
 
-    def capability(self) -> Capability:
+    def _find_capability(self) -> Capability:
         if importlib.util.find_spec("onnxruntime") is None:
             return Capability(self.name, False, False, reason="onnxruntime is not installed", hint=_INSTALL)
         try:

@@ -90,20 +90,13 @@ class OpenVinoSession(Session):
 
 
 class OpenVinoTarget(Target):
-    """The target for Intel and ARM processors.
-
-    Args:
-        cache_dir: where compiled models are kept between openings; None keeps none.
-    """
+    """The target for Intel and ARM processors."""
 
     name = "openvino"
     suffix = ".xml"
     traits = Traits(title="OpenVINO", full_range_u8=True)
 
-    def __init__(self, cache_dir: Path | None = None) -> None:
-        self._cache_dir = cache_dir
-
-    def capability(self) -> Capability:
+    def _find_capability(self) -> Capability:
         if importlib.util.find_spec("openvino") is None:
             return Capability(self.name, False, False, reason="openvino is not installed", hint=_INSTALL)
         try:

@@ -27,11 +27,7 @@ _INSTALL = "Install it with `pip install tensorrt-rtx` on x86-64 Linux or Window
 
 
 class TensorRtRtxTarget(Target):
-    """The target for RTX GPUs, built ahead of time.
-
-    Args:
-        cache_dir: where the kernels that the runtime specialises for this GPU are kept; None keeps none.
-    """
+    """The target for RTX GPUs, built ahead of time."""
 
     name = "tensorrt-rtx"
     suffix = ".plan"
@@ -44,12 +40,11 @@ class TensorRtRtxTarget(Target):
         group_multiple=INT8_GROUP_MULTIPLE,
         weights_per_output=8,
         half_outside_int8=True,
+        cpu=False,
+        compiled=True,
     )
 
-    def __init__(self, cache_dir: Path | None = None) -> None:
-        self._cache_dir = cache_dir
-
-    def capability(self) -> Capability:
+    def _find_capability(self) -> Capability:
         library, gpu = library_here(self.name, "tensorrt_rtx", _INSTALL), find_gpu()
         if not library.builds:
             return library

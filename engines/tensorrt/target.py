@@ -33,9 +33,11 @@ class TensorRtTarget(Target):
         int8_outputs=Int8Outputs.EPILOGUE,
         group_multiple=INT8_GROUP_MULTIPLE,
         half_outside_int8=True,
+        cpu=False,
+        compiled=True,
     )
 
-    def capability(self) -> Capability:
+    def _find_capability(self) -> Capability:
         library, gpu = library_here(self.name, "tensorrt", _INSTALL), find_gpu()
         if not library.builds:
             return library

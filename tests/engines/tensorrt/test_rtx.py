@@ -18,6 +18,7 @@ from radixrt.engines.base import BuildOptions
 from radixrt.engines.tensorrt import rtx as tensorrt_rtx
 from radixrt.engines.tensorrt.gpu import Gpu
 from radixrt.engines.tensorrt.plan_cost import PlanCost, plan_cost
+from radixrt.engines.tensorrt.rtx import TensorRtRtxTarget
 from radixrt.errors import InputError, UnavailableError
 from radixrt.export.spec import BatchSpec, Precision
 from tests.engines import graphs
@@ -41,13 +42,12 @@ def test_a_plan_is_built_with_its_kernels_beside_it(tmp_path: Path, kind: str) -
 
 # A server's GPU or a Jetson's is none that this library compiles for: opening a plan there could only fail.
 def test_a_gpu_that_it_does_not_compile_for_builds_and_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    target = registry.get("tensorrt-rtx")
     monkeypatch.setattr(tensorrt_rtx, "find_gpu", lambda: Gpu("H100", "9.0"))
-    can = target.capability()
+    can = TensorRtRtxTarget().capability()
     assert (can.builds, can.runs) == (True, False)
     assert "H100 has compute capability 9.0" in can.reason and "7.5, 8.0, 8.6" in can.hint
     monkeypatch.setattr(tensorrt_rtx, "find_gpu", lambda: Gpu("RTX 2080", "7.5"))
-    assert target.capability().runs
+    assert TensorRtRtxTarget().capability().runs
 
 
 # What is built on a machine without a choice must open on that machine.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-MODULES = ("trt_api", "trt_build", "cuda_session", "tensorrt")
+MODULES = ("api", "build", "session", "target")
 # Everything but the stubs is left out: what else the modules import is checked by `make check`.
 CONFIG = """
 [mypy]
@@ -58,7 +58,7 @@ def check(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_adaptor_is_typed_as_the_library_is(tmp_path: Path) -> None:
     mended_stubs(tmp_path)
-    result = check(tmp_path, *(f"-mradixrt.engines.{module}" for module in MODULES))
+    result = check(tmp_path, *(f"-mradixrt.engines.tensorrt.{module}" for module in MODULES))
     assert result.returncode == 0, result.stdout + result.stderr
     # That the stubs are read at all: a call that TensorRT does not have must be an error with the same settings.
     wrong = tmp_path / "wrong.py"
