@@ -5,15 +5,13 @@ The file names the graph it belongs to and how many images were read; a file of 
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from radixrt.calibration.ranges.observers import Histogram, TensorObserver
-from radixrt.errors import InputError
+from radixrt.files import replacing
 
 
 @dataclass
@@ -55,13 +53,8 @@ def save_state(state: CollectState, path: Path) -> None:
         "maximum": np.concatenate([o.maximum for o in state.observers]),
         "minimum": np.concatenate([o.minimum for o in state.observers]),
     }
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose a folder that is writable") from error
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def load_state(path: Path, fresh: CollectState) -> CollectState:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import onnx_ir as ir
@@ -18,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from radixrt.calibration.spec import CalibrationSummary, Method
 from radixrt.errors import InputError
+from radixrt.files import replace_file
 
 TABLE_SCHEMA = 1
 
@@ -145,21 +144,13 @@ def _body_sha256(table: CalibrationTable) -> str:
 
 
 def write_table(table: CalibrationTable, path: Path) -> None:
-    """Writes ``calibration.json`` beside its place and renames it, so a reader never sees half a file.
+    """Writes ``calibration.json`` whole or not at all.
 
     Raises:
         InputError: the folder cannot be written.
     """
     payload = {"sha256": _body_sha256(table), "table": table.model_dump(mode="json")}
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(payload, file, indent=1)
-            file.write("\n")
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose a folder that is writable") from error
+    replace_file(path, json.dumps(payload, indent=1).encode() + b"\n")
 
 
 def read_table(path: Path, *, model: ir.Model | None = None, data_sha256: str | None = None) -> CalibrationTable:

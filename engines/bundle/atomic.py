@@ -19,7 +19,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,15 +27,12 @@ from types import TracebackType
 from typing_extensions import Self
 
 from radixrt.errors import InputError
+from radixrt.files import concerns, fsync, translate_disk_errors
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 # File systems without an exchange answer with one of these.
 _NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EXDEV}
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
-# Network file systems without locks answer with one of these.
-_REFUSED |= {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 def exchange(first: Path, second: Path) -> bool:
@@ -57,34 +53,6 @@ def exchange(first: Path, second: Path) -> bool:
     if code in _NO_EXCHANGE:
         return False
     raise OSError(code, os.strerror(code), str(first))
-
-
-def fsync(path: Path) -> None:
-    """Flushes one file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all, whoever else writes it meanwhile: under a name of its own first.
-
-    It is not flushed to the disk: for what can be made again.
-
-    Raises:
-        OSError: the disk is full or refuses; the old file is as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def fsync_tree(folder: Path) -> None:
@@ -240,25 +208,3 @@ class AtomicFolder:
                 if isinstance(error, OSError) and concerns(error, folder):
                     with translate_disk_errors(self.output):
                         raise error
-
-
-def concerns(error: OSError, folder: Path) -> bool:
-    """Says whether an error is about the folder being written, rather than about what was read for it."""
-    named = isinstance(error.filename, (str, Path)) and Path(error.filename).is_relative_to(folder)
-    return named or error.errno in _FULL
-
-
-@contextlib.contextmanager
-def translate_disk_errors(where: Path) -> Iterator[None]:
-    """Turns a disk that is full, or does not take the name, into one sentence.
-
-    Raises:
-        InputError: the block failed for one of these reasons.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL | _REFUSED:
-            raise
-        reason = os.strerror(error.errno or 0).lower()
-        raise InputError(f"{where} cannot be written ({reason}): make room there or choose another output") from error

@@ -18,13 +18,13 @@ from typing_extensions import Self
 
 from radixrt.engines import registry
 from radixrt.engines.base import Session
-from radixrt.engines.bundle.atomic import AtomicFolder, restore_if_abandoned, translate_disk_errors
+from radixrt.engines.bundle.atomic import AtomicFolder, restore_if_abandoned
 from radixrt.engines.bundle.compatibility import check_fits, this_host
-from radixrt.engines.bundle.hashing import sha256_of
 from radixrt.engines.bundle.manifest import MANIFEST_NAME, MAX_BYTES, SIGNATURE_NAME, FileEntry, Manifest
 from radixrt.engines.bundle.runner import write_legacy_graph, write_runner
 from radixrt.engines.bundle.signing import sign, verify
 from radixrt.errors import InputError
+from radixrt.files import sha256_of, translate_disk_errors
 
 REPORT_NAME = "report.json"
 CALIBRATION_NAME = "calibration.json"

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from radixrt.engines.bundle.atomic import AtomicFolder, translate_disk_errors
+from radixrt.engines.bundle.atomic import AtomicFolder
 from radixrt.engines.bundle.folder import Bundle
-from radixrt.engines.bundle.hashing import sha256_of
 from radixrt.engines.bundle.manifest import Manifest, TensorInfo
 from radixrt.errors import InputError, UnavailableError
+from radixrt.files import sha256_of, translate_disk_errors
 
 CONFIG_NAME = "config.pbtxt"
 LABELS_NAME = "labels.txt"

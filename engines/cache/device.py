@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from radixrt.engines.bundle.atomic import replace_file
+from radixrt.errors import InputError
+from radixrt.files import replace_file
 
 _DEVICES, _PLANS = "devices", "plans"
 
@@ -69,7 +70,8 @@ def read_kept(path: Path | None) -> bytes:
 
 def keep(path: Path, data: bytes) -> None:
     """Keeps a file for the next build. A disk that does not take it is no reason to lose what was built."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, InputError):
+        path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, data)
 
 

@@ -35,10 +35,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
-from radixrt.engines.bundle.atomic import concerns, translate_disk_errors
-from radixrt.engines.bundle.hashing import sha256_of
 from radixrt.engines.bundle.manifest import FileEntry
 from radixrt.engines.cache.device import CacheEntry, cache_home, prune
+from radixrt.files import concerns, sha256_of, translate_disk_errors
 
 _ENTRY = "entry.json"
 _FILES = "files"

@@ -13,8 +13,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from radixrt.engines.bundle.atomic import replace_file
 from radixrt.engines.cache.device import cache_home
+from radixrt.errors import InputError
+from radixrt.files import replace_file
 
 
 class Question(BaseModel):
@@ -98,8 +99,9 @@ class FormCache:
         self._answers = {**_read(self.path), **self._answers}
         entries = [_Entry(question=q, verdict=v) for q, v in self._answers.items() if v.settled]
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(self.path, _File(entries=entries).model_dump_json(indent=1).encode())
-        except OSError:
+        except (OSError, InputError):
             self.path = None
 
 

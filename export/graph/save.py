@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import uuid
 from pathlib import Path
 
 import onnx_ir as ir
 
-from radixrt.errors import InputError
+from radixrt.files import fsync, replacing
 
 PROTOBUF_LIMIT = (1 << 31) - (1 << 26)
 """Bytes of weights that one ONNX file can hold: what protobuf allows, less generous room for the graph itself."""
@@ -29,33 +27,17 @@ def write_onnx(model: ir.Model, path: Path, *, limit: int = PROTOBUF_LIMIT) -> N
     """
     path = Path(path)
     data = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.data") if weight_bytes(model) >= limit else None
-    temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        temporary = Path(name)
-        if data is None:
-            ir.save(model, temporary)
-        else:
-            ir.save(model, temporary, external_data=data.name)
-            _sync(data)
-        temporary.chmod(0o644)
-        _sync(temporary)
-        temporary.replace(path)
-    except OSError as error:
+        with replacing(path) as temporary:
+            ir.save(model, temporary, external_data=None if data is None else data.name)
+            if data is not None:
+                fsync(data)
+    except BaseException:
         if data is not None:
             data.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        raise
 
 
 def weight_bytes(model: ir.Model) -> int:
     """The bytes of the graph's weights."""
     return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())

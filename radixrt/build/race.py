@@ -30,10 +30,10 @@ from radixrt.build.target import (
     runs_on,
 )
 from radixrt.engines.bundle.folder import BundleWriter
-from radixrt.engines.bundle.hashing import sha256_of
 from radixrt.engines.bundle.manifest import now
 from radixrt.engines.registry import FASTEST, all_targets, get
 from radixrt.errors import GateError, RadixRTError
+from radixrt.files import sha256_of
 from radixrt.judge.batching import session_outputs
 from radixrt.judge.judge import Verdict, judge_outputs, time_engines, with_costs
 from radixrt.validate import gates

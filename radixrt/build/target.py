@@ -24,7 +24,6 @@ from radixrt.calibration.ranges.table import write_table
 from radixrt.engines.base import GRAPH_NAME, BuiltEngine, Capability, Target
 from radixrt.engines.bundle.compatibility import built_for
 from radixrt.engines.bundle.folder import CALIBRATION_NAME, Bundle, BundleWriter
-from radixrt.engines.bundle.hashing import sha256_of
 from radixrt.engines.bundle.manifest import Manifest, ModelIdentity, TensorInfo, now
 from radixrt.engines.cache.device import device_cache
 from radixrt.engines.machine import machine
@@ -32,6 +31,7 @@ from radixrt.engines.tensorrt.analysis_plan import analysis_plan
 from radixrt.errors import GateError
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.spec import Precision
+from radixrt.files import sha256_of
 from radixrt.judge.batching import HeadsRunner, session_outputs
 from radixrt.judge.judge import Trial, Verdict, judge, with_costs
 from radixrt.judge.locate import Located, measure, whole_batches

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.engines.bundle.folder import Bundle
-from radixrt.engines.bundle.hashing import sha256_of
 from radixrt.engines.bundle.manifest import MANIFEST_NAME
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
+from radixrt.files import sha256_of
 from radixrt.judge.batching import Logits, Runner, session_runner
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from radixrt.build.reuse import Reuse
 from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.data.source import load_data
 from radixrt.engines.base import BuildOptions, Session, Target
-from radixrt.engines.bundle.atomic import translate_disk_errors
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.bundle.manifest import now
 from radixrt.engines.registry import get
@@ -21,6 +20,7 @@ from radixrt.engines.tensorrt.analysis_plan import analysis_plan
 from radixrt.errors import InputError
 from radixrt.export.passes.report import RewriteReport
 from radixrt.export.spec import BatchSpec, Precision
+from radixrt.files import translate_disk_errors
 from radixrt.judge.judge import Trial, judge
 from radixrt.judge.locate import Located, locate
 from radixrt.judge.report import environment, flipped, write_reports

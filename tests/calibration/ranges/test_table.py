@@ -116,7 +116,7 @@ def test_another_method_needs_no_images(table: CalibrationTable) -> None:
 
 
 def test_a_folder_that_is_not_there(table: CalibrationTable, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match="cannot be written"):
         write_table(table, tmp_path / "nowhere" / "calibration.json")
 
 

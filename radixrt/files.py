@@ -1,0 +1,98 @@
+"""Files on a disk that may be full or closed: written whole or not at all, hashed, and refused in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from radixrt.errors import InputError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+# Network file systems without locks answer with one of these.
+_REFUSED |= {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+def sha256_of(path: Path) -> str:
+    """Hashes a file in pieces, so that a large engine does not fill the memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def fsync(path: Path) -> None:
+    """Flushes one file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives an empty file beside ``path`` to write, and puts it in the place of ``path`` once it is on the disk.
+
+    A reader sees the old file or the new one, never a part of either, whoever else writes it meanwhile.
+
+    Raises:
+        InputError: the disk is full or refuses; the old file is as it was.
+    """
+    temporary: Path | None = None
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        yield temporary
+        temporary.chmod(0o644)
+        fsync(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        InputError: as :func:`replacing` says.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def unwritable(where: Path, error: OSError) -> InputError:
+    """The sentence on a file or folder that cannot be written."""
+    reason = os.strerror(error.errno).lower() if error.errno else str(error)
+    return InputError(f"{where} cannot be written ({reason}): make room there or choose another output")
+
+
+@contextlib.contextmanager
+def translate_disk_errors(where: Path) -> Iterator[None]:
+    """Turns a disk that is full, or does not take the name, into one sentence.
+
+    Raises:
+        InputError: the block failed for one of these reasons.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL | _REFUSED:
+            raise
+        raise unwritable(where, error) from error
+
+
+def concerns(error: OSError, folder: Path) -> bool:
+    """Says whether an error is about the folder being written, rather than about what was read for it."""
+    named = isinstance(error.filename, (str, Path)) and Path(error.filename).is_relative_to(folder)
+    return named or error.errno in _FULL
