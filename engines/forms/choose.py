@@ -9,7 +9,7 @@ tensorrt        by the clock where a GPU answers, else by the written rules
 tensorrt-rtx    by what the compiled plan does: kernels, bytes moved, multiply-adds (no GPU needed)
 ==============  =====================================================================================
 
-Where a target's library is missing, the written rules decide (:mod:`radixrt.export.passes.form_rules`). Answers are
+Where a target's library is missing, the written rules decide (:mod:`radixrt.engines.forms.rules`). Answers are
 cached by shape, precision, target, version and device.
 """
 
@@ -35,7 +35,7 @@ from radixrt.errors import InputError
 from radixrt.export.attention.lower import AttentionForm, Combine, Parts
 from radixrt.export.attention.rewrite import AttentionOptions, form_for
 from radixrt.export.passes.conv_shape import KEEP, SPLIT, ChooseForm, ConvShape, Form, candidates
-from radixrt.export.passes.form_rules import chooser_by_rules, chooser_fixed
+from radixrt.engines.forms.rules import chooser_by_rules, chooser_fixed
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.passes.pool_conv import ChoosePoolForm, PoolConvShape, PoolForm
 from radixrt.export.spec import Precision

@@ -17,16 +17,16 @@ from radixrt.export.attention.rewrite import AttentionOptions, lower_attention
 from radixrt.export.passes.conv_shape import ChooseForm
 from radixrt.export.passes.fold_batchnorm import fold_batchnorm
 from radixrt.export.passes.fold_shapes import fold_shapes
-from radixrt.export.passes.form_rules import chooser_by_rules, chooser_fixed
+from radixrt.engines.forms.rules import chooser_by_rules, chooser_fixed
 from radixrt.export.passes.grouped_conv import apply_forms
-from radixrt.export.passes.join_shortcut import join_shortcut
+from radixrt.engines.tensorrt.rtx_passes.join_shortcut import join_shortcut
 from radixrt.export.passes.pass_result import PassResult
 from radixrt.export.passes.pool_conv import ChoosePoolForm, apply_pool_forms
-from radixrt.export.passes.relu_behind_pool import relu_behind_pool
+from radixrt.engines.cpu.relu_behind_pool import relu_behind_pool
 from radixrt.export.passes.report import RewriteReport
-from radixrt.export.passes.space_to_depth import fold_first_convolution
+from radixrt.engines.tensorrt.rtx_passes.space_to_depth import fold_first_convolution
 from radixrt.export.passes.squeeze_early import squeeze_early
-from radixrt.export.passes.window_pool import pool_by_window
+from radixrt.engines.tensorrt.rtx_passes.window_pool import pool_by_window
 from radixrt.export.spec import Precision
 
 GroupedConv = Literal["keep", "split", "merge", "dense", "auto"]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from radixrt.export.graph.equivalence import Proof
 from radixrt.export.graph.origin import module_of
-from radixrt.export.passes import join_shortcut as module
-from radixrt.export.passes.join_shortcut import join_shortcut
+from radixrt.engines.tensorrt.rtx_passes import join_shortcut as module
+from radixrt.engines.tensorrt.rtx_passes.join_shortcut import join_shortcut
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.spec import Precision
 

@@ -15,7 +15,7 @@ from radixrt.calibration.placement.options import Ends, PlacementOptions
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
-from radixrt.export.passes.relu_behind_pool import relu_behind_pool
+from radixrt.engines.cpu.relu_behind_pool import relu_behind_pool
 from radixrt.export.spec import Precision
 
 from .conv_nets import clone, run

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from radixrt.export.graph.equivalence import Proof
 from radixrt.export.graph.origin import module_of
-from radixrt.export.passes import space_to_depth as module
+from radixrt.engines.tensorrt.rtx_passes import space_to_depth as module
 from radixrt.export.passes.conv_shape import ConvShape
-from radixrt.export.passes.space_to_depth import fold_first_convolution
+from radixrt.engines.tensorrt.rtx_passes.space_to_depth import fold_first_convolution
 
 from .conv_nets import clone, conv_model, run, whole
 
