@@ -62,7 +62,7 @@ def prepare_files(name: str, count: int, data: str) -> tuple[Files, str]:
         network = prepared(name, Setting(data, None, count, 1, 0), reuse)
     images = np.concatenate([b.images for b in network.data.calibration.batches(16, count)])
     ir.save(network.graph, files.plain)
-    ir.save(rewrite(network.graph.clone(), RewriteOptions(target="onnxruntime"))[0], files.rewritten)
+    ir.save(rewrite(network.graph.clone(), RewriteOptions())[0], files.rewritten)
     # More images than the set has are taken round again: time and memory do not care which they are.
     np.save(files.images, np.resize(images, (count, *images.shape[1:])))
     return files, network.model.weights

@@ -118,7 +118,7 @@ def convolution_share(target: str, engine: Path, deploy: Path, options: BuildOpt
 
 
 def clocked(name: str, graph: ir.Model, target: str, precision: Precision, args: argparse.Namespace) -> Timed:
-    rewritten, report = rewrite(graph.clone(), rewrite_options(target, precision, cache=args.cache))
+    rewritten, report = rewrite(graph.clone(), rewrite_options(get(target), precision, cache=args.cache))
     images = np.random.default_rng(1).standard_normal((1, 3, args.side, args.side)).astype(np.float32)
     build = BuildOptions(precision=precision, threads=args.threads)
     with (
@@ -158,7 +158,7 @@ def clocked(name: str, graph: ir.Model, target: str, precision: Precision, args:
 
 def planned(name: str, graph: ir.Model, args: argparse.Namespace) -> Planned:
     options = BuildOptions(precision=Precision.FP16)
-    rewritten, report = rewrite(graph.clone(), rewrite_options("tensorrt-rtx", Precision.FP16, cache=args.cache))
+    rewritten, report = rewrite(graph.clone(), rewrite_options(get("tensorrt-rtx"), Precision.FP16, cache=args.cache))
     costs = [
         plan_cost(ir.to_proto(typed(model, Precision.FP16, "tensorrt-rtx", args.side)).SerializeToString(), options)
         for model in (graph, rewritten)

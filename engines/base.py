@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,11 @@ from radixrt.export.spec import BatchSpec, Precision, Traits
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from radixrt.engines.forms.judge import FormJudge
+    from radixrt.engines.forms.rules import Rule
+    from radixrt.export.attention.lower import AttentionForm
+    from radixrt.export.passes.pipeline import Pass
 
 Array = NDArray[Any]
 
@@ -212,11 +217,13 @@ class Target(ABC):
         name: what the user writes.
         suffix: of the engine's file.
         traits: what a graph must suit.
+        group_rules: how wide groups of a convolution should be, by precision, where nothing can be measured.
     """
 
     name: str
     suffix: str
     traits: Traits
+    group_rules: Mapping[Precision, Rule] = MappingProxyType({})
 
     def __init__(self, cache_dir: Path | None = None) -> None:
         self._cache_dir = cache_dir
@@ -230,6 +237,43 @@ class Target(ABC):
 
     @abstractmethod
     def _find_capability(self) -> Capability: ...
+
+    def attention_form(self) -> AttentionForm:
+        """The form of attention that is written where nothing can be measured."""
+        from radixrt.export.attention.lower import AttentionForm
+
+        return AttentionForm()
+
+    def passes(self, precision: Precision) -> tuple[Pass, ...]:
+        """The passes that are for this target alone, in order; they run after all others."""
+        return ()
+
+    def computes_in(self, precision: Precision) -> Precision:
+        """The precision that a graph of ``precision`` is computed in: a processor computes FP16 in FP32."""
+        return Precision.FP32 if self.traits.cpu and precision is Precision.FP16 else precision
+
+    def form_judge(self, precision: Precision, threads: int = 0) -> FormJudge | str:
+        """Returns what compares graphs of equal value on this target, or the reason why nothing can.
+
+        Args:
+            precision: that the graphs are computed in.
+            threads: that engines run with; 0 is the target's own choice.
+        """
+        from radixrt.engines.forms.judge import ClockJudge, FormJudge
+        from radixrt.engines.machine import cores, processor
+
+        capability = self.capability()
+        if not capability.runs:
+            return capability.reason or f"{self.name} does not run here"
+        static = BuildOptions(precision=precision, threads=threads)
+
+        # What is timed is what would be shipped.
+        def open_graph(model: ir.Model, folder: Path) -> Session:
+            return self.open(self.build_graph(model, folder, static).files[0], threads=threads)
+
+        # Where the target says just "CPU", the processor's own name.
+        device = capability.device if capability.device not in ("", "CPU") else processor()
+        return FormJudge(ClockJudge(open_graph), f"{device}, {threads or cores()} threads")
 
     def check_options(self, options: BuildOptions) -> None:
         """Finds out, before anything long starts, whether this target can give what is asked for.

@@ -18,7 +18,7 @@ import importlib.util
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from radixrt.engines.cpu.float_layers import keep_float_layers
 from radixrt.errors import InputError
 from radixrt.export.passes.float32 import has_half, to_float32
 from radixrt.export.spec import Precision, Traits
+
+if TYPE_CHECKING:
+    from radixrt.export.passes.pipeline import Pass
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -117,6 +120,11 @@ class OnnxRuntimeTarget(Target):
         except ImportError as error:
             return Capability(self.name, False, False, reason=f"onnxruntime does not load ({error})", hint=_INSTALL)
         return Capability(self.name, True, True, version=ort.__version__, device="CUDA, CPU" if _cuda() else "CPU")
+
+    def passes(self, precision: Precision) -> tuple[Pass, ...]:
+        from radixrt.engines.cpu.relu_behind_pool import relu_behind_pool
+
+        return (relu_behind_pool,) if precision is Precision.INT8 else ()
 
     def _build(
         self, deploy: Path, out_dir: Path, options: BuildOptions, progress: Progress | None = None

@@ -42,7 +42,7 @@ class Question(BaseModel):
     device: str
 
 
-class Verdict(BaseModel):
+class Answer(BaseModel):
     """The form that won, and why: a clause for the report.
 
     An answer is not settled where the machine was too busy to tell forms apart: it holds for this build, the next
@@ -60,14 +60,14 @@ class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     question: Question
-    verdict: Verdict
+    answer: Answer
 
 
 class _File(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # A new way of measuring is a new number: old answers are then no answers.
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
     entries: list[_Entry] = []
 
 
@@ -87,17 +87,17 @@ class FormCache:
         self.path = path
         self._answers = _read(path)
 
-    def get(self, question: Question) -> Verdict | None:
+    def get(self, question: Question) -> Answer | None:
         """Returns the answer to a question asked before, or None."""
         return self._answers.get(question)
 
-    def put(self, question: Question, verdict: Verdict) -> None:
+    def put(self, question: Question, answer: Answer) -> None:
         """Keeps an answer. A cache that cannot be written is no reason to fail a build: the answer stays in memory."""
-        self._answers[question] = verdict
-        if self.path is None or not verdict.settled:
+        self._answers[question] = answer
+        if self.path is None or not answer.settled:
             return
         self._answers = {**_read(self.path), **self._answers}
-        entries = [_Entry(question=q, verdict=v) for q, v in self._answers.items() if v.settled]
+        entries = [_Entry(question=q, answer=a) for q, a in self._answers.items() if a.settled]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(self.path, _File(entries=entries).model_dump_json(indent=1).encode())
@@ -105,10 +105,10 @@ class FormCache:
             self.path = None
 
 
-def _read(path: Path | None) -> dict[Question, Verdict]:
+def _read(path: Path | None) -> dict[Question, Answer]:
     if path is None:
         return {}
     try:
-        return {entry.question: entry.verdict for entry in _File.model_validate_json(path.read_bytes()).entries}
+        return {entry.question: entry.answer for entry in _File.model_validate_json(path.read_bytes()).entries}
     except (OSError, ValidationError):
         return {}

@@ -1,16 +1,9 @@
 """The choice between equal forms, made by measuring each distinct shape on the target.
 
-==============  =====================================================================================
-target          how a form is judged
-==============  =====================================================================================
-onnxruntime     by the clock, on this machine
-openvino        by the clock, on this machine
-tensorrt        by the clock where a GPU answers, else by the written rules
-tensorrt-rtx    by what the compiled plan does: kernels, bytes moved, multiply-adds (no GPU needed)
-==============  =====================================================================================
-
-Where a target's library is missing, the written rules decide (:mod:`radixrt.engines.forms.rules`). Answers are
-cached by shape, precision, target, version and device.
+How a form is judged is the target's own business (:meth:`radixrt.engines.base.Target.form_judge`): by the clock where
+it runs here, by what a compiled plan does where that can be read without a device. Where neither can be had, the
+target's written rule decides (:mod:`radixrt.engines.forms.rules`). Answers are cached by shape, precision, target,
+version and device.
 """
 
 from __future__ import annotations
@@ -25,17 +18,14 @@ import onnx_ir as ir
 from radixrt.calibration.placement.options import Ends, PlacementOptions
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
-from radixrt.engines.base import BuildOptions, Session, Target
-from radixrt.engines.forms.cache import FormCache, Question, Verdict, default_cache
+from radixrt.engines.base import Target
+from radixrt.engines.forms.cache import Answer, FormCache, Question, default_cache
 from radixrt.engines.forms.graphs import grouped_conv_graph, pool_conv_graph, radix_graph
-from radixrt.engines.forms.judge import ClockJudge, Judge, PlanJudge
-from radixrt.engines.machine import cores, processor
-from radixrt.engines.tensorrt.plan_cost import PlanCost, plan_cost
+from radixrt.engines.forms.judge import Judge
+from radixrt.engines.forms.rules import chooser_by_rule, chooser_fixed
 from radixrt.errors import InputError
 from radixrt.export.attention.lower import AttentionForm, Combine, Parts
-from radixrt.export.attention.rewrite import AttentionOptions, form_for
 from radixrt.export.passes.conv_shape import KEEP, SPLIT, ChooseForm, ConvShape, Form, candidates
-from radixrt.engines.forms.rules import chooser_by_rules, chooser_fixed
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.passes.pool_conv import ChoosePoolForm, PoolConvShape, PoolForm
 from radixrt.export.spec import Precision
@@ -52,7 +42,6 @@ _ATTENTION_FORMS = (
     AttentionForm(Combine.LERP, Parts.SLICE),
     AttentionForm(Combine.LERP, Parts.SPLIT),
 )
-_ON_CPU = ("onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
@@ -62,7 +51,7 @@ class Measurer:
     Attributes:
         judge: compares candidate graphs.
         cache: earlier answers.
-        target: the target's name.
+        target: the target.
         precision: that candidate graphs are made in.
         version: of the target's library.
         device: in words.
@@ -70,12 +59,12 @@ class Measurer:
 
     judge: Judge
     cache: FormCache
-    target: str
+    target: Target
     precision: Precision
     version: str
     device: str
 
-    def choose(self, kind: str, shape: str, forms: Mapping[str, Callable[[], ir.Model]]) -> Verdict:
+    def choose(self, kind: str, shape: str, forms: Mapping[str, Callable[[], ir.Model]]) -> Answer:
         """Returns the best form of one shape.
 
         Args:
@@ -88,49 +77,38 @@ class Measurer:
             shape=shape,
             forms=tuple(forms),
             precision=self.precision.value,
-            target=self.target,
+            target=self.target.name,
             version=self.version,
             device=self.device,
         )
         known = self.cache.get(question)
         if known is not None and known.form in forms:
             return known
-        verdict = self.judge({name: make() for name, make in forms.items()})
-        self.cache.put(question, verdict)
-        return verdict
+        answer = self.judge({name: make() for name, make in forms.items()})
+        self.cache.put(question, answer)
+        return answer
 
 
-def measurer_for(target: str, precision: Precision, cache: Path | None = None, *, threads: int = 0) -> Measurer | str:
+def measurer_for(
+    target: Target, precision: Precision, cache: Path | None = None, *, threads: int = 0
+) -> Measurer | str:
     """Returns what measures forms for a target, or the reason why nothing can be measured.
 
     Args:
-        target: the target's name.
+        target: the target.
         precision: of the deploy graph.
         cache: the JSON file of earlier answers; None takes the one in the user's cache folder.
         threads: that the engine will run with; 0 is the target's own choice.
-
-    Raises:
-        InputError: there is no such target.
     """
-    from radixrt.engines.registry import get
-
-    engine = get(target)
-    capability = engine.capability()
-    # A processor computes an FP16 graph in FP32: the same question, the same answer.
-    effective = Precision.FP32 if engine.name in _ON_CPU and precision is Precision.FP16 else precision
-    judge: Judge
-    if capability.runs and engine.name != "tensorrt-rtx":
-        judge = ClockJudge(_opener(engine, effective, threads))
-        # Where the target says just "CPU", the processor's own name.
-        device = capability.device if capability.device not in ("", "CPU") else processor()
-        device = f"{device}, {threads or cores()} threads"
-    elif engine.name == "tensorrt-rtx" and capability.builds:
-        judge = PlanJudge(_plan_cost_of(effective))
-        device = "plan cost, SM 8.6"
-    else:
-        return capability.reason or f"{engine.name} does not run here"
+    effective = target.computes_in(precision)
+    judge = target.form_judge(effective, threads)
+    if isinstance(judge, str):
+        return judge
     answers = FormCache(cache if cache is not None else default_cache())
-    return Measurer(judge, answers, engine.name, effective, capability.version, device)
+    version = target.capability().version
+    return Measurer(
+        judge=judge.judge, cache=answers, target=target, precision=effective, version=version, device=judge.device
+    )
 
 
 def check_policy(policy: str) -> None:
@@ -144,26 +122,26 @@ def check_policy(policy: str) -> None:
 
 
 def chooser_for(
-    policy: str, target: str, precision: Precision, cache: Path | None = None, *, threads: int = 0
+    policy: str, target: Target, precision: Precision, cache: Path | None = None, *, threads: int = 0
 ) -> ChooseForm:
     """Returns what decides a grouped convolution's form: the meaning of ``--grouped-conv``.
 
     Args:
         policy: ``keep``, ``split``, ``merge``, ``dense`` (that form everywhere) or ``auto`` (measured on the target).
-        target: the target's name.
+        target: the target.
         precision: of the deploy graph.
         cache: the JSON file of earlier answers; None takes the one in the user's cache folder.
         threads: that the engine will run with; 0 is the target's own choice.
 
     Raises:
-        InputError: no such policy or target.
+        InputError: no such policy.
     """
     check_policy(policy)
     if policy != "auto":
         return chooser_fixed(policy)
     measurer = measurer_for(target, precision, cache, threads=threads)
     if isinstance(measurer, str):
-        return chooser_by_rules(target, precision, measurer)
+        return chooser_by_rule(target.group_rules.get(precision), target.name, precision, measurer)
     return grouped_conv_chooser(measurer)
 
 
@@ -174,23 +152,20 @@ def grouped_conv_chooser(measurer: Measurer) -> ChooseForm:
         if shape.output_size is None:
             return KEEP, "the image size is open, so nothing could be measured"
         forms = {str(f): f for f in candidates(shape) if f != SPLIT or shape.groups <= _MAX_SPLIT}
-        how = (measurer.precision, measurer.target)
+        how = (measurer.precision, measurer.target.name)
         makers = {name: _maker(grouped_conv_graph, shape, form, *how) for name, form in forms.items()}
-        verdict = measurer.choose("grouped-conv", str(shape) + f" pads {shape.pads}", makers)
-        return forms[verdict.form], f"{measurer.target}: {verdict.why}"
+        answer = measurer.choose("grouped-conv", str(shape) + f" pads {shape.pads}", makers)
+        return forms[answer.form], f"{measurer.target.name}: {answer.why}"
 
     return choose
 
 
 def pool_chooser_for(
-    target: str, precision: Precision, cache: Path | None = None, *, threads: int = 0
+    target: Target, precision: Precision, cache: Path | None = None, *, threads: int = 0
 ) -> ChoosePoolForm:
     """Returns what decides between average pooling with a 1x1 convolution and one strided convolution.
 
     Where nothing can be measured the pair stays: one convolution multiplies as often as the window has pixels.
-
-    Raises:
-        InputError: no such target.
     """
     measurer = measurer_for(target, precision, cache, threads=threads)
 
@@ -199,27 +174,26 @@ def pool_chooser_for(
             return "pool", f"rule: one convolution multiplies more ({measurer})"
         if shape.conv.height is None or shape.conv.width is None:
             return "pool", "the image size is open, so nothing could be measured"
-        how = (measurer.precision, measurer.target)
+        how = (measurer.precision, measurer.target.name)
         makers = {name: _maker(pool_conv_graph, shape, name, *how) for name in ("pool", "conv")}
-        verdict = measurer.choose("pool-conv", f"{shape} pads {shape.conv.pads} / {shape.pool_stride}", makers)
-        return ("conv" if verdict.form == "conv" else "pool"), f"{measurer.target}: {verdict.why}"
+        answer = measurer.choose("pool-conv", f"{shape} pads {shape.conv.pads} / {shape.pool_stride}", makers)
+        return ("conv" if answer.form == "conv" else "pool"), f"{measurer.target.name}: {answer.why}"
 
     return choose
 
 
-def attention_form(target: str, precision: Precision, cache: Path | None = None, *, threads: int = 0) -> AttentionForm:
+def attention_form(
+    target: Target, precision: Precision, cache: Path | None = None, *, threads: int = 0
+) -> AttentionForm:
     """Returns how the branches of split attention are best combined on a target: slice and add, or reshape and reduce.
 
     One block of ResNeSt-50's second stage stands for all: the forms differ in how often they pass over the feature map,
     and that order is the same at every size. In INT8 the combination stays in float, but the convolutions around it
     lay their maps out otherwise, so on CPUs the block is measured as it is placed.
-
-    Raises:
-        InputError: no such target.
     """
-    measured = Precision.FP32 if precision is Precision.INT8 and target not in _ON_CPU else precision
+    measured = Precision.FP32 if precision is Precision.INT8 and not target.traits.cpu else precision
     measurer = measurer_for(target, measured, cache, threads=threads)
-    usual = form_for(target)
+    usual = target.attention_form()
     if isinstance(measurer, str):
         return usual
     # How branches of their own maps are pooled is the target's business: this block has one map.
@@ -229,18 +203,18 @@ def attention_form(target: str, precision: Precision, cache: Path | None = None,
     return forms[measurer.choose("radix-combine", f"radix 2, {_CHANNELS} channels at {_SIDE}x{_SIDE}", makers).form]
 
 
-def _lowered(target: str, form: AttentionForm, precision: Precision) -> ir.Model:
+def _lowered(target: Target, form: AttentionForm, precision: Precision) -> ir.Model:
     graph = radix_graph(_CHANNELS, _SIDE, precision)
-    model, _ = rewrite(graph, RewriteOptions(target=target, attention=AttentionOptions(form)))
+    model, _ = rewrite(graph, RewriteOptions(attention=form, target_passes=target.passes(precision)))
     if precision is not Precision.INT8:
         return model
     maps = np.random.default_rng(0).standard_normal((1, _CHANNELS, _SIDE, _SIDE)).astype(np.float32)
-    placed, _ = place(model, calibrate(model, [maps]), PlacementOptions(target, first=Ends.INT8, last=Ends.INT8))
+    placed, _ = place(model, calibrate(model, [maps]), PlacementOptions(target.name, first=Ends.INT8, last=Ends.INT8))
     return placed
 
 
 def rewrite_options(
-    target: str,
+    target: Target,
     precision: Precision,
     grouped_conv: str = "auto",
     cache: Path | None = None,
@@ -251,7 +225,7 @@ def rewrite_options(
     """Returns the rewriter's options with the target's measurements behind them.
 
     Args:
-        target: the target's name.
+        target: the target.
         precision: of the deploy graph.
         grouped_conv: the user's ``--grouped-conv``; ``auto`` also lets the target decide about pooling before a 1x1
             convolution. How radix branches are combined is always measured.
@@ -260,33 +234,16 @@ def rewrite_options(
         threads: that the engine will run with; 0 is the target's own choice.
 
     Raises:
-        InputError: no such policy or target.
+        InputError: no such policy.
     """
     return RewriteOptions(
-        target=target,
-        attention=AttentionOptions(attention_form(target, precision, cache, threads=threads)),
-        grouped_conv=grouped_conv,
+        attention=attention_form(target, precision, cache, threads=threads),
         choose_form=chooser_for(grouped_conv, target, precision, cache, threads=threads),
         choose_pool=pool_chooser_for(target, precision, cache, threads=threads) if grouped_conv == "auto" else None,
-        precision=precision,
+        target_passes=target.passes(precision),
         batch=batch,
     )
 
 
 def _maker(make: Callable[..., ir.Model], *arguments: object) -> Callable[[], ir.Model]:
     return lambda: make(*arguments)
-
-
-def _opener(target: Target, precision: Precision, threads: int) -> Callable[[ir.Model, Path], Session]:
-    """Returns the way from a graph to a session: the target's own, so that what is timed is what would be shipped."""
-    static = BuildOptions(precision=precision, threads=threads)
-
-    def open_graph(model: ir.Model, folder: Path) -> Session:
-        return target.open(target.build_graph(model, folder, static).files[0], threads=threads)
-
-    return open_graph
-
-
-def _plan_cost_of(precision: Precision) -> Callable[[bytes], PlanCost]:
-    options = BuildOptions(precision=precision)
-    return lambda graph: plan_cost(graph, options)

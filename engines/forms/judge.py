@@ -1,6 +1,6 @@
-"""Which of several equal graphs a target runs best: by the clock where it runs here, else by the compiled plan.
+"""Which of several equal graphs a target runs best, by the clock.
 
-Both judges keep the first candidate, the original, unless another wins by more than noise.
+Every judge keeps the first candidate, the original, unless another wins by more than noise.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from radixrt.engines.base import Session
-from radixrt.engines.forms.cache import Verdict
-from radixrt.engines.tensorrt.plan_cost import PlanCost
+from radixrt.engines.forms.cache import Answer
 from radixrt.errors import InputError
 
 Clock = Callable[[], float]
@@ -29,9 +28,17 @@ Clock = Callable[[], float]
 class Judge(Protocol):
     """Compares graphs of equal value on one target."""
 
-    def __call__(self, candidates: Mapping[str, ir.Model]) -> Verdict:
+    def __call__(self, candidates: Mapping[str, ir.Model]) -> Answer:
         """Returns the name of the best candidate; the first is the original."""
         ...
+
+
+@dataclass(frozen=True)
+class FormJudge:
+    """A judge, and what its answers hold for: the device in words."""
+
+    judge: Judge
+    device: str
 
 
 @dataclass(frozen=True)
@@ -58,9 +65,9 @@ class ClockRules:
     max_noise: float = 0.25
 
 
-def verdict_by_clock(
+def answer_by_clock(
     runs: Mapping[str, Callable[[], object]], rules: ClockRules | None = None, clock: Clock = time.perf_counter
-) -> Verdict:
+) -> Answer:
     """Times candidates in turn, round by round, so that a machine that slows down slows down for all of them.
 
     The ratio is that of the medians. Noise is three standard errors of the median of the paired ratios, and never less
@@ -101,11 +108,11 @@ def _sample(run: Callable[[], object], repeats: int, clock: Clock) -> float:
     return (clock() - started) / repeats
 
 
-def _judge_times(original: str, times: Mapping[str, list[float]], rules: ClockRules) -> Verdict:
+def _judge_times(original: str, times: Mapping[str, list[float]], rules: ClockRules) -> Answer:
     base = statistics.median(times[original])
     ratios = {name: statistics.median(t) / base for name, t in times.items() if name != original}
     if not ratios:
-        return Verdict(form=original, why=f"every other form is far slower ({_ms(base)} as it is)")
+        return Answer(form=original, why=f"every other form is far slower ({_ms(base)} as it is)")
     best = min(ratios, key=lambda name: ratios[name])
     paired = [b / a for a, b in zip(times[original], times[best], strict=True)]
     low, _, high = statistics.quantiles(paired, n=4)
@@ -113,10 +120,10 @@ def _judge_times(original: str, times: Mapping[str, list[float]], rules: ClockRu
     noise = max(rules.min_noise, 3 * 0.93 * (high - low) / math.sqrt(len(paired)))
     figures = f"{_ms(base * ratios[best])} against {_ms(base)}, noise {100 * noise:.0f} %"
     if noise > rules.max_noise:
-        return Verdict(form=original, why=f"the machine is too busy to tell forms apart ({figures})", settled=False)
+        return Answer(form=original, why=f"the machine is too busy to tell forms apart ({figures})", settled=False)
     if ratios[best] < 1 - noise:
-        return Verdict(form=best, why=f"{1 / ratios[best]:.2f}x as fast as {original} ({figures})")
-    return Verdict(form=original, why=f"{best} is not faster by more than noise ({figures})")
+        return Answer(form=best, why=f"{1 / ratios[best]:.2f}x as fast as {original} ({figures})")
+    return Answer(form=original, why=f"{best} is not faster by more than noise ({figures})")
 
 
 def _ms(seconds: float) -> str:
@@ -140,7 +147,7 @@ class ClockJudge:
     ) -> None:
         self._open, self._rules, self._clock = open_graph, rules, clock
 
-    def __call__(self, candidates: Mapping[str, ir.Model]) -> Verdict:
+    def __call__(self, candidates: Mapping[str, ir.Model]) -> Answer:
         names = list(candidates)
         with tempfile.TemporaryDirectory(prefix="radixrt-forms-") as scratch, contextlib.ExitStack() as stack:
             runs: dict[str, Callable[[], object]] = {}
@@ -151,77 +158,13 @@ class ClockJudge:
                     session = stack.enter_context(self._open(candidates[name], folder))
                 except InputError as error:
                     if index == 0:
-                        return Verdict(form=name, why=f"could not be measured: {error}")
+                        return Answer(form=name, why=f"could not be measured: {error}")
                     continue
                 runs[name] = _bind(session)
-            return verdict_by_clock(runs, self._rules, self._clock)
+            return answer_by_clock(runs, self._rules, self._clock)
 
 
 def _bind(session: Session) -> Callable[[], object]:
     rng = np.random.default_rng(0)
     feeds = {spec.name: rng.standard_normal(spec.shape).astype(spec.dtype) for spec in session.inputs}
     return lambda: session.run(feeds)
-
-
-@dataclass(frozen=True)
-class Roofline:
-    """Turns kernels, bytes and multiply-adds into seconds, to weigh one against the other. Not a latency.
-
-    The defaults are the published peaks of a GeForce RTX 3060 (SM 8.6): 360 GB/s of memory, 12.7 T multiply-adds per
-    second in FP16 with FP32 sums; and two microseconds for launching a kernel.
-    """
-
-    bytes_per_s: float = 360e9
-    macs_per_s: float = 12.7e12
-    launch_s: float = 2e-6
-
-    def seconds(self, cost: PlanCost) -> float:
-        """Returns the sum over the kernels of the larger of memory and arithmetic time, and the launches."""
-        return sum(
-            max((row.bytes_read + row.bytes_written) / self.bytes_per_s, row.macs / self.macs_per_s) + self.launch_s
-            for row in cost.rows
-        )
-
-
-class PlanJudge:
-    """Compiles each candidate and weighs what the plan does.
-
-    Args:
-        cost: compiles a serialised ONNX graph and counts.
-        roofline: weighs the counts.
-        min_gain: the share by which a form must win.
-    """
-
-    def __init__(
-        self, cost: Callable[[bytes], PlanCost], roofline: Roofline | None = None, min_gain: float = 0.02
-    ) -> None:
-        self._cost, self._roofline, self._min_gain = cost, roofline or Roofline(), min_gain
-
-    def __call__(self, candidates: Mapping[str, ir.Model]) -> Verdict:
-        original = next(iter(candidates))
-        costs: dict[str, PlanCost] = {}
-        for name, model in candidates.items():
-            cost = self._compile(model)
-            if isinstance(cost, PlanCost):
-                costs[name] = cost
-            elif name == original:
-                return Verdict(form=name, why=f"could not be compiled: {cost}")
-        seconds = {name: self._roofline.seconds(cost) for name, cost in costs.items()}
-        others = [name for name in seconds if name != original]
-        if not others:
-            return Verdict(form=original, why="no other form compiles")
-        best = min(others, key=lambda name: seconds[name])
-        figures = f"plan cost {_figures(costs[best])} against {_figures(costs[original])}"
-        if seconds[best] < seconds[original] * (1 - self._min_gain):
-            return Verdict(form=best, why=figures)
-        return Verdict(form=original, why=f"{best} does not cost less ({figures})")
-
-    def _compile(self, model: ir.Model) -> PlanCost | InputError:
-        try:
-            return self._cost(ir.to_proto(model).SerializeToString())
-        except InputError as error:
-            return error
-
-
-def _figures(cost: PlanCost) -> str:
-    return f"{cost.kernels} kernels, {cost.bytes_moved / 1e6:.2f} MB, {cost.macs / 1e6:.0f} M multiply-adds"

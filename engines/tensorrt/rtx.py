@@ -11,15 +11,23 @@ import dataclasses
 import hashlib
 import time
 from pathlib import Path
+from types import MappingProxyType
 
 from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress, Session, Target
+from radixrt.engines.forms.judge import FormJudge
 from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.available import library_here
 from radixrt.engines.tensorrt.build import build_plan, check_options, plan_name
 from radixrt.engines.tensorrt.gpu import find_gpu
 from radixrt.engines.tensorrt.plan_cost import PlanCost, compare_int8, cost_of_layers, node_macs, plan_cost
-from radixrt.engines.tensorrt.target import INT8_GROUP_MULTIPLE
+from radixrt.engines.tensorrt.plan_judge import PlanJudge
+from radixrt.engines.tensorrt.rtx_passes.join_shortcut import join_shortcut
+from radixrt.engines.tensorrt.rtx_passes.space_to_depth import fold_first_convolution
+from radixrt.engines.tensorrt.rtx_passes.window_pool import pool_by_window
+from radixrt.engines.tensorrt.target import FP16_GROUPS, INT8_GROUP_MULTIPLE
 from radixrt.errors import InputError
+from radixrt.export.attention.lower import AttentionForm, Combine, Parts, Squeeze
+from radixrt.export.passes.pipeline import Pass
 from radixrt.export.spec import Int8Outputs, Precision, Traits
 
 DEFAULT_CAPABILITIES = ("8.6", "8.9", "12.0")
@@ -44,6 +52,9 @@ class TensorRtRtxTarget(Target):
         compiled=True,
     )
 
+    # Narrow groups stay in float here, so there is no rule for INT8.
+    group_rules = MappingProxyType({Precision.FP16: FP16_GROUPS})
+
     def _find_capability(self) -> Capability:
         library, gpu = library_here(self.name, "tensorrt_rtx", _INSTALL), find_gpu()
         if not library.builds:
@@ -58,6 +69,22 @@ class TensorRtRtxTarget(Target):
                 self.name, True, False, library.version, "", reason, f"Run it on one of {', '.join(runs_on)}."
             )
         return Capability(self.name, True, True, library.version, gpu.name)
+
+    def attention_form(self) -> AttentionForm:
+        return AttentionForm(Combine.MIRROR, Parts.SLICE, Squeeze.SUM)
+
+    def passes(self, precision: Precision) -> tuple[Pass, ...]:
+        # In INT8 each generated sum would get a scale of its own, where a pooling and a convolution have one.
+        generated = (join_shortcut, fold_first_convolution) if precision is not Precision.INT8 else ()
+        # Last: the others look for a GlobalAveragePool.
+        return (*generated, pool_by_window)
+
+    def form_judge(self, precision: Precision, threads: int = 0) -> FormJudge | str:
+        capability = self.capability()
+        if not capability.builds:
+            return capability.reason
+        options = BuildOptions(precision=precision)
+        return FormJudge(PlanJudge(lambda graph: plan_cost(graph, options)), "plan cost, SM 8.6")
 
     def _check_plan_options(self, options: BuildOptions) -> None:
         api = TrtApi.load("tensorrt_rtx")

@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import MappingProxyType
 
 from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress, Session, Target
 from radixrt.engines.cache.device import keep, read_kept
+from radixrt.engines.forms.rules import Rule
 from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.available import library_here
 from radixrt.engines.tensorrt.build import build_plan, check_options, plan_name
 from radixrt.engines.tensorrt.gpu import find_gpu
-from radixrt.export.spec import Int8Outputs, Traits
+from radixrt.export.attention.lower import AttentionForm, Combine, Parts, Squeeze
+from radixrt.export.spec import Int8Outputs, Precision, Traits
 
 INT8_GROUP_MULTIPLE = 4
 """INT8 tensor cores take channels four at a time at least: a group of another width has no INT8 kernel."""
+
+# From the documented tensor layouts: an INT8 kernel reads channels in vectors of 32 (CHW32) and an FP16 kernel in
+# vectors of 8 (HWC8); a narrower group leaves the rest of the vector idle. A convolution of two to four wide groups
+# (ResNeSt's radix convolution) is well fed already.
+INT8_GROUPS = Rule(
+    below=32, multiple=INT8_GROUP_MULTIPLE, width=32, why="an INT8 kernel reads channels in vectors of 32"
+)
+FP16_GROUPS = Rule(below=8, multiple=8, width=16, why="an FP16 kernel reads channels in vectors of 8")
 
 _INSTALL = "It comes with JetPack on Jetson; elsewhere `pip install tensorrt` takes it from NVIDIA's own index."
 
@@ -37,6 +48,8 @@ class TensorRtTarget(Target):
         compiled=True,
     )
 
+    group_rules = MappingProxyType({Precision.INT8: INT8_GROUPS, Precision.FP16: FP16_GROUPS})
+
     def _find_capability(self) -> Capability:
         library, gpu = library_here(self.name, "tensorrt", _INSTALL), find_gpu()
         if not library.builds:
@@ -44,6 +57,9 @@ class TensorRtTarget(Target):
         if not gpu.usable:
             return Capability(self.name, False, False, library.version, "", gpu.reason, gpu.hint)
         return Capability(self.name, True, True, library.version, f"{gpu.name} (compute capability {gpu.capability})")
+
+    def attention_form(self) -> AttentionForm:
+        return AttentionForm(Combine.BLEND, Parts.SLICE, Squeeze.SUM)
 
     def _check_plan_options(self, options: BuildOptions) -> None:
         check_options(TrtApi.load("tensorrt"), options)

@@ -69,8 +69,8 @@ class Squeeze(str, Enum):
 class AttentionForm:
     """Which of the equal forms to write. Where one does not apply to a block, the nearest that does is written."""
 
-    combine: Combine = Combine.BLEND
-    parts: Parts = Parts.SLICE
+    combine: Combine = Combine.LERP
+    parts: Parts = Parts.SPLIT
     squeeze: Squeeze = Squeeze.EACH
 
     def __str__(self) -> str:

@@ -6,13 +6,13 @@ chain that starts inside a block may still be read outside.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import onnx_ir as ir
 
 from radixrt.export.attention.block import AttentionBlock
 from radixrt.export.attention.interpret import interpret
-from radixrt.export.attention.lower import AttentionForm, Combine, Lowered, Parts, Squeeze, lower
+from radixrt.export.attention.lower import AttentionForm, Lowered, lower
 from radixrt.export.attention.recognise import recognise
 from radixrt.export.graph.equivalence import prove
 from radixrt.export.graph.shapes import Concrete, Sizes, concretise
@@ -22,28 +22,8 @@ from radixrt.export.passes.report import AttentionRecord, Refusal
 _LOWEST_OPSET = 13  # Split and ReduceSum take their sizes and axes as inputs from here on
 
 
-@dataclass(frozen=True)
-class AttentionOptions:
-    """How attention is lowered.
-
-    Attributes:
-        form: the form to write; the target's own where None.
-    """
-
-    form: AttentionForm | None = None
-
-
-def form_for(target: str) -> AttentionForm:
-    """The form written for ``target`` where nobody measured: docs/decisions tell what each choice was measured on."""
-    if target == "tensorrt-rtx":
-        return AttentionForm(Combine.MIRROR, Parts.SLICE, Squeeze.SUM)
-    if target.startswith("tensorrt"):
-        return AttentionForm(Combine.BLEND, Parts.SLICE, Squeeze.SUM)
-    return AttentionForm(Combine.LERP, Parts.SPLIT)
-
-
-def lower_attention(model: ir.Model, options: AttentionOptions, target: str) -> PassResult:
-    """Lowers every attention block of ``model``, in place."""
+def lower_attention(model: ir.Model, form: AttentionForm) -> PassResult:
+    """Lowers every attention block of ``model`` to ``form``, in place."""
     graph = model.graph
     opset = graph.opset_imports.get("", 0)
     if opset < _LOWEST_OPSET:
@@ -51,7 +31,6 @@ def lower_attention(model: ir.Model, options: AttentionOptions, target: str) -> 
         return PassResult(refused=(refusal,))
     found = concretise(graph, Sizes())
     recognised = recognise(graph, interpret(graph, found))
-    form = options.form or form_for(target)
     refused = list(recognised.refused)
     done: list[AttentionRecord] = []
     worst = 0.0

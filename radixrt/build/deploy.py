@@ -120,7 +120,7 @@ def rewritten(
 
         def write(folder: Path) -> None:
             chosen = rewrite_options(
-                options.target,
+                get(options.target),
                 options.precision,
                 options.grouped_conv,
                 reuse.forms,

@@ -82,6 +82,7 @@ def rewrite(
 ) -> None:
     """Rewrite any ONNX file: attention into its canonical form, grouped convolutions into the form that runs best."""
     from radixrt.engines.forms.choose import rewrite_options
+    from radixrt.engines.registry import get
     from radixrt.export.passes.pipeline import rewrite as do_rewrite
     from radixrt.export.reader.sandbox import read_foreign
     from radixrt.export.reader.simplify import write_onnx
@@ -89,7 +90,7 @@ def rewrite(
 
     display = stages(1)
     with display.stage("Rewriting attention and convolutions"):
-        options = rewrite_options(target, Precision.parse(precision), grouped_conv)
+        options = rewrite_options(get(target), Precision.parse(precision), grouped_conv)
         model, done = do_rewrite(read_foreign(graph).simplified, options)
         write_onnx(model, output)
         if report is not None:

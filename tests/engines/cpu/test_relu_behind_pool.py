@@ -14,11 +14,11 @@ import pytest
 from radixrt.calibration.placement.options import Ends, PlacementOptions
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
-from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.engines.cpu.relu_behind_pool import relu_behind_pool
+from radixrt.engines.registry import get
+from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.spec import Precision
-
-from .conv_nets import clone, run
+from tests.export.passes.conv_nets import clone, run
 
 STEM = """
 <ir_version: 10, opset_import: ["" : 18]>
@@ -78,7 +78,7 @@ def test_left_alone(edit: Callable[[str], str]) -> None:
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP32])
 def test_only_for_int8_on_onnxruntime(target: str, precision: Precision) -> None:
-    model, _ = rewrite(stem(), RewriteOptions(target=target, precision=precision))
+    model, _ = rewrite(stem(), RewriteOptions(target_passes=get(target).passes(precision)))
     moved = operators(model)[1] == "MaxPool"
     assert moved == (target == "onnxruntime" and precision is Precision.INT8)
 

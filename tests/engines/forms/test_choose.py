@@ -9,7 +9,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from radixrt.engines.forms.cache import FormCache, Question, Verdict, default_cache
+from radixrt.engines.base import Target
+from radixrt.engines.forms.cache import Answer, FormCache, Question, default_cache
 from radixrt.engines.forms.choose import (
     Measurer,
     attention_form,
@@ -20,11 +21,13 @@ from radixrt.engines.forms.choose import (
     rewrite_options,
 )
 from radixrt.engines.forms.graphs import grouped_conv_graph, pool_conv_graph, radix_graph
-from radixrt.engines.forms.judge import ClockRules, PlanJudge, verdict_by_clock
+from radixrt.engines.forms.judge import ClockRules, answer_by_clock
+from radixrt.engines.registry import get
 from radixrt.engines.tensorrt.plan_cost import Kernel, KernelTensor, PlanCost
+from radixrt.engines.tensorrt.plan_judge import PlanJudge
+from radixrt.engines.tensorrt.target import TensorRtTarget
 from radixrt.errors import InputError
 from radixrt.export.attention.lower import AttentionForm, Combine, Parts
-from radixrt.export.attention.rewrite import AttentionOptions, form_for
 from radixrt.export.passes.conv_shape import DENSE, KEEP, SPLIT, ConvShape, Form, candidates
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.passes.pool_conv import PoolConvShape
@@ -63,16 +66,16 @@ def steady(seconds: float) -> Callable[[int], float]:
 # A clear win must be taken, and the report must hold its size.
 def test_the_clock_takes_a_clear_win() -> None:
     machine = FakeMachine()
-    verdict = verdict_by_clock(machine.runs({"keep": steady(0.002), "dense": steady(0.001)}), clock=machine)
-    assert verdict.form == "dense"
-    assert "2.00x as fast as keep" in verdict.why
+    answer = answer_by_clock(machine.runs({"keep": steady(0.002), "dense": steady(0.001)}), clock=machine)
+    assert answer.form == "dense"
+    assert "2.00x as fast as keep" in answer.why
 
 
 # A difference within noise must not change a graph: 4 % is what caches and threads around a convolution decide.
 @pytest.mark.parametrize("other", [0.00192, 0.002, 0.0021])
 def test_the_clock_keeps_the_original_within_noise(other: float) -> None:
     machine = FakeMachine()
-    assert verdict_by_clock(machine.runs({"keep": steady(0.002), "dense": steady(other)}), clock=machine).form == "keep"
+    assert answer_by_clock(machine.runs({"keep": steady(0.002), "dense": steady(other)}), clock=machine).form == "keep"
 
 
 # On a busy machine a median that happens to be lower proves nothing; nor may such an answer be kept for later builds.
@@ -81,22 +84,22 @@ def test_a_jittery_win_is_not_believed(seed: int) -> None:
     machine = FakeMachine()
     jitter = np.random.default_rng(seed).uniform(0.3, 3.0, 10_000)
     runs = machine.runs({"keep": lambda i: 0.002 * jitter[i], "dense": lambda i: 0.0018 * jitter[i]})
-    verdict = verdict_by_clock(runs, ClockRules(budget_s=0.05), clock=machine)
-    assert verdict.form == "keep"
-    assert not verdict.settled
+    answer = answer_by_clock(runs, ClockRules(budget_s=0.05), clock=machine)
+    assert answer.form == "keep"
+    assert not answer.settled
 
 
 # A machine that slows down halfway slows down everyone: interleaving must cancel it.
 def test_drift_cancels() -> None:
     machine = FakeMachine()
     runs = machine.runs({"keep": lambda i: 0.001 * (1 + i / 50), "dense": lambda i: 0.0008 * (1 + i / 50)})
-    assert verdict_by_clock(runs, ClockRules(budget_s=1.0), clock=machine).form == "dense"
+    assert answer_by_clock(runs, ClockRules(budget_s=1.0), clock=machine).form == "dense"
 
 
 # A hopeless form must not eat the time of the others: 32 convolutions in a row take long.
 def test_hopeless_forms_are_dropped_early() -> None:
     machine = FakeMachine()
-    verdict_by_clock(
+    answer_by_clock(
         machine.runs({"keep": steady(0.002), "split": steady(0.2), "dense": steady(0.001)}),
         ClockRules(budget_s=1.0),
         clock=machine,
@@ -114,7 +117,7 @@ QUESTION = Question(
     version="1",
     device="cpu",
 )
-DENSE_WINS = Verdict(form="dense", why="2.00x as fast as keep")
+DENSE_WINS = Answer(form="dense", why="2.00x as fast as keep")
 
 
 def test_cache_survives_the_process(tmp_path: Path) -> None:
@@ -177,16 +180,16 @@ def test_default_cache_follows_the_users_setting(tmp_path: Path, monkeypatch: py
     assert default_cache() == tmp_path / "radixrt" / "forms.json"
 
 
-def measurer(judge: Callable[[Mapping[str, ir.Model]], Verdict], path: Path | None = None) -> Measurer:
-    return Measurer(judge, FormCache(path), "onnxruntime", Precision.FP32, "1", "cpu")
+def measurer(judge: Callable[[Mapping[str, ir.Model]], Answer], path: Path | None = None) -> Measurer:
+    return Measurer(judge, FormCache(path), get("onnxruntime"), Precision.FP32, "1", "cpu")
 
 
 def test_the_same_shape_with_other_candidates_is_another_question(tmp_path: Path) -> None:
     asked: list[list[str]] = []
 
-    def judge(graphs: Mapping[str, ir.Model]) -> Verdict:
+    def judge(graphs: Mapping[str, ir.Model]) -> Answer:
         asked.append(list(graphs))
-        return Verdict(form=asked[-1][0], why="the original stays")
+        return Answer(form=asked[-1][0], why="the original stays")
 
     forms = measurer(judge, tmp_path / "forms.json")
     make = {name: lambda: radix_graph(16, 8, Precision.FP32) for name in ("reduce", "slice")}
@@ -199,9 +202,9 @@ def test_the_same_shape_with_other_candidates_is_another_question(tmp_path: Path
 def test_each_shape_is_measured_once(tmp_path: Path) -> None:
     asked: list[list[str]] = []
 
-    def judge(graphs: Mapping[str, ir.Model]) -> Verdict:
+    def judge(graphs: Mapping[str, ir.Model]) -> Answer:
         asked.append(list(graphs))
-        return Verdict(form="dense", why="because")
+        return Answer(form="dense", why="because")
 
     path = tmp_path / "forms.json"
     choose = grouped_conv_chooser(measurer(judge, path))
@@ -216,9 +219,9 @@ def test_each_shape_is_measured_once(tmp_path: Path) -> None:
 def test_every_figure_of_the_shape_is_part_of_the_question() -> None:
     seen: list[int] = []
 
-    def judge(graphs: Mapping[str, ir.Model]) -> Verdict:
+    def judge(graphs: Mapping[str, ir.Model]) -> Answer:
         seen.append(len(graphs))
-        return Verdict(form="keep", why="")
+        return Answer(form="keep", why="")
 
     choose = grouped_conv_chooser(measurer(judge))
     for pads in [(1, 1, 1, 1), (2, 0, 2, 0), (0, 2, 0, 2)]:
@@ -229,8 +232,8 @@ def test_every_figure_of_the_shape_is_part_of_the_question() -> None:
 # A form that this version no longer offers, read from an old cache, must be measured anew.
 def test_a_cached_form_that_is_no_candidate_is_ignored(tmp_path: Path) -> None:
     forms = iter(["merge x999", "dense"])
-    choose = grouped_conv_chooser(measurer(lambda graphs: Verdict(form="dense", why="measured"), tmp_path / "f.json"))
-    owner = measurer(lambda graphs: Verdict(form=next(forms), why="old"), tmp_path / "f.json")
+    choose = grouped_conv_chooser(measurer(lambda graphs: Answer(form="dense", why="measured"), tmp_path / "f.json"))
+    owner = measurer(lambda graphs: Answer(form=next(forms), why="old"), tmp_path / "f.json")
     owner.choose(
         "grouped-conv",
         f"{RESNEXT} pads {RESNEXT.pads}",
@@ -241,7 +244,7 @@ def test_a_cached_form_that_is_no_candidate_is_ignored(tmp_path: Path) -> None:
 
 # An open image size has nothing to run: the convolution stays.
 def test_open_size_is_kept() -> None:
-    def judge(graphs: Mapping[str, ir.Model]) -> Verdict:
+    def judge(graphs: Mapping[str, ir.Model]) -> Answer:
         raise AssertionError("asked")
 
     form, why = grouped_conv_chooser(measurer(judge))(ConvShape(1, 32, 32, 8, (3, 3)))
@@ -309,9 +312,9 @@ def plan(kernels: int, megabytes: float) -> PlanCost:
 def test_plan_judge(original: tuple[int, float], other: tuple[int, float], wins: bool) -> None:
     costs = iter([plan(*original), plan(*other)])
     graph = grouped_conv_graph(RESNEXT, KEEP, Precision.FP16)
-    verdict = PlanJudge(lambda data: next(costs))({"keep": graph, "dense": graph})
-    assert verdict.form == ("dense" if wins else "keep")
-    assert "kernels" in verdict.why
+    answer = PlanJudge(lambda data: next(costs))({"keep": graph, "dense": graph})
+    assert answer.form == ("dense" if wins else "keep")
+    assert "kernels" in answer.why
 
 
 def test_plan_judge_skips_what_does_not_compile() -> None:
@@ -329,48 +332,47 @@ def test_plan_judge_skips_what_does_not_compile() -> None:
 
 @pytest.mark.parametrize(("policy", "form"), [("keep", KEEP), ("split", SPLIT), ("dense", DENSE), ("merge", DENSE)])
 def test_fixed_policies(policy: str, form: Form, tmp_path: Path) -> None:
-    assert chooser_for(policy, "onnxruntime", Precision.FP32, tmp_path / "f.json")(RESNEXT)[0] == form
+    assert chooser_for(policy, get("onnxruntime"), Precision.FP32, tmp_path / "f.json")(RESNEXT)[0] == form
 
 
 def test_unknown_policy_is_refused() -> None:
     with pytest.raises(InputError, match=r"fastest.*keep, split, merge, dense, auto"):
-        chooser_for("fastest", "onnxruntime", Precision.FP32)
+        chooser_for("fastest", get("onnxruntime"), Precision.FP32)
 
 
 # Where a target does not run here, the written table decides and the report says so.
 def test_rules_decide_where_nothing_can_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     from radixrt.engines.base import Capability
-    from radixrt.engines.tensorrt.target import TensorRtTarget
 
     nowhere = Capability("tensorrt", False, False, reason="no GPU answers")
     monkeypatch.setattr(TensorRtTarget, "capability", lambda self: nowhere)
-    assert measurer_for("tensorrt", Precision.INT8) == "no GPU answers"
-    form, why = chooser_for("auto", "tensorrt", Precision.INT8)(
+    assert measurer_for(get("tensorrt"), Precision.INT8) == "no GPU answers"
+    form, why = chooser_for("auto", get("tensorrt"), Precision.INT8)(
         ConvShape(1, 128, 128, 32, (3, 3), pads=(1, 1, 1, 1), height=56, width=56)
     )
     assert form == Form("merge", 8)
     assert "rule" in why and "no GPU answers" in why
-    assert chooser_for("auto", "tensorrt", Precision.INT8)(ConvShape(1, 64, 128, 2, (3, 3)))[0] == KEEP
-    assert pool_chooser_for("tensorrt", Precision.INT8)(AVD)[0] == "pool"
+    assert chooser_for("auto", get("tensorrt"), Precision.INT8)(ConvShape(1, 64, 128, 2, (3, 3)))[0] == KEEP
+    assert pool_chooser_for(get("tensorrt"), Precision.INT8)(AVD)[0] == "pool"
 
 
 # The real thing, once: a shape measured on ONNX Runtime, the answer on disk, the second chooser answering from there.
 def test_auto_measures_on_onnxruntime(tmp_path: Path) -> None:
     path = tmp_path / "forms.json"
-    form, why = chooser_for("auto", "onnxruntime", Precision.FP32, path)(RESNEXT)
+    form, why = chooser_for("auto", get("onnxruntime"), Precision.FP32, path)(RESNEXT)
     assert form in candidates(RESNEXT)
     assert why.startswith("onnxruntime: ")
     if path.exists():  # a machine that was too busy leaves no answer
         entry = json.loads(path.read_text())["entries"][0]
         assert entry["question"]["target"] == "onnxruntime"
         assert entry["question"]["device"]
-        assert chooser_for("auto", "onnxruntime", Precision.FP32, path)(RESNEXT) == (form, why)
+        assert chooser_for("auto", get("onnxruntime"), Precision.FP32, path)(RESNEXT) == (form, why)
 
 
 # The plan's cost stands in for the clock: dense multiplies eight times as much for the same kernels and more bytes.
 def test_auto_compiles_for_tensorrt_rtx(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    _, why = chooser_for("auto", "tensorrt-rtx", Precision.FP16, tmp_path / "forms.json")(RESNEXT)
+    _, why = chooser_for("auto", get("tensorrt-rtx"), Precision.FP16, tmp_path / "forms.json")(RESNEXT)
     assert "kernels" in why and "MB" in why
 
 
@@ -382,7 +384,7 @@ def test_the_measured_block_is_lowered_in_its_form(form: AttentionForm) -> None:
     graph = radix_graph(16, 8, Precision.FP32)
     x = np.random.default_rng(0).standard_normal((1, 16, 8, 8)).astype(np.float32)
     want = run_ort(graph, x)
-    model, report = rewrite(graph, RewriteOptions(attention=AttentionOptions(form)))
+    model, report = rewrite(graph, RewriteOptions(attention=form))
     assert [block.kind for block in report.attention_blocks] == ["split"]
     assert form.combine.value in report.attention_blocks[0].lowering
     np.testing.assert_allclose(run_ort(model, x), want, rtol=1e-4, atol=1e-5)
@@ -390,12 +392,11 @@ def test_the_measured_block_is_lowered_in_its_form(form: AttentionForm) -> None:
 
 def test_attention_keeps_its_usual_form_where_nothing_can_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     from radixrt.engines.base import Capability
-    from radixrt.engines.tensorrt.target import TensorRtTarget
 
     monkeypatch.setattr(TensorRtTarget, "capability", lambda self: Capability("tensorrt", False, False, reason="none"))
-    assert attention_form("tensorrt", Precision.INT8) == form_for("tensorrt")
-    options = rewrite_options("tensorrt", Precision.INT8, "merge")
-    assert options.attention == AttentionOptions(form_for("tensorrt"))
+    assert attention_form(get("tensorrt"), Precision.INT8) == TensorRtTarget().attention_form()
+    options = rewrite_options(get("tensorrt"), Precision.INT8, "merge")
+    assert options.attention == TensorRtTarget().attention_form()
     assert options.choose_pool is None
     assert options.choose_form is not None
 
@@ -406,15 +407,15 @@ def test_on_cpus_the_combination_is_measured_between_int8_convolutions(
 ) -> None:
     seen: dict[str, ir.Model] = {}
 
-    def judge(candidates: Mapping[str, ir.Model]) -> Verdict:
+    def judge(candidates: Mapping[str, ir.Model]) -> Answer:
         seen.update(candidates)
-        return Verdict(form="lerp, split", why="it was asked to")
+        return Answer(form="lerp, split", why="it was asked to")
 
-    def measurer_of(name: str, precision: Precision, *_: object, **__: object) -> Measurer:
-        return Measurer(judge, FormCache(None), name, precision, "1", "here")
+    def measurer_of(asked: Target, precision: Precision, *_: object, **__: object) -> Measurer:
+        return Measurer(judge, FormCache(None), asked, precision, "1", "here")
 
     monkeypatch.setattr("radixrt.engines.forms.choose.measurer_for", measurer_of)
-    assert attention_form(target, Precision.INT8) == AttentionForm(Combine.LERP, Parts.SPLIT)
+    assert attention_form(get(target), Precision.INT8) == AttentionForm(Combine.LERP, Parts.SPLIT)
     assert len(seen) > 3
     for model in seen.values():
         wide = [node for node in model.graph if node.op_type == "Conv" and node.outputs[0].shape[2] != 1]  # type: ignore[index]

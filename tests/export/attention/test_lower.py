@@ -10,7 +10,6 @@ import pytest
 from torch import nn
 
 from radixrt.export.attention.lower import AttentionForm, Combine, Parts, Squeeze, lower
-from radixrt.export.attention.rewrite import AttentionOptions
 from radixrt.export.graph.origin import module_of
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from tests.export.attention.blocks import Net, SelectiveKernel, SplitAttention, SqueezeExcite
@@ -34,7 +33,7 @@ def check(module: nn.Module, *, blocks: int = 1, options: RewriteOptions | None 
 @pytest.mark.parametrize("parts", list(Parts))
 @pytest.mark.parametrize(("radix", "groups"), [(1, 2), (2, 1), (2, 2), (4, 2)])
 def test_every_form_is_exact(combine: Combine, parts: Parts, radix: int, groups: int) -> None:
-    options = RewriteOptions(attention=AttentionOptions(AttentionForm(combine, parts)))
+    options = RewriteOptions(attention=AttentionForm(combine, parts))
     left = check(SplitAttention(8, radix, groups), options=options)
     assert not left & {"Shape", "Gather", "Transpose"}
     assert ("Softmax" in left) == (radix > 2)
@@ -45,7 +44,7 @@ def test_every_form_is_exact(combine: Combine, parts: Parts, radix: int, groups:
 @pytest.mark.parametrize("branches", [2, 3])
 def test_every_form_of_separate_branches_is_exact(squeeze: Squeeze, combine: Combine, branches: int) -> None:
     form = AttentionForm(combine, Parts.SPLIT, squeeze)
-    left = check(SelectiveKernel(8, branches), options=RewriteOptions(attention=AttentionOptions(form)))
+    left = check(SelectiveKernel(8, branches), options=RewriteOptions(attention=form))
     assert ("Softmax" in left) == (branches > 2)
 
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import pytest
 
 from radixrt.export.attention.lower import AttentionForm, Combine, Parts, Squeeze
-from radixrt.export.attention.rewrite import AttentionOptions, lower_attention
+from radixrt.export.attention.rewrite import lower_attention
 from radixrt.export.passes.fold_batchnorm import fold_batchnorm
 from radixrt.export.passes.fold_shapes import fold_shapes
 from tests.export.exported import images, run
@@ -23,8 +23,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def attention(combine: Combine, parts: Parts, squeeze: Squeeze = Squeeze.EACH):  # type: ignore[no-untyped-def]
-    options = AttentionOptions(AttentionForm(combine, parts, squeeze))
-    return lambda model: lower_attention(model, options, "onnxruntime")
+    return lambda model: lower_attention(model, AttentionForm(combine, parts, squeeze))
 
 
 RULES = {

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from radixrt.engines.tensorrt.rtx_passes.window_pool import pool_by_window
 from radixrt.export.graph.equivalence import Proof
 from radixrt.export.graph.origin import module_of
 from radixrt.export.passes import squeeze_early as module
 from radixrt.export.passes.squeeze_early import squeeze_early
-from radixrt.engines.tensorrt.rtx_passes.window_pool import pool_by_window
 
 from .conv_nets import SCOPES, activation, clone, constant, model_of, run, whole
 

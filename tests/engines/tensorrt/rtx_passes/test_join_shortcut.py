@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixrt.export.graph.equivalence import Proof
-from radixrt.export.graph.origin import module_of
+from radixrt.engines.registry import get
 from radixrt.engines.tensorrt.rtx_passes import join_shortcut as module
 from radixrt.engines.tensorrt.rtx_passes.join_shortcut import join_shortcut
+from radixrt.export.graph.equivalence import Proof
+from radixrt.export.graph.origin import module_of
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.spec import Precision
-
-from .conv_nets import SCOPES, activation, clone, constant, model_of, whole
+from tests.export.passes.conv_nets import SCOPES, activation, clone, constant, model_of, whole
 
 
 def tail(
@@ -146,5 +146,5 @@ def test_a_failed_proof_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_only_where_the_builder_generates_code(target: str, precision: Precision, joined: bool) -> None:
-    model, _ = rewrite(tail(), RewriteOptions(target=target, precision=precision))
+    model, _ = rewrite(tail(), RewriteOptions(target_passes=get(target).passes(precision)))
     assert ("Concat" in {node.op_type for node in model.graph}) == joined

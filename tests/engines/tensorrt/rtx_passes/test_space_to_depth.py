@@ -5,13 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from radixrt.engines.tensorrt.rtx_passes import space_to_depth as module
+from radixrt.engines.tensorrt.rtx_passes.space_to_depth import fold_first_convolution
 from radixrt.export.graph.equivalence import Proof
 from radixrt.export.graph.origin import module_of
-from radixrt.engines.tensorrt.rtx_passes import space_to_depth as module
 from radixrt.export.passes.conv_shape import ConvShape
-from radixrt.engines.tensorrt.rtx_passes.space_to_depth import fold_first_convolution
-
-from .conv_nets import clone, conv_model, run, whole
+from tests.export.passes.conv_nets import clone, conv_model, run, whole
 
 
 def stem(kernel: tuple[int, int] = (3, 3), pads: tuple[int, int, int, int] = (1, 1, 1, 1), **how: object) -> ConvShape:
