@@ -35,10 +35,10 @@ RESULTS = Path(__file__).parent / "results" / "calibration.json"
 
 def latency(args: argparse.Namespace) -> dict[str, Any]:
     """INT8 against FP32 on ONNX Runtime, batch 1, timed in turn; the original graph in FP32 beside them."""
-    from radixrt.build.reuse import Reuse
     from radixrt.calibration.int8 import sqnr_db
     from radixrt.engines.registry import get
     from radixrt.export.spec import Precision
+    from radixrt.reuse import Reuse
     from radixrt.validate.measure.latency import LatencyOptions, measure
 
     name = args.model or "resnest50d"

@@ -28,11 +28,12 @@ def accuracy(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def accuracy_of(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    from radixrt.build.recovery import MaxDrop, Recovery
-    from radixrt.build.reuse import Reuse
+
     from radixrt.calibration.int8 import sqnr_db
+    from radixrt.calibration.spec import MaxDrop, Recovery
     from radixrt.engines.registry import get
     from radixrt.export.spec import Precision
+    from radixrt.reuse import Reuse
     from radixrt.validate.measure.latency import LatencyOptions, measure
     from radixrt.validate.measure.statistics import PairedTable, difference_interval
 

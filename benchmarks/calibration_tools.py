@@ -53,8 +53,8 @@ def prepare_files(name: str, count: int, data: str) -> tuple[Files, str]:
     """Writes a network, as captured and as rewritten for onnxruntime, and so many images; tells its weights too."""
     import onnx_ir as ir
 
-    from radixrt.build.reuse import Reuse
     from radixrt.export.passes.pipeline import RewriteOptions, rewrite
+    from radixrt.reuse import Reuse
 
     files = Files(WORK / name)
     files.folder.mkdir(parents=True, exist_ok=True)

@@ -27,11 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.networks import Run, Setting, built, prepared, runner, test_images
-from radixrt.build.reuse import Reuse
 from radixrt.engines import registry
+from radixrt.engines.runners import logits_of
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.spec import Precision
-from radixrt.judge.batching import logits_of
+from radixrt.reuse import Reuse
 from radixrt.validate.measure.latency import LatencyOptions, measure
 from radixrt.validate.measure.parity import parity
 from radixrt.validate.schema import Parity

@@ -35,8 +35,8 @@ from radixrt.validate.measure.machine import read_machine
 
 if TYPE_CHECKING:
     from benchmarks.networks import Setting
-    from radixrt.build.reuse import Reuse
     from radixrt.prepare import Prepared
+    from radixrt.reuse import Reuse
 
 MODELS = ("resnest50", "sknet50", "seresnet50")
 BASELINE = "pytorch eager fp16"
@@ -86,7 +86,7 @@ def check_network(name: str, args: argparse.Namespace, setting: Setting, reuse: 
     import copy
 
     from benchmarks.networks import prepared, test_images
-    from radixrt.judge.batching import logits_of
+    from radixrt.engines.runners import logits_of
     from radixrt.validate.measure.latency import LatencyOptions, measure
     from radixrt.validate.measure.parity import parity
 
@@ -165,7 +165,7 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
     from benchmarks.networks import Setting
-    from radixrt.build.reuse import Reuse, library_versions
+    from radixrt.reuse import Reuse, library_versions
 
     setting = Setting(args.data, None, args.calibration_images, args.test_images, 0)
     result: dict[str, Any] = {

@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from radixrt.build.deploy import DeployOptions, deploy_graph
-from radixrt.build.recovery import Recovery
-from radixrt.build.reuse import Reuse
-from radixrt.calibration.spec import CalibrationOptions
+from radixrt.calibration.spec import CalibrationOptions, Recovery
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions, BuiltEngine, Session
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.options import DataChoice, ModelChoice
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
+from radixrt.reuse import Reuse
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -44,7 +43,7 @@ def prepared(name: str, setting: Setting, reuse: Reuse) -> Prepared:
         calibration_images=setting.calibration_images,
         test_images=setting.test_images,
     )
-    return prepare(ModelChoice(name=name), data, BatchSpec(), Stages(Console(stderr=True), 2), reuse)
+    return prepare(ModelChoice(name=name), data, BatchSpec(), Stages(Console(stderr=True)), reuse)
 
 
 def built(
@@ -62,7 +61,7 @@ def built(
     of it is left in ``recovery.json``.
     """
     recovery = recovery or Recovery()
-    stages = Stages(Console(stderr=True), 4 + recovery.stages if precision is Precision.INT8 else 2)
+    stages = Stages(Console(stderr=True))
     options = DeployOptions(precision, target, "auto", 1, CalibrationOptions(), recovery)
     graph = deploy_graph(network.graph, network.data.calibration, options, stages, reuse)
     folder.mkdir(parents=True, exist_ok=True)

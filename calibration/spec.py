@@ -41,6 +41,34 @@ class CalibrationOptions:
     percentile: float = 99.99
 
 
+@dataclass(frozen=True)
+class MaxDrop:
+    """What a user allows INT8 to lose.
+
+    Attributes:
+        points: of top-1.
+        strict: the bound of the 95 % interval must keep it, not only the count.
+        labelled: the calibration images' labels are classes of this trained head, so answers are right or wrong.
+    """
+
+    points: float
+    strict: bool
+    labelled: bool
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How to bring accuracy back.
+
+    Attributes:
+        enabled: choose ranges by their error and correct biases.
+        max_drop: keep layers in float until INT8 loses no more than this; None leaves all that can be in INT8.
+    """
+
+    enabled: bool = True
+    max_drop: MaxDrop | None = None
+
+
 class CalibrationSummary(BaseModel):
     """The ``calibration`` part of ``report.json``."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,13 +20,13 @@ from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.engines.base import BuildOptions, Session
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.cache.device import device_cache
+from radixrt.engines.runners import Outputs, logits_of, session_outputs
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
-from radixrt.judge.batching import Outputs, logits_of, session_outputs
-from radixrt.judge.rivals import Rivals
 from radixrt.options import DEFAULT_MODEL, DataChoice, EngineRequest, ModelChoice
-from radixrt.progress import Stages
+from radixrt.progress import Stages, shown
 from radixrt.validate.gates import GateLimits
+from radixrt.validate.rivals import Rivals
 from radixrt.validate.schema import Report
 
 if TYPE_CHECKING:
@@ -118,7 +119,11 @@ def compile(
         output=None if output is None else Path(output),
         command="radixrt.compile",
     )
-    return Engine(request, Stages(Console(stderr=True, quiet=not progress), 1)).run()
+    with ExitStack() as stack:
+        console = Console(stderr=True) if progress else None
+        if console is not None:
+            stack.enter_context(shown(console))
+        return Engine(request, Stages(console)).run()
 
 
 @dataclass(frozen=True)

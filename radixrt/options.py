@@ -6,17 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from radixrt.calibration.spec import CalibrationOptions
+from radixrt.calibration.spec import CalibrationOptions, MaxDrop, Recovery
 from radixrt.engines.base import BuildOptions
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
-from radixrt.judge.rivals import Rivals
 from radixrt.validate.gates import GateLimits
+from radixrt.validate.rivals import Rivals
 
 if TYPE_CHECKING:
     import torch
-
-    from radixrt.build.recovery import Recovery
 
 DEFAULT_MODEL = "resnest-nano-elpv"
 
@@ -97,8 +95,6 @@ class EngineRequest:
 
     def recover(self, labelled: bool) -> Recovery:
         """How accuracy is brought back; a limit on the drop that the user gave decides what stays in float."""
-        from radixrt.build.recovery import MaxDrop, Recovery
-
         points = self.gates.max_drop
         return Recovery(self.recovery, None if points is None else MaxDrop(points, self.gates.strict, labelled))
 

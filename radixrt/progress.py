@@ -1,11 +1,16 @@
-"""What a person sees while a build runs: the stage, how far it is, and what is left."""
+"""What a person sees while a build runs: the stage, how far it is, and what is left.
+
+Each stage that is done, and each sentence that the user should not miss, is a record of the logger ``radixrt``, which
+an application sets as it likes; without handlers it says nothing. :func:`shown` prints its records on a console. The
+running stage has a live bar beside that, on a terminal only.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from rich.console import Console
@@ -13,40 +18,37 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 T = TypeVar("T")
 
+LOGGER = logging.getLogger("radixrt")
+LOGGER.addHandler(logging.NullHandler())
 
-@dataclass
+
 class Stages:
-    """A display of named stages, on a terminal as a live bar and elsewhere as one line a stage.
+    """A display of named stages, which it numbers as they come.
 
     Args:
-        console: where to write; a build's own results go to standard output, so this is standard error.
-        total: how many stages the build has.
+        console: where the bar of the running stage is shown, if it is a terminal; nowhere without one.
     """
 
-    console: Console
-    total: int
-    _done: int = 0
-    _progress: Progress = field(init=False)
-    _task: TaskID | None = None
-    _label: str = ""
-
-    def __post_init__(self) -> None:
+    def __init__(self, console: Console | None = None) -> None:
+        self._started = 0
+        self._task: TaskID | None = None
+        self._label = ""
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=self.console,
+            console=console,
             transient=True,
-            disable=not self.console.is_terminal,
+            disable=console is None or not console.is_terminal,
         )
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Marks one stage: shown while it runs, and as a line with its time once it is done."""
-        self._done += 1
-        label = f"[{self._done}/{self.total}] {name}"
+        """Marks one stage: shown while it runs, and logged with its time once it is over."""
+        self._started += 1
+        label = f"[{self._started}] {name}"
         start = time.monotonic()
         with self._progress:
             self._task, self._label = self._progress.add_task(label, total=None), label
@@ -55,7 +57,7 @@ class Stages:
             finally:
                 self._progress.remove_task(self._task)
                 self._task = None
-        self.console.print(f"{label} [dim]({time.monotonic() - start:.1f} s)[/dim]", highlight=False, soft_wrap=True)
+        LOGGER.info("%s (%.1f s)", label, time.monotonic() - start)
 
     def track(self, items: Iterable[T], total: int | None) -> Iterator[T]:
         """Passes items through and moves the current stage's bar by one for each."""
@@ -80,5 +82,27 @@ class Stages:
         return True
 
     def note(self, text: str) -> None:
-        """Writes a sentence that the user should not miss."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        """Logs a sentence that the user should not miss."""
+        LOGGER.warning("%s", text)
+
+
+class _OnConsole(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(record.getMessage(), highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def shown(console: Console) -> Iterator[None]:
+    """Prints what the logger ``radixrt`` says on a console; its level and handlers are put back afterwards."""
+    handler, level = _OnConsole(console), LOGGER.level
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(min(level or logging.INFO, logging.INFO))
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(level)

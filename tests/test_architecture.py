@@ -57,6 +57,14 @@ def test_nothing_imports_the_packages_by_their_folder_names() -> None:
     assert [str(path) for path in files if pattern.search(path.read_text(encoding="utf-8"))] == []
 
 
+def test_every_module_has_its_place_in_the_import_contract() -> None:
+    # import-linter then refuses a module that no layer names.
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    contract = text.partition("[[tool.importlinter.contracts]]")[2]
+    assert 'containers = ["radixrt"]' in contract and "exhaustive = true" in contract
+    assert "exhaustive_ignores" not in contract and "ignore_imports" not in contract
+
+
 def test_nothing_unpacks_an_archive() -> None:
     # Unpacking is where climbing paths and bombs come in. Checkpoints are zip files too; torch reads them in place.
     pattern = re.compile(r"\b(tarfile|extractall|unpack_archive|ZipFile)\b")

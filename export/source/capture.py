@@ -8,11 +8,6 @@ classes), called ``logits`` unless the module names its outputs itself; a module
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -21,6 +16,7 @@ from radixrt.errors import InputError
 from radixrt.export.graph.origin import NAME_SCOPES, set_module
 from radixrt.export.reader.onnx_file import BATCH_DIM
 from radixrt.export.source.outputs import OUTPUT_NAME, Heads, heads_of
+from radixrt.export.source.quiet import quiet
 from radixrt.export.spec import BatchSpec
 
 if TYPE_CHECKING:
@@ -66,7 +62,7 @@ def capture(
     heads = _heads(module, example, logits)
     shapes: Any = ({0: torch.export.Dim(BATCH_DIM, min=batch.min, max=batch.max)},) if batch.dynamic else None
     try:
-        with _quiet():
+        with quiet("torch", "onnxscript", "onnx_ir"):
             program = torch.onnx.export(
                 module,
                 (example,),
@@ -117,20 +113,6 @@ def _name_convolutions(model: ir.Model) -> None:
             continue
         if "batch_norm" in node.metadata_props.get(NAME_SCOPES, ""):
             set_module(node, (weight.name or "").removesuffix(".weight"))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the exporter's progress lines, warnings and log records from the user's terminal."""
-    disabled = logging.root.manager.disable
-    sink = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(disabled)
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,15 +6,12 @@ that is left behind when it takes too long. So a machine without a network loses
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import queue
 import threading
 import urllib.request
-import warnings
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from radixrt.export.source.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +29,7 @@ def load_pretrained(name: str, timeout_s: float) -> torch.nn.Module | str:
     """
     import timm
 
-    with _silent():
+    with quiet("timm", "huggingface_hub", "filelock", "httpx", "httpcore", "urllib3"):
         config = timm.models.get_pretrained_cfg(name)
         if config is None or not (config.hf_hub_id or config.url):
             return "timm has no pretrained weights for this model"
@@ -88,16 +85,3 @@ def _answers(url: str, timeout_s: float) -> bool:
         return answer.get(timeout=timeout_s)
     except queue.Empty:
         return False
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keeps the hub client's log lines, warnings and progress bars from the terminal."""
-    disabled = logging.root.manager.disable
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(disabled)

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from radixrt.build.recovery import Recovery, improved
-from radixrt.build.reuse import Reuse, graph_sha256
+from radixrt.build.recovery import improved
 from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.placement.options import Family, PlacementOptions, PlacementReport
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.ranges.table import CalibrationTable, read_table, write_table
-from radixrt.calibration.spec import CalibrationOptions, CalibrationSummary
+from radixrt.calibration.spec import CalibrationOptions, CalibrationSummary, Recovery
 from radixrt.engines.forms.choose import rewrite_options
 from radixrt.engines.machine import machine
 from radixrt.engines.registry import get
@@ -24,6 +23,7 @@ from radixrt.export.passes.report import RewriteReport
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.spec import Precision
 from radixrt.progress import Stages
+from radixrt.reuse import Reuse, graph_sha256
 from radixrt.validate.schema import Quantization
 
 CALIBRATION_BATCH = 8

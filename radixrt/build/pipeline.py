@@ -7,18 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from radixrt.build.race import Race, run_race
-from radixrt.build.reuse import Reuse
 from radixrt.build.target import Job, Result, build, demand, finish, judge_engine
-from radixrt.engines.base import BuildOptions, Capability, Target
+from radixrt.engines.base import BuildOptions, Target
 from radixrt.engines.bundle.folder import BundleWriter
 from radixrt.engines.bundle.signing import check_private_key
 from radixrt.engines.forms.choose import check_policy
 from radixrt.engines.registry import FASTEST, auto_targets, get, runnable_targets
 from radixrt.errors import InputError, UnavailableError
-from radixrt.export.spec import Precision
 from radixrt.options import EngineRequest
 from radixrt.prepare import prepare
 from radixrt.progress import Stages
+from radixrt.reuse import Reuse
 
 __all__ = ["Engine", "Result", "choose_targets"]
 
@@ -56,7 +55,6 @@ class Engine:
             BundleWriter.check_writable(path)
         if request.sign_key is not None:
             check_private_key(request.sign_key)
-        self.stages.total = _stage_count(request, [t.capability() for t in targets], racing)
         with Reuse(fresh=request.fresh) as reuse:
             prepared = prepare(request.model, request.data, request.batch, self.stages, reuse)
             job = Job(request, prepared, self.stages, reuse, tuple(reuse.taken))
@@ -112,17 +110,3 @@ def choose_targets(names: Iterable[str], options: BuildOptions) -> tuple[Target,
             raise UnavailableError(target.name, capability.reason, capability.hint)
         target.check_options(options)
     return tuple(chosen.values())
-
-
-def _stage_count(request: EngineRequest, capabilities: list[Capability], racing: bool) -> int:
-    """Loading and capturing; then, for each target, what it takes.
-
-    Rewriting and building; calibrating and placing, or neither; comparing. Then, for each target or once for a race:
-    timing and profiling, and locating the error.
-    """
-    narrowing = 2 if request.precision is Precision.INT8 else 0
-    if request.precision is Precision.INT8:
-        narrowing += request.recover(labelled=False).stages
-    locating = 0 if request.precision is Precision.FP32 else 1
-    ends = [locating + (2 if capability.runs else 0) for capability in capabilities]
-    return 2 + len(capabilities) * (3 + narrowing) + (max(ends) if racing else sum(ends))

@@ -32,9 +32,9 @@ from radixrt.build.target import (
 from radixrt.engines.bundle.folder import BundleWriter
 from radixrt.engines.bundle.manifest import now
 from radixrt.engines.registry import FASTEST, all_targets, get
+from radixrt.engines.runners import session_outputs
 from radixrt.errors import GateError, RadixRTError
 from radixrt.files import sha256_of
-from radixrt.judge.batching import session_outputs
 from radixrt.judge.judge import Verdict, judge_outputs, time_engines, with_costs
 from radixrt.validate import gates
 from radixrt.validate.measure.findings import speed_findings

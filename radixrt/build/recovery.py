@@ -11,7 +11,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from radixrt.build.layer_gains import layer_gains
-from radixrt.build.reuse import Reuse, graph_sha256
 from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.placement.plan import make_plan
@@ -21,9 +20,11 @@ from radixrt.calibration.recovery.recover import WORK, recover, shifted
 from radixrt.calibration.recovery.sensitivity import sensitivity
 from radixrt.calibration.recovery.session import QuantSession, Variant
 from radixrt.calibration.recovery.techniques import SearchProgress
+from radixrt.calibration.spec import MaxDrop, Recovery
 from radixrt.export.graph.facts import infer, root_of
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.progress import Stages
+from radixrt.reuse import Reuse, graph_sha256
 from radixrt.validate.measure.statistics import PairedTable, difference_interval
 
 RECOVERY_IMAGES = 128
@@ -32,39 +33,6 @@ READ_BATCH = 8
 NAMES_IN_SENTENCE = 8
 
 _GRAPH, _TABLE, _WORDS = "graph.onnx", "calibration.json", "recovery.json"
-
-
-@dataclass(frozen=True)
-class MaxDrop:
-    """What a user allows INT8 to lose.
-
-    Attributes:
-        points: of top-1.
-        strict: the bound of the 95 % interval must keep it, not only the count.
-        labelled: the calibration images' labels are classes of this trained head, so answers are right or wrong.
-    """
-
-    points: float
-    strict: bool
-    labelled: bool
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """How to bring accuracy back.
-
-    Attributes:
-        enabled: choose ranges by their error and correct biases.
-        max_drop: keep layers in float until INT8 loses no more than this; None leaves all that can be in INT8.
-    """
-
-    enabled: bool = True
-    max_drop: MaxDrop | None = None
-
-    @property
-    def stages(self) -> int:
-        """How many stages of the display it takes."""
-        return int(self.enabled) + (self.max_drop is not None)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from pydantic import TypeAdapter
 
 from radixrt import __version__
 from radixrt.build.deploy import DeployGraph, DeployOptions, deploy_graph
-from radixrt.build.reuse import Reuse, graph_sha256, library_versions
 from radixrt.calibration.placement.options import Family
 from radixrt.calibration.ranges.table import write_table
 from radixrt.engines.base import GRAPH_NAME, BuiltEngine, Capability, Target
@@ -27,12 +26,12 @@ from radixrt.engines.bundle.folder import CALIBRATION_NAME, Bundle, BundleWriter
 from radixrt.engines.bundle.manifest import Manifest, ModelIdentity, TensorInfo, now
 from radixrt.engines.cache.device import device_cache
 from radixrt.engines.machine import machine
+from radixrt.engines.runners import OutputsRunner, session_outputs
 from radixrt.engines.tensorrt.analysis_plan import analysis_plan
 from radixrt.errors import GateError
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.spec import Precision
 from radixrt.files import sha256_of
-from radixrt.judge.batching import HeadsRunner, session_outputs
 from radixrt.judge.judge import Trial, Verdict, judge, with_costs
 from radixrt.judge.locate import Located, measure, whole_batches
 from radixrt.judge.report import environment, flipped, write_reports
@@ -40,6 +39,7 @@ from radixrt.judge.stand_in import judge_twin
 from radixrt.options import EngineRequest
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
+from radixrt.reuse import Reuse, graph_sha256, library_versions
 from radixrt.validate import gates
 from radixrt.validate.measure.findings import layer_findings
 from radixrt.validate.measure.latency import FLOAT32
@@ -189,7 +189,7 @@ def judge_engine(job: Job, built: Built) -> tuple[Verdict, tuple[str, ...]]:
 
 
 @contextmanager
-def float_engine(job: Job, built: Built) -> Iterator[dict[str, HeadsRunner]]:
+def float_engine(job: Job, built: Built) -> Iterator[dict[str, OutputsRunner]]:
     """What INT8 has to beat: the same graph in FP32 on the same runtime. Only where building it takes no time."""
     if job.request.precision is not Precision.INT8 or Family.of(built.target.name) is not Family.CPU:
         yield {}

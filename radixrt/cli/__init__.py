@@ -8,12 +8,13 @@ from radixrt.cli import bundle, engine, sensitivity, steps  # noqa: F401  # impo
 from radixrt.cli.app import app, err
 from radixrt.cli.interrupt import exit_on_sigterm
 from radixrt.errors import RadixRTError
+from radixrt.progress import shown
 
 
 def main() -> None:
     """Runs the command; an error of ours is one sentence and its exit code."""
     try:
-        with exit_on_sigterm():
+        with exit_on_sigterm(), shown(err):
             app()
     except RadixRTError as error:
         err.print(f"[red]{'Failed' if error.exit_code == 3 else 'Error'}:[/red] ", end="")

@@ -131,8 +131,8 @@ def make_room(path: Path | None) -> None:
         raise InputError(f"cannot write {path}: name a file in a folder that is writable")
 
 
-def stages(total: int) -> Stages:
+def stages() -> Stages:
     """A progress display on standard error."""
     from radixrt.progress import Stages
 
-    return Stages(err, total)
+    return Stages(err)

@@ -83,8 +83,8 @@ def validate(
     """Hold an engine against the original network, and write the report."""
     from radixrt.api import validate as judge
     from radixrt.errors import GateError
-    from radixrt.judge.rivals import Rivals
     from radixrt.validate.gates import read_gates
+    from radixrt.validate.rivals import Rivals
 
     make_room(junit)
     report = judge(
@@ -107,7 +107,7 @@ def validate(
         rivals=Rivals.parse(against or (), batch_sweep),
         logits=logits,
         output=output,
-        display=stages(5),
+        display=stages(),
         command=shlex.join(["radixrt", *sys.argv[1:]]),
     )
     if junit is not None:

@@ -31,9 +31,7 @@ def census(known: KnownModel) -> RewriteReport:
 def print_attention(out: Console, stages: Stages) -> None:
     """Prints a row for each known network."""
     table = Table("name", "definition", "SE", "SK", "split", "lowered", "refused", "nodes")
-    known = known_models()
-    stages.total = len(known)
-    for entry in known:
+    for entry in known_models():
         with stages.stage(entry.name):
             report = census(entry)
         kinds = Counter(block.kind for block in report.attention_blocks)

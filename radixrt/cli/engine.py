@@ -126,9 +126,9 @@ def engine(
     from radixrt.calibration.spec import CalibrationOptions, Method
     from radixrt.engines.base import BuildOptions
     from radixrt.export.spec import BatchSpec, Precision
-    from radixrt.judge.rivals import Rivals
     from radixrt.options import DataChoice, EngineRequest, ModelChoice
     from radixrt.validate.gates import read_gates
+    from radixrt.validate.rivals import Rivals
 
     make_room(junit)
     request = EngineRequest(
@@ -180,7 +180,7 @@ def engine(
     )
     from radixrt.build.pipeline import Engine
 
-    run = Engine(request, stages(1))
+    run = Engine(request, stages())
     try:
         run.run()
     finally:
@@ -233,7 +233,7 @@ def models(
     if attention:
         from radixrt.cli.census import print_attention
 
-        print_attention(out, stages(1))
+        print_attention(out, stages())
         return
     table = Table("name", "family", "definition")
     for known in known_models():

@@ -62,7 +62,6 @@ def sensitivity(
     """Measure what INT8 costs and saves in each layer: the logits' SQNR with that layer alone in INT8, and its time."""
     from radixrt.build.deploy import DeployOptions, calibrated, rewritten
     from radixrt.build.layer_gains import layer_gains
-    from radixrt.build.reuse import Reuse
     from radixrt.calibration.placement.options import Ends, PlacementOptions
     from radixrt.calibration.recovery.sensitivity import sensitivity as measure
     from radixrt.calibration.spec import CalibrationOptions, Method
@@ -73,6 +72,7 @@ def sensitivity(
     from radixrt.judge.validate import original_of
     from radixrt.options import DataChoice, ModelChoice, positive
     from radixrt.prepare import prepare
+    from radixrt.reuse import Reuse
     from radixrt.validate.report.sensitivity import decibels, render_sensitivity, saving
 
     positive("--images", images)
@@ -83,7 +83,7 @@ def sensitivity(
     options = CalibrationOptions(Method.parse(method))
     bundle = Bundle.read(Path(model)) if (Path(model) / MANIFEST_NAME).is_file() else None
     name = get(target or (bundle.manifest.target if bundle else "onnxruntime")).name
-    display = stages(6)
+    display = stages()
     with ExitStack() as stack:
         reuse = stack.enter_context(Reuse())
         network = ModelChoice(model, checkpoint, num_classes, seed)

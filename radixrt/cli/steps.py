@@ -57,15 +57,15 @@ def export(
     logits: LogitsOpt = None,
 ) -> None:
     """Capture a network as a simplified ONNX graph, held against PyTorch on real images."""
-    from radixrt.build.reuse import Reuse
     from radixrt.export.reader.simplify import write_onnx
     from radixrt.export.spec import BatchSpec
     from radixrt.options import DataChoice, ModelChoice
     from radixrt.prepare import prepare
+    from radixrt.reuse import Reuse
 
     choice = ModelChoice(model, checkpoint, num_classes, seed, logits=logits)
     with Reuse() as reuse:
-        prepared = prepare(choice, DataChoice(data, input_size), BatchSpec.parse(batch), stages(2), reuse)
+        prepared = prepare(choice, DataChoice(data, input_size), BatchSpec.parse(batch), stages(), reuse)
     write_onnx(prepared.graph, output)
     if prepared.capture_error is not None:
         say(f"{output}: differs from PyTorch by at most {prepared.capture_error:.2g} on real images")
@@ -88,7 +88,7 @@ def rewrite(
     from radixrt.export.reader.simplify import write_onnx
     from radixrt.export.spec import Precision
 
-    display = stages(1)
+    display = stages()
     with display.stage("Rewriting attention and convolutions"):
         options = rewrite_options(get(target), Precision.parse(precision), grouped_conv)
         model, done = do_rewrite(read_foreign(graph).simplified, options)
@@ -127,18 +127,18 @@ def calibrate(
 ) -> None:
     """Choose a range for each tensor of a graph from images, and write the calibration table."""
     from radixrt.build.deploy import calibrated
-    from radixrt.build.reuse import Reuse
     from radixrt.calibration.ranges.table import write_table
     from radixrt.calibration.ranges.trt_cache import export_cache, import_cache
     from radixrt.calibration.spec import CalibrationOptions, Method
     from radixrt.errors import InputError
     from radixrt.options import DataChoice, ModelChoice
     from radixrt.prepare import prepare
+    from radixrt.reuse import Reuse
 
     choice = DataChoice(
         data, input_size, mean, std, crop_pct, interpolation, preprocess, calibration_images=calibration_images
     )
-    display = stages(3)
+    display = stages()
     options = CalibrationOptions(Method.parse(method))
     with Reuse() as reuse:
         prepared = prepare(ModelChoice(str(graph)), choice, None, display, reuse)
@@ -218,7 +218,7 @@ def build(
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
     )
-    chosen, display = get(target), stages(1)
+    chosen, display = get(target), stages()
     make_room(output / "engine")
     # Whole files or none: a build that is stopped leaves nothing in the folder.
     with tempfile.TemporaryDirectory(dir=output, prefix=".radixrt-") as folder:

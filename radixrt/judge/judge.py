@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict
 from radixrt.calibration.data.images import ImageBatch, ImageList
 from radixrt.engines.base import BuildOptions, Session
 from radixrt.engines.inspection import inspect_engine
+from radixrt.engines.runners import Logits, Outputs, OutputsRunner, session_outputs
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
-from radixrt.judge.batching import HeadsRunner, Logits, Outputs, session_outputs
-from radixrt.judge.pair_outputs import Pairs, pair_outputs
-from radixrt.judge.rivals import Rivals, opponents
+from radixrt.judge.outputs import MatchedOutputs, match_outputs
+from radixrt.judge.rivals import opponents
 from radixrt.options import DataChoice
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
@@ -27,6 +27,7 @@ from radixrt.validate.measure.cold_start import cold_start
 from radixrt.validate.measure.findings import input_findings, logit_findings, speed_findings
 from radixrt.validate.measure.latency import ENGINE, LatencyOptions, measure
 from radixrt.validate.measure.parity import ParityAccumulator
+from radixrt.validate.rivals import Rivals
 from radixrt.validate.schema import Accuracy, Latency, LatencyRow, LayerTime, MeasuredOn, Parity
 
 
@@ -81,7 +82,7 @@ def judge(
     measured: str,
     stages: Stages,
     engine_images: ImageList | None = None,
-    beside: Mapping[str, HeadsRunner] | None = None,
+    beside: Mapping[str, OutputsRunner] | None = None,
 ) -> Verdict:
     """Runs the engine and the reference over the test images, then times both.
 
@@ -113,7 +114,7 @@ def judge(
 
 
 def time_engines(
-    engines: Mapping[str, HeadsRunner],
+    engines: Mapping[str, OutputsRunner],
     prepared: Prepared,
     trial: Trial,
     stages: Stages,
@@ -149,7 +150,7 @@ def time_engines(
 
 
 def judge_outputs(
-    run: HeadsRunner,
+    run: OutputsRunner,
     prepared: Prepared,
     trial: Trial,
     stages: Stages,
@@ -171,7 +172,7 @@ def judge_outputs(
     """
     reference = prepared.reference
     wanted = prepared.test_images(trial.data)
-    pairs: Pairs | None = None
+    matched: MatchedOutputs | None = None
     expected: list[Logits] = []
     found: list[Logits] = []
     names: list[str] = []
@@ -189,11 +190,11 @@ def judge_outputs(
             if not names and own is not images:
                 findings += input_findings(images.images, own.images)
             truth, answers = reference.answer(images), run(own.images)
-            if pairs is None:
-                pairs = pair_outputs(truth, answers)
-                close = ParityAccumulator(prepared.labels, pairs.logits)
-            for name, own_name in pairs.names.items():
-                if name == pairs.logits:
+            if matched is None:
+                matched = match_outputs(truth, answers)
+                close = ParityAccumulator(prepared.labels, matched.logits)
+            for name, own_name in matched.names.items():
+                if name == matched.logits:
                     close.add(truth[name], answers[own_name], images.names)
                     expected.append(truth[name])
                     found.append(answers[own_name])
@@ -201,14 +202,14 @@ def judge_outputs(
                     close.add_output(name, truth[name], answers[own_name], images.names)
             names += images.names
             labels += [int(label) for label in images.labels] if images.labels is not None else []
-    if pairs is None:
+    if matched is None:
         raise InputError("the data gave no image to judge the engine with: give it some")
     logits, engine_logits = np.concatenate(expected), np.concatenate(found)
     right = None
     if prepared.labelled:
         drop = trial.limits.drop_limit
         right = accuracy(logits, engine_logits, labels, names=names, classes=prepared.labels, max_drop_points=drop)
-    findings += [*pairs.findings, *logit_findings(logits, engine_logits, prepared.labels)]
+    findings += [*matched.findings, *logit_findings(logits, engine_logits, prepared.labels)]
     return Judged(close.result(), right, findings)
 
 

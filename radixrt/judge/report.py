@@ -6,11 +6,11 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-from radixrt.build.reuse import library_versions
 from radixrt.calibration.data.images import ImageList
 from radixrt.engines.base import Capability
 from radixrt.engines.bundle.folder import REPORT_NAME
 from radixrt.engines.machine import processor
+from radixrt.reuse import library_versions
 from radixrt.validate.report.html import render_html
 from radixrt.validate.report.markdown import render_markdown
 from radixrt.validate.report.thumbnails import thumbnails

@@ -13,8 +13,8 @@ from pathlib import Path
 from radixrt.calibration.data.images import ImageList
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.registry import get
+from radixrt.engines.runners import session_outputs
 from radixrt.export.spec import Precision
-from radixrt.judge.batching import session_outputs
 from radixrt.judge.judge import Trial, Verdict, judge_outputs
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
-from rich.console import Console
 
-from radixrt.build.reuse import Reuse
 from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.data.source import load_data
 from radixrt.engines.base import BuildOptions, Session, Target
@@ -24,14 +22,15 @@ from radixrt.files import translate_disk_errors
 from radixrt.judge.judge import Trial, judge
 from radixrt.judge.locate import Located, locate
 from radixrt.judge.report import environment, flipped, write_reports
-from radixrt.judge.rivals import Rivals
 from radixrt.judge.stand_in import judge_twin
 from radixrt.options import DataChoice, ModelChoice
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
+from radixrt.reuse import Reuse
 from radixrt.validate import gates as judgement
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.measure.findings import layer_findings
+from radixrt.validate.rivals import Rivals
 from radixrt.validate.schema import ModelInfo, Report, Size
 
 # Which target opens a file that no bundle describes.
@@ -100,7 +99,7 @@ def validate_engine(
         UnavailableError: an engine that somebody else made cannot run here.
     """
     limits = gates or GateLimits()
-    stages = display or Stages(Console(quiet=True), 5)
+    stages = display or Stages()
     judged = _find(engine)
     bundle = judged.bundle
     if reference is None and bundle is None:

@@ -13,8 +13,7 @@ from rich.console import Console
 
 from radixrt.build.deploy import calibrated
 from radixrt.build.layer_gains import layer_gains
-from radixrt.build.recovery import MaxDrop, Recovery, improved
-from radixrt.build.reuse import Reuse
+from radixrt.build.recovery import improved
 from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.splits import Entry
@@ -26,12 +25,13 @@ from radixrt.calibration.recovery.mixed_precision import keep_worst_in_float
 from radixrt.calibration.recovery.recover import recover, shifted
 from radixrt.calibration.recovery.sensitivity import LayerSensitivity
 from radixrt.calibration.recovery.techniques import BIAS, EQUALISE, MEANS, WHOLE, SearchProgress
-from radixrt.calibration.spec import CalibrationOptions, Method
+from radixrt.calibration.spec import CalibrationOptions, MaxDrop, Method, Recovery
 from radixrt.engines.base import BuildOptions
 from radixrt.export.graph.layers import layers_of, macs_of
 from radixrt.export.spec import Precision
 from radixrt.options import EngineRequest
-from radixrt.progress import Stages
+from radixrt.progress import Stages, shown
+from radixrt.reuse import Reuse
 from radixrt.validate.gates import GateLimits
 from tests.calibration.nets import Net, images, se_block
 
@@ -39,7 +39,7 @@ OPTIONS = PlacementOptions("onnxruntime")
 
 
 def quiet() -> Stages:
-    return Stages(Console(file=io.StringIO()), 1)
+    return Stages()
 
 
 @pytest.fixture
@@ -174,9 +174,9 @@ def test_ctrl_c_during_the_search_lets_the_build_go_on(
 
     monkeypatch.setattr("radixrt.build.recovery.sensitivity", interrupted)
     said = io.StringIO()
-    with Reuse(root=tmp_path / "cache") as reuse:
+    with Reuse(root=tmp_path / "cache") as reuse, shown(Console(file=said)):
         limit = Recovery(enabled=False, max_drop=MaxDrop(0.0, strict=True, labelled=False))
-        found = improved(model, broken, photos, OPTIONS, limit, Stages(Console(file=said), 1), reuse)
+        found = improved(model, broken, photos, OPTIONS, limit, quiet(), reuse)
     assert "was stopped before it found one" in found.sentences[-1]
     assert "the build goes on" in said.getvalue()
     assert not found.exclude
@@ -206,8 +206,8 @@ def test_a_limit_that_so_few_images_cannot_show_is_said_to_be_out_of_reach(photo
 
 def test_the_request_decides_what_is_done() -> None:
     request = EngineRequest(build=BuildOptions(precision=Precision.INT8))
-    assert request.recover(True).stages == 1
-    assert replace(request, recovery=False).recover(True).stages == 0
+    assert request.recover(True) == Recovery()
+    assert not replace(request, recovery=False).recover(True).enabled
     asked = replace(request, gates=GateLimits(max_drop=0.2, strict=True)).recover(labelled=True)
-    assert asked.stages == 2
+    assert asked.enabled
     assert asked.max_drop == MaxDrop(0.2, strict=True, labelled=True)

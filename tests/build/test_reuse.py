@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 import radixrt.build.target
 import radixrt.judge.judge
-from radixrt.build.reuse import Reuse
 from radixrt.engines import machine as processor
 from radixrt.engines.base import Target
 from radixrt.engines.cpu.onnxruntime import OnnxRuntimeTarget
 from radixrt.engines.forms import choose as forms
 from radixrt.export.attention.lower import AttentionForm
 from radixrt.export.spec import Precision
+from radixrt.reuse import Reuse
 from radixrt.validate.measure.latency import LatencyOptions, Runner, measure
 from radixrt.validate.schema import Latency, Report
 from tests.cli_runner import radixrt as command

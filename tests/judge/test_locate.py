@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from rich.console import Console
 
 from radixrt.build import target as one_target
-from radixrt.build.reuse import Reuse
 from radixrt.engines.base import BuildOptions, Capability
 from radixrt.export.passes.float16 import to_float16
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.judge.locate import Located, locate, measure
 from radixrt.progress import Stages
+from radixrt.reuse import Reuse
 from radixrt.validate.measure.drift import _Graph, watched
 from tests.validate.measure.test_drift import network
 
@@ -119,7 +118,7 @@ def test_a_build_keeps_what_the_device_showed_apart_from_what_the_cpu_computed(
         job: Any = SimpleNamespace(
             request=SimpleNamespace(precision=Precision.FP16, batch=BatchSpec(2, 2), build=build),
             prepared=SimpleNamespace(test=Images()),
-            stages=Stages(Console(quiet=True), 5),
+            stages=Stages(),
             reuse=reuse,
         )
 

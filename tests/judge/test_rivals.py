@@ -11,7 +11,8 @@ import pytest
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
 from radixrt.judge import rivals as against
-from radixrt.judge.rivals import Rivals, opponents
+from radixrt.judge.rivals import opponents
+from radixrt.validate.rivals import Rivals
 from tests.engines.bundle.bundles import SIZE, write_bundle
 
 torch = pytest.importorskip("torch")

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from radixrt.api import load
 from radixrt.errors import InputError
-from radixrt.judge.pair_outputs import pair_outputs
+from radixrt.judge.outputs import match_outputs
 from radixrt.validate.schema import Report
 from tests.cli_runner import radixrt
 from tests.engines.bundle.bundles import tiny_network
@@ -67,11 +67,11 @@ def test_from_the_file_to_the_served_bundle(tmp_path: Path) -> None:
 
 # Another tool may rename outputs and turn them round: what has the same shape is the same output.
 def test_outputs_are_paired_by_name_and_then_by_shape() -> None:
-    found = pair_outputs({"logits": LOGITS, "map": MAP}, {"b": MAP, "a": LOGITS})
+    found = match_outputs({"logits": LOGITS, "map": MAP}, {"b": MAP, "a": LOGITS})
     assert (found.names, found.findings) == ({"logits": "a", "map": "b"}, [])
-    found = pair_outputs({"logits": LOGITS, "other": LOGITS}, {"other": LOGITS, "scores": LOGITS})
+    found = match_outputs({"logits": LOGITS, "other": LOGITS}, {"other": LOGITS, "scores": LOGITS})
     assert found.names == {"logits": "scores", "other": "other"}
-    found = pair_outputs({"logits": LOGITS, "map": MAP}, {"logits": LOGITS, "more": MAP[:, :1]})
+    found = match_outputs({"logits": LOGITS, "map": MAP}, {"logits": LOGITS, "more": MAP[:, :1]})
     assert found.names == {"logits": "logits"} and [f.split()[1] for f in found.findings] == ["engine", "original"]
     with pytest.raises(InputError, match="none is like the original's logits"):
-        pair_outputs({"logits": LOGITS}, {"map": MAP})
+        match_outputs({"logits": LOGITS}, {"map": MAP})

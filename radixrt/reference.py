@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from radixrt.calibration.data.images import ImageBatch
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.registry import get
+from radixrt.engines.runners import Outputs, OutputsRunner, in_batches, session_outputs
 from radixrt.export.spec import BatchSpec, Precision
-from radixrt.judge.batching import HeadsRunner, Outputs, in_batches, session_outputs
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +39,8 @@ class Reference:
 
     name: str
     short: str
-    run: HeadsRunner
-    timed: Callable[[int], AbstractContextManager[HeadsRunner]]
+    run: OutputsRunner
+    timed: Callable[[int], AbstractContextManager[OutputsRunner]]
     _answers: dict[tuple[str, ...], Outputs] = field(default_factory=dict)
     _held: int = 0
 
@@ -69,7 +69,7 @@ def torch_reference(module: torch.nn.Module, logits: str | None, ready: Callable
         return outputs(images)
 
     @contextmanager
-    def timed(threads: int) -> Iterator[HeadsRunner]:
+    def timed(threads: int) -> Iterator[OutputsRunner]:
         import torch
 
         before = torch.get_num_threads()
@@ -91,7 +91,7 @@ def onnx_reference(graph: ir.Model) -> Reference:
     run = onnx_outputs(graph)
 
     @contextmanager
-    def timed(threads: int) -> Iterator[HeadsRunner]:
+    def timed(threads: int) -> Iterator[OutputsRunner]:
         target = get("onnxruntime")
         with tempfile.TemporaryDirectory(prefix="radixrt-original-") as folder:
             built = target.build_graph(graph, Path(folder), BuildOptions(Precision.FP32, threads=threads))

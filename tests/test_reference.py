@@ -11,7 +11,7 @@ import pytest
 
 from radixrt.engines.base import Session
 from radixrt.engines.cpu.onnxruntime import OnnxRuntimeTarget
-from radixrt.judge.reference import onnx_reference, torch_reference
+from radixrt.reference import onnx_reference, torch_reference
 from tests.engines.bundle.bundles import tiny_network
 
 IMAGES = np.random.default_rng(0).normal(size=(5, 3, 32, 32)).astype(np.float32)

@@ -15,11 +15,11 @@ Runner = Callable[[NDArray[np.float32]], Logits]
 """From normalised images, float32 (N, C, H, W), to logits (N, classes)."""
 
 Outputs = dict[str, Array]
-HeadsRunner = Callable[[NDArray[np.float32]], Outputs]
+OutputsRunner = Callable[[NDArray[np.float32]], Outputs]
 """From the same images to every output by name, (N, ...) each."""
 
 
-def in_batches(run: HeadsRunner, batch: BatchSpec) -> HeadsRunner:
+def in_batches(run: OutputsRunner, batch: BatchSpec) -> OutputsRunner:
     """The same call for any N: in parts of at most ``batch.max`` images, the last filled up to ``batch.min``."""
 
     def run_all(images: NDArray[np.float32]) -> Outputs:
@@ -36,12 +36,12 @@ def in_batches(run: HeadsRunner, batch: BatchSpec) -> HeadsRunner:
     return run_all
 
 
-def logits_of(run: HeadsRunner, name: str | None = None) -> Runner:
+def logits_of(run: OutputsRunner, name: str | None = None) -> Runner:
     """The same call for one output: the first, which is the logits of every graph of ours, or the one named."""
     return lambda images: (found := run(images))[next(iter(found)) if name is None else name]
 
 
-def session_outputs(session: Session, batch: BatchSpec) -> HeadsRunner:
+def session_outputs(session: Session, batch: BatchSpec) -> OutputsRunner:
     """A call from images (N, C, H, W) to every output for any N, in batches that the engine takes."""
     feed = session.inputs[0].name
     return in_batches(lambda images: session.run({feed: images}), batch)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from radixrt.engines.runners import Outputs
 from radixrt.errors import InputError
-from radixrt.judge.batching import Outputs
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """``names``: the engine's name of each output of the original that both have. ``findings``: what has no partner."""
+class MatchedOutputs:
+    """``names``: the engine's name of each output that both networks have. ``findings``: what only one of them has."""
 
     logits: str
     names: dict[str, str]
     findings: list[str]
 
 
-def pair_outputs(original: Outputs, engine: Outputs) -> Pairs:
-    """Pairs the outputs of one batch.
+def match_outputs(original: Outputs, engine: Outputs) -> MatchedOutputs:
+    """Matches the outputs of one batch.
 
     Args:
         original: every output by name, the logits first.
@@ -43,4 +43,4 @@ def pair_outputs(original: Outputs, engine: Outputs) -> Pairs:
     more = [name for name in engine if name not in names.values()]
     findings = [f"The engine lacks the original's output {name}: it was not compared." for name in lacking]
     findings += [f"The original lacks the engine's output {name}: it was not compared." for name in more]
-    return Pairs(logits, {name: names[name] for name in original if name in names}, findings)
+    return MatchedOutputs(logits, {name: names[name] for name in original if name in names}, findings)
