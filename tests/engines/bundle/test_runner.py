@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import radixrt.calibration
+import radixrt.calibration.data
 from radixrt.engines.bundle.runner import LEGACY_NAME, write_legacy_graph
 from tests.engines.bundle.bundles import tiny_network
 
@@ -23,7 +23,7 @@ from tests.engines.bundle.bundles import tiny_network
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """run.py as a module: it finds pixels.py beside it, which here lies in another package."""
-    monkeypatch.syspath_prepend(radixrt.calibration.__path__[0])
+    monkeypatch.syspath_prepend(radixrt.calibration.data.__path__[0])
     before = sys.dont_write_bytecode
     yield importlib.import_module("radixrt.engines.bundle.run_bundle")
     sys.dont_write_bytecode = before
