@@ -98,7 +98,7 @@ def typed(model: ir.Model, precision: Precision, target: str, side: int) -> ir.M
     if precision is Precision.FP32:
         return model
     images = np.random.default_rng(0).standard_normal((4, 1, 3, side, side)).astype(np.float32)
-    placed, _ = place(model, calibrate(model, images), PlacementOptions(target=target))
+    placed, _ = place(model, calibrate(model, images), PlacementOptions(get(target).traits))
     return placed
 
 

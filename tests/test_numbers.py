@@ -15,6 +15,7 @@ from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions
+from radixrt.engines.registry import get
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.source.reference import onnx_runner
 from radixrt.export.spec import BatchSpec, Precision
@@ -80,7 +81,7 @@ def test_no_number_breaks_int8(change: Callable[[ir.Model], None], target: str, 
     model = network()
     change(model)
     table = calibrate(model, [IMAGES], threads=1)
-    int8, report = place(model, table, PlacementOptions(target=target, first=Ends.INT8))
+    int8, report = place(model, table, PlacementOptions(get(target).traits, first=Ends.INT8))
     assert len(report.quantized) >= 4, "nothing of interest was quantised"
     scales = [scale for node in int8.graph if node.op_type == "QuantizeLinear" for scale in [node.inputs[1]]]
     for scale in scales:

@@ -27,7 +27,7 @@ from radixrt.export.graph.origin import copy_origin
 
 def is_unsigned(value: ir.Value, options: PlacementOptions) -> bool:
     """Whether a point uses all 256 unsigned levels: the target takes them, and the scale group is never negative."""
-    return options.takes_full_range and Signs().nonnegative(root_of(value))
+    return options.traits.full_range_u8 and Signs().nonnegative(root_of(value))
 
 
 class Inserter:

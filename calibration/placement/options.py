@@ -5,17 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-
-class Family(str, Enum):
-    """Engines that want their Q/DQ pairs alike."""
-
-    TENSORRT = "tensorrt"
-    CPU = "cpu"
-
-    @classmethod
-    def of(cls, target: str) -> Family:
-        """The family of a target: TensorRT and TensorRT-RTX are one, everything else computes on CPUs."""
-        return cls.TENSORRT if target.startswith("tensorrt") else cls.CPU
+from radixrt.export.spec import Traits
 
 
 class Ends(str, Enum):
@@ -30,35 +20,16 @@ class PlacementOptions:
     """What to quantise, and for whom.
 
     Attributes:
-        target: the target's name.
+        traits: the target's.
         exclude: layers kept in float, by node name or torch module path (which covers every layer inside).
         first: the layers that read the graph's input.
         last: the layers that make the graph's output.
-        narrow_groups: quantise grouped convolutions narrower than 16 channels a group, because they were measured
-            faster.
-        gates: quantise the gate path too; for measuring what that costs, never a default.
-        full_range: tensors that are never negative get u8 with zero point 0 and all 256 levels, instead of the
-            upper half of s8: twice as fine. None: where the family takes it, which is CPUs.
-        only: quantise nothing but these layers (for measuring one layer's sensitivity).
     """
 
-    target: str = "tensorrt"
+    traits: Traits
     exclude: frozenset[str] = frozenset()
     first: Ends = Ends.FLOAT
     last: Ends = Ends.FLOAT
-    narrow_groups: bool = False
-    gates: bool = False
-    full_range: bool | None = None
-    only: frozenset[str] | None = None
-
-    @property
-    def family(self) -> Family:
-        return Family.of(self.target)
-
-    @property
-    def takes_full_range(self) -> bool:
-        """Whether tensors that are never negative use all 256 levels."""
-        return self.family is Family.CPU if self.full_range is None else self.full_range
 
 
 @dataclass(frozen=True)
@@ -109,8 +80,3 @@ class PlacementReport:
     def float_round_trips(self) -> int:
         """Round trips that no rule asks for: those outside attention products."""
         return sum(not trip.attention for trip in self.round_trips)
-
-    @property
-    def attention_products(self) -> int:
-        """Round trips that are the attention's own product, kept in float by design."""
-        return sum(trip.attention for trip in self.round_trips)

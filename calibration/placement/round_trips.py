@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from radixrt.calibration.placement.decision import Decision
 from radixrt.calibration.placement.options import RoundTrip
-from radixrt.calibration.placement.plan import Plan
 from radixrt.export.graph.facts import COMMUTING, is_wide
 
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 
 
-def round_trips(plan: Plan) -> tuple[RoundTrip, ...]:
-    """The round trips of a placement, in graph order of where they end."""
-    walker = _Walker(plan)
-    found = (walker.trip(value) for value in plan.points)
-    return tuple(trip for trip in found if trip is not None)
+def round_trips(decision: Decision) -> tuple[RoundTrip, ...]:
+    """The round trips of a placement, in the graph order of their ends."""
+    walker = _Walker(decision)
+    trips = (walker.trip(value) for value in decision.points)
+    return tuple(trip for trip in trips if trip is not None)
 
 
 class _Walker:
-    def __init__(self, plan: Plan) -> None:
-        self._points = {id(v) for v in plan.points}
-        self._made = {id(layer.output) for layer in plan.layers}
+    def __init__(self, decision: Decision) -> None:
+        self._points = {id(v) for v in decision.points}
+        self._made = {id(layer.output) for layer in decision.layers}
 
     def _integer(self, value: ir.Value) -> bool:
         """Whether a value is in INT8 already: a point, or what an INT8 layer makes."""

@@ -25,7 +25,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.placement.plan import observed_values
+from radixrt.calibration.placement.decision import observed_values
 from radixrt.calibration.ranges.choosers import choose, percentile
 from radixrt.calibration.ranges.observers import TensorObserver
 from radixrt.calibration.ranges.outputs import Probe, add_probes

@@ -42,6 +42,8 @@ class Graph:
             isinstance(w, int) and w != g for w, g in zip(wanted, images.shape[1:], strict=True)
         ):
             raise InputError(f"images of shape {images.shape} do not fit the graph's input {self._shape}: resize them")
+        if outputs is not None and not outputs:
+            return []
         return list(self._session.run(list(outputs) if outputs is not None else None, {self.input_name: images}))
 
 

@@ -129,7 +129,7 @@ def recover(
     if len(images) == 0:
         raise InputError("accuracy recovery needs images: give it some of those that calibrated")
     session = QuantSession(model, options, table, threads=threads)
-    if not session.plan.layers:
+    if not session.decision.layers:
         return Recovered(model.clone(), table, ())
     # A pass runs every layer, whether it is quantised or not.
     passes = int(work / max(sum(macs_of(layer) for layer in layers_of(model.graph)), 1))

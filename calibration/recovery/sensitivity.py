@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from radixrt.calibration.int8 import sqnr_db
-from radixrt.calibration.placement.options import Ends, PlacementOptions
+from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.calibration.recovery.session import QuantSession, Variant
 from radixrt.calibration.recovery.techniques import SearchProgress
@@ -59,7 +59,7 @@ def sensitivity(
     model: ir.Model,
     table: CalibrationTable,
     images: Array,
-    options: PlacementOptions | None = None,
+    options: PlacementOptions,
     *,
     gains: Mapping[str, float] | None = None,
     on_progress: Callable[[SearchProgress], None] | None = None,
@@ -72,7 +72,7 @@ def sensitivity(
         model: the float32 graph; not changed.
         table: its calibration.
         images: float32 (N, C, H, W); a handful is enough, 16 say.
-        options: the placement; by default with the first and the last layer, so that the table shows what they cost.
+        options: the placement.
         gains: milliseconds that INT8 saves, by layer name, where somebody measured them.
         on_progress: told after each layer.
         stop: asked before each layer; True ends with the layers measured so far.
@@ -81,13 +81,12 @@ def sensitivity(
     Returns:
         the layers, the most sensitive first.
     """
-    options = options or PlacementOptions(first=Ends.INT8, last=Ends.INT8)
     session = QuantSession(model, options, table, threads=threads)
     reference = session.logits(images, Variant())
-    total = sum(macs_of(layer) for layer in session.plan.layers) or 1
+    total = sum(macs_of(layer) for layer in session.decision.layers) or 1
     rows: list[LayerSensitivity] = []
     started = time.monotonic()
-    count = len(session.plan.layers)
+    count = len(session.decision.layers)
     for i, (layer, root) in enumerate(session.layer_roots):
         if stop is not None and stop():
             break

@@ -28,9 +28,9 @@ from radixrt.calibration.int8 import (
     fake_quantize,
     scale_from_amax,
 )
+from radixrt.calibration.placement.decision import Decision, decide
 from radixrt.calibration.placement.insert import is_unsigned
 from radixrt.calibration.placement.options import PlacementOptions
-from radixrt.calibration.placement.plan import Plan, make_plan
 from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.calibration.saturation import quantize_in_pairs
 from radixrt.export.graph.facts import infer, root_of
@@ -73,18 +73,18 @@ class QuantSession:
         import onnxruntime as ort
 
         graph_model = infer(model.clone())
-        self.plan: Plan = make_plan(graph_model, options)
-        self.roots = tuple(dict.fromkeys(root_of(v).name or "" for v in self.plan.points))
-        self.layer_roots = tuple((layer, root_of(layer.data).name or "") for layer in self.plan.layers)
+        self.decision: Decision = decide(graph_model, options)
+        self.roots = tuple(dict.fromkeys(root_of(v).name or "" for v in self.decision.points))
+        self.layer_roots = tuple((layer, root_of(layer.data).name or "") for layer in self.decision.layers)
         self._full = {t.name: t.candidates.minmax for t in table.tensors}
-        self._unsigned = {root_of(v).name or "": is_unsigned(v, options) for v in self.plan.points}
+        self._unsigned = {root_of(v).name or "": is_unsigned(v, options) for v in self.decision.points}
         self._input = graph_model.graph.inputs[0].name or ""
         self._output = graph_model.graph.outputs[0].name or ""
         builder = _Builder(graph_model)
-        for layer in self.plan.layers:
+        for layer in self.decision.layers:
             builder.layer(layer, full_range=is_unsigned(layer.data, options))
         # Roots are looked up before the first point goes in: it would stand in the way of the search.
-        for value, root in [(v, root_of(v).name or "") for v in self.plan.points]:
+        for value, root in [(v, root_of(v).name or "") for v in self.decision.points]:
             builder.point(value, root)
         options_ = ort.SessionOptions()
         options_.intra_op_num_threads = threads
@@ -94,13 +94,13 @@ class QuantSession:
         self._session = ort.InferenceSession(
             ir.to_proto(graph_model).SerializeToString(), options_, providers=["CPUExecutionProvider"]
         )
-        self._zero_shift = {layer.name: np.zeros(_channels(layer), np.float32) for layer in self.plan.layers}
+        self._zero_shift = {layer.name: np.zeros(_channels(layer), np.float32) for layer in self.decision.layers}
         batch = self._session.get_inputs()[0].shape[0]
         self._batch = batch if isinstance(batch, int) else _BATCH
 
     def everything(self, table: CalibrationTable) -> Variant:
         """All points with the table's ranges, all layers."""
-        return Variant({r: table.amax(r) for r in self.roots}, frozenset(layer.name for layer in self.plan.layers))
+        return Variant({r: table.amax(r) for r in self.roots}, frozenset(layer.name for layer in self.decision.layers))
 
     def logits(self, images: Array, variant: Variant) -> NDArray[np.float32]:
         """Logits of images under a variant, shape (N, classes)."""
@@ -126,7 +126,7 @@ class QuantSession:
                 f"{root}//low": np.float32(low),
                 f"{root}//high": np.float32(high),
             }
-        for layer in self.plan.layers:
+        for layer in self.decision.layers:
             feeds[f"{layer.name}//switch"] = np.float32(layer.name in variant.layers)
             feeds[f"{layer.name}//shift"] = variant.shifts.get(layer.name, self._zero_shift[layer.name])
         arrays = {k: np.asarray(v, np.float32) for k, v in feeds.items()}

@@ -115,7 +115,7 @@ class Search:
     def biases(self, start: Variant) -> tuple[Search, Variant, str]:
         """Layer after layer, the mean that quantisation took from each output channel goes to the bias."""
         setting, step = self._setting, BIAS if not start.shifts else EQUALISE
-        names = [layer.name for layer in self.session.plan.layers]
+        names = [layer.name for layer in self.session.decision.layers]
         exact = self.session.channel_means(setting.fitted, Variant(), names)
         stages = [list(part) for part in np.array_split(np.array(names, dtype=object), min(setting.stages, len(names)))]
         variant = replace(start, shifts={})

@@ -152,7 +152,7 @@ def grouped_conv_chooser(measurer: Measurer) -> ChooseForm:
         if shape.output_size is None:
             return KEEP, "the image size is open, so nothing could be measured"
         forms = {str(f): f for f in candidates(shape) if f != SPLIT or shape.groups <= _MAX_SPLIT}
-        how = (measurer.precision, measurer.target.name)
+        how = (measurer.precision, measurer.target.traits)
         makers = {name: _maker(grouped_conv_graph, shape, form, *how) for name, form in forms.items()}
         answer = measurer.choose("grouped-conv", str(shape) + f" pads {shape.pads}", makers)
         return forms[answer.form], f"{measurer.target.name}: {answer.why}"
@@ -174,7 +174,7 @@ def pool_chooser_for(
             return "pool", f"rule: one convolution multiplies more ({measurer})"
         if shape.conv.height is None or shape.conv.width is None:
             return "pool", "the image size is open, so nothing could be measured"
-        how = (measurer.precision, measurer.target.name)
+        how = (measurer.precision, measurer.target.traits)
         makers = {name: _maker(pool_conv_graph, shape, name, *how) for name in ("pool", "conv")}
         answer = measurer.choose("pool-conv", f"{shape} pads {shape.conv.pads} / {shape.pool_stride}", makers)
         return ("conv" if answer.form == "conv" else "pool"), f"{measurer.target.name}: {answer.why}"
@@ -209,8 +209,8 @@ def _lowered(target: Target, form: AttentionForm, precision: Precision) -> ir.Mo
     if precision is not Precision.INT8:
         return model
     maps = np.random.default_rng(0).standard_normal((1, _CHANNELS, _SIDE, _SIDE)).astype(np.float32)
-    placed, _ = place(model, calibrate(model, [maps]), PlacementOptions(target.name, first=Ends.INT8, last=Ends.INT8))
-    return placed
+    options = PlacementOptions(target.traits, first=Ends.INT8, last=Ends.INT8)
+    return place(model, calibrate(model, [maps]), options)[0]
 
 
 def rewrite_options(

@@ -1,47 +1,47 @@
 """Small graphs that stand for one shape of a network: what is timed or compiled when forms are compared.
 
 A convolution is followed by its ReLU, as in these networks: an engine joins the two, and a form that keeps them
-apart must pay for it. The forms come from the same passes that rewrite the network. In INT8 every tensor between
-two operators carries a Q/DQ pair, as the placement leaves it around convolutions.
+apart must pay for it. The forms come from the same passes that rewrite the network. In INT8 its
+ends carry Q/DQ pairs, and what lies between them is as the placement leaves it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.calibration.placement import keep_groups
-from radixrt.calibration.placement.options import PlacementOptions
-from radixrt.export.graph.constants import array_of, forget, initializer
-from radixrt.export.graph.layers import layers_of
+from radixrt.calibration.int8 import QMAX, UNSIGNED_MAX, scale_from_amax
+from radixrt.calibration.placement.insert import Inserter, is_unsigned
+from radixrt.calibration.placement.options import Ends, PlacementOptions
+from radixrt.calibration.placement.place import place
+from radixrt.calibration.ranges.collect import calibrate
+from radixrt.export.graph.facts import static_dims
 from radixrt.export.passes.conv_shape import ConvShape, Form
 from radixrt.export.passes.grouped_conv import apply_forms
 from radixrt.export.passes.pool_conv import PoolConvShape, PoolForm, apply_pool_forms
-from radixrt.export.spec import Precision
+from radixrt.export.spec import Precision, Traits
 
 _OPSET = 18
-_SCALE = np.float32(3 / 127)  # inputs are standard normal: three sigma
+_AMAX = 3.0  # inputs are standard normal: three sigma
 
 
-def grouped_conv_graph(shape: ConvShape, form: Form, precision: Precision, target: str = "onnxruntime") -> ir.Model:
-    """Returns Conv and Relu of a shape, in one form; in INT8 as ``target`` wants it quantised.
+def grouped_conv_graph(shape: ConvShape, form: Form, precision: Precision, traits: Traits) -> ir.Model:
+    """Returns Conv and Relu of a shape, in one form; in INT8 as a target of such traits wants it.
 
     Raises:
         ValueError: the shape's height or width is open.
     """
     x, nodes, y = _conv_chain(shape, precision)
     model, _, _ = apply_forms(_model([x], nodes, y), lambda _: (form, ""))
-    return _quantise(model, target) if precision is Precision.INT8 else model
+    return _quantised(model, traits) if precision is Precision.INT8 else model
 
 
-def pool_conv_graph(
-    shape: PoolConvShape, form: PoolForm, precision: Precision, target: str = "onnxruntime"
-) -> ir.Model:
+def pool_conv_graph(shape: PoolConvShape, form: PoolForm, precision: Precision, traits: Traits) -> ir.Model:
     """Returns AveragePool, Conv 1x1 and Relu, or the one convolution that stands for the first two.
 
-    In INT8 the graph is quantised as ``target`` wants it.
+    In INT8 the graph is quantised as a target of such traits wants it.
 
     Raises:
         ValueError: the shape's height or width is open.
@@ -78,7 +78,7 @@ def pool_conv_graph(
         attributes.append(ir.AttrInt64s("dilations", whole.dilation))
     pool = ir.Node("", "AveragePool", [x], attributes, outputs=[middle], name="pool")
     model, _, _, _ = apply_pool_forms(_model([x], [pool, *nodes], y), lambda _: (form, ""))
-    return _quantise(model, target) if precision is Precision.INT8 else model
+    return _quantised(model, traits) if precision is Precision.INT8 else model
 
 
 def _tensor(name: str, shape: list[int], precision: Precision) -> ir.Value:
@@ -121,70 +121,23 @@ def _model(inputs: list[ir.Value], nodes: list[ir.Node], output: ir.Value) -> ir
     return ir.Model(graph, ir_version=10)
 
 
-def _quantise(model: ir.Model, target: str) -> ir.Model:
-    """Puts a symmetric Q/DQ pair on the ends, and on what stands between quantised convolutions and their weights."""
-    graph = model.graph
-    options = PlacementOptions(target)
-    layers = layers_of(graph)
-    chosen = {layer.node for layer in layers if keep_groups.reason(layer, options) is None}
-    ends = {*graph.inputs, *graph.outputs}
-    # The ReLU belongs to what is in front of it: a pair in between would keep them apart.
-    before_relu = {node.inputs[0] for node in graph if node.op_type == "Relu"}
-    inside = [value for node in graph for value in node.outputs if value not in ends]
-    if len(chosen) < len(layers):
-        inside = [value for value in inside if chosen & set(value.consumers())]
-    apart = [v for v in inside if v in before_relu and (maker := v.producer()) is not None and maker.op_type == "Conv"]
-    tensors = [*graph.inputs, *(value for value in inside if value not in apart), *graph.outputs]
-    outputs = set(graph.outputs)
-    for node in chosen:
-        _quantise_weight(graph, node)
-    for value in tensors:
-        _insert_pair(graph, value, value in outputs)
-    return model
-
-
-def _constants(graph: ir.Graph) -> Iterable[ir.Value]:
-    return (
-        initializer(graph, "activation_scale", np.asarray(_SCALE)),
-        initializer(graph, "activation_zero_point", np.asarray(0, np.int8)),
-    )
-
-
-def _insert_pair(graph: ir.Graph, value: ir.Value, is_output: bool) -> None:
-    users = [(node, index) for node, index in value.uses()]
-    codes = ir.Value(name=f"{value.name}_codes", shape=value.shape, type=ir.TensorType(ir.DataType.INT8))
-    real = ir.Value(name=f"{value.name}_real", shape=value.shape, type=value.type)
-    scales = list(_constants(graph))
-    quantise = ir.Node("", "QuantizeLinear", [value, *scales], outputs=[codes], name=f"{value.name}_q")
-    dequantise = ir.Node("", "DequantizeLinear", [codes, *scales], outputs=[real], name=f"{value.name}_dq")
-    producer = value.producer()
-    if producer is None:
-        graph.insert_before(graph[0], [quantise, dequantise])
-    else:
-        graph.insert_after(producer, [quantise, dequantise])
-    for node, index in users:
-        node.replace_input_with(index, real)
-    if is_output:
-        graph.outputs[graph.outputs.index(value)] = real
-
-
-def _quantise_weight(graph: ir.Graph, conv: ir.Node) -> None:
-    weight = conv.inputs[1]
-    assert weight is not None, "a Conv has a weight"
-    array = array_of(weight)
-    amax = np.abs(array).max(axis=tuple(range(1, array.ndim)))
-    scale = (np.maximum(amax, np.finfo(np.float32).tiny) / 127).astype(np.float32)
-    codes = np.clip(np.rint(array / scale.reshape(-1, 1, 1, 1)), -127, 127).astype(np.int8)
-    inputs = [
-        initializer(graph, f"{weight.name}_codes", codes),
-        initializer(graph, f"{weight.name}_scale", scale),
-        initializer(graph, f"{weight.name}_zero_point", np.zeros(len(scale), np.int8)),
-    ]
-    real = ir.Value(name=f"{weight.name}_real", shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.FLOAT))
-    node = ir.Node("", "DequantizeLinear", inputs, [ir.AttrInt64("axis", 0)], outputs=[real], name=f"{weight.name}_dq")
-    graph.insert_before(conv, [node])
-    conv.replace_input_with(1, real)
-    forget(graph, weight)
+def _quantised(model: ir.Model, traits: Traits) -> ir.Model:
+    """A graph as the placement leaves it between quantised neighbours: its ends carry Q/DQ pairs in any case."""
+    # The graph stands for layers anywhere in a network, and a light layer is compared in INT8 as well.
+    options = PlacementOptions(replace(traits, weights_per_output=0), first=Ends.INT8, last=Ends.INT8)
+    shape = [size or 1 for size in static_dims(model.graph.inputs[0])]
+    noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    table = calibrate(model, [noise])
+    placed, _ = place(model, table.with_amax({tensor.name: _AMAX for tensor in table.tensors}), options)
+    graph = placed.graph
+    inserter = Inserter(graph)
+    (source,), (result,) = graph.inputs, graph.outputs
+    if not any(node.op_type == "QuantizeLinear" for node in source.consumers()):
+        inserter.activation(source, scale_from_amax(_AMAX))
+    unsigned = is_unsigned(result, options)
+    scale = scale_from_amax(_AMAX, levels=UNSIGNED_MAX if unsigned else QMAX)
+    graph.outputs[0] = inserter.activation(result, scale, unsigned=unsigned)
+    return placed
 
 
 def radix_graph(channels: int, side: int, precision: Precision) -> ir.Model:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from radixrt.build.recovery import improved
 from radixrt.calibration.data.images import ImageList
-from radixrt.calibration.placement.options import Family, PlacementOptions, PlacementReport
+from radixrt.calibration.placement.options import PlacementOptions, PlacementReport
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.ranges.table import CalibrationTable, read_table, write_table
@@ -87,7 +87,8 @@ def deploy_graph(
         return DeployGraph(typed, model, report)
     with stages.stage(f"Calibrating on {len(images)} images"):
         table, summary = calibrated(model, images, options.calibration, stages, reuse)
-    better = improved(model, table, images, PlacementOptions(options.target), options.recovery, stages, reuse)
+    target = get(options.target)
+    better = improved(model, table, images, PlacementOptions(target.traits), options.recovery, stages, reuse, target)
     with stages.stage("Placing Q/DQ"):
         typed, placed = typed_graph(
             better.model, options.precision, options.target, better.table, exclude=better.exclude
@@ -187,8 +188,9 @@ def typed_graph(
     if precision is Precision.FP16:
         return to_float16(model), None
     assert table is not None
-    placed, report = place(model, table, PlacementOptions(target=target, exclude=exclude))
-    return (to_float16(placed) if Family.of(target) is Family.TENSORRT else placed), report
+    traits = get(target).traits
+    placed, report = place(model, table, PlacementOptions(traits, exclude=exclude))
+    return (to_float16(placed) if traits.half_outside_int8 else placed), report
 
 
 def quantization(report: PlacementReport, recovery: tuple[str, ...] = ()) -> Quantization:

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from radixrt.calibration.placement.options import Family, PlacementOptions
+from radixrt.calibration.placement.decision import decide
+from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.placement.place import place
-from radixrt.calibration.placement.plan import make_plan
 from radixrt.calibration.ranges.table import CalibrationTable
-from radixrt.engines.base import GRAPH_NAME, BuildOptions
+from radixrt.engines.base import GRAPH_NAME, BuildOptions, Target
 from radixrt.engines.inspection import inspect_engine
-from radixrt.engines.registry import get
 from radixrt.export.graph.facts import infer
 from radixrt.export.graph.layers import macs_of
 from radixrt.export.graph.origin import module_of
@@ -29,30 +28,33 @@ RUNS = 10
 TURNS = 4  # of which the quickest counts: whatever else the machine does can only add
 
 
-def layer_gains(model: ir.Model, table: CalibrationTable, options: PlacementOptions) -> dict[str, float] | None:
+def layer_gains(
+    model: ir.Model, table: CalibrationTable, options: PlacementOptions, target: Target
+) -> dict[str, float] | None:
     """Measures what INT8 saves in each layer that a placement quantises.
 
     Args:
         model: the float32 graph; not changed.
         table: its ranges.
-        options: the placement, whose target is measured.
+        options: the placement.
+        target: what is measured.
 
     Returns:
         milliseconds of one image by layer name; None where the target is not profiled.
     """
-    if options.family is not Family.CPU or not get(options.target).capability().runs:
+    if not target.traits.cpu or not target.capability().runs:
         return None
     placed, _ = place(model, table, options)
-    layers = make_plan(infer(model.clone()), options).layers
+    layers = decide(infer(model.clone()), options).layers
     times: dict[Precision, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         engines = {}
         for precision, graph in ((Precision.FP32, model), (Precision.INT8, placed)):
-            built = get(options.target).build_graph(graph, Path(folder, precision.value), BuildOptions(precision))
+            built = target.build_graph(graph, Path(folder, precision.value), BuildOptions(precision))
             engines[precision] = built.files[0]
         for _ in range(TURNS):
             for precision, engine in engines.items():
-                found = _by_module(options.target, engine, precision)
+                found = _by_module(target.name, engine, precision)
                 best = times.setdefault(precision, found)
                 times[precision] = {m: min(found.get(m, 0.0), best.get(m, 0.0)) for m in best | found}
     # The layers of one module, such as the parts of a split convolution, share its gain by their work.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from radixrt.build.layer_gains import layer_gains
 from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.placement.decision import decide
 from radixrt.calibration.placement.options import PlacementOptions
-from radixrt.calibration.placement.plan import make_plan
 from radixrt.calibration.ranges.table import CalibrationTable, read_table, write_table
 from radixrt.calibration.recovery.mixed_precision import MixedPrecision, keep_worst_in_float
 from radixrt.calibration.recovery.recover import WORK, recover, shifted
@@ -21,6 +21,7 @@ from radixrt.calibration.recovery.sensitivity import sensitivity
 from radixrt.calibration.recovery.session import QuantSession, Variant
 from radixrt.calibration.recovery.techniques import SearchProgress
 from radixrt.calibration.spec import MaxDrop, Recovery
+from radixrt.engines.base import Target
 from radixrt.export.graph.facts import infer, root_of
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.progress import Stages
@@ -67,6 +68,7 @@ def improved(
     recovery: Recovery,
     stages: Stages,
     reuse: Reuse,
+    target: Target,
 ) -> Improved:
     """Recovers accuracy, then leaves layers in float where the user set a limit that INT8 does not keep.
 
@@ -78,6 +80,7 @@ def improved(
         recovery: what to do.
         stages: where progress is shown.
         reuse: where results of earlier runs lie.
+        target: whose engines show what INT8 saves.
     """
     found = Improved(model, table)
     if recovery.enabled:
@@ -85,7 +88,7 @@ def improved(
             found = _recovered(model, table, images, options, stages, reuse)
     if recovery.max_drop is not None:
         with stages.stage(f"Keeping the drop within {recovery.max_drop.points:g} points"):
-            found = _mixed(found, images, options, recovery.max_drop, stages)
+            found = _mixed(found, images, options, recovery.max_drop, stages, target)
     return found
 
 
@@ -95,7 +98,7 @@ def _recovered(
     key = reuse.key(
         "recover",
         inputs={"graph": graph_sha256(model), "table": table.model_dump_json(), "data": images.prepared_sha256},
-        options={"target": options.target, "images": RECOVERY_IMAGES, "work": WORK},
+        options={"traits": asdict(options.traits), "images": RECOVERY_IMAGES, "work": WORK},
     )
     found = reuse.find(key, "recovery")
     if found is None:
@@ -117,12 +120,14 @@ def _recovered(
     return Improved(ir.load(found / _GRAPH), ranges, sentences=tuple(words["sentences"]), shifts=shifts)
 
 
-def _mixed(found: Improved, images: ImageList, options: PlacementOptions, limit: MaxDrop, stages: Stages) -> Improved:
+def _mixed(
+    found: Improved, images: ImageList, options: PlacementOptions, limit: MaxDrop, stages: Stages, target: Target
+) -> Improved:
     gate = _Gate(found, images, options, limit)
     choice = MixedPrecision(options, (), 1.0, True, 1)
     if not gate(options):
         try:
-            choice = _search(found, images, options, gate, stages)
+            choice = _search(found, images, options, gate, stages, target)
         except KeyboardInterrupt:
             choice = MixedPrecision(options, (), 1.0, False, 1, stopped=True)
     sentence = f"mixed precision: {_said(choice, gate)}"
@@ -136,10 +141,10 @@ def _mixed(found: Improved, images: ImageList, options: PlacementOptions, limit:
 
 
 def _search(
-    found: Improved, images: ImageList, options: PlacementOptions, gate: _Gate, stages: Stages
+    found: Improved, images: ImageList, options: PlacementOptions, gate: _Gate, stages: Stages, target: Target
 ) -> MixedPrecision:
     few = next(images.batches(SENSITIVITY_IMAGES)).images
-    gains = layer_gains(found.base, found.table, options)
+    gains = layer_gains(found.base, found.table, options, target)
 
     def show(progress: SearchProgress) -> None:
         stages.at(progress.done, progress.total, progress.seconds_left)
@@ -169,10 +174,10 @@ class _Gate:
         return len(self._images)
 
     def __call__(self, options: PlacementOptions) -> bool:
-        plan = make_plan(self._graph, options)
-        names = {layer.name for layer in plan.layers}
+        decision = decide(self._graph, options)
+        names = {layer.name for layer in decision.layers}
         variant = Variant(
-            {(root := root_of(value).name or ""): self._found.table.amax(root) for value in plan.points},
+            {(root := root_of(value).name or ""): self._found.table.amax(root) for value in decision.points},
             frozenset(names),
             {name: shift for name, shift in self._found.shifts.items() if name in names},
         )

@@ -18,7 +18,6 @@ from pydantic import TypeAdapter
 
 from radixrt import __version__
 from radixrt.build.deploy import DeployGraph, DeployOptions, deploy_graph
-from radixrt.calibration.placement.options import Family
 from radixrt.calibration.ranges.table import write_table
 from radixrt.engines.base import GRAPH_NAME, BuiltEngine, Capability, Target
 from radixrt.engines.bundle.compatibility import built_for
@@ -191,7 +190,7 @@ def judge_engine(job: Job, built: Built) -> tuple[Verdict, tuple[str, ...]]:
 @contextmanager
 def float_engine(job: Job, built: Built) -> Iterator[dict[str, OutputsRunner]]:
     """What INT8 has to beat: the same graph in FP32 on the same runtime. Only where building it takes no time."""
-    if job.request.precision is not Precision.INT8 or Family.of(built.target.name) is not Family.CPU:
+    if job.request.precision is not Precision.INT8 or not built.target.traits.cpu:
         yield {}
         return
     options = replace(job.request.build, precision=Precision.FP32)

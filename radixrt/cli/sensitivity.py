@@ -82,7 +82,8 @@ def sensitivity(
     )
     options = CalibrationOptions(Method.parse(method))
     bundle = Bundle.read(Path(model)) if (Path(model) / MANIFEST_NAME).is_file() else None
-    name = get(target or (bundle.manifest.target if bundle else "onnxruntime")).name
+    engine = get(target or (bundle.manifest.target if bundle else "onnxruntime"))
+    name = engine.name
     display = stages()
     with ExitStack() as stack:
         reuse = stack.enter_context(Reuse())
@@ -102,9 +103,9 @@ def sensitivity(
         with display.stage(f"Calibrating on {len(calibration)} images"):
             table, _ = calibrated(graph, calibration, options, display, reuse)
         few = next(calibration.batches(images)).images
-        placement = PlacementOptions(name, first=Ends.INT8, last=Ends.INT8)
+        placement = PlacementOptions(engine.traits, first=Ends.INT8, last=Ends.INT8)
         with display.stage("Profiling FP32 and INT8"):
-            gains = layer_gains(graph, table, placement)
+            gains = layer_gains(graph, table, placement, engine)
         with display.stage("Quantising one layer at a time"):
             rows = measure(
                 graph,

@@ -27,6 +27,7 @@ from radixrt.calibration.recovery.sensitivity import LayerSensitivity
 from radixrt.calibration.recovery.techniques import BIAS, EQUALISE, MEANS, WHOLE, SearchProgress
 from radixrt.calibration.spec import CalibrationOptions, MaxDrop, Method, Recovery
 from radixrt.engines.base import BuildOptions
+from radixrt.engines.registry import get
 from radixrt.export.graph.layers import layers_of, macs_of
 from radixrt.export.spec import Precision
 from radixrt.options import EngineRequest
@@ -35,7 +36,8 @@ from radixrt.reuse import Reuse
 from radixrt.validate.gates import GateLimits
 from tests.calibration.nets import Net, images, se_block
 
-OPTIONS = PlacementOptions("onnxruntime")
+TARGET = get("onnxruntime")
+OPTIONS = PlacementOptions(TARGET.traits)
 
 
 def quiet() -> Stages:
@@ -61,14 +63,14 @@ def test_what_was_recovered_once_is_taken_again(photos: ImageList, tmp_path: Pat
     model = se_block()
     table = calibrate(model, [stacked(photos)])
     with Reuse(root=tmp_path / "cache") as reuse:
-        first = improved(model, table, photos, OPTIONS, Recovery(), quiet(), reuse)
+        first = improved(model, table, photos, OPTIONS, Recovery(), quiet(), reuse, TARGET)
         assert reuse.taken == []
-        again = improved(model, table, photos, OPTIONS, Recovery(), quiet(), reuse)
+        again = improved(model, table, photos, OPTIONS, Recovery(), quiet(), reuse, TARGET)
         assert reuse.taken == ["recovery"]
-        improved(model, table, photos.take(8), OPTIONS, Recovery(), quiet(), reuse)
+        improved(model, table, photos.take(8), OPTIONS, Recovery(), quiet(), reuse, TARGET)
         assert reuse.taken == ["recovery"], "other images were answered with an earlier result"
         otherwise = ImageList([Entry(p.name, p, 0) for p in photos.paths], photos.preprocess.with_overrides(mean="0.1"))
-        improved(model, table, otherwise, OPTIONS, Recovery(), quiet(), reuse)
+        improved(model, table, otherwise, OPTIONS, Recovery(), quiet(), reuse, TARGET)
         calibrated(model, photos, CalibrationOptions(), quiet(), reuse)
         calibrated(model, otherwise, CalibrationOptions(), quiet(), reuse)
         assert reuse.taken == ["recovery"], "images that are read otherwise were answered with an earlier result"
@@ -127,9 +129,9 @@ def test_layers_stay_in_float_until_no_more_than_the_limit_is_lost(photos: Image
     plain = logits(open_graph(place(model, broken, OPTIONS)[0], optimize=False), x).argmax(axis=1)
     assert (plain != exact).any(), "the broken ranges must lose an answer for this test to mean anything"
     with Reuse(root=tmp_path / "cache") as reuse:
-        found = improved(model, broken, photos, OPTIONS, limit, quiet(), reuse)
+        found = improved(model, broken, photos, OPTIONS, limit, quiet(), reuse, TARGET)
         easy = improved(
-            model, table, photos, OPTIONS, replace(limit, max_drop=MaxDrop(100, False, False)), quiet(), reuse
+            model, table, photos, OPTIONS, replace(limit, max_drop=MaxDrop(100, False, False)), quiet(), reuse, TARGET
         )
     assert found.exclude and not easy.exclude
     mixed, _ = place(found.model, found.table, replace(OPTIONS, exclude=found.exclude))
@@ -176,7 +178,7 @@ def test_ctrl_c_during_the_search_lets_the_build_go_on(
     said = io.StringIO()
     with Reuse(root=tmp_path / "cache") as reuse, shown(Console(file=said)):
         limit = Recovery(enabled=False, max_drop=MaxDrop(0.0, strict=True, labelled=False))
-        found = improved(model, broken, photos, OPTIONS, limit, quiet(), reuse)
+        found = improved(model, broken, photos, OPTIONS, limit, quiet(), reuse, TARGET)
     assert "was stopped before it found one" in found.sentences[-1]
     assert "the build goes on" in said.getvalue()
     assert not found.exclude
@@ -188,10 +190,10 @@ def test_what_int8_saves_is_profiled_layer_by_layer() -> None:
     net.head(net.conv_relu(x, "c", 64))
     model = net.build(shape=[4])
     table = calibrate(model, [images(2, size=32)])
-    gains = layer_gains(model, table, OPTIONS)
+    gains = layer_gains(model, table, OPTIONS, TARGET)
     assert gains is not None and set(gains) == {"node_b_conv", "node_c_conv"}
     assert any(gain != 0 for gain in gains.values())
-    assert layer_gains(model, table, PlacementOptions("tensorrt")) is None
+    assert layer_gains(model, table, PlacementOptions(get("tensorrt").traits), get("tensorrt")) is None
 
 
 def test_a_limit_that_so_few_images_cannot_show_is_said_to_be_out_of_reach(photos: ImageList, tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_a_limit_that_so_few_images_cannot_show_is_said_to_be_out_of_reach(photo
     table = calibrate(model, [stacked(photos)])
     limit = Recovery(enabled=False, max_drop=MaxDrop(0.1, strict=True, labelled=False))
     with Reuse(root=tmp_path / "cache") as reuse:
-        found = improved(model, table, photos, OPTIONS, limit, quiet(), reuse)
+        found = improved(model, table, photos, OPTIONS, limit, quiet(), reuse, TARGET)
     assert "cannot be reached" in found.sentences[-1]
     assert not found.exclude
 

@@ -14,6 +14,7 @@ from radixrt.calibration.placement.options import Ends, PlacementOptions
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.saturation import fits, quantize_in_pairs, shrunk
+from radixrt.engines.registry import get
 from tests.calibration.nets import images, plain
 
 SHAPES = [(4, 6, 3, 3), (5, 3, 1, 1), (3, 7, 5, 5), (8, 9)]
@@ -63,7 +64,7 @@ def test_the_axis_is_the_channels() -> None:
 
 def test_a_cpu_graph_holds_only_weights_that_fit_beside_full_range_activations() -> None:
     model, x = plain(), images(8)
-    options = PlacementOptions("onnxruntime", first=Ends.INT8, last=Ends.INT8)
+    options = PlacementOptions(get("onnxruntime").traits, first=Ends.INT8, last=Ends.INT8)
     placed, _ = place(model, calibrate(model, [x]), options)
     seen = 0
     for node in placed.graph:

@@ -13,6 +13,7 @@ from radixrt.calibration.ranges.table import model_sha256
 from radixrt.calibration.recovery.equalise import chains, equalised
 from radixrt.calibration.recovery.recover import recover
 from radixrt.calibration.recovery.techniques import EQUALISE
+from radixrt.engines.registry import get
 from radixrt.export.graph.layers import layers_of
 from tests.calibration.nets import Net, images, plain, se_block, split_block
 
@@ -68,7 +69,8 @@ def test_the_ranges_are_those_that_calibrating_again_gives() -> None:
 def test_it_buys_accuracy_where_channels_differ() -> None:
     model = uneven()
     x = images(32)
-    step = next(s for s in recover(model, calibrate(model, [x]), x, PlacementOptions()).steps if s.name == EQUALISE)
+    found = recover(model, calibrate(model, [x]), x, PlacementOptions(get("tensorrt").traits))
+    step = next(s for s in found.steps if s.name == EQUALISE)
     assert step.after_db > step.before_db + 3
     assert "2 pairs" in step.sentence()
 

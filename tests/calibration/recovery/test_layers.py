@@ -12,6 +12,7 @@ from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.ranges.session import logits, open_graph
 from radixrt.calibration.recovery.recover import shifted
+from radixrt.engines.registry import get
 from radixrt.export.graph.layers import layers_of
 from tests.calibration.nets import Net, images
 
@@ -43,7 +44,7 @@ def last_layer(model: ir.Model) -> bool:
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
 def test_a_bias_of_any_shape_is_one_number_for_each_channel(bias: tuple[int, ...], target: str) -> None:
     model = linear(bias)
-    options = PlacementOptions(target, first=Ends.INT8, last=Ends.INT8)
+    options = PlacementOptions(get(target).traits, first=Ends.INT8, last=Ends.INT8)
     placed, report = place(model, calibrate(model, [X]), options)
     exact = logits(open_graph(model), X)
     assert len(report.quantized) == 2

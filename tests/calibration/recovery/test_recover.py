@@ -16,11 +16,13 @@ from radixrt.calibration.recovery.sensitivity import LayerSensitivity, sensitivi
 from radixrt.calibration.recovery.session import QuantSession, Variant
 from radixrt.calibration.recovery.techniques import SearchProgress
 from radixrt.calibration.spec import CalibrationOptions, Method
+from radixrt.engines.registry import get
 from radixrt.errors import InputError
 from tests.calibration.nets import images, plain, se_block, split_block
 
 X = images(8)
 BLOCKS = {"plain": plain, "se": se_block, "split": split_block}
+TENSORRT = PlacementOptions(get("tensorrt").traits)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -28,7 +30,7 @@ BLOCKS = {"plain": plain, "se": se_block, "split": split_block}
 def test_the_session_computes_what_the_placement_computes(block: str, target: str) -> None:
     model = BLOCKS[block]()
     table = calibrate(model, [X], CalibrationOptions(Method.MSE))
-    options = PlacementOptions(target, first=Ends.INT8, last=Ends.INT8)
+    options = PlacementOptions(get(target).traits, first=Ends.INT8, last=Ends.INT8)
     session = QuantSession(model, options, table)
     exact = logits(open_graph(model), X)
     placed = logits(open_graph(place(model, table, options)[0], optimize=False), X)
@@ -42,7 +44,7 @@ def test_recovery_buys_what_it_says() -> None:
     # A range far too small to begin with: the first step must find a better one.
     table = calibrate(model, [X])
     table = table.with_amax({"u": table.amax("u") / 8})
-    options = PlacementOptions("tensorrt")
+    options = TENSORRT
     judges = X[4:]
     exact = logits(open_graph(model), judges)
 
@@ -63,10 +65,10 @@ def test_recovery_buys_what_it_says() -> None:
 def test_bias_correction_restores_the_means() -> None:
     model = plain()
     table = calibrate(model, [X], CalibrationOptions(Method.MINMAX))
-    options = PlacementOptions("tensorrt", first=Ends.INT8, last=Ends.INT8)
+    options = PlacementOptions(get("tensorrt").traits, first=Ends.INT8, last=Ends.INT8)
     found = recover(model, table, X, options)
     session = QuantSession(model, options, table)
-    names = [layer.name for layer in session.plan.layers]
+    names = [layer.name for layer in session.decision.layers]
     exact = session.channel_means(X, Variant(), names)
     before = session.channel_means(X, session.everything(table), names)
     again = QuantSession(found.model, options, found.table)
@@ -78,7 +80,7 @@ def test_bias_correction_restores_the_means() -> None:
 def test_a_stopped_search_keeps_what_it_has() -> None:
     model = plain()
     table = calibrate(model, [X])
-    found = recover(model, table, X, PlacementOptions(), stop=lambda: True)
+    found = recover(model, table, X, TENSORRT, stop=lambda: True)
     assert not found.finished
     assert found.table == table
     assert found.steps == ()
@@ -86,13 +88,18 @@ def test_a_stopped_search_keeps_what_it_has() -> None:
 
 def test_recovery_needs_images() -> None:
     with pytest.raises(InputError, match="needs images"):
-        recover(plain(), calibrate(plain(), [X]), X[:0], PlacementOptions())
+        recover(plain(), calibrate(plain(), [X]), X[:0], TENSORRT)
 
 
 def test_sensitivity_finds_the_layer_with_the_bad_range() -> None:
     model = plain()
     table = calibrate(model, [X], CalibrationOptions(Method.MINMAX))
-    rows = sensitivity(model, table.with_amax({"a": table.amax("a") / 50}), X)
+    rows = sensitivity(
+        model,
+        table.with_amax({"a": table.amax("a") / 50}),
+        X,
+        PlacementOptions(get("tensorrt").traits, first=Ends.INT8, last=Ends.INT8),
+    )
     assert rows[0].node == "node_b"  # it reads "a"
     assert rows[0].sqnr_db < rows[1].sqnr_db - 6
     assert sum(row.macs_share for row in rows) == pytest.approx(1.0)
@@ -107,7 +114,7 @@ def fake_rows(count: int) -> tuple[LayerSensitivity, ...]:
 
 @pytest.mark.parametrize("needed", [0, 1, 5, 16])
 def test_mixed_precision_keeps_no_more_layers_than_the_gate_asks_for(needed: int) -> None:
-    found = keep_worst_in_float(fake_rows(16), PlacementOptions(), lambda options: len(options.exclude) >= needed)
+    found = keep_worst_in_float(fake_rows(16), TENSORRT, lambda options: len(options.exclude) >= needed)
     assert found.passed
     assert found.excluded == tuple(f"m{i}" for i in range(needed))
     assert found.int8_share == pytest.approx(1 - needed / 16)
@@ -115,7 +122,7 @@ def test_mixed_precision_keeps_no_more_layers_than_the_gate_asks_for(needed: int
 
 
 def test_mixed_precision_says_when_it_cannot() -> None:
-    found = keep_worst_in_float(fake_rows(4), PlacementOptions(), lambda options: False)
+    found = keep_worst_in_float(fake_rows(4), TENSORRT, lambda options: False)
     assert not found.passed
     assert found.evaluations == 2
 
@@ -126,5 +133,5 @@ def test_work_counts_against_noise() -> None:
         LayerSensitivity("big", "big", "Conv", 20.0, 1000, 0.9),
         LayerSensitivity("small", "small", "Conv", 22.0, 100, 0.1),
     )
-    found = keep_worst_in_float(rows, PlacementOptions(), lambda options: bool(options.exclude))
+    found = keep_worst_in_float(rows, TENSORRT, lambda options: bool(options.exclude))
     assert found.excluded == ("small",)

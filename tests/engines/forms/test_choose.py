@@ -35,6 +35,7 @@ from radixrt.export.spec import Precision
 from tests.export.passes.conv_nets import run as run_ort
 
 RESNEXT = ConvShape(1, 32, 32, 8, (3, 3), pads=(1, 1, 1, 1), height=8, width=8)
+TRAITS = get("onnxruntime").traits
 AVD = PoolConvShape(ConvShape(1, 8, 16, 1, (3, 3), stride=(2, 2), pads=(1, 1, 1, 1), height=9, width=9), (2, 2))
 
 
@@ -237,7 +238,7 @@ def test_a_cached_form_that_is_no_candidate_is_ignored(tmp_path: Path) -> None:
     owner.choose(
         "grouped-conv",
         f"{RESNEXT} pads {RESNEXT.pads}",
-        {"merge x999": lambda: grouped_conv_graph(RESNEXT, KEEP, Precision.FP32)},
+        {"merge x999": lambda: grouped_conv_graph(RESNEXT, KEEP, Precision.FP32, TRAITS)},
     )
     assert choose(RESNEXT)[0] == DENSE
 
@@ -257,8 +258,8 @@ def test_open_size_is_kept() -> None:
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
 def test_candidate_graphs_are_equal(form: Form, precision: Precision) -> None:
     x = np.random.default_rng(0).standard_normal((1, 32, 8, 8)).astype(np.float32)
-    want = run_ort(grouped_conv_graph(RESNEXT, KEEP, precision), x)
-    model = grouped_conv_graph(RESNEXT, form, precision)
+    want = run_ort(grouped_conv_graph(RESNEXT, KEEP, precision, TRAITS), x)
+    model = grouped_conv_graph(RESNEXT, form, precision, TRAITS)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     # In INT8 a value on the edge between two codes may fall either way: one step of the scale.
     np.testing.assert_allclose(run_ort(model, x), want, atol=1e-5 if precision is Precision.FP32 else 0.024, rtol=0)
@@ -270,7 +271,7 @@ def test_candidate_graphs_are_equal(form: Form, precision: Precision) -> None:
 @pytest.mark.parametrize(("form", "quantised"), [(KEEP, False), (Form("merge", 4), True), (DENSE, True)])
 def test_only_what_the_placement_quantises_is_measured_in_int8(form: Form, quantised: bool) -> None:
     for target in ("onnxruntime", "tensorrt-rtx"):
-        model = grouped_conv_graph(RESNEXT, form, Precision.INT8, target)
+        model = grouped_conv_graph(RESNEXT, form, Precision.INT8, get(target).traits)
         (conv,) = (node for node in model.graph if node.op_type == "Conv")
         makers = [value.producer() for value in conv.inputs[:2] if value is not None]
         assert (makers[1] is not None and makers[1].op_type == "DequantizeLinear") == quantised
@@ -280,14 +281,14 @@ def test_only_what_the_placement_quantises_is_measured_in_int8(form: Form, quant
 
 def test_pool_candidates_are_equal() -> None:
     x = np.random.default_rng(0).standard_normal((1, 8, 9, 9)).astype(np.float32)
-    pair, single = (pool_conv_graph(AVD, form, Precision.FP32) for form in ("pool", "conv"))
+    pair, single = (pool_conv_graph(AVD, form, Precision.FP32, TRAITS) for form in ("pool", "conv"))
     assert [n.op_type for n in pair.graph] == ["AveragePool", "Conv", "Relu"]
     assert [n.op_type for n in single.graph] == ["Conv", "Relu"]
     np.testing.assert_allclose(run_ort(single, x), run_ort(pair, x), atol=1e-5, rtol=0)
 
 
 def test_half_precision_graphs_are_half() -> None:
-    model = grouped_conv_graph(RESNEXT, SPLIT, Precision.FP16)
+    model = grouped_conv_graph(RESNEXT, SPLIT, Precision.FP16, TRAITS)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     assert model.graph.inputs[0].dtype == ir.DataType.FLOAT16
 
@@ -311,7 +312,7 @@ def plan(kernels: int, megabytes: float) -> PlanCost:
 )
 def test_plan_judge(original: tuple[int, float], other: tuple[int, float], wins: bool) -> None:
     costs = iter([plan(*original), plan(*other)])
-    graph = grouped_conv_graph(RESNEXT, KEEP, Precision.FP16)
+    graph = grouped_conv_graph(RESNEXT, KEEP, Precision.FP16, TRAITS)
     answer = PlanJudge(lambda data: next(costs))({"keep": graph, "dense": graph})
     assert answer.form == ("dense" if wins else "keep")
     assert "kernels" in answer.why
@@ -326,7 +327,7 @@ def test_plan_judge_skips_what_does_not_compile() -> None:
             raise answer
         return answer
 
-    graph = grouped_conv_graph(RESNEXT, KEEP, Precision.FP16)
+    graph = grouped_conv_graph(RESNEXT, KEEP, Precision.FP16, TRAITS)
     assert PlanJudge(cost)({"keep": graph, "dense": graph}).form == "keep"
 
 

@@ -19,6 +19,7 @@ from radixrt.calibration.placement.options import Ends, PlacementOptions
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.engines.base import BuildOptions, Capability
+from radixrt.engines.registry import get
 from radixrt.engines.tensorrt import analysis_plan as analysis
 from radixrt.engines.tensorrt.analysis_plan import analysis_plan
 from radixrt.engines.tensorrt.api import TrtApi
@@ -242,7 +243,11 @@ def test_the_real_builder_takes_every_name_that_drift_asks_for(precision: Precis
     reference = network()
     images = [np.random.default_rng(1).normal(size=(1, 3, 16, 16)).astype(np.float32)]
     if precision is Precision.INT8:
-        deploy, _ = place(reference, calibrate(reference, images, threads=1), PlacementOptions(first=Ends.INT8))
+        deploy, _ = place(
+            reference,
+            calibrate(reference, images, threads=1),
+            PlacementOptions(get("tensorrt").traits, first=Ends.INT8),
+        )
     else:
         deploy = to_float16(reference)
     names = watched(reference, deploy)

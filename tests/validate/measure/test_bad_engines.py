@@ -14,6 +14,7 @@ from radixrt.calibration.placement.options import Ends, PlacementOptions
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.spec import CalibrationOptions, Method
+from radixrt.engines.registry import get
 from radixrt.errors import GateError
 from radixrt.validate.gates import demand, judge_gates, read_gates
 from radixrt.validate.measure.drift import drift
@@ -37,7 +38,7 @@ def test_ranges_from_noise_fail_their_gate_and_the_layers_are_named() -> None:
     # Calibrated by min-max on noise a twentieth as strong as the images: every range is far too narrow.
     reference, test = network(), images()
     table = calibrate(reference, images(scale=0.05, seed=2), CalibrationOptions(method=Method.MINMAX), threads=1)
-    bad, _ = place(reference, table, PlacementOptions(first=Ends.INT8))
+    bad, _ = place(reference, table, PlacementOptions(get("tensorrt").traits, first=Ends.INT8))
     expected = answers(reference, test)
     found = answers(bad, test)
     with pytest.raises(GateError, match="min_cosine is 0") as caught:

@@ -12,6 +12,7 @@ import pytest
 from radixrt.calibration.placement.options import Ends, PlacementOptions
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
+from radixrt.engines.registry import get
 from radixrt.errors import InputError
 from radixrt.export.passes.float16 import to_float16
 from radixrt.validate.measure.drift import drift
@@ -63,7 +64,7 @@ def case() -> Case:
     batches = [random.normal(size=(4, 3, 16, 16)).astype(np.float32) for _ in range(3)]
     reference = network()
     table = calibrate(reference, batches, threads=1)
-    int8, _ = place(reference, table, PlacementOptions(first=Ends.INT8))
+    int8, _ = place(reference, table, PlacementOptions(get("tensorrt").traits, first=Ends.INT8))
     return Case(reference, int8, batches)
 
 
