@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from radixrt.engines.forms.judge import FormJudge
     from radixrt.engines.forms.rules import Rule
-    from radixrt.export.attention.lower import AttentionForm
-    from radixrt.export.passes.pipeline import Pass
+    from radixrt.export.attention.forms import AttentionForm
+    from radixrt.export.passes.base import Pass
 
 Array = NDArray[Any]
 
@@ -240,7 +240,7 @@ class Target(ABC):
 
     def attention_form(self) -> AttentionForm:
         """The form of attention that is written where nothing can be measured."""
-        from radixrt.export.attention.lower import AttentionForm
+        from radixrt.export.attention.forms import AttentionForm
 
         return AttentionForm()
 

@@ -29,7 +29,7 @@ from radixrt.export.passes.float32 import has_half, to_float32
 from radixrt.export.spec import Precision, Traits
 
 if TYPE_CHECKING:
-    from radixrt.export.passes.pipeline import Pass
+    from radixrt.export.passes.base import Pass
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -122,9 +122,9 @@ class OnnxRuntimeTarget(Target):
         return Capability(self.name, True, True, version=ort.__version__, device="CUDA, CPU" if _cuda() else "CPU")
 
     def passes(self, precision: Precision) -> tuple[Pass, ...]:
-        from radixrt.engines.cpu.relu_behind_pool import relu_behind_pool
+        from radixrt.engines.cpu.relu_behind_pool import ReluBehindPool
 
-        return (relu_behind_pool,) if precision is Precision.INT8 else ()
+        return (ReluBehindPool(),) if precision is Precision.INT8 else ()
 
     def _build(
         self, deploy: Path, out_dir: Path, options: BuildOptions, progress: Progress | None = None

@@ -18,35 +18,33 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from radixrt.export.graph.origin import take_place
-from radixrt.export.passes.pass_result import PassResult
+from radixrt.export.graph.writer import GraphWriter
+from radixrt.export.passes.base import Pass
+from radixrt.export.passes.report import PassResult
 
 
-def relu_behind_pool(model: ir.Model) -> PassResult:
-    """Swaps every such pair. Changes the model in place."""
-    changed = False
-    for pool in list(model.graph):
-        relu = _relu_before(pool)
-        if relu is None:
-            continue
-        pooled = pool.outputs[0]
-        between = ir.Value(name=f"{pooled.name}_signed", shape=pooled.shape, type=pooled.type)
-        output = ir.Value(name=pooled.name, shape=pooled.shape, type=pooled.type)
-        made = [
-            ir.Node("", "MaxPool", [relu.inputs[0]], pool.attributes.values(), outputs=[between], name=pool.name),
-            ir.Node("", "Relu", [between], outputs=[output], name=relu.name),
-        ]
-        for old, new in zip((pool, relu), made, strict=True):
-            take_place(old, new)
-        ir.convenience.replace_nodes_and_values(model.graph, pool, [pool], made, [pooled], [output])
-        model.graph.remove(relu, safe=True)
-        changed = True
-    return PassResult(changed)
+class ReluBehindPool(Pass):
+    """Swaps every such pair."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        changed = False
+        writer = GraphWriter(model.graph)
+        for pool in list(model.graph):
+            relu = _relu_before(pool)
+            if relu is None:
+                continue
+            pooled = pool.outputs[0]
+            signed = writer.op(
+                "MaxPool", relu.inputs, f"{pooled.name}_signed", pool.attributes, shape=pooled.shape, instead_of=pool
+            )
+            writer.commit(pooled, writer.op("Relu", [signed], f"{pooled.name}_rectified", instead_of=relu))
+            changed = True
+        return PassResult(model, modified=changed)
 
 
 def _relu_before(pool: ir.Node) -> ir.Node | None:
     """The ReLU between a MaxPool and a convolution of the graph's input, where nobody else reads what lies between."""
-    if pool.op_type != "MaxPool" or pool.domain not in ("", "ai.onnx") or len(pool.outputs) != 1:
+    if pool.op_type != "MaxPool" or pool.domain != "" or len(pool.outputs) != 1:
         return None
     relu = _only_maker(pool.inputs[0], "Relu")
     conv = None if relu is None else _only_maker(relu.inputs[0], "Conv")
@@ -58,4 +56,4 @@ def _only_maker(value: ir.Value | None, op_type: str) -> ir.Node | None:
     if value is None or value.is_graph_output() or len(value.uses()) != 1:
         return None
     maker = value.producer()
-    return maker if maker is not None and maker.op_type == op_type and maker.domain in ("", "ai.onnx") else None
+    return maker if maker is not None and maker.op_type == op_type and maker.domain == "" else None

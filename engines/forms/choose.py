@@ -24,7 +24,7 @@ from radixrt.engines.forms.graphs import grouped_conv_graph, pool_conv_graph, ra
 from radixrt.engines.forms.judge import Judge
 from radixrt.engines.forms.rules import chooser_by_rule, chooser_fixed
 from radixrt.errors import InputError
-from radixrt.export.attention.lower import AttentionForm, Combine, Parts
+from radixrt.export.attention.forms import AttentionForm, Combine, Parts
 from radixrt.export.passes.conv_shape import KEEP, SPLIT, ChooseForm, ConvShape, Form, candidates
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.passes.pool_conv import ChoosePoolForm, PoolConvShape, PoolForm
@@ -184,8 +184,10 @@ def pool_chooser_for(
 
 def attention_form(
     target: Target, precision: Precision, cache: Path | None = None, *, threads: int = 0
-) -> AttentionForm:
-    """Returns how the branches of split attention are best combined on a target: slice and add, or reshape and reduce.
+) -> tuple[AttentionForm, str]:
+    """Returns how the branches of split attention are best combined on a target, and why.
+
+    The forms slice and add, or reshape and reduce.
 
     One block of ResNeSt-50's second stage stands for all: the forms differ in how often they pass over the feature map,
     and that order is the same at every size. In INT8 the combination stays in float, but the convolutions around it
@@ -195,12 +197,13 @@ def attention_form(
     measurer = measurer_for(target, measured, cache, threads=threads)
     usual = target.attention_form()
     if isinstance(measurer, str):
-        return usual
+        return usual, f"rule: the usual form for {target.name} ({measurer})"
     # How branches of their own maps are pooled is the target's business: this block has one map.
     asked = (usual, *(replace(form, squeeze=usual.squeeze) for form in _ATTENTION_FORMS))
     forms = {str(form): form for form in asked}
     makers = {name: _maker(_lowered, target, form, measurer.precision) for name, form in forms.items()}
-    return forms[measurer.choose("radix-combine", f"radix 2, {_CHANNELS} channels at {_SIDE}x{_SIDE}", makers).form]
+    answer = measurer.choose("radix-combine", f"radix 2, {_CHANNELS} channels at {_SIDE}x{_SIDE}", makers)
+    return forms[answer.form], f"{target.name}: {answer.why}"
 
 
 def _lowered(target: Target, form: AttentionForm, precision: Precision) -> ir.Model:
@@ -236,8 +239,10 @@ def rewrite_options(
     Raises:
         InputError: no such policy.
     """
+    form, why = attention_form(target, precision, cache, threads=threads)
     return RewriteOptions(
-        attention=attention_form(target, precision, cache, threads=threads),
+        attention=form,
+        attention_why=why,
         choose_form=chooser_for(grouped_conv, target, precision, cache, threads=threads),
         choose_pool=pool_chooser_for(target, precision, cache, threads=threads) if grouped_conv == "auto" else None,
         target_passes=target.passes(precision),

@@ -19,8 +19,8 @@ from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.export.graph.facts import static_dims
 from radixrt.export.passes.conv_shape import ConvShape, Form
-from radixrt.export.passes.grouped_conv import apply_forms
-from radixrt.export.passes.pool_conv import PoolConvShape, PoolForm, apply_pool_forms
+from radixrt.export.passes.grouped_conv import GroupedConv
+from radixrt.export.passes.pool_conv import PoolConv, PoolConvShape, PoolForm
 from radixrt.export.spec import Precision, Traits
 
 _OPSET = 18
@@ -34,7 +34,7 @@ def grouped_conv_graph(shape: ConvShape, form: Form, precision: Precision, trait
         ValueError: the shape's height or width is open.
     """
     x, nodes, y = _conv_chain(shape, precision)
-    model, _, _ = apply_forms(_model([x], nodes, y), lambda _: (form, ""))
+    model = GroupedConv(lambda _: (form, ""))(_model([x], nodes, y)).model
     return _quantised(model, traits) if precision is Precision.INT8 else model
 
 
@@ -77,7 +77,7 @@ def pool_conv_graph(shape: PoolConvShape, form: PoolForm, precision: Precision, 
     if whole.dilation != (1, 1):
         attributes.append(ir.AttrInt64s("dilations", whole.dilation))
     pool = ir.Node("", "AveragePool", [x], attributes, outputs=[middle], name="pool")
-    model, _, _, _ = apply_pool_forms(_model([x], [pool, *nodes], y), lambda _: (form, ""))
+    model = PoolConv(lambda _: (form, ""))(_model([x], [pool, *nodes], y)).model
     return _quantised(model, traits) if precision is Precision.INT8 else model
 
 

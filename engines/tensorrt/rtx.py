@@ -21,13 +21,13 @@ from radixrt.engines.tensorrt.build import build_plan, check_options, plan_name
 from radixrt.engines.tensorrt.gpu import find_gpu
 from radixrt.engines.tensorrt.plan_cost import PlanCost, compare_int8, cost_of_layers, node_macs, plan_cost
 from radixrt.engines.tensorrt.plan_judge import PlanJudge
-from radixrt.engines.tensorrt.rtx_passes.join_shortcut import join_shortcut
-from radixrt.engines.tensorrt.rtx_passes.space_to_depth import fold_first_convolution
-from radixrt.engines.tensorrt.rtx_passes.window_pool import pool_by_window
+from radixrt.engines.tensorrt.rtx_passes.join_shortcut import JoinShortcut
+from radixrt.engines.tensorrt.rtx_passes.space_to_depth import SpaceToDepth
+from radixrt.engines.tensorrt.rtx_passes.window_pool import WindowPool
 from radixrt.engines.tensorrt.target import FP16_GROUPS, INT8_GROUP_MULTIPLE
 from radixrt.errors import InputError
-from radixrt.export.attention.lower import AttentionForm, Combine, Parts, Squeeze
-from radixrt.export.passes.pipeline import Pass
+from radixrt.export.attention.forms import AttentionForm, Combine, Parts, Squeeze
+from radixrt.export.passes.base import Pass
 from radixrt.export.spec import Int8Outputs, Precision, Traits
 
 DEFAULT_CAPABILITIES = ("8.6", "8.9", "12.0")
@@ -75,9 +75,9 @@ class TensorRtRtxTarget(Target):
 
     def passes(self, precision: Precision) -> tuple[Pass, ...]:
         # In INT8 each generated sum would get a scale of its own, where a pooling and a convolution have one.
-        generated = (join_shortcut, fold_first_convolution) if precision is not Precision.INT8 else ()
+        generated = (JoinShortcut(), SpaceToDepth()) if precision is not Precision.INT8 else ()
         # Last: the others look for a GlobalAveragePool.
-        return (*generated, pool_by_window)
+        return (*generated, WindowPool())
 
     def form_judge(self, precision: Precision, threads: int = 0) -> FormJudge | str:
         capability = self.capability()

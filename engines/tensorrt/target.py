@@ -17,7 +17,7 @@ from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.available import library_here
 from radixrt.engines.tensorrt.build import build_plan, check_options, plan_name
 from radixrt.engines.tensorrt.gpu import find_gpu
-from radixrt.export.attention.lower import AttentionForm, Combine, Parts, Squeeze
+from radixrt.export.attention.forms import AttentionForm, Combine, Parts, Squeeze
 from radixrt.export.spec import Int8Outputs, Precision, Traits
 
 INT8_GROUP_MULTIPLE = 4

@@ -5,122 +5,71 @@ Before: whatever the exporter wrote. After, on (N, channels, 1, 1) tensors up to
     s = GlobalAveragePool(P)             of the whole radix tensor where there is one; else per branch, added
     z = act(Conv1x1(s; W1, b1))          W1's columns repeat R times, so no feature-map-sized sum is left
     g = Sigmoid(Conv1x1(z; W2', b2'))    R = 2: W2' = W2[0] - W2[1], as softmax(a0, a1) = (sigmoid(a0 - a1), 1 - that)
-    V = U0 * g + U1 * (1 - g)            or one of the other :class:`Combine` forms
+    V = U0 * g + U1 * (1 - g)            or one of the other ``Combine`` forms
 
 R = 1 is ``U * sigmoid(a)``, or a hard sigmoid, and scaled or shifted where the block's is. R > 2 has one Softmax over a
 static axis. No Shape, Gather or Transpose is left, and no Reshape but the two around the Softmax of R > 2. Every form
 is equal in real arithmetic; which one is cheapest is a property of the target, so the caller chooses
-(:class:`AttentionForm`).
+(:class:`radixrt.export.attention.forms.AttentionForm`).
 
-The pass changes nothing by itself: it returns nodes that compute V from the block's feature maps.
+What is written here stands in no graph yet: the caller puts it in place, or takes it back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from radixrt.export.attention.activations import write_activation
 from radixrt.export.attention.affine import Floats, PoolKind
 from radixrt.export.attention.block import Activation, AttentionBlock, Layer
-from radixrt.export.attention.write_activation import write_activation
-from radixrt.export.graph.origin import NAME_SCOPES, copy_origin, set_module
-
-
-class Combine(str, Enum):
-    """How the gated branches become one feature map."""
-
-    LERP = "lerp"
-    """``U1 + g * (U0 - U1)``; R = 2."""
-    BLEND = "blend"
-    """``U0 * g + U1 * (1 - g)``; R = 2."""
-    WEIGHTS = "weights"
-    """``sum_r U_r * w_r``, each weight its own tensor."""
-    SCALE = "scale"
-    """``X * w`` on the whole radix tensor, then the sum of its parts."""
-    MIRROR = "mirror"
-    """``scale`` with ``w = Concat(g, 1 - g)``: the second FC has half the rows; R = 2."""
-
-
-class Parts(str, Enum):
-    """How the parts of the whole radix tensor are reached."""
-
-    SPLIT = "split"
-    SLICE = "slice"
-    REDUCE = "reduce"
-    """Reshape to (N, R, C, H, W) and ReduceSum; only after ``scale``, and only where H and W are static."""
-
-
-class Squeeze(str, Enum):
-    """How branches that are maps of their own (SK) are pooled."""
-
-    EACH = "each"
-    """Each branch is pooled and the tiny results are added."""
-    SUM = "sum"
-    """The maps are added and pooled once: for compilers that fuse the addition into the reduction."""
-
-
-@dataclass(frozen=True)
-class AttentionForm:
-    """Which of the equal forms to write. Where one does not apply to a block, the nearest that does is written."""
-
-    combine: Combine = Combine.LERP
-    parts: Parts = Parts.SPLIT
-    squeeze: Squeeze = Squeeze.EACH
-
-    def __str__(self) -> str:
-        squeeze = ", maps summed before pooling" if self.squeeze is Squeeze.SUM else ""
-        return f"{self.combine.value}, {self.parts.value}{squeeze}"
+from radixrt.export.attention.forms import AttentionForm, Combine, Parts, Squeeze
+from radixrt.export.graph.writer import GraphWriter
 
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """The nodes that stand for a block, in order; ``output`` is V; ``form`` says in words what was written."""
+    """What stands for a block: ``output`` is V; ``form`` says in words what was written."""
 
-    nodes: tuple[ir.Node, ...]
     output: ir.Value
     form: str
 
 
-def lower(block: AttentionBlock, form: AttentionForm, dtype: ir.DataType, opset: int, prefix: str) -> Lowered:
+def lower(block: AttentionBlock, form: AttentionForm, dtype: ir.DataType, writer: GraphWriter) -> Lowered:
     """Writes ``block`` in ``form``.
 
     Args:
         block: the canonical block; its weights are rounded to ``dtype`` here and nowhere earlier.
         form: the form asked for.
         dtype: the feature maps' type.
-        opset: the graph's opset version, at least 13.
-        prefix: what the names of the new nodes and values begin with; must be unique in the graph.
+        writer: of the block's graph, whose opset is 13 or later. Its batch is left open.
     """
-    writer = _Writer(block, dtype, opset, prefix)
-    squeezed, first = _squeeze(block, form.squeeze, writer)
+    to = _BlockWriter(block, dtype, writer)
+    squeezed, first = _squeeze(block, form.squeeze, to)
     if block.hidden is None:
         features, excite = squeezed, Layer(first, block.excite.bias)
     else:
         layer, activation = block.hidden
-        features = writer.activate(writer.fully_connected(squeezed, Layer(first, layer.bias), "fc1"), activation, "act")
+        features = to.activate(to.fully_connected(squeezed, Layer(first, layer.bias), "fc1"), activation, "act")
         excite = block.excite
     if block.radix == 1:
-        plain = writer.activate(writer.fully_connected(features, excite, "fc2"), block.gate, "gate")
-        scaled = writer.each(plain, "Mul", block.gate.scale, 1.0, "gate_scale")
-        gate = writer.each(scaled, "Add", block.gate.shift, 0.0, "gate_shift")
-        output = writer.op("Mul", [writer.part(block, 0, form.parts), gate], "out")
-        words = f"{_word(block.gate)} gate{'' if gate is plain else ', scaled'}"
-    else:
-        output, words = _combine(block, form, features, excite, writer)
-    return Lowered(tuple(writer.nodes), output, words)
+        plain = to.activate(to.fully_connected(features, excite, "fc2"), block.gate, "gate")
+        scaled = to.each(plain, "Mul", block.gate.scale, 1.0, "gate_scale")
+        gate = to.each(scaled, "Add", block.gate.shift, 0.0, "gate_shift")
+        output = to.op("Mul", [to.part(block, 0, form.parts), gate], "out")
+        return Lowered(output, f"{_word(block.gate)} gate{'' if gate is plain else ', scaled'}")
+    return _combine(block, form, features, excite, to)
 
 
 def _word(gate: Activation) -> str:
     return {"Sigmoid": "sigmoid", "HardSigmoid": "hard-sigmoid", "Softmax": "softmax"}[gate.kind]
 
 
-def _squeeze(block: AttentionBlock, how: Squeeze, writer: _Writer) -> tuple[ir.Value, Floats]:
+def _squeeze(block: AttentionBlock, how: Squeeze, writer: _BlockWriter) -> tuple[ir.Value, Floats]:
     """The pooled tensor, and the first FC's weight for it. Averaged maps with equal columns are added."""
     weight = block.hidden[0].weight if block.hidden is not None else block.excite.weight
     starts = np.cumsum([0, *(p.channels for p in block.pooled)])
@@ -139,7 +88,7 @@ def _squeeze(block: AttentionBlock, how: Squeeze, writer: _Writer) -> tuple[ir.V
     return together, np.concatenate([known for _, _, known in merged], axis=1)
 
 
-def _pool(kind: PoolKind, maps: list[ir.Value], how: Squeeze, role: str, writer: _Writer) -> ir.Value:
+def _pool(kind: PoolKind, maps: list[ir.Value], how: Squeeze, role: str, writer: _BlockWriter) -> ir.Value:
     """The pooled sum of feature maps; of several only where they are averaged, which is linear."""
     op = "GlobalAveragePool" if kind == "avg" else "GlobalMaxPool"
     terms = maps if how is Squeeze.SUM else [writer.op(op, [m], f"{role}_{i}") for i, m in enumerate(maps)]
@@ -150,8 +99,8 @@ def _pool(kind: PoolKind, maps: list[ir.Value], how: Squeeze, role: str, writer:
 
 
 def _combine(
-    block: AttentionBlock, form: AttentionForm, features: ir.Value, excite: Layer, writer: _Writer
-) -> tuple[ir.Value, str]:
+    block: AttentionBlock, form: AttentionForm, features: ir.Value, excite: Layer, writer: _BlockWriter
+) -> Lowered:
     folded = block.radix == 2 and block.gate.kind == "Softmax"
     combine = form.combine
     if combine is Combine.MIRROR and not folded:
@@ -171,7 +120,7 @@ def _combine(
             output = writer.op(
                 "Add", [writer.op("Mul", [left, gate], "out0"), writer.op("Mul", [right, other], "out1")], "out"
             )
-        return output, f"sigmoid of a folded difference, {combine.value}"
+        return Lowered(output, f"sigmoid of a folded difference, {combine.value}")
     if combine is Combine.MIRROR:
         weights = _mirrored(features, excite, writer)
     else:
@@ -180,10 +129,10 @@ def _combine(
     if combine in (Combine.SCALE, Combine.MIRROR):
         assert block.whole is not None
         scaled = writer.op("Mul", [block.whole, weights], "scaled")
-        return writer.sum_parts(block, scaled, form.parts), f"{word}, {combine.value}"
+        return Lowered(writer.sum_parts(block, scaled, form.parts), f"{word}, {combine.value}")
     gates = writer.pieces(weights, block.radix, block.channels, form.parts, "weight")
     terms = [writer.op("Mul", [writer.part(block, r, form.parts), g], f"out{r}") for r, g in enumerate(gates)]
-    return writer.chain(terms), f"{word}, weights"
+    return Lowered(writer.chain(terms), f"{word}, weights")
 
 
 def _difference(excite: Layer) -> Layer:
@@ -191,13 +140,13 @@ def _difference(excite: Layer) -> Layer:
     return Layer(excite.weight[:half] - excite.weight[half:], excite.bias[:half] - excite.bias[half:])
 
 
-def _mirrored(features: ir.Value, excite: Layer, writer: _Writer) -> ir.Value:
+def _mirrored(features: ir.Value, excite: Layer, writer: _BlockWriter) -> ir.Value:
     """The weights (N, 2 * C, 1, 1) of a folded softmax, whose second half is what the first leaves of one."""
     gate = writer.op("Sigmoid", [writer.fully_connected(features, _difference(excite), "fc2")], "gate")
     return writer.op("Concat", [gate, writer.rest(gate)], "gates", axis=1)
 
 
-def _weights(block: AttentionBlock, features: ir.Value, excite: Layer, folded: bool, writer: _Writer) -> ir.Value:
+def _weights(block: AttentionBlock, features: ir.Value, excite: Layer, folded: bool, writer: _BlockWriter) -> ir.Value:
     """All R * C weights as one tensor (N, R * C, 1, 1)."""
     if folded:
         plus = _difference(excite)
@@ -215,41 +164,25 @@ def _weights(block: AttentionBlock, features: ir.Value, excite: Layer, folded: b
     return writer.op("Reshape", [soft, writer.integers(flat, "flat")], "radix_major")
 
 
-class _Writer:
-    """Collects the nodes of one block. Names are ``prefix`` and the role; origins come from the nodes replaced."""
+class _BlockWriter:
+    """Writes the parts of one block; what is written comes from the layers that it replaces, or from the block."""
 
-    def __init__(self, block: AttentionBlock, dtype: ir.DataType, opset: int, prefix: str) -> None:
-        self.nodes: list[ir.Node] = []
-        self._block, self._dtype, self._opset, self._prefix = block, dtype, opset, prefix
-        self._parts: dict[tuple[ir.Value, Parts], list[ir.Value]] = {}
+    def __init__(self, block: AttentionBlock, dtype: ir.DataType, to: GraphWriter) -> None:
+        self._to, self._dtype = to, dtype
+        self._parts: dict[tuple[ir.Value, Parts], Sequence[ir.Value]] = {}
         fcs = [n for n in block.nodes if n.op_type in ("Conv", "Gemm", "MatMul")]
         self._origins = {"fc1": fcs[0], "fc2": fcs[-1]} if fcs else {}
 
     def op(
         self, op_type: str, inputs: Sequence[ir.Value], role: str, **attributes: int | list[int] | float | str
     ) -> ir.Value:
-        value = ir.Value(name=f"{self._prefix}.{role}", type=ir.TensorType(self._dtype))
-        node = ir.node(op_type, inputs, attributes, outputs=[value], name=f"{self._prefix}.{role}")
-        self._label(node, role)
-        self.nodes.append(node)
-        return value
-
-    def _label(self, node: ir.Node, role: str) -> None:
-        if (origin := self._origins.get(role)) is not None:
-            copy_origin(origin, node)
-        if NAME_SCOPES not in node.metadata_props:
-            set_module(node, self._block.name)
-
-    def _tensor(self, array: npt.NDArray[np.generic], role: str) -> ir.Value:
-        name = f"{self._prefix}.{role}"
-        tensor = ir.tensor(array, name=name)
-        return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+        return self._to.op(op_type, inputs, role, attributes, dtype=self._dtype, origin=self._origins.get(role))
 
     def constant(self, array: Floats, role: str) -> ir.Value:
-        return self._tensor(array.astype(self._dtype.numpy()), role)
+        return self._to.constant(array.astype(self._dtype.numpy()), role)
 
     def integers(self, numbers: Sequence[int], role: str) -> ir.Value:
-        return self._tensor(np.asarray(numbers, np.int64), role)
+        return self._to.integers(numbers, role)
 
     def fully_connected(self, value: ir.Value, layer: Layer, role: str) -> ir.Value:
         weight = self.constant(layer.weight[:, :, None, None], f"{role}.weight")
@@ -259,7 +192,7 @@ class _Writer:
         return self.op("Conv", inputs, role, kernel_shape=[1, 1])
 
     def activate(self, value: ir.Value, activation: Activation, role: str) -> ir.Value:
-        return write_activation(value, activation, role, self, self._opset)
+        return write_activation(value, activation, role, self, self._to.opset)
 
     def each(self, value: ir.Value, op_type: str, numbers: Floats | None, neutral: float, role: str) -> ir.Value:
         """``value`` times or plus a number for each channel, of which all may be the same."""
@@ -283,25 +216,25 @@ class _Writer:
         bounds = [self.integers([e], f"branch{r}.{n}") for e, n in zip(ends, ("start", "end"), strict=True)]
         return self.op("Slice", [branch.value, *bounds, self.integers([1], f"branch{r}.axis")], f"branch{r}")
 
-    def pieces(self, value: ir.Value, count: int, size: int, parts: Parts, role: str) -> list[ir.Value]:
+    def pieces(self, value: ir.Value, count: int, size: int, parts: Parts, role: str) -> Sequence[ir.Value]:
         """``value`` in ``count`` runs of ``size`` channels."""
         key = (value, parts)
         if key in self._parts:
             return self._parts[key]
+        pieces: Sequence[ir.Value]
         if parts is Parts.SLICE:
             axis = self.integers([1], f"{role}.axis")
-            found = []
+            pieces = []
             for r in range(count):
                 bounds = [self.integers([(r + e) * size], f"{role}{r}.{n}") for e, n in ((0, "start"), (1, "end"))]
-                found.append(self.op("Slice", [value, *bounds, axis], f"{role}{r}"))
+                pieces.append(self.op("Slice", [value, *bounds, axis], f"{role}{r}"))
         else:
-            found = [ir.Value(name=f"{self._prefix}.{role}{r}", type=ir.TensorType(self._dtype)) for r in range(count)]
-            sizes = self.integers([size] * count, f"{role}.sizes")
-            node = ir.node("Split", [value, sizes], {"axis": 1}, outputs=found, name=f"{self._prefix}.{role}s")
-            self._label(node, role)
-            self.nodes.append(node)
-        self._parts[key] = found
-        return found
+            sizes, names = self.integers([size] * count, f"{role}.sizes"), [f"{role}{r}" for r in range(count)]
+            pieces = self._to.ops(
+                "Split", [value, sizes], names, {"axis": 1}, dtype=self._dtype, node_name=f"{self._to.prefix}.{role}s"
+            )
+        self._parts[key] = pieces
+        return pieces
 
     def chain(self, terms: Sequence[ir.Value]) -> ir.Value:
         total = terms[0]

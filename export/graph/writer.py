@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from radixrt.export.graph.constants import forget
 from radixrt.export.graph.origin import NAME_SCOPES, copy_origin, set_module, take_place
 
-Attributes: TypeAlias = Mapping[str, "int | float | str | Sequence[int] | Sequence[float] | ir.Attr"]
+Attribute: TypeAlias = "int | float | str | Sequence[int] | Sequence[float] | ir.Attr"
+Attributes: TypeAlias = Mapping[str, Attribute]
 
 # The opset from which a reduction reads its axes as an input, where it is not the default; before, they are an
 # attribute.

@@ -155,11 +155,6 @@ def block_diagonal(weight: NDArray[Any], groups: int, factor: int) -> NDArray[An
     return wide
 
 
-def _ints(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else tuple(attribute.as_ints())
-
-
 def same_pads(size: int, kernel: int, stride: int, dilation: int, upper: bool) -> tuple[int, int]:
     """Returns the padding before and after one axis that ``auto_pad`` SAME_UPPER or SAME_LOWER stands for."""
     total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
@@ -182,14 +177,13 @@ def read_shape(node: ir.Node, batch: int = 1) -> ConvShape | str:
     out_channels, group_in, *kernel = weight.shape.numpy()
     if len(kernel) != 2:
         return f"a {len(kernel)}-D convolution is left as it is"
-    group_attribute = node.attributes.get("group")
-    groups = group_attribute.as_int() if group_attribute is not None else 1
+    groups = node.attributes.get_int("group", 1)
     dims = [d if isinstance(d, int) else None for d in data.shape] if data.shape is not None else []
     images, _, height, width = dims if len(dims) == 4 else (None, None, None, None)
-    stride, dilation = _ints(node, "strides", (1, 1)), _ints(node, "dilations", (1, 1))
-    pads = _ints(node, "pads", (0, 0, 0, 0))
-    auto_attribute = node.attributes.get("auto_pad")
-    auto = auto_attribute.as_string() if auto_attribute is not None else "NOTSET"
+    stride = node.attributes.get_ints("strides", (1, 1))
+    dilation = node.attributes.get_ints("dilations", (1, 1))
+    pads = node.attributes.get_ints("pads", (0, 0, 0, 0))
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
     if auto.startswith("SAME"):
         if height is None or width is None:
             return f"auto_pad {auto} of an open size"

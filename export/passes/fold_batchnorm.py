@@ -16,21 +16,24 @@ from onnxscript.rewriter.rules.common import (
 )
 
 from radixrt.export.graph.origin import NAME_SCOPES, copy_origin
-from radixrt.export.passes.pass_result import PassResult
+from radixrt.export.passes.base import Pass
+from radixrt.export.passes.report import PassResult
 
 
-def fold_batchnorm(model: ir.Model) -> PassResult:
-    """Folds every normalisation of ``model`` that follows a layer, in place."""
-    before = {node.outputs[0].name: _producer(node) for node in model.graph if node.op_type == "BatchNormalization"}
-    rules = RewriteRuleSet(
-        [fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_conv_transpose_rule, fuse_batchnorm_into_gemm_rule]
-    )
-    count = rules.apply_to_model(model)
-    for node in model.graph:
-        origin = before.get(node.outputs[0].name) if node.outputs else None
-        if origin is not None and node.op_type != "BatchNormalization" and NAME_SCOPES not in node.metadata_props:
-            copy_origin(origin, node)
-    return PassResult(changed=bool(count))
+class FoldBatchNorm(Pass):
+    """Folds every normalisation that follows a layer."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        before = {node.outputs[0].name: _producer(node) for node in model.graph if node.op_type == "BatchNormalization"}
+        rules = RewriteRuleSet(
+            [fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_conv_transpose_rule, fuse_batchnorm_into_gemm_rule]
+        )
+        count = rules.apply_to_model(model)
+        for node in model.graph:
+            origin = before.get(node.outputs[0].name) if node.outputs else None
+            if origin is not None and node.op_type != "BatchNormalization" and NAME_SCOPES not in node.metadata_props:
+                copy_origin(origin, node)
+        return PassResult(model, modified=bool(count))
 
 
 def _producer(node: ir.Node) -> ir.Node | None:

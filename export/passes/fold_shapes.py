@@ -19,32 +19,32 @@ import numpy as np
 import onnx_ir as ir
 
 from radixrt.export.graph.shapes import Array, Concrete, Sizes, concretise
-from radixrt.export.passes.pass_result import PassResult
+from radixrt.export.graph.writer import GraphWriter
+from radixrt.export.passes.base import Pass
+from radixrt.export.passes.report import PassResult
 
 _PROBES = (Sizes(3, 96), Sizes(5, 96), Sizes(3, 160))
 
 
-def fold_shapes(model: ir.Model) -> PassResult:
-    """Folds the shape chains of ``model``, in place."""
-    graph = model.graph
-    probes = [concretise(graph, sizes) for sizes in _PROBES]
-    changed = False
-    for node in list(graph):
-        for place, value in enumerate(node.inputs):
-            if value is None or value.producer() is None or value not in probes[0].folded:
-                continue
-            array = _target(node, place, value, probes)
-            if array is None:
-                continue
-            name = f"{node.name or node.outputs[0].name}.input{place}"
-            if name in graph.initializers:
-                continue
-            constant = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-            constant.shape, constant.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.from_numpy(array.dtype))
-            graph.register_initializer(constant)
-            node.replace_input_with(place, constant)
-            changed = True
-    return PassResult(changed=changed)
+class FoldShapes(Pass):
+    """Folds every shape chain that can be told from three runs."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        probes = [concretise(model.graph, sizes) for sizes in _PROBES]
+        writer = GraphWriter(model.graph)
+        changed = False
+        for node in list(model.graph):
+            for place, value in enumerate(node.inputs):
+                if value is None or value.producer() is None or value not in probes[0].folded:
+                    continue
+                array = _target(node, place, value, probes)
+                if array is None:
+                    continue
+                name = f"{node.name or node.outputs[0].name}.input{place}"
+                node.replace_input_with(place, writer.constant(array, name))
+                changed = True
+        writer.append()
+        return PassResult(model, modified=changed)
 
 
 def _target(node: ir.Node, place: int, value: ir.Value, probes: list[Concrete]) -> Array | None:

@@ -16,108 +16,127 @@ touched. A convolution whose weight is not a constant, or which is not 2-D, keep
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
+
 import onnx_ir as ir
 
-from radixrt.export.graph.constants import array_of, forget, initializer, is_constant
-from radixrt.export.graph.origin import module_of, take_place
+from radixrt.export.graph.constants import array_of, is_constant
+from radixrt.export.graph.origin import module_of
+from radixrt.export.graph.writer import Attribute, GraphWriter
+from radixrt.export.passes.base import Pass
 from radixrt.export.passes.conv_shape import KEEP, ChooseForm, ConvShape, Form, block_diagonal, read_shape
-from radixrt.export.passes.report import GroupedConvRecord
+from radixrt.export.passes.report import GroupedConvRecord, PassResult
 
 
-def apply_forms(
-    model: ir.Model, chooser: ChooseForm, *, batch: int = 1
-) -> tuple[ir.Model, list[GroupedConvRecord], bool]:
-    """Gives every grouped convolution the form that the chooser names. Changes the model in place.
+@dataclass(frozen=True)
+class GroupedConv(Pass):
+    """Gives every grouped convolution the form that the chooser names. Shapes must be inferred.
 
-    Args:
-        model: shapes inferred; weights are initializers or Constant nodes.
-        chooser: asked once per convolution (it caches if asking is dear).
+    Attributes:
+        choose: asked once per convolution; it must cache its answers if they are expensive.
         batch: images per run that the choice is made for, where the graph's batch is dynamic.
-
-    Returns:
-        The model, one record per grouped convolution, and whether anything changed.
     """
-    records: list[GroupedConvRecord] = []
-    changed = False
-    for node in list(model.graph):
-        if node.op_type != "Conv" or node.domain not in ("", "ai.onnx") or _groups(node) == 1:
-            continue
-        shape = read_shape(node, batch)
-        if isinstance(shape, ConvShape) and not shape.grouped:
-            continue
-        groups, (form, why) = _groups(node), _decide(node, shape, chooser)
-        if form != KEEP and isinstance(shape, ConvShape):
-            _rewrite(model.graph, node, shape, form)
-            changed = True
-        records.append(GroupedConvRecord(name=module_of(node), groups=groups, form=str(form), why=why))
-    return model, records, changed
+
+    choose: ChooseForm
+    batch: int = 1
+
+    def call(self, model: ir.Model) -> PassResult:
+        records: list[GroupedConvRecord] = []
+        changed = False
+        writer = GraphWriter(model.graph)
+        for node in list(model.graph):
+            groups = node.attributes.get_int("group", 1) if node.op_type == "Conv" and node.domain == "" else 1
+            if groups == 1:
+                continue
+            conv = _match(node, self.batch)
+            if isinstance(conv, _GroupedConv) and not conv.shape.grouped:
+                continue
+            form, why = (KEEP, conv) if isinstance(conv, str) else self.choose(conv.shape)
+            if isinstance(conv, _GroupedConv) and form != KEEP:
+                new = _split(conv, writer) if form.kind == "split" else _widen(conv, form, writer)
+                writer.commit(node.outputs[0], new)
+                changed = True
+            records.append(GroupedConvRecord(name=module_of(node), groups=groups, form=str(form), why=why))
+        return PassResult(model, modified=changed, grouped_convs=tuple(records))
 
 
-def _groups(node: ir.Node) -> int:
-    attribute = node.attributes.get("group")
-    return attribute.as_int() if attribute is not None else 1
+@dataclass(frozen=True, eq=False)
+class _GroupedConv:
+    """A grouped convolution whose weight and bias are constants."""
+
+    node: ir.Node
+    data: ir.Value
+    weight: ir.Value
+    bias: ir.Value | None
+    shape: ConvShape
 
 
-def _decide(node: ir.Node, shape: ConvShape | str, chooser: ChooseForm) -> tuple[Form, str]:
-    if isinstance(shape, str):
-        return KEEP, shape
-    for value, what in zip(node.inputs[1:], ("weight", "bias"), strict=False):
-        if value is not None and not is_constant(value):
-            return KEEP, f"the {what} is not a constant"
-    form, why = chooser(shape)
-    if form.kind == "merge" and (form.factor < 2 or shape.groups % form.factor):
-        raise ValueError(f"cannot merge {shape.groups} groups by {form.factor}")
-    return form, why
+def _match(node: ir.Node, batch: int) -> _GroupedConv | str:
+    """The convolution, or the reason why it keeps its form. Depthwise convolutions are for the caller to leave."""
+    shape = read_shape(node, batch)
+    data, weight, *rest = node.inputs
+    if isinstance(shape, str) or data is None or weight is None:
+        return shape if isinstance(shape, str) else "the weight's shape is not known"
+    bias = rest[0] if rest else None
+    if shape.grouped:
+        for value, what in ((weight, "weight"), (bias, "bias")):
+            if value is not None and not is_constant(value):
+                return f"the {what} is not a constant"
+    return _GroupedConv(node=node, data=data, weight=weight, bias=bias, shape=shape)
 
 
-def _rewrite(graph: ir.Graph, node: ir.Node, shape: ConvShape, form: Form) -> None:
-    old_inputs = [value for value in node.inputs[1:] if value is not None]
-    if form.kind == "split":
-        _split(graph, node, shape)
-    else:
-        factor = shape.groups if form.kind == "dense" else form.factor
-        weight = node.inputs[1]
-        assert weight is not None, "checked by _decide"
-        wide = block_diagonal(array_of(weight), shape.groups, factor)
-        node.replace_input_with(1, initializer(graph, f"{weight.name}_g{shape.groups}x{factor}", wide))
-        node.attributes["group"] = ir.AttrInt64("group", shape.groups // factor)
-    for value in old_inputs:
-        forget(graph, value)
+def _widen(conv: _GroupedConv, form: Form, writer: GraphWriter) -> ir.Value:
+    """Writes ``merge`` or ``dense``."""
+    groups = conv.shape.groups
+    if form.kind == "merge" and (form.factor < 2 or groups % form.factor):
+        raise ValueError(f"cannot merge {groups} groups by {form.factor}")
+    factor = groups if form.kind == "dense" else form.factor
+    wide = writer.constant(
+        block_diagonal(array_of(conv.weight), groups, factor), f"{conv.weight.name}_g{groups}x{factor}"
+    )
+    inputs = [conv.data, wide] if conv.bias is None else [conv.data, wide, conv.bias]
+    attributes: dict[str, Attribute] = {**conv.node.attributes, "group": groups // factor}
+    output = conv.node.outputs[0]
+    return writer.op("Conv", inputs, f"{output.name}_wide", attributes, instead_of=conv.node)
 
 
-def _split(graph: ir.Graph, node: ir.Node, shape: ConvShape) -> None:
-    data, weight, bias = node.inputs[0], node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
-    assert data is not None and weight is not None, "checked by read_shape"
-    output, groups, base = node.outputs[0], shape.groups, node.name or node.outputs[0].name
-    width_in, width_out = shape.in_channels // groups, shape.out_channels // groups
-
-    def part_of(whole: ir.Value, channels: int, suffix: str) -> ir.Value:
-        part_shape = None
-        if whole.shape is not None:
-            images, _, *size = whole.shape
-            part_shape = ir.Shape([images, channels, *size])
-        return ir.Value(name=f"{whole.name}_{base}_{suffix}", shape=part_shape, type=whole.type)
-
-    new: list[ir.Node] = []
-
-    def add(op: str, inputs: list[ir.Value], attributes: list[ir.Attr], outputs: list[ir.Value], suffix: str) -> None:
-        made = ir.Node("", op, inputs, attributes, outputs=outputs, name=f"{base}_{suffix}")
-        take_place(node, made)
-        new.append(made)
-
-    axis = [ir.AttrInt64("axis", 1)]
-    attributes = [a for name, a in node.attributes.items() if name != "group"]
-    pieces = [part_of(data, width_in, f"in{i}") for i in range(groups)]
-    results = [part_of(output, width_out, f"out{i}") for i in range(groups)]
-    sizes = initializer(graph, f"split_sizes_{groups}x{width_in}", np.full(groups, width_in, np.int64))
-    add("Split", [data, sizes], axis, pieces, "split")
-    for i in range(groups):
+def _split(conv: _GroupedConv, writer: GraphWriter) -> ir.Value:
+    node, groups, output = conv.node, conv.shape.groups, conv.node.outputs[0]
+    base = node.name or output.name
+    width_in, width_out = conv.shape.in_channels // groups, conv.shape.out_channels // groups
+    sizes = writer.integers([width_in] * groups, f"split_sizes_{groups}x{width_in}")
+    pieces = writer.ops(
+        "Split",
+        [conv.data, sizes],
+        [f"{conv.data.name}_{base}_in{i}" for i in range(groups)],
+        {"axis": 1},
+        shapes=[_with_channels(conv.data, width_in)] * groups,
+        node_name=f"{base}_split",
+        instead_of=node,
+    )
+    attributes = {name: attribute for name, attribute in node.attributes.items() if name != "group"}
+    results = []
+    for i, piece in enumerate(pieces):
         rows = slice(i * width_out, (i + 1) * width_out)
-        inputs = [pieces[i], initializer(graph, f"{weight.name}_g{groups}_{i}", array_of(weight)[rows])]
-        if bias is not None:
-            inputs.append(initializer(graph, f"{bias.name}_g{groups}_{i}", array_of(bias)[rows]))
-        add("Conv", inputs, attributes, [results[i]], str(i))
-    joined = ir.Value(name=output.name, shape=output.shape, type=output.type)
-    add("Concat", results, axis, [joined], "concat")
-    ir.convenience.replace_nodes_and_values(graph, node, [node], new, [output], [joined])
+        parameters = [value for value in (conv.weight, conv.bias) if value is not None]
+        parts = [writer.constant(array_of(value)[rows], f"{value.name}_g{groups}_{i}") for value in parameters]
+        result = writer.op(
+            "Conv",
+            [piece, *parts],
+            f"{output.name}_{base}_out{i}",
+            attributes,
+            shape=_with_channels(output, width_out),
+            node_name=f"{base}_{i}",
+            instead_of=node,
+        )
+        results.append(result)
+    return writer.op(
+        "Concat", results, f"{output.name}_{base}_joined", {"axis": 1}, node_name=f"{base}_concat", instead_of=node
+    )
+
+
+def _with_channels(value: ir.Value, channels: int) -> ir.Shape | None:
+    if value.shape is None:
+        return None
+    images, _, *size = value.shape
+    return ir.Shape([images, channels, *size])

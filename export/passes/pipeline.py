@@ -1,75 +1,72 @@
-"""Rewrites a graph for a target: the one entry to the compiler's passes, and the list of them in order.
+"""Rewrites a graph: the one entry to the compiler's passes, and the list of them in order.
 
-``rewrite`` works on any ONNX graph and imports no PyTorch. Every pass has the same shape: it takes a model and the
-options, changes the model in place, and returns whether it changed and what it has to report (:class:`PassResult`).
+``rewrite`` works on any ONNX graph and imports no PyTorch. It knows no target: what targets differ in, the caller gives
+in :class:`RewriteOptions`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from radixrt.export.attention.lower import AttentionForm
-from radixrt.export.attention.rewrite import lower_attention
-from radixrt.export.passes.conv_shape import KEEP, ChooseForm
-from radixrt.export.passes.fold_batchnorm import fold_batchnorm
-from radixrt.export.passes.fold_shapes import fold_shapes
-from radixrt.export.passes.grouped_conv import apply_forms
-from radixrt.export.passes.pass_result import PassResult
-from radixrt.export.passes.pool_conv import ChoosePoolForm, apply_pool_forms
-from radixrt.export.passes.report import RewriteReport
-from radixrt.export.passes.squeeze_early import squeeze_early
-
-Pass = Callable[[ir.Model], PassResult]
-"""Changes a model in place, and says what it did."""
+from radixrt.errors import RadixRTError
+from radixrt.export.attention.forms import AttentionForm
+from radixrt.export.attention.rewrite import LowerAttention
+from radixrt.export.passes.base import Pass
+from radixrt.export.passes.conv_shape import ChooseForm
+from radixrt.export.passes.fold_batchnorm import FoldBatchNorm
+from radixrt.export.passes.fold_shapes import FoldShapes
+from radixrt.export.passes.grouped_conv import GroupedConv
+from radixrt.export.passes.pool_conv import ChoosePoolForm, PoolConv
+from radixrt.export.passes.report import PassResult, RewriteReport
+from radixrt.export.passes.squeeze_early import SqueezeEarly
 
 
 @dataclass(frozen=True)
 class RewriteOptions:
-    """What to rewrite. Whoever knows the target gives its choices: see ``engines/forms/choose.py``.
+    """What to rewrite, in which of the forms that are equal in value.
 
     Attributes:
-        attention: the form that attention blocks are lowered to; None leaves them.
-        choose_form: chooses the form of each grouped convolution; None keeps all.
+        attention: how attention blocks are written.
+        attention_why: the reason for that form, a clause for the report.
+        choose_form: chooses the form of each grouped convolution; None keeps them.
         choose_pool: chooses between average pooling with a 1x1 convolution and one strided convolution; None keeps.
-        target_passes: the target's own, which run after all others.
+        target_passes: what one target wants done to the graph that the passes above leave.
         batch: images per run that forms are chosen for, where the graph's batch is dynamic.
     """
 
-    attention: AttentionForm | None = field(default_factory=AttentionForm)
+    attention: AttentionForm = field(default_factory=AttentionForm)
+    attention_why: str = ""
     choose_form: ChooseForm | None = None
     choose_pool: ChoosePoolForm | None = None
     target_passes: tuple[Pass, ...] = ()
     batch: int = 1
 
 
-_Step = Callable[[ir.Model, RewriteOptions], PassResult]
-
-
-def pipeline(options: RewriteOptions) -> tuple[_Step, ...]:
+def pipeline(options: RewriteOptions) -> tuple[ir.passes.PassBase, ...]:
     """The passes in order."""
+    infer_shapes = common.ShapeInferencePass(check_type=False, strict_mode=False)
     return (
-        _fold_shapes,
+        FoldShapes(),
         # Exporters without shapes (TorchScript) get them here: some forms want to know H and W.
-        _infer_shapes,
+        infer_shapes,
         # Before recognition, so that a convolution and its normalisation are one feature map.
-        _fold_batchnorm,
-        _attention,
+        FoldBatchNorm(),
+        LowerAttention(options.attention, why=options.attention_why),
         # After attention: it reads the pooling and the FC that the lowering wrote.
-        _squeeze_early,
+        SqueezeEarly(),
         # After the squeeze has found its place, which needs the shapes of the nodes written above.
-        _infer_shapes,
+        infer_shapes,
         # The forms read shapes, and a pool that becomes a convolution may be a grouped one's neighbour.
-        _pool_conv,
-        _grouped_conv,
-        # After every pass that looks for a GlobalAveragePool, and after the choice about pooling before a 1x1
-        # convolution: a target's passes may write such patterns otherwise.
-        *(_of_target(run) for run in options.target_passes),
-        # Last: the nodes that the passes above left without a reader go here, whoever made them.
-        _tidy,
+        *([] if options.choose_pool is None else [PoolConv(options.choose_pool, options.batch)]),
+        *([] if options.choose_form is None else [GroupedConv(options.choose_form, options.batch)]),
+        # After every pass that looks for the operators as they were, a GlobalAveragePool say.
+        *options.target_passes,
+        # Last: what the passes above left without a reader goes, and every tensor gets its shape for what follows.
+        common.RemoveUnusedNodesPass(),
+        infer_shapes,
     )
 
 
@@ -82,61 +79,31 @@ def rewrite(model: ir.Model, options: RewriteOptions) -> tuple[ir.Model, Rewrite
 
     Returns:
         The same model, and what was done to it: nothing is skipped silently.
+
+    Raises:
+        RadixRTError: the graph cannot be rewritten, and why.
+        PassError: a pass is broken; the message names it.
     """
     report = RewriteReport(nodes_before=len(model.graph))
     common.TopologicalSortPass()(model)
-    for run in pipeline(options):
-        result = run(model, options)
-        report = RewriteReport(
-            attention_blocks=[*report.attention_blocks, *result.attention_blocks],
-            refused=[*report.refused, *result.refused],
-            grouped_convs=[*report.grouped_convs, *result.grouped_convs],
-            nodes_before=report.nodes_before,
-            max_abs_err=max(report.max_abs_err, result.max_abs_err),
-        )
+    for pass_ in pipeline(options):
+        try:
+            result = pass_(model)
+        except RadixRTError:
+            raise
+        except Exception as error:
+            raise ir.passes.PassError(f"the pass {pass_} failed: {error}") from error
+        if isinstance(result, PassResult):
+            report = _add(report, result)
     return model, report.model_copy(update={"nodes_after": len(model.graph)})
 
 
-def _fold_shapes(model: ir.Model, options: RewriteOptions) -> PassResult:
-    return fold_shapes(model)
-
-
-def _infer_shapes(model: ir.Model, options: RewriteOptions) -> PassResult:
-    result = common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
-    return PassResult(changed=bool(result.modified))
-
-
-def _fold_batchnorm(model: ir.Model, options: RewriteOptions) -> PassResult:
-    return fold_batchnorm(model)
-
-
-def _attention(model: ir.Model, options: RewriteOptions) -> PassResult:
-    return PassResult() if options.attention is None else lower_attention(model, options.attention)
-
-
-def _pool_conv(model: ir.Model, options: RewriteOptions) -> PassResult:
-    if options.choose_pool is None:
-        return PassResult()
-    _, _, refused, changed = apply_pool_forms(model, options.choose_pool, batch=options.batch)
-    return PassResult(changed=changed, refused=tuple(refused))
-
-
-def _grouped_conv(model: ir.Model, options: RewriteOptions) -> PassResult:
-    choose = options.choose_form or (lambda shape: (KEEP, "nobody chose another form"))
-    _, records, changed = apply_forms(model, choose, batch=options.batch)
-    return PassResult(changed=changed, grouped_convs=tuple(records))
-
-
-def _squeeze_early(model: ir.Model, options: RewriteOptions) -> PassResult:
-    return squeeze_early(model)
-
-
-def _of_target(run: Pass) -> _Step:
-    return lambda model, options: run(model)
-
-
-def _tidy(model: ir.Model, options: RewriteOptions) -> PassResult:
-    """Removes what nothing reads, and writes down the shape of every tensor for the stages that follow."""
-    changed = bool(common.RemoveUnusedNodesPass()(model).modified)
-    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
-    return PassResult(changed=changed)
+def _add(report: RewriteReport, result: PassResult) -> RewriteReport:
+    return RewriteReport(
+        attention_blocks=[*report.attention_blocks, *result.attention_blocks],
+        refused=[*report.refused, *result.refused],
+        grouped_convs=[*report.grouped_convs, *result.grouped_convs],
+        pool_convs=[*report.pool_convs, *result.pool_convs],
+        nodes_before=report.nodes_before,
+        max_abs_err=max(report.max_abs_err, result.max_abs_err),
+    )

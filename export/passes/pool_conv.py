@@ -26,10 +26,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.export.graph.constants import array_of, forget, initializer, is_constant
-from radixrt.export.graph.origin import module_of, take_place
+from radixrt.export.graph.constants import array_of, is_constant
+from radixrt.export.graph.origin import module_of
+from radixrt.export.graph.writer import Attribute, GraphWriter
+from radixrt.export.passes.base import Pass
 from radixrt.export.passes.conv_shape import ConvShape, read_shape, same_pads
-from radixrt.export.passes.report import Refusal
+from radixrt.export.passes.report import PassResult, PoolConvRecord, Refusal
 
 
 @dataclass(frozen=True)
@@ -54,92 +56,88 @@ ChoosePoolForm: TypeAlias = Callable[[PoolConvShape], tuple[PoolForm, str]]
 
 
 @dataclass(frozen=True)
-class PoolConvRecord:
-    """What one pair got."""
-
-    name: str
-    form: PoolForm
-    why: str
-
-
-def apply_pool_forms(
-    model: ir.Model, chooser: ChoosePoolForm, *, batch: int = 1
-) -> tuple[ir.Model, list[PoolConvRecord], list[Refusal], bool]:
+class PoolConv(Pass):
     """Turns average pooling and a 1x1 convolution into one convolution where that is exact and the chooser says so.
 
-    Args:
-        model: changed in place; shapes inferred.
-        chooser: asked once per pair.
+    Shapes must be inferred. There is a record for each exact pair, and a refusal for each that is not exact.
+
+    Attributes:
+        choose: asked once per pair.
         batch: images per run that the choice is made for, where the graph's batch is dynamic.
-
-    Returns:
-        The model, a record per exact pair, a refusal per pair that is not exact, and whether anything changed.
     """
-    records: list[PoolConvRecord] = []
-    refusals: list[Refusal] = []
-    changed = False
-    for conv in list(model.graph):
-        pool = _pool_before(conv)
-        if pool is None:
-            continue
-        shape = check(pool, conv, batch)
-        if isinstance(shape, str):
-            refusals.append(Refusal(node=module_of(conv), reason=f"average pool and 1x1 convolution: {shape}"))
-            continue
-        form, why = chooser(shape)
-        records.append(PoolConvRecord(module_of(conv), form, why))
-        if form == "conv":
-            _rewrite(model.graph, pool, conv, shape)
-            changed = True
-    return model, records, refusals, changed
+
+    choose: ChoosePoolForm
+    batch: int = 1
+
+    def call(self, model: ir.Model) -> PassResult:
+        records: list[PoolConvRecord] = []
+        refused: list[Refusal] = []
+        changed = False
+        writer = GraphWriter(model.graph)
+        for conv in list(model.graph):
+            pair = pair_before(conv)
+            if pair is None:
+                continue
+            shape = check(pair, self.batch)
+            if isinstance(shape, str):
+                reason = f"average pool and 1x1 convolution: {shape}"
+                refused.append(Refusal(node=module_of(conv), reason=reason))
+                continue
+            form, why = self.choose(shape)
+            records.append(PoolConvRecord(name=module_of(conv), form=form, why=why))
+            if form == "conv":
+                writer.commit(conv.outputs[0], _write(pair, shape.conv, writer))
+                changed = True
+        return PassResult(model, modified=changed, refused=tuple(refused), pool_convs=tuple(records))
 
 
-def _pool_before(conv: ir.Node) -> ir.Node | None:
-    """The AveragePool that feeds a 1x1 convolution: the pattern, without its conditions."""
-    if conv.op_type != "Conv" or conv.domain not in ("", "ai.onnx") or conv.inputs[0] is None or conv.inputs[1] is None:
+@dataclass(frozen=True, eq=False)
+class PoolConvPair:
+    """An AveragePool of ``data``, and the 1x1 convolution with ``weight`` behind it: the pattern, unconditioned."""
+
+    pool: ir.Node
+    conv: ir.Node
+    data: ir.Value
+    weight: ir.Value
+
+
+def pair_before(conv: ir.Node) -> PoolConvPair | None:
+    """Returns the pair that ends in ``conv``, where it is a 1x1 convolution of an average."""
+    if conv.op_type != "Conv" or conv.domain != "":
         return None
-    pool, weight = conv.inputs[0].producer(), conv.inputs[1]
-    if pool is None or pool.op_type != "AveragePool" or weight.shape is None or len(weight.shape) != 4:
+    pooled, weight, *_ = conv.inputs
+    pool = None if pooled is None else pooled.producer()
+    if pool is None or pool.op_type != "AveragePool" or weight is None or pool.inputs[0] is None:
         return None
-    return pool if list(weight.shape)[2:] == [1, 1] else None
+    if weight.shape is None or len(weight.shape) != 4 or list(weight.shape)[2:] != [1, 1]:
+        return None
+    return PoolConvPair(pool=pool, conv=conv, data=pool.inputs[0], weight=weight)
 
 
-def _integers(node: ir.Node, name: str, default: tuple[int, int]) -> tuple[int, int]:
-    attribute = node.attributes.get(name)
-    first, second = attribute.as_ints() if attribute is not None else default
-    return first, second
-
-
-def _flag(node: ir.Node, name: str) -> bool:
-    attribute = node.attributes.get(name)
-    return attribute is not None and attribute.as_int() != 0
-
-
-def check(pool: ir.Node, conv: ir.Node, batch: int = 1) -> PoolConvShape | str:
+def check(pair: PoolConvPair, batch: int = 1) -> PoolConvShape | str:
     """Tells whether a pair is exactly one convolution. Changes nothing.
 
     Returns:
         The pair's shape, or the reason why it is not exact.
     """
-    data, pooled = pool.inputs[0], pool.outputs[0]
-    weight = conv.inputs[1]
-    if data is None or weight is None or not is_constant(weight):
+    pool, pooled = pair.pool, pair.pool.outputs[0]
+    if not is_constant(pair.weight):
         return "the weight is not a constant"
     if len(pooled.uses()) != 1 or pooled.is_graph_output():
         return "the pooled tensor is read elsewhere"
-    point = read_shape(conv, batch)
+    point = read_shape(pair.conv, batch)
     if isinstance(point, str):
         return point
     if any(point.pads):
         return "the 1x1 convolution pads on its own"
-    kernel = _integers(pool, "kernel_shape", (1, 1))
-    stride, dilation = _integers(pool, "strides", (1, 1)), _integers(pool, "dilations", (1, 1))
-    dims = [d if isinstance(d, int) else None for d in data.shape] if data.shape is not None else []
+    kernel, stride, dilation = (_pair(pool, name) for name in ("kernel_shape", "strides", "dilations"))
+    shape = pair.data.shape
+    dims = [d if isinstance(d, int) else None for d in shape] if shape is not None else []
     images, _, height, width = dims if len(dims) == 4 else (None, None, None, None)
     pads = _pads(pool, kernel, stride, dilation, height, width)
     if isinstance(pads, str):
         return pads
-    if any(pads) and not _flag(pool, "count_include_pad"):
+    if any(pads) and not pool.attributes.get_int("count_include_pad", 0):
         return "padding is not counted, so windows at the edge divide by fewer pixels"
     whole = ConvShape(
         batch=images or batch,
@@ -153,9 +151,14 @@ def check(pool: ir.Node, conv: ir.Node, batch: int = 1) -> PoolConvShape | str:
         height=height,
         width=width,
     )
-    if _flag(pool, "ceil_mode") and not _windows_fit(whole, stride):
+    if pool.attributes.get_int("ceil_mode", 0) and not _windows_fit(whole, stride):
         return "ceil_mode lets the last window hang over the edge"
     return PoolConvShape(whole, stride)
+
+
+def _pair(pool: ir.Node, name: str) -> tuple[int, int]:
+    first, second = pool.attributes.get_ints(name, (1, 1))
+    return first, second
 
 
 def _pads(
@@ -166,8 +169,7 @@ def _pads(
     height: int | None,
     width: int | None,
 ) -> tuple[int, int, int, int] | str:
-    auto_attribute = pool.attributes.get("auto_pad")
-    auto = auto_attribute.as_string() if auto_attribute is not None else "NOTSET"
+    auto = pool.attributes.get_string("auto_pad", "NOTSET")
     if auto.startswith("SAME"):
         if height is None or width is None:
             return f"auto_pad {auto} of an open size"
@@ -175,10 +177,9 @@ def _pads(
         top, bottom = same_pads(height, kernel[0], stride[0], dilation[0], upper)
         left, right = same_pads(width, kernel[1], stride[1], dilation[1], upper)
         return top, left, bottom, right
-    attribute = pool.attributes.get("pads")
-    if auto == "VALID" or attribute is None:
+    if auto == "VALID":
         return 0, 0, 0, 0
-    top, left, bottom, right = attribute.as_ints()
+    top, left, bottom, right = pool.attributes.get_ints("pads", (0, 0, 0, 0))
     return top, left, bottom, right
 
 
@@ -193,25 +194,18 @@ def _windows_fit(whole: ConvShape, stride: tuple[int, int]) -> bool:
     )
 
 
-def _rewrite(graph: ir.Graph, pool: ir.Node, conv: ir.Node, shape: PoolConvShape) -> None:
-    data, weight, whole = pool.inputs[0], conv.inputs[1], shape.conv
-    assert data is not None and weight is not None, "checked"
+def _write(pair: PoolConvPair, whole: ConvShape, writer: GraphWriter) -> ir.Value:
     height, width = whole.kernel
-    point = array_of(weight)
+    point = array_of(pair.weight)
     # Divided in float64 and rounded once: an area that is a power of two stays exact, any other is the nearest.
     spread = np.tile(point.astype(np.float64) / (height * width), (1, 1, height, width)).astype(point.dtype)
-    attributes = [
-        ir.AttrInt64("group", whole.groups),
-        ir.AttrInt64s("kernel_shape", whole.kernel),
-        ir.AttrInt64s("strides", whole.stride),
-        ir.AttrInt64s("dilations", whole.dilation),
-        ir.AttrInt64s("pads", whole.pads),
-    ]
-    inputs = [data, initializer(graph, f"{weight.name}_avg{height}x{width}", spread), *conv.inputs[2:]]
-    output = conv.outputs[0]
-    joined = ir.Value(name=output.name, shape=output.shape, type=output.type)
-    made = ir.Node("", "Conv", inputs, attributes, outputs=[joined], name=conv.name)
-    take_place(conv, made)
-    ir.convenience.replace_nodes_and_values(graph, conv, [conv], [made], [output], [joined])
-    graph.remove(pool, safe=True)
-    forget(graph, weight)
+    weight = writer.constant(spread, f"{pair.weight.name}_avg{height}x{width}")
+    attributes: dict[str, Attribute] = {
+        "group": whole.groups,
+        "kernel_shape": whole.kernel,
+        "strides": whole.stride,
+        "dilations": whole.dilation,
+        "pads": whole.pads,
+    }
+    inputs = [pair.data, weight, *pair.conv.inputs[2:]]
+    return writer.op("Conv", inputs, f"{pair.conv.outputs[0].name}_joined", attributes, instead_of=pair.conv)

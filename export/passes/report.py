@@ -1,9 +1,11 @@
-"""What the rewriter did to a graph: the ``rewrite`` part of ``report.json``."""
+"""What a pass did to a graph, and what the rewriter did in all: the ``rewrite`` part of ``report.json``."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
+import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict
 
 
@@ -12,13 +14,17 @@ class _Frozen(BaseModel):
 
 
 class AttentionRecord(_Frozen):
-    """One recognised attention block. ``name`` is its torch module path where the graph keeps one."""
+    """One recognised attention block. ``name`` is its torch module path where the graph keeps one.
+
+    ``why`` is the reason for the form of its lowering, where there was a choice.
+    """
 
     name: str
     kind: Literal["se", "sk", "split"]
     radix: int
     cardinality: int
     lowering: str
+    why: str = ""
 
 
 class Refusal(_Frozen):
@@ -37,12 +43,32 @@ class GroupedConvRecord(_Frozen):
     why: str
 
 
+class PoolConvRecord(_Frozen):
+    """The form one average pooling before a 1x1 convolution got: ``pool``, as it was, or ``conv``, one convolution."""
+
+    name: str
+    form: Literal["pool", "conv"]
+    why: str
+
+
 class RewriteReport(_Frozen):
     """``max_abs_err`` is the largest absolute difference that the proofs of this build saw."""
 
     attention_blocks: list[AttentionRecord] = []
     refused: list[Refusal] = []
     grouped_convs: list[GroupedConvRecord] = []
+    pool_convs: list[PoolConvRecord] = []
     nodes_before: int = 0
     nodes_after: int = 0
+    max_abs_err: float = 0.0
+
+
+@dataclass
+class PassResult(ir.passes.PassResult):
+    """What a pass returns: the model, whether it is ``modified``, and what there is to report."""
+
+    attention_blocks: tuple[AttentionRecord, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    grouped_convs: tuple[GroupedConvRecord, ...] = ()
+    pool_convs: tuple[PoolConvRecord, ...] = ()
     max_abs_err: float = 0.0

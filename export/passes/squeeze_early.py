@@ -22,134 +22,140 @@ before it is made.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.export.graph.constants import array_of, forget, initializer, is_constant
+from radixrt.export.graph.constants import array_of, is_constant
 from radixrt.export.graph.equivalence import prove
-from radixrt.export.graph.origin import take_place
 from radixrt.export.graph.shapes import Concrete
+from radixrt.export.graph.writer import GraphWriter
+from radixrt.export.passes.base import Pass, Prove
 from radixrt.export.passes.conv_shape import ConvShape, read_shape
-from radixrt.export.passes.pass_result import PassResult
-from radixrt.export.passes.report import Refusal
+from radixrt.export.passes.report import PassResult, Refusal
 
 # The algebra does not depend on the image's size: a small odd one proves it in no time.
-_PROOF_SIZE = (2, 3, 5)
+_PROOF_IMAGES, _PROOF_SIZE = 2, (3, 5)
 
 
-def squeeze_early(model: ir.Model) -> PassResult:
-    """Moves every squeeze that can move. Changes the model in place."""
-    changed, worst = False, 0.0
-    refused: list[Refusal] = []
-    for excite in list(model.graph):
-        found = _match(excite)
-        if found is None:
-            continue
-        convolution, pool = found
-        new = _build(model.graph, convolution, pool, excite)
-        data, output = convolution.inputs[0], excite.outputs[0]
-        assert data is not None and data.dtype is not None, "checked by _match"
-        concrete = _small(data, output, _weight(convolution).shape)
-        proof = prove((convolution, pool, excite), new, (output, new[-1].outputs[0]), concrete)
-        if proof.reason is not None:
-            refused.append(Refusal(node=excite.name or "", reason=f"squeeze before the convolution: {proof.reason}"))
-            for value in new[-1].inputs[1:]:
-                _drop(model.graph, new, value)
-            continue
-        worst, changed = max(worst, proof.max_abs_err), True
-        _replace(model.graph, pool, excite, new)
-    return PassResult(changed, refused=tuple(refused), max_abs_err=worst)
+@dataclass(frozen=True)
+class SqueezeEarly(Pass):
+    """Moves every squeeze that can move.
+
+    Attributes:
+        prove: says whether the moved squeeze computes what the old one did.
+    """
+
+    prove: Prove = prove
+
+    def call(self, model: ir.Model) -> PassResult:
+        changed, worst = False, 0.0
+        refused: list[Refusal] = []
+        writer = GraphWriter(model.graph)
+        for node in list(model.graph):
+            squeeze = _match(node)
+            if squeeze is None:
+                continue
+            excite, output = squeeze.excite.node, squeeze.excite.node.outputs[0]
+            before = (squeeze.convolution.node, squeeze.pool, excite)
+            new = _write(squeeze, writer)
+            proof = self.prove(before, writer.nodes, (output, new), _at_proof_size(squeeze))
+            if proof.reason is not None:
+                reason = f"squeeze before the convolution: {proof.reason}"
+                refused.append(Refusal(node=excite.name or "", reason=reason))
+                writer.discard()
+                continue
+            worst, changed = max(worst, proof.max_abs_err), True
+            writer.commit(output, new)
+        return PassResult(model, modified=changed, refused=tuple(refused), max_abs_err=worst)
 
 
-def _match(excite: ir.Node) -> tuple[ir.Node, ir.Node] | None:
-    """The convolution and the pooling in front of an FC, where all three are what the algebra asks for."""
-    if not _pointwise(excite) or excite.inputs[0] is None:
+@dataclass(frozen=True, eq=False)
+class _Pointwise:
+    """A 1x1 convolution with neither stride, groups nor padding.
+
+    Attributes:
+        node: the Conv.
+        data: what it reads.
+        dtype: of ``data``.
+        weight: (out, in).
+        bias: (out,).
+    """
+
+    node: ir.Node
+    data: ir.Value
+    dtype: ir.DataType
+    weight: NDArray[Any]
+    bias: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Squeeze:
+    """A pooling between two pointwise convolutions, of which the second is the first FC."""
+
+    convolution: _Pointwise
+    pool: ir.Node
+    excite: _Pointwise
+
+
+def _match(node: ir.Node) -> _Squeeze | None:
+    excite = _pointwise(node)
+    pool = None if excite is None else excite.data.producer()
+    if excite is None or pool is None or pool.op_type != "GlobalAveragePool" or pool.inputs[0] is None:
         return None
-    pool = excite.inputs[0].producer()
-    if pool is None or pool.op_type != "GlobalAveragePool" or len(pool.outputs[0].uses()) != 1:
+    if len(excite.data.uses()) != 1 or excite.data.is_graph_output():
         return None
-    if pool.outputs[0].is_graph_output() or pool.inputs[0] is None:
+    producer = pool.inputs[0].producer()
+    convolution = None if producer is None else _pointwise(producer)
+    if convolution is None or convolution.weight.shape[1] > convolution.weight.shape[0]:
         return None
-    convolution = pool.inputs[0].producer()
-    if convolution is None or not _pointwise(convolution):
-        return None
-    data = convolution.inputs[0]
-    out_channels, in_channels = _weight(convolution).shape[:2]
-    narrower = in_channels <= out_channels and data is not None and data.dtype is not None
-    return (convolution, pool) if narrower else None
+    return _Squeeze(convolution=convolution, pool=pool, excite=excite)
 
 
-def _pointwise(node: ir.Node) -> bool:
-    if node.op_type != "Conv" or node.domain not in ("", "ai.onnx"):
-        return False
-    if not all(value is None or is_constant(value) for value in node.inputs[1:]):
-        return False
+def _pointwise(node: ir.Node) -> _Pointwise | None:
+    if node.op_type != "Conv" or node.domain != "" or not all(v is None or is_constant(v) for v in node.inputs[1:]):
+        return None
     shape = read_shape(node)
-    return isinstance(shape, ConvShape) and (
-        shape.kernel == (1, 1) and shape.stride == (1, 1) and shape.groups == 1 and not any(shape.pads)
+    if not isinstance(shape, ConvShape) or shape.groups != 1 or any(shape.pads):
+        return None
+    data, weight, *rest = node.inputs
+    if shape.kernel != (1, 1) or shape.stride != (1, 1) or data is None or weight is None:
+        return None
+    dtype, bias = data.dtype or node.outputs[0].dtype, rest[0] if rest else None
+    if dtype is None:
+        return None
+    return _Pointwise(
+        node=node,
+        data=data,
+        dtype=dtype,
+        weight=array_of(weight)[:, :, 0, 0],
+        bias=np.zeros(shape.out_channels) if bias is None else array_of(bias).astype(np.float64),
     )
 
 
-def _weight(node: ir.Node) -> NDArray[Any]:
-    value = node.inputs[1]
-    assert value is not None, "a Conv has a weight"
-    return array_of(value)
-
-
-def _bias(node: ir.Node) -> NDArray[Any]:
-    value = node.inputs[2] if len(node.inputs) > 2 else None
-    return np.zeros(_weight(node).shape[0]) if value is None else array_of(value).astype(np.float64)
-
-
-def _build(graph: ir.Graph, convolution: ir.Node, pool: ir.Node, excite: ir.Node) -> list[ir.Node]:
-    data = convolution.inputs[0]
-    inner, outer = _weight(convolution), _weight(excite)
-    first, second = inner[:, :, 0, 0].astype(np.float64), outer[:, :, 0, 0].astype(np.float64)
-    folded = second @ first
-    bias = second @ _bias(convolution) + _bias(excite)
-    name = excite.name or excite.outputs[0].name
+def _write(squeeze: _Squeeze, writer: GraphWriter) -> ir.Value:
+    inner, outer = squeeze.convolution, squeeze.excite
+    second = outer.weight.astype(np.float64)
+    folded = second @ inner.weight.astype(np.float64)
+    bias = second @ inner.bias + outer.bias
+    name = outer.node.name or outer.node.outputs[0].name
     weights = [
-        initializer(graph, f"{name}.early_weight", folded[:, :, None, None].astype(outer.dtype)),
-        initializer(graph, f"{name}.early_bias", bias.astype(outer.dtype)),
+        writer.constant(folded[:, :, None, None].astype(outer.weight.dtype), f"{name}.early_weight"),
+        writer.constant(bias.astype(outer.weight.dtype), f"{name}.early_bias"),
     ]
-    old_pool, old_output = pool.outputs[0], excite.outputs[0]
-    batch = old_pool.shape[0] if old_pool.shape is not None else None
-    shape = ir.Shape([batch, inner.shape[1], 1, 1]) if batch is not None else None
-    squeezed = ir.Value(name=f"{name}.early_pool", shape=shape, type=old_output.type)
-    output = ir.Value(name=f"{name}.early", shape=old_output.shape, type=old_output.type)
-    nodes = [
-        ir.Node("", "GlobalAveragePool", [data], outputs=[squeezed], name=f"{pool.name}"),
-        ir.Node("", "Conv", [squeezed, *weights], excite.attributes.values(), outputs=[output], name=excite.name),
-    ]
-    for old, made in zip((pool, excite), nodes, strict=True):
-        take_place(old, made)
-    return nodes
+    batch = outer.data.shape[0] if outer.data.shape is not None else None
+    shape = None if batch is None else ir.Shape([batch, inner.weight.shape[1], 1, 1])
+    pooled = writer.op(
+        "GlobalAveragePool", [inner.data], f"{name}.early_pool", dtype=outer.dtype, shape=shape, instead_of=squeeze.pool
+    )
+    return writer.op("Conv", [pooled, *weights], f"{name}.early", outer.node.attributes, instead_of=outer.node)
 
 
-def _small(data: ir.Value, output: ir.Value, weight_shape: tuple[int, ...]) -> Concrete:
-    images, height, width = _PROOF_SIZE
-    known = Concrete(shapes={data: (images, weight_shape[1], height, width)})
-    dtype = output.dtype or data.dtype
-    assert dtype is not None, "checked by _match"
-    known.types[output] = ir.serde.serialize_type(ir.TensorType(dtype))
-    return known
-
-
-def _replace(graph: ir.Graph, pool: ir.Node, excite: ir.Node, new: list[ir.Node]) -> None:
-    constants = [value for value in excite.inputs[1:] if value is not None]
-    ir.convenience.replace_nodes_and_values(graph, excite, [excite], new, [excite.outputs[0]], [new[-1].outputs[0]])
-    graph.remove(pool, safe=True)
-    for value in constants:
-        forget(graph, value)
-
-
-def _drop(graph: ir.Graph, new: list[ir.Node], value: ir.Value | None) -> None:
-    """Takes back a weight that was made for a rewrite that missed."""
-    if value is not None:
-        for node, index in list(value.uses()):
-            if node in new:
-                node.replace_input_with(index, None)
-        forget(graph, value)
+def _at_proof_size(squeeze: _Squeeze) -> Concrete:
+    shape = (_PROOF_IMAGES, squeeze.convolution.weight.shape[1], *_PROOF_SIZE)
+    concrete = Concrete(shapes={squeeze.convolution.data: shape})
+    concrete.types[squeeze.excite.node.outputs[0]] = ir.serde.serialize_type(ir.TensorType(squeeze.excite.dtype))
+    return concrete

@@ -18,7 +18,7 @@ from radixrt.engines import machine as processor
 from radixrt.engines.base import Target
 from radixrt.engines.cpu.onnxruntime import OnnxRuntimeTarget
 from radixrt.engines.forms import choose as forms
-from radixrt.export.attention.lower import AttentionForm
+from radixrt.export.attention.forms import AttentionForm
 from radixrt.export.spec import Precision
 from radixrt.reuse import Reuse
 from radixrt.validate.measure.latency import LatencyOptions, Runner, measure
@@ -47,7 +47,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(radixrt.judge.judge, "measure", once)
         patch.setattr(radixrt.build.target, "with_costs", lambda verdict, *_: verdict)
-        patch.setattr(forms, "attention_form", lambda target, *_, **__: target.attention_form())
+        patch.setattr(forms, "attention_form", lambda target, *_, **__: (target.attention_form(), "usual"))
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         yield folder
 
@@ -153,9 +153,9 @@ def test_what_the_data_or_the_machine_changes_is_measured_anew(
 def test_a_fresh_build_takes_nothing_and_measures_forms_anew(work: Path, first: dict[str, str]) -> None:
     answers: list[Path | None] = []
 
-    def usual(target: Target, precision: Precision, cache: Path | None, *, threads: int) -> AttentionForm:
+    def usual(target: Target, precision: Precision, cache: Path | None, *, threads: int) -> tuple[AttentionForm, str]:
         answers.append(cache)
-        return target.attention_form()
+        return target.attention_form(), "usual"
 
     with mock.patch.object(forms, "attention_form", usual):
         _, report = build(work, "--fresh")

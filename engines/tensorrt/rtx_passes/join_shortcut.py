@@ -25,24 +25,59 @@ of ``x[::stride, ::stride]``. Both hold where every window counts ``h w`` pixels
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from radixrt.export.graph.constants import array_of, forget, is_constant
+from radixrt.export.graph.constants import array_of, is_constant
 from radixrt.export.graph.equivalence import prove
-from radixrt.export.graph.origin import copy_origin, module_of
+from radixrt.export.graph.origin import module_of
 from radixrt.export.graph.shapes import Concrete
+from radixrt.export.graph.writer import GraphWriter
+from radixrt.export.passes.base import Pass, Prove
 from radixrt.export.passes.conv_shape import ConvShape, read_shape
-from radixrt.export.passes.pass_result import PassResult
-from radixrt.export.passes.pool_conv import check
-from radixrt.export.passes.report import Refusal
+from radixrt.export.passes.pool_conv import check, pair_before
+from radixrt.export.passes.report import PassResult, Refusal
 
 # The algebra does not depend on the image's size: a small one proves it in no time.
 _PROOF_IMAGES, _PROOF_SIZE = 2, (3, 2)
 _LAST = np.iinfo(np.int64).max
 _LARGEST_WINDOW = 9  # pixels; each is a term of the generated sum
+
+
+@dataclass(frozen=True)
+class JoinShortcut(Pass):
+    """Joins every pair of convolutions that qualifies.
+
+    Attributes:
+        prove: says whether the joined convolution computes what the two did.
+    """
+
+    prove: Prove = prove
+
+    def call(self, model: ir.Model) -> PassResult:
+        changed, worst = False, 0.0
+        refused: list[Refusal] = []
+        for add in list(model.graph):
+            pair = _match(add)
+            if pair is None:
+                continue
+            output, main = add.outputs[0], pair.main.convolution
+            writer = GraphWriter(model.graph, f"{add.name or output.name}.joined", origin=main)
+            new = _write(pair, writer)
+            before = (*pair.main.nodes, *pair.short.nodes, add)
+            proof = self.prove(before, writer.nodes, (output, new), _at_proof_size(pair, output))
+            if proof.reason is not None:
+                reason = f"the shortcut's convolution stays apart: {proof.reason}"
+                refused.append(Refusal(node=module_of(main), reason=reason))
+                writer.discard()
+                continue
+            worst, changed = max(worst, proof.max_abs_err), True
+            writer.commit(output, new)
+        return PassResult(model, modified=changed, refused=tuple(refused), max_abs_err=worst)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,126 +87,87 @@ class _Branch:
     Attributes:
         nodes: the pooling, where there is one, and the convolution.
         data: what is averaged.
+        dtype: of ``data``.
         window: kernel, stride and padding of the average; 1x1 and the convolution's own stride where there is none.
+        weight: of the convolution, (out, in, 1, 1).
+        bias: of the convolution, (out,), where it has one.
     """
 
     nodes: tuple[ir.Node, ...]
     data: ir.Value
+    dtype: ir.DataType
     window: ConvShape
+    weight: NDArray[Any]
+    bias: NDArray[Any] | None
 
     @property
     def convolution(self) -> ir.Node:
         return self.nodes[-1]
 
     @property
-    def has_bias(self) -> bool:
-        return len(self.convolution.inputs) > 2 and self.convolution.inputs[2] is not None
-
-    def parameter(self, index: int) -> ir.Value:
-        """The convolution's weight (1) or bias (2), which it has."""
-        value = self.convolution.inputs[index]
-        assert value is not None, "checked by the caller"
-        return value
-
-    @property
     def is_plain(self) -> bool:
         return self.window.kernel == (1, 1) and self.window.stride == (1, 1)
 
 
-@dataclass
-class _Writer:
-    """The nodes of one joined convolution, and its constants."""
-
-    prefix: str
-    type: ir.TypeProtocol | None
-    origin: ir.Node
-    nodes: list[ir.Node] = field(default_factory=list)
-    constants: list[ir.Value] = field(default_factory=list)
-
-    def op(self, op_type: str, inputs: list[ir.Value], role: str, **attributes: int | list[int]) -> ir.Value:
-        value = ir.Value(name=f"{self.prefix}.{role}", type=self.type)
-        node = ir.node(op_type, inputs, attributes, outputs=[value], name=f"{self.prefix}.{role}")
-        copy_origin(self.origin, node)
-        self.nodes.append(node)
-        return value
-
-    def constant(self, array: np.ndarray, role: str) -> ir.Value:
-        name = f"{self.prefix}.{role}"
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self.constants.append(value)
-        return value
-
-    def integers(self, numbers: tuple[int, ...], role: str) -> ir.Value:
-        return self.constant(np.asarray(numbers, np.int64), role)
-
-
-def join_shortcut(model: ir.Model) -> PassResult:
-    """Joins every pair of convolutions that qualifies. Changes the model in place."""
-    changed, worst = False, 0.0
-    refused: list[Refusal] = []
-    for add in list(model.graph):
-        pair = _match(add)
-        if pair is None:
-            continue
-        main, short = pair
-        writer = _build(main, short, f"{add.name or add.outputs[0].name}.joined")
-        before = (*main.nodes, *short.nodes, add)
-        proof = prove(before, writer.nodes, (add.outputs[0], writer.nodes[-1].outputs[0]), _small(main, short, add))
-        if proof.reason is not None:
-            reason = f"the shortcut's convolution stays apart: {proof.reason}"
-            refused.append(Refusal(node=module_of(main.convolution), reason=reason))
-            _detach(writer.nodes)
-            continue
-        worst, changed = max(worst, proof.max_abs_err), True
-        _replace(model.graph, before, add, writer)
-    return PassResult(changed, refused=tuple(refused), max_abs_err=worst)
-
-
-def _match(add: ir.Node) -> tuple[_Branch, _Branch] | None:
+@dataclass(frozen=True, eq=False)
+class _Pair:
     """The main branch, which generated code writes, and the shortcut."""
-    if add.op_type != "Add" or add.domain not in ("", "ai.onnx"):
+
+    main: _Branch
+    short: _Branch
+
+
+def _match(add: ir.Node) -> _Pair | None:
+    if add.op_type != "Add" or add.domain != "":
         return None
-    branches = [_branch(value) for value in add.inputs]
-    if len(branches) != 2 or branches[0] is None or branches[1] is None:
+    left, right = (_branch(value) for value in add.inputs)
+    if left is None or right is None or left.data is right.data:
         return None
-    left, right = branches[0], branches[1]
-    if not _same_shape(left.convolution.outputs[0], right.convolution.outputs[0]) or left.data is right.data:
+    if not _same_shape(left.convolution.outputs[0], right.convolution.outputs[0]):
         return None
     if _is_generated(left.data):
-        main, short = left, right
+        pair = _Pair(main=left, short=right)
     elif _is_generated(right.data):
-        main, short = right, left
+        pair = _Pair(main=right, short=left)
     else:
         return None
     # Where the shortcut is neither averaged nor thinned out, its input is written once more: it must be the narrower.
-    narrower = short.window.in_channels < short.window.out_channels
-    return (main, short) if narrower or not short.is_plain else None
+    narrower = pair.short.window.in_channels < pair.short.window.out_channels
+    return pair if narrower or not pair.short.is_plain else None
 
 
 def _branch(value: ir.Value | None) -> _Branch | None:
     convolution = value.producer() if value is not None and len(value.uses()) == 1 else None
-    if value is None or convolution is None or value.is_graph_output() or convolution.op_type != "Conv":
+    if value is None or convolution is None or value.is_graph_output():
         return None
-    if convolution.domain not in ("", "ai.onnx") or not all(
-        v is None or is_constant(v) for v in convolution.inputs[1:]
-    ):
+    if convolution.op_type != "Conv" or convolution.domain != "":
         return None
-    point = read_shape(convolution)
-    data = convolution.inputs[0]
-    if not isinstance(point, ConvShape) or data is None or data.dtype is None:
+    data, weight, *rest = convolution.inputs
+    if data is None or weight is None or not all(v is None or is_constant(v) for v in (weight, *rest)):
         return None
-    if point.kernel != (1, 1) or point.groups != 1 or any(point.pads):
+    window = read_shape(convolution)
+    if not isinstance(window, ConvShape) or window.kernel != (1, 1) or window.groups != 1 or any(window.pads):
         return None
-    pool = data.producer()
-    if pool is None or pool.op_type != "AveragePool":
-        return _Branch((convolution,), data, point)
-    whole = check(pool, convolution)
-    if isinstance(whole, str) or point.stride != (1, 1) or whole.conv.dilation != (1, 1):
+    nodes: tuple[ir.Node, ...] = (convolution,)
+    pair = pair_before(convolution)
+    if pair is not None:
+        whole = check(pair)
+        if isinstance(whole, str) or window.stride != (1, 1) or whole.conv.dilation != (1, 1):
+            return None
+        if np.prod(whole.conv.kernel) > _LARGEST_WINDOW:
+            return None
+        nodes, data, window = (pair.pool, convolution), pair.data, whole.conv
+    if data.dtype is None:
         return None
-    if np.prod(whole.conv.kernel) > _LARGEST_WINDOW or pool.inputs[0] is None or pool.inputs[0].dtype is None:
-        return None
-    return _Branch((pool, convolution), pool.inputs[0], whole.conv)
+    bias = rest[0] if rest else None
+    return _Branch(
+        nodes=nodes,
+        data=data,
+        dtype=data.dtype,
+        window=window,
+        weight=array_of(weight),
+        bias=None if bias is None else array_of(bias),
+    )
 
 
 def _same_shape(left: ir.Value, right: ir.Value) -> bool:
@@ -189,24 +185,21 @@ def _is_generated(value: ir.Value) -> bool:
     return not any(maker is not None and maker.op_type in ("Conv", "Gemm", "MatMul") for maker in makers)
 
 
-def _build(main: _Branch, short: _Branch, prefix: str) -> _Writer:
-    writer = _Writer(prefix, main.convolution.outputs[0].type, main.convolution)
-    maps = [_averaged(branch, role, writer) for branch, role in ((main, "main"), (short, "shortcut"))]
-    together = writer.op("Concat", maps, "maps", axis=1)
-    weight = np.concatenate([array_of(branch.parameter(1)) for branch in (main, short)], axis=1)
+def _write(pair: _Pair, writer: GraphWriter) -> ir.Value:
+    branches = (pair.main, pair.short)
+    main = pair.main.data if pair.main.is_plain else _averaged(pair.main, "main", writer)
+    together = writer.op("Concat", [main, _averaged(pair.short, "shortcut", writer)], "maps", {"axis": 1})
+    weight = np.concatenate([branch.weight for branch in branches], axis=1)
     inputs = [together, writer.constant(weight, "weight")]
-    biases = [array_of(b.parameter(2)).astype(np.float64) for b in (main, short) if b.has_bias]
+    biases = [branch.bias.astype(np.float64) for branch in branches if branch.bias is not None]
     if biases:
         inputs.append(writer.constant(np.sum(biases, axis=0).astype(weight.dtype), "bias"))
-    writer.op("Conv", inputs, "out", kernel_shape=[1, 1])
-    return writer
+    return writer.op("Conv", inputs, "out", {"kernel_shape": [1, 1]})
 
 
-def _averaged(branch: _Branch, role: str, writer: _Writer) -> ir.Value:
+def _averaged(branch: _Branch, role: str, writer: GraphWriter) -> ir.Value:
     """The map that the 1x1 convolution reads, in operators that the builder generates code for."""
     (height, width), pads = branch.window.kernel, branch.window.pads
-    if branch.is_plain and role == "main":
-        return branch.data
     # Padding stands in front of every slice, even where none is asked for: without it the builder lists the map once
     # for each slice, or copies it into the Concat. What was added at the end is cut off again.
     spare = 0 if any(pads) else 1
@@ -214,52 +207,26 @@ def _averaged(branch: _Branch, role: str, writer: _Writer) -> ir.Value:
     edges = writer.integers((0, 0, top, left, 0, 0, bottom + spare, right + spare), f"{role}.edges")
     value = writer.op("Pad", [branch.data, edges], f"{role}.padded")
     axes, steps = writer.integers((2, 3), f"{role}.axes"), writer.integers(branch.window.stride, f"{role}.steps")
-    assert value.dtype is not None, "checked by _branch"
-    share = writer.constant(np.full((1, 1, 1, 1), 1 / (height * width), value.dtype.numpy()), f"{role}.share")
-    total: ir.Value | None = None
-    for row in range(height):
-        for column in range(width):
-            name = f"{role}.{row}_{column}"
-            # Ends count from the end, so that a slice is right at every size.
-            ends = tuple(at - size + 1 - spare or _LAST for at, size in ((row, height), (column, width)))
-            bounds = [writer.integers((row, column), f"{name}.starts"), writer.integers(ends, f"{name}.ends")]
-            part = writer.op("Slice", [value, *bounds, axes, steps], name)
-            if height * width > 1:
-                part = writer.op("Mul", [part, share], f"{name}.shared")
-            total = part if total is None else writer.op("Add", [total, part], f"{name}.sum")
-    assert total is not None, "a window has a pixel"
+    share = writer.constant(np.full((1, 1, 1, 1), 1 / (height * width), branch.dtype.numpy()), f"{role}.share")
+
+    def term(row: int, column: int) -> ir.Value:
+        name = f"{role}.{row}_{column}"
+        # Ends count from the end, so that a slice is right at every size.
+        ends = [at - size + 1 - spare or _LAST for at, size in ((row, height), (column, width))]
+        bounds = [writer.integers((row, column), f"{name}.starts"), writer.integers(ends, f"{name}.ends")]
+        part = writer.op("Slice", [value, *bounds, axes, steps], name)
+        return part if height * width == 1 else writer.op("Mul", [part, share], f"{name}.shared")
+
+    total = term(0, 0)
+    for row, column in [(row, column) for row in range(height) for column in range(width)][1:]:
+        total = writer.op("Add", [total, term(row, column)], f"{role}.{row}_{column}.sum")
     return total
 
 
-def _small(main: _Branch, short: _Branch, add: ir.Node) -> Concrete:
-    known = Concrete()
-    for branch in (main, short):
-        window = branch.window
-        size = tuple(out * step for out, step in zip(_PROOF_SIZE, window.stride, strict=True))
-        known.shapes[branch.data] = (_PROOF_IMAGES, window.in_channels, *size)
-    dtype = main.data.dtype
-    assert dtype is not None, "checked by _match"
-    known.types[add.outputs[0]] = ir.serde.serialize_type(ir.TensorType(dtype))
-    return known
-
-
-def _replace(graph: ir.Graph, before: tuple[ir.Node, ...], add: ir.Node, writer: _Writer) -> None:
-    for value in writer.constants:
-        if value.uses():
-            graph.register_initializer(value)
-    old, new = add.outputs[0], writer.nodes[-1].outputs[0]
-    new.shape, new.type = old.shape, old.type
-    stale = [value for node in before if node.op_type == "Conv" for value in node.inputs[1:] if value is not None]
-    ir.convenience.replace_nodes_and_values(graph, add, [add], writer.nodes, [old], [new])
-    for node in reversed(before[:-1]):
-        if not any(value.uses() for value in node.outputs):
-            graph.remove(node, safe=True)
-    for value in stale:
-        forget(graph, value)
-
-
-def _detach(nodes: list[ir.Node]) -> None:
-    """Takes nodes that were only tried out of their inputs' readers."""
-    for node in nodes:
-        for index in range(len(node.inputs)):
-            node.replace_input_with(index, None)
+def _at_proof_size(pair: _Pair, output: ir.Value) -> Concrete:
+    concrete = Concrete()
+    for branch in (pair.main, pair.short):
+        size = (out * step for out, step in zip(_PROOF_SIZE, branch.window.stride, strict=True))
+        concrete.shapes[branch.data] = (_PROOF_IMAGES, branch.window.in_channels, *size)
+    concrete.types[output] = ir.serde.serialize_type(ir.TensorType(pair.main.dtype))
+    return concrete

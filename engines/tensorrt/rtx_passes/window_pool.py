@@ -20,34 +20,33 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.export.graph.constants import array_of, forget, is_constant
-from radixrt.export.graph.origin import take_place
-from radixrt.export.passes.pass_result import PassResult
+from radixrt.export.graph.constants import array_of, is_constant
+from radixrt.export.graph.writer import GraphWriter
+from radixrt.export.passes.base import Pass
+from radixrt.export.passes.report import PassResult
 
 
-def pool_by_window(model: ir.Model) -> PassResult:
-    """Writes every global average pooling of a static size as an AveragePool. Changes the model in place."""
-    changed = False
-    for node in list(model.graph):
-        window = _window(node)
-        if window is None:
-            continue
-        output = node.outputs[0]
-        value = ir.Value(name=output.name, shape=output.shape, type=output.type)
-        kernel = [ir.AttrInt64s("kernel_shape", window)]
-        made = ir.Node("", "AveragePool", [node.inputs[0]], kernel, outputs=[value], name=node.name)
-        take_place(node, made)
-        constants = [constant for constant in node.inputs[1:] if constant is not None]
-        ir.convenience.replace_nodes_and_values(model.graph, node, [node], [made], [output], [value])
-        for constant in constants:
-            forget(model.graph, constant)
-        changed = True
-    return PassResult(changed)
+class WindowPool(Pass):
+    """Writes every global average pooling of a static size as an AveragePool."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        changed = False
+        writer = GraphWriter(model.graph)
+        for node in list(model.graph):
+            window = _window(node)
+            if window is None:
+                continue
+            output = node.outputs[0]
+            kernel = {"kernel_shape": window}
+            new = writer.op("AveragePool", node.inputs[:1], f"{output.name}.window", kernel, instead_of=node)
+            writer.commit(output, new)
+            changed = True
+        return PassResult(model, modified=changed)
 
 
 def _window(node: ir.Node) -> tuple[int, int] | None:
     """The height and width that a node averages over, None where it is not a global average of a static size."""
-    if node.domain not in ("", "ai.onnx") or not node.inputs or node.inputs[0] is None:
+    if node.domain != "" or not node.inputs or node.inputs[0] is None:
         return None
     shape = node.inputs[0].shape
     if shape is None or len(shape) != 4:
@@ -61,12 +60,11 @@ def _window(node: ir.Node) -> tuple[int, int] | None:
 
 
 def _over_the_image(node: ir.Node) -> bool:
-    keep = node.attributes.get("keepdims")
-    if keep is not None and keep.as_int() == 0:
+    if node.attributes.get_int("keepdims", 1) == 0:
         return False
-    attribute = node.attributes.get("axes")
+    attribute = node.attributes.get_ints("axes")
     if attribute is not None:
-        axes = np.asarray(attribute.as_ints())
+        axes = np.asarray(attribute)
     elif len(node.inputs) > 1 and node.inputs[1] is not None and is_constant(node.inputs[1]):
         axes = array_of(node.inputs[1])
     else:

@@ -14,7 +14,7 @@ import pytest
 from radixrt.calibration.placement.options import Ends, PlacementOptions
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
-from radixrt.engines.cpu.relu_behind_pool import relu_behind_pool
+from radixrt.engines.cpu.relu_behind_pool import ReluBehindPool
 from radixrt.engines.registry import get
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.spec import Precision
@@ -50,12 +50,12 @@ def operators(model: ir.Model) -> list[str]:
 
 def test_the_relu_moves_behind_the_pooling_and_no_number_changes() -> None:
     before, after = stem(), stem()
-    assert relu_behind_pool(after).changed
+    assert ReluBehindPool()(after).modified
     assert operators(after) == ["Conv", "MaxPool", "Relu", "Conv", "Relu"]
     assert [node.name for node in after.graph] == ["node0", "node2", "node1", "node3", "node4"]
     x = np.random.default_rng(1).standard_normal((1, 3, 16, 16)).astype(np.float32)
     assert np.array_equal(run(clone(before), x), run(clone(after), x))
-    assert not relu_behind_pool(after).changed
+    assert not ReluBehindPool()(after).modified
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_relu_moves_behind_the_pooling_and_no_number_changes() -> None:
 def test_left_alone(edit: Callable[[str], str]) -> None:
     model = stem(edit)
     before = operators(model)
-    assert not relu_behind_pool(model).changed and operators(model) == before
+    assert not ReluBehindPool()(model).modified and operators(model) == before
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
@@ -99,5 +99,5 @@ def test_onnxruntime_then_pools_floats_and_quantises_behind(tmp_path: Path) -> N
         return makers[pool.input[0]] == "QuantizeLinear"
 
     plain, swapped = stem(), stem()
-    relu_behind_pool(swapped)
+    ReluBehindPool()(swapped)
     assert pools_bytes(plain) and not pools_bytes(swapped)

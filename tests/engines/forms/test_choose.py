@@ -27,7 +27,7 @@ from radixrt.engines.tensorrt.plan_cost import Kernel, KernelTensor, PlanCost
 from radixrt.engines.tensorrt.plan_judge import PlanJudge
 from radixrt.engines.tensorrt.target import TensorRtTarget
 from radixrt.errors import InputError
-from radixrt.export.attention.lower import AttentionForm, Combine, Parts
+from radixrt.export.attention.forms import AttentionForm, Combine, Parts
 from radixrt.export.passes.conv_shape import DENSE, KEEP, SPLIT, ConvShape, Form, candidates
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.passes.pool_conv import PoolConvShape
@@ -395,7 +395,8 @@ def test_attention_keeps_its_usual_form_where_nothing_can_be_measured(monkeypatc
     from radixrt.engines.base import Capability
 
     monkeypatch.setattr(TensorRtTarget, "capability", lambda self: Capability("tensorrt", False, False, reason="none"))
-    assert attention_form(get("tensorrt"), Precision.INT8) == TensorRtTarget().attention_form()
+    form, why = attention_form(get("tensorrt"), Precision.INT8)
+    assert (form, why) == (TensorRtTarget().attention_form(), "rule: the usual form for tensorrt (none)")
     options = rewrite_options(get("tensorrt"), Precision.INT8, "merge")
     assert options.attention == TensorRtTarget().attention_form()
     assert options.choose_pool is None
@@ -416,7 +417,8 @@ def test_on_cpus_the_combination_is_measured_between_int8_convolutions(
         return Measurer(judge, FormCache(None), asked, precision, "1", "here")
 
     monkeypatch.setattr("radixrt.engines.forms.choose.measurer_for", measurer_of)
-    assert attention_form(get(target), Precision.INT8) == AttentionForm(Combine.LERP, Parts.SPLIT)
+    form, why = attention_form(get(target), Precision.INT8)
+    assert (form, why) == (AttentionForm(Combine.LERP, Parts.SPLIT), f"{target}: it was asked to")
     assert len(seen) > 3
     for model in seen.values():
         wide = [node for node in model.graph if node.op_type == "Conv" and node.outputs[0].shape[2] != 1]  # type: ignore[index]

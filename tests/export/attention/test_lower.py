@@ -9,8 +9,16 @@ import onnx_ir as ir
 import pytest
 from torch import nn
 
-from radixrt.export.attention.lower import AttentionForm, Combine, Parts, Squeeze, lower
+from radixrt.export.attention.block import AttentionBlock
+from radixrt.export.attention.forms import AttentionForm, Combine, Parts, Squeeze
+from radixrt.export.attention.interpret import interpret
+from radixrt.export.attention.lower import lower
+from radixrt.export.attention.recognise import recognise
+from radixrt.export.attention.rewrite import LowerAttention
+from radixrt.export.graph.equivalence import Proof, prove
 from radixrt.export.graph.origin import module_of
+from radixrt.export.graph.shapes import Concrete, Sizes, concretise
+from radixrt.export.graph.writer import GraphWriter
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from tests.export.attention.blocks import Net, SelectiveKernel, SplitAttention, SqueezeExcite
 from tests.export.exported import export, images, op_types, run
@@ -87,19 +95,35 @@ def test_new_nodes_keep_their_module(dynamo: bool) -> None:
     assert {module_of(node) for node in written if node.op_type == "Conv"} <= {"block.fc1", "block.bn1", "block.fc2"}
 
 
-# Protects the proof: a rewrite that computes something else is undone, and says so.
-def test_a_rewrite_that_misses_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(block, form, dtype, opset, prefix):  # type: ignore[no-untyped-def]
-        layer = replace(block.excite, bias=block.excite.bias + 0.1)
-        return lower(replace(block, excite=layer), form, dtype, opset, prefix)
+def block_of(model: ir.Model) -> tuple[AttentionBlock, Concrete]:
+    concrete = concretise(model.graph, Sizes())
+    (block,) = recognise(model.graph, interpret(model.graph, concrete)).blocks
+    return block, concrete
 
-    monkeypatch.setattr("radixrt.export.attention.rewrite.lower", wrong)
+
+# Protects the proof: it sees a lowering that computes something else.
+def test_a_lowering_that_misses_is_seen() -> None:
+    model = export(Net(SqueezeExcite(8)))
+    block, concrete = block_of(model)
+    excite = replace(block.excite, bias=block.excite.bias + 0.1)
+    reasons = []
+    for lowered_block in (block, replace(block, excite=excite)):
+        writer = GraphWriter(model.graph, "block")
+        lowered = lower(lowered_block, AttentionForm(), ir.DataType.FLOAT, writer)
+        reasons.append(prove(block.nodes, writer.nodes, (block.output, lowered.output), concrete).reason)
+        writer.discard()
+    assert reasons[0] is None
+    assert "differ by" in str(reasons[1])
+
+
+# Protects the graph from a rewrite that is refused: it is undone, and says so.
+def test_a_rewrite_that_misses_is_undone() -> None:
     model = export(Net(SqueezeExcite(8)))
     feeds = images(model)
     before = run(model, feeds)
-    model, report = rewrite(model, RewriteOptions())
-    assert report.attention_blocks == []
-    assert ["differ by" in r.reason for r in report.refused] == [True]
+    result = LowerAttention(prove=lambda *_: Proof(1.0, "they differ"))(model)
+    assert result.attention_blocks == () and not result.modified
+    assert [r.reason for r in result.refused] == ["they differ"]
     np.testing.assert_array_equal(run(model, feeds), before)
 
 

@@ -13,17 +13,18 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
-from radixrt.export.attention.lower import AttentionForm, Combine, Parts, Squeeze
-from radixrt.export.attention.rewrite import lower_attention
-from radixrt.export.passes.fold_batchnorm import fold_batchnorm
-from radixrt.export.passes.fold_shapes import fold_shapes
+from radixrt.export.attention.forms import AttentionForm, Combine, Parts, Squeeze
+from radixrt.export.attention.rewrite import LowerAttention
+from radixrt.export.passes.base import Pass
+from radixrt.export.passes.fold_batchnorm import FoldBatchNorm
+from radixrt.export.passes.fold_shapes import FoldShapes
 from tests.export.exported import images, run
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def attention(combine: Combine, parts: Parts, squeeze: Squeeze = Squeeze.EACH):  # type: ignore[no-untyped-def]
-    return lambda model: lower_attention(model, AttentionForm(combine, parts, squeeze))
+def attention(combine: Combine, parts: Parts, squeeze: Squeeze = Squeeze.EACH) -> Pass:
+    return LowerAttention(AttentionForm(combine, parts, squeeze))
 
 
 RULES = {
@@ -34,8 +35,8 @@ RULES = {
     "se": attention(Combine.SCALE, Parts.SPLIT),
     "sk": attention(Combine.BLEND, Parts.SPLIT),
     "sk_sum": attention(Combine.BLEND, Parts.SPLIT, Squeeze.SUM),
-    "fold_batchnorm": fold_batchnorm,
-    "fold_shapes": fold_shapes,
+    "fold_batchnorm": FoldBatchNorm(),
+    "fold_shapes": FoldShapes(),
 }
 
 

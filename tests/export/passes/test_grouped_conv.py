@@ -19,7 +19,7 @@ from radixrt.export.passes.conv_shape import (
     merge_form,
     read_shape,
 )
-from radixrt.export.passes.grouped_conv import apply_forms
+from radixrt.export.passes.grouped_conv import GroupedConv
 
 from .conv_nets import SCOPES, activation, clone, constant, conv_model, model_of, run, whole
 
@@ -55,11 +55,12 @@ def test_every_form_is_exact(shape: ConvShape, bias: bool, dynamic: bool, seed: 
     want = run(original, x)
     every_merge = [Form("merge", f) for f in range(2, shape.groups) if shape.groups % f == 0]
     for form in [KEEP, SPLIT, DENSE, *every_merge]:
-        model, records, changed = apply_forms(clone(original), always(form))
+        result = GroupedConv(always(form))(clone(original))
+        model = result.model
         onnx.checker.check_model(ir.to_proto(model), full_check=True)
         np.testing.assert_array_equal(run(model, x), want, err_msg=str(form))
-        assert changed == (form != KEEP)
-        assert [r.form for r in records] == [str(form)]
+        assert result.modified == (form != KEEP)
+        assert [r.form for r in result.grouped_convs] == [str(form)]
 
 
 # The shape that the chooser sees must be the graph's own, or a measured choice would be about another convolution.
@@ -72,7 +73,7 @@ def test_chooser_sees_the_graphs_shape(shape: ConvShape) -> None:
         seen.append(got)
         return KEEP, "looking"
 
-    apply_forms(conv_model(shape, dynamic=True), chooser, batch=shape.batch)
+    GroupedConv(chooser, batch=shape.batch)(conv_model(shape, dynamic=True))
     assert seen == [shape]
 
 
@@ -82,9 +83,9 @@ SHAPE = ConvShape(1, 16, 16, 4, (3, 3), pads=(1, 1, 1, 1), height=6, width=6)
 # Later stages speak of modules: no form may lose where a node came from, and the record must name it.
 @pytest.mark.parametrize("form", [SPLIT, DENSE, Form("merge", 2)])
 def test_origin_is_kept(form: Form) -> None:
-    model, records, _ = apply_forms(conv_model(SHAPE), always(form))
-    assert records[0].name == "layer1.0.conv2"
-    assert records[0].groups == 4
+    result = GroupedConv(always(form))(conv_model(SHAPE))
+    assert [(record.name, record.groups) for record in result.grouped_convs] == [("layer1.0.conv2", 4)]
+    model = result.model
     for node in model.graph:
         assert "layer1.0.conv2" in node.metadata_props[SCOPES]
         assert node.name
@@ -94,7 +95,7 @@ def test_origin_is_kept(form: Form) -> None:
 # Old weights that stay behind would double the deploy graph.
 @pytest.mark.parametrize("form", [SPLIT, DENSE, Form("merge", 2)])
 def test_old_weights_are_dropped(form: Form) -> None:
-    model, _, _ = apply_forms(conv_model(SHAPE), always(form))
+    model = GroupedConv(always(form))(conv_model(SHAPE)).model
     read = {value.name for node in model.graph for value in node.inputs if value is not None}
     assert set(model.graph.initializers) <= read
 
@@ -107,9 +108,9 @@ def test_depthwise_and_dense_are_never_asked_about(groups: int, out: int) -> Non
     def chooser(_: ConvShape) -> tuple[Form, str]:
         raise AssertionError("asked")
 
-    _, records, changed = apply_forms(conv_model(shape), chooser)
-    assert not records
-    assert not changed
+    result = GroupedConv(chooser)(conv_model(shape))
+    assert not result.grouped_convs
+    assert not result.modified
 
 
 # A weight computed at run time has no block-diagonal constant: it stays, and the report says why.
@@ -117,10 +118,11 @@ def test_a_weight_that_is_no_constant_is_refused() -> None:
     x, w = activation("input", [1, 8, 5, 5]), activation("w", [8, 4, 3, 3])
     y = activation("logits", [1, 8, 3, 3])
     node = ir.Node("", "Conv", [x, w], [ir.AttrInt64("group", 2)], outputs=[y], name="conv")
-    _, records, changed = apply_forms(model_of([x, w], [y], [node]), always(DENSE))
-    assert not changed
-    assert records[0].form == "keep"
-    assert "weight is not a constant" in records[0].why
+    result = GroupedConv(always(DENSE))(model_of([x, w], [y], [node]))
+    assert not result.modified
+    (record,) = result.grouped_convs
+    assert record.form == "keep"
+    assert "weight is not a constant" in record.why
 
 
 # Two convolutions may share one weight: each must keep its own result.
@@ -136,7 +138,7 @@ def test_shared_weight_is_rewritten_for_both() -> None:
     data = whole(rng, 1, 8, 7, 7)
     want = run(original, data)
     forms = iter([DENSE, SPLIT])
-    model, _, _ = apply_forms(clone(original), lambda shape: (next(forms), "one of each"))
+    model = GroupedConv(lambda shape: (next(forms), "one of each"))(clone(original)).model
     np.testing.assert_array_equal(run(model, data), want)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from radixrt.export.passes.pool_conv import PoolConvShape, PoolForm, apply_pool_forms
+from radixrt.export.passes.pool_conv import PoolConv, PoolConvShape, PoolForm
 
 from .conv_nets import SCOPES, activation, clone, constant, model_of, run, whole
 
@@ -100,14 +100,15 @@ def test_pair_and_convolution_agree(
         unit=float(kernel[0] * kernel[1]),
     )
     want = run(original, image(size))
-    model, records, refusals, changed = apply_pool_forms(clone(original), to_conv)
+    result = PoolConv(to_conv)(clone(original))
+    model = result.model
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     got = run(model, image(size))
     assert got.shape == want.shape
     # The pair's average is rounded (a ninth is no binary fraction), so a few units in the last place remain.
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
-    assert changed == (not refusals)
-    assert len(records) + len(refusals) == 1
+    assert result.modified == (not result.refused)
+    assert len(result.pool_convs) + len(result.refused) == 1
 
 
 # ResNeSt's avd pooling (3x3, stride 2, padding counted) and ResNet-D's downsample pooling (2x2, stride 2, ceil_mode).
@@ -117,10 +118,10 @@ def test_pair_and_convolution_agree(
     ids=["avd", "downsample", "strided"],
 )
 def test_known_pairs_become_one_node(model: ir.Model) -> None:
-    model, records, _, changed = apply_pool_forms(model, to_conv)
-    assert changed
+    result = PoolConv(to_conv)(model)
+    assert result.modified
     assert [node.op_type for node in model.graph] == ["Conv"]
-    assert records[0].name == "layer2.0.downsample.1"
+    assert result.pool_convs[0].name == "layer2.0.downsample.1"
     assert "layer2.0.downsample.1" in model.graph[0].metadata_props[SCOPES]
     assert set(model.graph.initializers) == {"w_avg3x3", "b"} or set(model.graph.initializers) == {"w_avg2x2", "b"}
 
@@ -137,17 +138,17 @@ def test_known_pairs_become_one_node(model: ir.Model) -> None:
 )
 def test_lookalikes_are_refused(model: ir.Model, reason: str) -> None:
     before = ir.to_proto(model).SerializeToString()
-    model, records, refusals, changed = apply_pool_forms(model, to_conv)
-    assert not changed
-    assert not records
-    assert reason in refusals[0].reason
-    assert refusals[0].node == "layer2.0.downsample.1"
+    result = PoolConv(to_conv)(model)
+    assert not result.modified
+    assert not result.pool_convs
+    assert reason in result.refused[0].reason
+    assert result.refused[0].node == "layer2.0.downsample.1"
     assert ir.to_proto(model).SerializeToString() == before
 
 
 # The pair stays where it is faster: exactness alone must not decide.
 def test_the_chooser_decides() -> None:
-    model, records, _, changed = apply_pool_forms(net(), lambda shape: ("pool", "1.00x, within noise"))
-    assert not changed
-    assert records[0].form == "pool"
-    assert [node.op_type for node in model.graph] == ["AveragePool", "Conv"]
+    result = PoolConv(lambda shape: ("pool", "1.00x, within noise"))(net())
+    assert not result.modified
+    assert result.pool_convs[0].form == "pool"
+    assert [node.op_type for node in result.model.graph] == ["AveragePool", "Conv"]

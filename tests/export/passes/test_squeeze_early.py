@@ -7,11 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixrt.engines.tensorrt.rtx_passes.window_pool import pool_by_window
 from radixrt.export.graph.equivalence import Proof
 from radixrt.export.graph.origin import module_of
-from radixrt.export.passes import squeeze_early as module
-from radixrt.export.passes.squeeze_early import squeeze_early
+from radixrt.export.passes.squeeze_early import SqueezeEarly
 
 from .conv_nets import SCOPES, activation, clone, constant, model_of, run, whole
 
@@ -64,8 +62,8 @@ def test_the_moved_squeeze_is_equal(inner: int, more: int, size: tuple[int, int]
     x = whole(np.random.default_rng(3), 2, inner, *size)
     want = run(original, x)
     model = clone(original)
-    result = squeeze_early(model)
-    assert result.changed
+    result = SqueezeEarly()(model)
+    assert result.modified
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     np.testing.assert_allclose(run(model, x), want, rtol=1e-4, atol=1e-2)
     pool = next(node for node in model.graph if node.op_type == "GlobalAveragePool")
@@ -75,7 +73,7 @@ def test_the_moved_squeeze_is_equal(inner: int, more: int, size: tuple[int, int]
 # The FC stays the module it was, and the weight it no longer uses must not ship.
 def test_origin_and_weights() -> None:
     model = bottleneck_tail()
-    squeeze_early(model)
+    SqueezeEarly()(model)
     fc = next(node for node in model.graph if node.name == "fc1")
     assert module_of(fc) == "layer1.0.se.fc1"
     assert "w1" not in model.graph.initializers
@@ -96,42 +94,16 @@ def test_origin_and_weights() -> None:
 )
 def test_lookalikes_stay(model: ir.Model) -> None:
     before = ir.to_proto(model).SerializeToString()
-    assert not squeeze_early(model).changed
+    assert not SqueezeEarly()(model).modified
     assert ir.to_proto(model).SerializeToString() == before
 
 
 # A move whose proof misses must be taken back, to the last weight, and reported.
-def test_a_failed_proof_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "prove", lambda *_: Proof(1.0, "before and after differ by 1"))
+def test_a_failed_proof_is_undone() -> None:
+    squeeze_early = SqueezeEarly(prove=lambda *_: Proof(1.0, "before and after differ by 1"))
     model = bottleneck_tail()
     before = ir.to_proto(model).SerializeToString()
     result = squeeze_early(model)
-    assert not result.changed
+    assert not result.modified
     assert "differ" in result.refused[0].reason
     assert ir.to_proto(model).SerializeToString() == before
-
-
-@pytest.mark.parametrize("reduce_mean", [False, True])
-def test_global_pooling_as_a_window(reduce_mean: bool) -> None:
-    original = bottleneck_tail(reduce_mean=reduce_mean)
-    model = clone(original)
-    onnx_model = onnx.shape_inference.infer_shapes(ir.to_proto(model))
-    model = ir.from_proto(onnx_model)
-    assert pool_by_window(model).changed
-    onnx.checker.check_model(ir.to_proto(model), full_check=True)
-    assert not {"GlobalAveragePool", "ReduceMean"} & {node.op_type for node in model.graph}
-    x = whole(np.random.default_rng(3), 2, 4, 5, 6)
-    np.testing.assert_allclose(run(model, x), run(original, x), rtol=1e-5, atol=1e-4)
-
-
-# Without a static size there is no window to write; a mean over other axes is no pooling.
-def test_what_is_no_static_global_pooling_stays() -> None:
-    x = activation("input", [1, 4, "h", 6])
-    y = activation("logits", [1, 4, 1, 1])
-    open_size = model_of([x], [y], [ir.Node("", "GlobalAveragePool", [x], outputs=[y], name="pool")])
-    assert not pool_by_window(open_size).changed
-    x = activation("input", [1, 4, 5, 6])
-    y = activation("logits", [1, 1, 5, 6])
-    axes = constant("axes", np.asarray([1], np.int64))
-    channels = model_of([x], [y], [ir.Node("", "ReduceMean", [x, axes], outputs=[y], name="mean")])
-    assert not pool_by_window(channels).changed

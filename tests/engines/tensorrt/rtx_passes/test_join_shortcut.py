@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixrt.engines.registry import get
-from radixrt.engines.tensorrt.rtx_passes import join_shortcut as module
-from radixrt.engines.tensorrt.rtx_passes.join_shortcut import join_shortcut
+from radixrt.engines.tensorrt.rtx_passes.join_shortcut import JoinShortcut
 from radixrt.export.graph.equivalence import Proof
 from radixrt.export.graph.origin import module_of
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
@@ -90,8 +89,8 @@ def test_the_joined_convolution_is_equal(half: tuple[int, int], how: tuple, bias
     size = (2 * half[0], 2 * half[1])
     model = tail(size=size, main=main, short=short, short_stride=stride, bias=bias, swapped=swapped)
     want = both(model)
-    result = join_shortcut(model)
-    assert result.changed and result.refused == () and result.max_abs_err < 1e-6
+    result = JoinShortcut()(model)
+    assert result.modified and result.refused == () and result.max_abs_err < 1e-6
     operators = [node.op_type for node in model.graph]
     assert operators.count("Conv") == 1 and "AveragePool" not in operators
     np.testing.assert_allclose(both(model)[0], want[0], rtol=1e-5, atol=1e-5)
@@ -100,7 +99,7 @@ def test_the_joined_convolution_is_equal(half: tuple[int, int], how: tuple, bias
 # Reports speak of modules, and a weight that nothing reads any more would still be shipped.
 def test_origin_and_weights() -> None:
     model = tail()
-    join_shortcut(model)
+    JoinShortcut()(model)
     (conv,) = (node for node in model.graph if node.op_type == "Conv")
     assert module_of(conv) == "layer2.0.main"
     read = {value for node in model.graph for value in node.inputs if value is not None}
@@ -120,16 +119,15 @@ def test_origin_and_weights() -> None:
 )
 def test_lookalikes_stay(model: ir.Model) -> None:
     before = [node.op_type for node in model.graph]
-    assert not join_shortcut(model).changed
+    assert not JoinShortcut()(model).modified
     assert [node.op_type for node in model.graph] == before
 
 
-def test_a_failed_proof_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "prove", lambda *_: Proof(1.0, "wrong"))
+def test_a_failed_proof_is_undone() -> None:
     model = tail()
     want, names = both(clone(model)), sorted(model.graph.initializers)
-    result = join_shortcut(model)
-    assert not result.changed
+    result = JoinShortcut(prove=lambda *_: Proof(1.0, "wrong"))(model)
+    assert not result.modified
     assert [refusal.reason for refusal in result.refused] == ["the shortcut's convolution stays apart: wrong"]
     assert sorted(model.graph.initializers) == names
     np.testing.assert_array_equal(both(model)[0], want[0])

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixrt.engines.tensorrt.rtx_passes import space_to_depth as module
-from radixrt.engines.tensorrt.rtx_passes.space_to_depth import fold_first_convolution
+from radixrt.engines.tensorrt.rtx_passes.space_to_depth import SpaceToDepth
 from radixrt.export.graph.equivalence import Proof
 from radixrt.export.graph.origin import module_of
 from radixrt.export.passes.conv_shape import ConvShape
@@ -32,15 +31,15 @@ def test_the_folded_convolution_is_equal(
     model = conv_model(stem(kernel, pads, height=2 * half[0], width=2 * half[1]), bias=bias)
     x = whole(np.random.default_rng(6), 2, 3, 2 * half[0], 2 * half[1])
     want = run(model, x)
-    result = fold_first_convolution(model)
-    assert result.changed and result.refused == ()
+    result = SpaceToDepth()(model)
+    assert result.modified and result.refused == ()
     assert [node.op_type for node in model.graph] == ["SpaceToDepth", "Conv"]
     np.testing.assert_array_equal(run(model, x), want)
 
 
 def test_origin_weights_and_an_open_batch() -> None:
     model = conv_model(stem((7, 7), (3, 3, 3, 3)), dynamic=True)
-    fold_first_convolution(model)
+    SpaceToDepth()(model)
     fold, conv = model.graph
     assert [module_of(node) for node in (fold, conv)] == ["layer1.0.conv2"] * 2
     assert sorted(model.graph.initializers) == ["b", "w.folded"]
@@ -60,17 +59,16 @@ def test_origin_weights_and_an_open_batch() -> None:
 )
 def test_lookalikes_stay(shape: ConvShape) -> None:
     model = conv_model(shape)
-    assert not fold_first_convolution(model).changed
+    assert not SpaceToDepth()(model).modified
     assert [node.op_type for node in model.graph] == ["Conv"]
 
 
-def test_a_failed_proof_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "prove", lambda *_: Proof(1.0, "wrong"))
+def test_a_failed_proof_is_undone() -> None:
     model = conv_model(stem())
     x = whole(np.random.default_rng(6), 2, 3, 10, 12)
     want = run(clone(model), x)
-    result = fold_first_convolution(model)
-    assert not result.changed
+    result = SpaceToDepth(prove=lambda *_: Proof(1.0, "wrong"))(model)
+    assert not result.modified
     assert [refusal.reason for refusal in result.refused] == ["the image stays unfolded: wrong"]
     assert sorted(model.graph.initializers) == ["b", "w"]
     np.testing.assert_array_equal(run(model, x), want)
