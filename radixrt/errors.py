@@ -47,3 +47,10 @@ class UnavailableError(RadixRTError):
     def __init__(self, what: str, reason: str, hint: str) -> None:
         super().__init__(f"{what} is not available: {reason}. {hint}")
         self.what, self.reason, self.hint = what, reason, hint
+
+
+def first_line(error: BaseException) -> str:
+    """The message of another library's error, as far as it fits a sentence: its first line, at most 300 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."

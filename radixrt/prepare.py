@@ -9,13 +9,14 @@ from pathlib import Path
 import onnx_ir as ir
 
 from radixrt.calibration.data.source import DataSource, ImageList, Preprocess, load_data
+from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.source.load import LoadedModel, from_module, load
 from radixrt.export.source.names import resolve
 from radixrt.export.spec import BatchSpec
 from radixrt.options import DataChoice, ModelChoice
 from radixrt.progress import Stages
 from radixrt.reference import Reference, onnx_reference, torch_reference
-from radixrt.reuse import Reuse, graph_sha256, weights_sha256
+from radixrt.reuse import Reuse, weights_sha256
 
 BATCH_FOR_STATISTICS = 16
 IMAGES_FOR_STATISTICS = 64

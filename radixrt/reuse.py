@@ -14,7 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import onnx_ir as ir
 from typing_extensions import Self
 
 import radixrt
@@ -46,11 +45,6 @@ def source_sha256() -> str:
     for path in sorted(path for path in files if path.suffix == ".py"):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
-
-
-def graph_sha256(model: ir.Model) -> str:
-    """A hash of a graph with its weights."""
-    return hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
 
 
 def weights_sha256(module: torch.nn.Module) -> str:

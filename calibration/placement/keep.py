@@ -25,7 +25,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from radixrt.calibration.placement.options import Ends, PlacementOptions
-from radixrt.export.graph.facts import consumers, is_pooled, is_wide, root_of, static_dims
+from radixrt.export.graph.facts import is_pooled, is_wide, root_of, static_dims
 from radixrt.export.graph.layers import LAYER_TYPES, Layer
 from radixrt.export.graph.origin import module_of
 
@@ -88,7 +88,7 @@ def _behind(value: ir.Value) -> Iterator[ir.Node]:
     """Every node that a value reaches, each once."""
     queue, seen = [value], set[int]()
     while queue:
-        for node in consumers(queue.pop()):
+        for node in queue.pop().consumers():
             if id(node) not in seen:
                 seen.add(id(node))
                 yield node

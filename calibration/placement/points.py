@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from radixrt.export.graph.facts import activation_after, consumers, is_wide
+from radixrt.export.graph.facts import activation_after, is_wide
 from radixrt.export.graph.layers import LAYER_TYPES, Layer
 from radixrt.export.spec import Int8Outputs
 
@@ -50,17 +50,17 @@ def _outputs(layers: Layers) -> Iterator[ir.Value]:
 
 
 def _feeds_add(value: ir.Value) -> bool:
-    return any(node.op_type == "Add" for node in consumers(value))
+    return any(node.op_type == "Add" for node in value.consumers())
 
 
 def _feeds_wide(value: ir.Value) -> bool:
-    return any(is_wide(out) for node in consumers(value) for out in node.outputs)
+    return any(is_wide(out) for node in value.consumers() for out in node.outputs)
 
 
 def _skip_branches(layers: Layers) -> Iterator[ir.Value]:
     depths: dict[int, int] = {}
     for layer in layers:
-        for add in consumers(activation_after(layer.output)):
+        for add in activation_after(layer.output).consumers():
             if add.op_type != "Add" or not all(v is not None and is_wide(v) for v in add.inputs):
                 continue
             first, second = add.inputs

@@ -31,11 +31,12 @@ from radixrt.calibration.ranges.observers import TensorObserver
 from radixrt.calibration.ranges.outputs import Probe, add_probes
 from radixrt.calibration.ranges.resume import CollectState, load_state, save_state
 from radixrt.calibration.ranges.session import open_graph
-from radixrt.calibration.ranges.table import CalibrationTable, Candidates, HistogramSummary, TensorRange, model_sha256
+from radixrt.calibration.ranges.table import CalibrationTable, Candidates, HistogramSummary, TensorRange
 from radixrt.calibration.recovery.equalise import chains
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.errors import InputError
 from radixrt.export.graph.facts import infer
+from radixrt.export.graph.hash import model_sha256
 
 Array = NDArray[Any]
 

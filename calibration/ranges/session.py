@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.errors import InputError
+from radixrt.errors import InputError, first_line
 
 Array = NDArray[Any]
 
@@ -77,7 +77,7 @@ def open_graph(model: ir.Model, extra_outputs: Sequence[str] = (), *, threads: i
     try:
         session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
-        raise InputError(f"onnxruntime cannot run the graph: {str(error).splitlines()[0]}") from error
+        raise InputError(f"onnxruntime cannot run the graph: {first_line(error)}") from error
     return Graph(session)
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from radixrt.calibration.spec import CalibrationSummary, Method
 from radixrt.errors import InputError
+from radixrt.export.graph.hash import model_sha256
 from radixrt.files import replace_file
 
 TABLE_SCHEMA = 1
@@ -110,33 +111,6 @@ class CalibrationTable(_Frozen):
             data_sha256=self.data_sha256,
             reused=reused,
         )
-
-
-def model_sha256(model: ir.Model) -> str:
-    """The hash of what a graph computes: operations, attributes, names and weights, metadata left out."""
-    digest = hashlib.sha256()
-
-    def put(*parts: object) -> None:
-        digest.update("\x1f".join(str(p) for p in parts).encode() + b"\x1e")
-
-    put(*sorted(f"{d}:{v}" for d, v in model.opset_imports.items()))
-    for value in (*model.graph.inputs, *model.graph.outputs):
-        put("io", value.name, value.dtype, value.shape)
-    for name in sorted(model.graph.initializers):
-        tensor = model.graph.initializers[name].const_value
-        if tensor is not None:
-            put("init", name, tensor.dtype, tuple(tensor.shape))
-            digest.update(tensor.tobytes())
-    for node in model.graph:
-        put("node", node.domain, node.op_type, *("" if v is None else v.name for v in (*node.inputs, *node.outputs)))
-        for key in sorted(node.attributes):
-            attribute = node.attributes[key]
-            if attribute.type == ir.AttributeType.TENSOR:
-                put(key)
-                digest.update(attribute.as_tensor().tobytes())
-            else:
-                put(key, attribute.type, attribute.value)
-    return digest.hexdigest()
 
 
 def _body_sha256(table: CalibrationTable) -> str:

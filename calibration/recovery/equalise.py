@@ -28,8 +28,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.ranges.table import CalibrationTable, TensorRange, model_sha256
-from radixrt.export.graph.facts import consumers, infer
+from radixrt.calibration.ranges.table import CalibrationTable, TensorRange
+from radixrt.export.graph.facts import infer
+from radixrt.export.graph.hash import model_sha256
 from radixrt.export.graph.layers import Layer, layers_of
 
 Array = NDArray[Any]
@@ -67,11 +68,11 @@ def chains(graph: ir.Graph) -> list[Chain]:
     layers = {id(layer.node): layer for layer in layers_of(graph) if layer.node.op_type == "Conv"}
     found = []
     for first in layers.values():
-        readers = consumers(first.output)
+        readers = first.output.consumers()
         if len(readers) != 1 or readers[0].op_type != "Relu" or first.output.is_graph_output():
             continue
         middle = readers[0].outputs[0]
-        behind = consumers(middle)
+        behind = middle.consumers()
         second = layers.get(id(behind[0])) if len(behind) == 1 else None
         if second is None or middle.is_graph_output() or second.data is not middle:
             continue

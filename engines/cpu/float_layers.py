@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from radixrt.export.graph.facts import constant, consumers
+from radixrt.export.graph.constants import constant
 from radixrt.export.graph.origin import copy_origin
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
@@ -38,7 +38,7 @@ def _last_before_quantising(node: ir.Node) -> ir.Node | None:
     """The layer, or the ReLU or Clip behind it, that a QuantizeLinear alone reads; None where nothing alone does."""
     while True:
         output = node.outputs[0]
-        readers = consumers(output)
+        readers = output.consumers()
         if len(readers) != 1 or output.is_graph_output():
             return None
         if readers[0].op_type == "QuantizeLinear":

@@ -24,7 +24,7 @@ import numpy as np
 
 from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Progress, Session, Target, TensorSpec
 from radixrt.engines.cpu.float_layers import keep_float_layers
-from radixrt.errors import InputError
+from radixrt.errors import InputError, first_line
 from radixrt.export.passes.float32 import has_half, to_float32
 from radixrt.export.spec import Precision, Traits
 
@@ -88,7 +88,7 @@ class OnnxRuntimeSession(Session):
                 self._session: Any = opening.result()
         except Exception as error:  # ONNX Runtime's own exception classes are not public
             raise InputError(
-                f"{engine} cannot be opened by ONNX Runtime ({_first_line(error)}): build it again"
+                f"{engine} cannot be opened by ONNX Runtime ({first_line(error)}): build it again"
             ) from error
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
@@ -170,7 +170,3 @@ def _spec(value: Any) -> TensorSpec:
         )
     shape = tuple(dim if isinstance(dim, int) else -1 for dim in value.shape)
     return TensorSpec(value.name, np.dtype(_DTYPES[value.type]), shape)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

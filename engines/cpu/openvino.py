@@ -51,7 +51,7 @@ class OpenVinoSession(Session):
             names = [port.get_any_name() for port in (*model.inputs, *model.outputs)]
             self._compiled: Any = core.compile_model(model, _DEVICE, config)
         except RuntimeError as error:
-            raise InputError(f"{engine} cannot be opened by OpenVINO ({_first_line(error)}): build it again") from error
+            raise InputError(f"{engine} cannot be opened by OpenVINO ({_last_line(error)}): build it again") from error
         self._request: Any = self._compiled.create_infer_request()
         # A compiled port has several names where a Cast beside it was fused: those of the file are the ones to keep.
         ports = zip(names, (*self._compiled.inputs, *self._compiled.outputs), strict=True)
@@ -124,7 +124,7 @@ class OpenVinoTarget(Target):
                 model = ov.Core().read_model(str(deploy))
         except Exception as error:  # OpenVINO's and protobuf's own, which share no base
             raise InputError(
-                f"OpenVINO cannot read {deploy.name} ({_first_line(error)}): use TARGET=onnxruntime for this model"
+                f"OpenVINO cannot read {deploy.name} ({_last_line(error)}): use TARGET=onnxruntime for this model"
             ) from error
         engine = out_dir / f"engine{self.suffix}"
         # The graph is typed already: nothing is compressed behind the user's back.
@@ -147,6 +147,7 @@ def _spec(name: str, port: Any) -> TensorSpec:
     return TensorSpec(name, np.dtype(port.get_element_type().to_dtype()), shape)
 
 
-def _first_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
+    """What went wrong; the lines before it say where in OpenVINO's own source."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__

@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from radixrt.calibration.int8 import QMAX, UNSIGNED_ZERO_POINT
 from radixrt.calibration.int8 import to_unsigned as around_128
-from radixrt.export.graph.facts import COMMUTING, Signs, constant, consumers
+from radixrt.export.graph.constants import constant
+from radixrt.export.graph.facts import COMMUTING, Signs
 from radixrt.export.graph.origin import copy_origin
 
 
@@ -96,7 +97,7 @@ def _retype(node: ir.Node, zero: ir.Value) -> list[ir.Value]:
     node.replace_input_with(2, zero)
     quantized.type = ir.TensorType(ir.DataType.UINT8)  # a clone shares type objects: replace, never mutate
     restored = []
-    for reader in consumers(quantized):
+    for reader in quantized.consumers():
         reader.replace_input_with(2, zero)
         restored.append(reader.outputs[0])
     return restored

@@ -213,10 +213,9 @@ def node_macs(graph: bytes, batch: int) -> dict[str, int]:
             continue
         dims = [dim if isinstance(dim, int) else batch for dim in result.shape]
         inner = [dim if isinstance(dim, int) else batch for dim in weight.shape]
-        transposed = node.attributes.get("transB")
         if node.op_type == "Conv":
             depth = math.prod(inner[1:])
-        elif len(inner) == 1 or (transposed is not None and transposed.as_int()):
+        elif len(inner) == 1 or node.attributes.get_int("transB", 0) != 0:
             depth = inner[-1]
         else:
             depth = inner[-2]

@@ -58,7 +58,7 @@ def _dequantised(graph: ir.Graph, node: ir.Node) -> ir.Value:
     else:
         points = np.zeros_like(scales, dtype=np.float32)
     if scales.ndim == 1 and scales.size > 1:
-        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
+        axis = node.attributes.get_int("axis", 1)
         shape = [1] * values.ndim
         shape[axis] = -1
         scales, points = scales.reshape(shape), points.reshape(shape)

@@ -164,8 +164,8 @@ def _squeeze(node: ir.Node, state: Interpretation) -> bool:
             return False
     elif node.op_type in ("AveragePool", "MaxPool"):
         kernel = tuple(node.attributes["kernel_shape"].as_ints())
-        padded = "pads" in node.attributes and any(node.attributes["pads"].as_ints())
-        dilated = "dilations" in node.attributes and any(d != 1 for d in node.attributes["dilations"].as_ints())
+        padded = any(node.attributes.get_ints("pads", ()))
+        dilated = any(d != 1 for d in node.attributes.get_ints("dilations", ()))
         if (
             kernel != view.spatial
             or padded
@@ -215,7 +215,7 @@ def _axes_from_start(node: ir.Node, rank: int, state: Interpretation) -> list[in
     if before is None:
         return None
     gone = {a % rank for a in before}
-    kept = "keepdims" not in first.attributes or first.attributes["keepdims"].as_int()
+    kept = first.attributes.get_int("keepdims", 1)
     left = list(range(rank)) if kept else [a for a in range(rank) if a not in gone]
     return sorted(gone | {left[a % len(left)] for a in axes})
 

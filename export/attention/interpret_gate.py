@@ -226,13 +226,13 @@ def _conv_matrix(
 ) -> sparse.csr_matrix | None:
     """A convolution on a map of one pixel: the weights that meet the pixel, block-diagonal over the groups."""
     space = weight.ndim - 2
-    pads = tuple(node.attributes["pads"].as_ints()) if "pads" in node.attributes else (0,) * (2 * space)
-    auto = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
+    pads = tuple(node.attributes.get_ints("pads", (0,) * (2 * space)))
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
     if auto not in ("NOTSET", "VALID") and prod(weight.shape[2:]) != 1:
         return None
     if len(small.dims) != 1 + space or prod(small.dims[1:]) != 1 or prod(after[1:]) != 1:
         return None
-    dilations = node.attributes["dilations"].as_ints() if "dilations" in node.attributes else (1,) * space
+    dilations = node.attributes.get_ints("dilations", (1,) * space)
     at = [pad // d if pad % d == 0 else -1 for pad, d in zip(pads[:space], dilations, strict=True)]
     if any(not 0 <= a < k for a, k in zip(at, weight.shape[2:], strict=True)):
         return None
@@ -279,7 +279,7 @@ def _activate(node: ir.Node, small: Small, found: Concrete) -> list[Small] | Non
     elif op in ("LeakyRelu", "Swish", "Elu"):
         basis = Activated(op, small.vector, (_number(node, "alpha", 0.01 if op == "LeakyRelu" else 1.0),))
     elif op == "Gelu":
-        approximate = node.attributes["approximate"].as_string() if "approximate" in node.attributes else "none"
+        approximate = node.attributes.get_string("approximate", "none")
         basis = Activated("GeluTanh" if approximate == "tanh" else "Gelu", small.vector)
     elif op == "Pow":
         exponent = found.constant(node.inputs[1])

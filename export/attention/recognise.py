@@ -161,9 +161,7 @@ def _kind(branches: tuple[Branch, ...]) -> Kind:
 
 
 def _cardinality(region: Region) -> int:
-    return max(
-        [n.attributes["group"].as_int() for n in region.nodes if n.op_type == "Conv" and "group" in n.attributes] + [1]
-    )
+    return max((n.attributes.get_int("group", 1) for n in region.nodes if n.op_type == "Conv"), default=1)
 
 
 def _gate(rows: list[Affine]) -> tuple[Gate, Affine]:

@@ -229,7 +229,7 @@ def _keeps_space(node: ir.Node, dims: int, space: int, found: Concrete) -> bool:
         return True
     rank = 1 + dims + space
     if node.op_type == "Transpose":
-        perm = node.attributes["perm"].as_ints() if "perm" in node.attributes else tuple(reversed(range(rank)))
+        perm = node.attributes.get_ints("perm", tuple(reversed(range(rank))))
         return tuple(perm[-space:]) == tuple(range(rank - space, rank))
     axes = axes_of(node, found)
     if axes is None:

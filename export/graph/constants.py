@@ -1,9 +1,10 @@
-"""Constants of a graph: read one, add one, drop one that nothing reads any more."""
+"""Constants of a graph: read one, or drop one that nothing reads any more (``GraphWriter`` writes them)."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -13,26 +14,22 @@ def is_constant(value: ir.Value) -> bool:
     return ir.convenience.get_const_tensor(value) is not None
 
 
+def constant(value: ir.Value | None) -> NDArray[Any] | None:
+    """The array behind an initializer or constant; None for what is computed or fed."""
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    return None if tensor is None else np.asarray(tensor.numpy())
+
+
 def array_of(value: ir.Value) -> NDArray[Any]:
     """Returns the numbers of a constant.
 
     Raises:
         ValueError: the value is not a constant (ask :func:`is_constant` first).
     """
-    tensor = ir.convenience.get_const_tensor(value)
-    if tensor is None:
+    array = constant(value)
+    if array is None:
         raise ValueError(f"{value.name} is not a constant")
-    return tensor.numpy()
-
-
-def initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """Adds a constant, or returns the one of that name: let the name say what it was made from, and how."""
-    if name in graph.initializers:
-        return graph.initializers[name]
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+    return array
 
 
 def forget(graph: ir.Graph, value: ir.Value) -> None:

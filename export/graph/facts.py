@@ -1,14 +1,11 @@
-"""What placement and calibration ask of a graph: what is wide, what is never negative, where a weight lies."""
+"""What placement and calibration ask of a graph: what is wide, what is never negative, where numbers are made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
-import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
-from numpy.typing import NDArray
+
+from radixrt.export.graph.constants import constant
 
 COMMUTING = frozenset(
     {"MaxPool", "Slice", "Split", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
@@ -23,18 +20,6 @@ _GATES = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
 def infer(model: ir.Model) -> ir.Model:
     """Fills in missing shapes and types; placement's rules depend on them."""
     return common.ShapeInferencePass()(model).model
-
-
-def constant(value: ir.Value | None) -> NDArray[Any] | None:
-    """The array behind an initializer or constant; None for what is computed or fed."""
-    tensor = None if value is None else ir.convenience.get_const_tensor(value)
-    return None if tensor is None else np.asarray(tensor.numpy())
-
-
-def attribute_int(node: ir.Node, name: str, default: int) -> int:
-    """An integer attribute, or its default."""
-    found = node.attributes.get(name)
-    return default if found is None else int(found.as_int())
 
 
 def static_dims(value: ir.Value | None) -> tuple[int | None, ...]:
@@ -56,21 +41,6 @@ def is_pooled(value: ir.Value | None) -> bool:
     return len(dims) in (2, 3) or (len(dims) >= 4 and all(d == 1 for d in dims[-2:]))
 
 
-def data_inputs(node: ir.Node) -> Iterator[ir.Value]:
-    """The inputs of a node that are computed or fed."""
-    for value in node.inputs:
-        if value is not None and constant(value) is None:
-            yield value
-
-
-def consumers(value: ir.Value) -> list[ir.Node]:
-    """The nodes that read a value, each once, in graph order of use."""
-    seen: dict[int, ir.Node] = {}
-    for node, _ in value.uses():
-        seen[id(node)] = node
-    return list(seen.values())
-
-
 def root_of(value: ir.Value) -> ir.Value:
     """Follows a value back through commuting operations to where its numbers are made."""
     while (node := value.producer()) is not None and node.op_type in COMMUTING and node.inputs[0] is not None:
@@ -80,7 +50,7 @@ def root_of(value: ir.Value) -> ir.Value:
 
 def activation_after(value: ir.Value) -> ir.Value:
     """The value after a Relu or Clip that is the only reader of ``value``; ``value`` itself where there is none."""
-    readers = consumers(value)
+    readers = value.consumers()
     if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip") and not value.is_graph_output():
         return readers[0].outputs[0]
     return value

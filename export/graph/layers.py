@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.export.graph.facts import attribute_int, constant, consumers, static_dims
+from radixrt.export.graph.constants import constant
+from radixrt.export.graph.facts import static_dims
 
 LAYER_TYPES = frozenset({"Conv", "Gemm", "MatMul"})
 
@@ -53,7 +54,7 @@ def layers_of(graph: ir.Graph) -> list[Layer]:
     """Every layer with constant weights and a computed input, in graph order."""
     found = []
     for node in graph:
-        if node.op_type in LAYER_TYPES and node.domain in ("", "ai.onnx"):
+        if node.op_type in LAYER_TYPES and node.domain == "":
             layer = _layer(node)
             if layer is not None:
                 found.append(layer)
@@ -70,12 +71,12 @@ def _layer(node: ir.Node) -> Layer | None:
     if bias is None and len(node.inputs) > 2 and node.inputs[2] is not None:
         return None  # computed: engines want it constant, and bias correction would replace it
     if node.op_type == "Conv":
-        return Layer(node, weight, 0, bias, attribute_int(node, "group", 1))
+        return Layer(node, weight, 0, bias, node.attributes.get_int("group", 1))
     if weight.ndim != 2:
         return None
     if node.op_type == "Gemm":
-        axis = 0 if attribute_int(node, "transB", 0) else 1
-        if attribute_int(node, "transA", 0) or _scales(node) or not (bias is None or _per_channel(bias)):
+        axis = 0 if node.attributes.get_int("transB", 0) else 1
+        if node.attributes.get_int("transA", 0) or _scales(node) or not (bias is None or _per_channel(bias)):
             return None
         channels = weight.shape[axis]
         return Layer(node, weight, axis, None if bias is None else np.broadcast_to(bias.reshape(-1), (channels,)))
@@ -84,7 +85,7 @@ def _layer(node: ir.Node) -> Layer | None:
 
 def _scales(node: ir.Node) -> bool:
     """Whether a Gemm multiplies its product or its bias, as no linear layer does."""
-    return any(name in node.attributes and node.attributes[name].as_float() != 1 for name in ("alpha", "beta"))
+    return any(node.attributes.get_float(name, 1.0) != 1 for name in ("alpha", "beta"))
 
 
 def _per_channel(bias: NDArray[Any]) -> bool:
@@ -93,7 +94,7 @@ def _per_channel(bias: NDArray[Any]) -> bool:
 
 
 def _bias_after(node: ir.Node, channels: int) -> NDArray[Any] | None:
-    readers = consumers(node.outputs[0])
+    readers = node.outputs[0].consumers()
     if len(readers) == 1 and readers[0].op_type == "Add":
         for value in readers[0].inputs:
             # A number for each output channel, and not for each position.

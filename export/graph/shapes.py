@@ -65,7 +65,7 @@ def concretise(graph: ir.Graph, sizes: Sizes) -> Concrete:
             _note(found, value, tensor.dtype, tuple(int(d) for d in tensor.shape.numpy()))
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in graph.opset_imports.items()]
     for node in graph:
-        if node.domain in ("", "ai.onnx") and not _fold(node, found):
+        if node.domain == "" and not _fold(node, found):
             _infer(node, found, imports)
     return found
 
@@ -92,7 +92,7 @@ def _fold(node: ir.Node, found: Concrete) -> bool:
         shape = found.shapes.get(source) if source is not None else None
         if shape is None:
             return False
-        start, end = _int(node, "start", 0), _int(node, "end", len(shape))
+        start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(shape))
         _keep(found, node.outputs[0], np.asarray(shape[start:end], np.int64))
         return True
     feeds: dict[str, Array] = {}
@@ -110,11 +110,6 @@ def _fold(node: ir.Node, found: Concrete) -> bool:
     for value, result in zip(node.outputs, results, strict=False):
         _keep(found, value, np.asarray(result))
     return True
-
-
-def _int(node: ir.Node, name: str, default: int) -> int:
-    attr = node.attributes.get(name)
-    return default if attr is None else attr.as_int()
 
 
 def _keep(found: Concrete, value: ir.Value, array: Array) -> None:

@@ -21,8 +21,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnx import TensorProto
 
-from radixrt.errors import InputError
-from radixrt.export.reader.opset import convert_opset, first_line, run_once
+from radixrt.errors import InputError, first_line
+from radixrt.export.reader.opset import convert_opset, run_once
 from radixrt.export.reader.tensors import load_tensors, type_name
 from radixrt.export.source.outputs import choose_logits
 from radixrt.export.spec import BatchSpec

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from radixrt.errors import InputError
+from radixrt.errors import InputError, first_line
 from radixrt.export.source.reference import onnx_outputs
 
 CONVERTED_OPSET = 18  # what the exporter writes
@@ -36,8 +36,3 @@ def run_once(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Runs a graph on random images, one or its static batch; whatever fails raises its own error."""
     sides = [side.dim_value or 1 for side in proto.graph.input[0].type.tensor_type.shape.dim]
     return onnx_outputs(proto)(np.random.default_rng(0).standard_normal(sides).astype(np.float32))
-
-
-def first_line(error: BaseException) -> str:
-    """An error's message, as far as it fits a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

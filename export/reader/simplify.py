@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from radixrt.errors import InputError
+from radixrt.errors import InputError, first_line
 from radixrt.export.graph.origin import NAME_SCOPES, copy_origin
 from radixrt.export.graph.save import PROTOBUF_LIMIT, weight_bytes, write_onnx
 
@@ -119,7 +119,7 @@ def check(model: ir.Model) -> None:
     try:
         onnx.checker.check_model(ir.to_proto(model))
     except onnx.checker.ValidationError as error:
-        raise InputError(f"the graph is not valid ONNX: {_first_line(error)}") from error
+        raise InputError(f"the graph is not valid ONNX: {first_line(error)}") from error
 
 
 def _run_onnxsim(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -129,7 +129,7 @@ def _run_onnxsim(proto: onnx.ModelProto) -> onnx.ModelProto:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             simplified: onnx.ModelProto = onnxsim.simplify(proto, tensor_size_threshold=_LARGEST_FOLDED)[0]
     except Exception as error:  # onnxsim raises what its C++ passes and the runtime raise
-        raise InputError(f"onnxsim cannot simplify the graph: {_first_line(error)}") from error
+        raise InputError(f"onnxsim cannot simplify the graph: {first_line(error)}") from error
     for tensor in simplified.graph.initializer:
         # Here, because onnx-ir keeps a tensor's own remarks out of reach.
         tensor.ClearField("doc_string")
@@ -154,7 +154,3 @@ def _origins(model: ir.Model) -> tuple[dict[str, str], dict[str, str]]:
 def _strip_value(value: ir.Value) -> None:
     value.doc_string = None
     value.metadata_props.clear()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from radixrt.errors import InputError
+from radixrt.errors import InputError, first_line
 from radixrt.export.graph.origin import NAME_SCOPES, set_module
 from radixrt.export.reader.onnx_file import BATCH_DIM
 from radixrt.export.source.outputs import OUTPUT_NAME, Heads, heads_of
@@ -74,7 +74,7 @@ def capture(
                 verbose=False,
             )
     except Exception as error:  # the exporter documents no bound on what it raises
-        raise InputError(f"torch.export cannot capture this model: {_first_line(error)}") from error
+        raise InputError(f"torch.export cannot capture this model: {first_line(_root_cause(error))}") from error
     assert program is not None
     model: ir.Model = program.model
     outputs = {value.name: value for value in model.graph.outputs}
@@ -91,7 +91,7 @@ def _heads(module: torch.nn.Module, example: torch.Tensor, logits: str | None) -
         with torch.inference_mode():
             output = module(example)
     except Exception as error:  # a module may raise anything
-        raise InputError(f"the model does not run on an input of {shape}: {_first_line(error)}") from error
+        raise InputError(f"the model does not run on an input of {shape}: {first_line(_root_cause(error))}") from error
     heads = heads_of(output, logits)
     for name, tensor in heads.tensors.items():
         if tensor.ndim == 0 or tensor.shape[0] != example.shape[0] or tensor.dtype != torch.float32:
@@ -115,10 +115,7 @@ def _name_convolutions(model: ir.Model) -> None:
             set_module(node, (weight.name or "").removesuffix(".weight"))
 
 
-def _first_line(error: BaseException) -> str:
-    """The cause at the bottom of a chain, in one line of at most 200 characters."""
+def _root_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return error

@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from radixrt.errors import InputError
+from radixrt.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -94,9 +94,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
-        raise InputError(
-            f"checkpoint {path} is truncated or is not a safetensors file: {_first_line(error)}"
-        ) from error
+        raise InputError(f"checkpoint {path} is truncated or is not a safetensors file: {first_line(error)}") from error
 
 
 def _read_pickle(path: Path) -> Any:
@@ -229,7 +227,3 @@ def _shorten(items: Iterable[str]) -> str:
     items = ["".join(c if c.isprintable() else "?" for c in item) for item in items]
     rest = len(items) - _LISTED
     return ", ".join(items[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from radixrt.errors import InputError
+from radixrt.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,10 +51,9 @@ class Sample:
         try:
             module.load_state_dict(load_file(self.require_weights()))
         except (OSError, SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
             raise InputError(
-                f"{self.weights} does not hold the weights of {self.name} ({reason}): fetch it again, or train it with"
-                f" `python -m samples.train {self.name}`"
+                f"{self.weights} does not hold the weights of {self.name} ({first_line(error)}): fetch it again, or "
+                f"train it with `python -m samples.train {self.name}`"
             ) from error
         return module.eval()
 

@@ -17,13 +17,14 @@ from radixrt.calibration.spec import CalibrationOptions, CalibrationSummary, Rec
 from radixrt.engines.forms.choose import rewrite_options
 from radixrt.engines.machine import machine
 from radixrt.engines.registry import get
+from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.passes.float16 import to_float16
 from radixrt.export.passes.pipeline import rewrite
 from radixrt.export.passes.report import RewriteReport
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.spec import Precision
 from radixrt.progress import Stages
-from radixrt.reuse import Reuse, graph_sha256
+from radixrt.reuse import Reuse
 from radixrt.validate.schema import Quantization
 
 CALIBRATION_BATCH = 8

@@ -23,9 +23,10 @@ from radixrt.calibration.recovery.techniques import SearchProgress
 from radixrt.calibration.spec import MaxDrop, Recovery
 from radixrt.engines.base import Target
 from radixrt.export.graph.facts import infer, root_of
+from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.progress import Stages
-from radixrt.reuse import Reuse, graph_sha256
+from radixrt.reuse import Reuse
 from radixrt.validate.measure.statistics import PairedTable, difference_interval
 
 RECOVERY_IMAGES = 128

@@ -28,6 +28,7 @@ from radixrt.engines.machine import machine
 from radixrt.engines.runners import OutputsRunner, session_outputs
 from radixrt.engines.tensorrt.analysis_plan import analysis_plan
 from radixrt.errors import GateError
+from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.spec import Precision
 from radixrt.files import sha256_of
@@ -38,7 +39,7 @@ from radixrt.judge.stand_in import judge_twin
 from radixrt.options import EngineRequest
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
-from radixrt.reuse import Reuse, graph_sha256, library_versions
+from radixrt.reuse import Reuse, library_versions
 from radixrt.validate import gates
 from radixrt.validate.measure.findings import layer_findings
 from radixrt.validate.measure.latency import FLOAT32

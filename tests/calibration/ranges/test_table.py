@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from radixrt.calibration.ranges.collect import calibrate
-from radixrt.calibration.ranges.table import CalibrationTable, model_sha256, read_table, write_table
+from radixrt.calibration.ranges.table import CalibrationTable, read_table, write_table
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.errors import InputError
+from radixrt.export.graph.hash import model_sha256
 from tests.calibration.nets import images, plain, se_block
 
 DATA_HASH = "d" * 64

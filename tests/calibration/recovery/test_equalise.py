@@ -9,11 +9,11 @@ import pytest
 from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.ranges.session import logits, open_graph
-from radixrt.calibration.ranges.table import model_sha256
 from radixrt.calibration.recovery.equalise import chains, equalised
 from radixrt.calibration.recovery.recover import recover
 from radixrt.calibration.recovery.techniques import EQUALISE
 from radixrt.engines.registry import get
+from radixrt.export.graph.hash import model_sha256
 from radixrt.export.graph.layers import layers_of
 from tests.calibration.nets import Net, images, plain, se_block, split_block
 
