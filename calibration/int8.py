@@ -8,8 +8,8 @@ tensor and its negation quantise alike), rounding is half to even, values outsid
 QuantizeLinear itself saturates at -128; the two differ only for values below -127.5 scales, and only weights, which are
 quantised here and stored as integers, could show it.
 
-The unsigned twin holds the same numbers as ``q + 128`` with zero point 128, or, where a tensor is never negative,
-as ``q`` itself with zero point 0 (see ``twin.py``).
+The unsigned form of a graph holds the same numbers as ``q + 128`` with zero point 128, or, where a tensor is never
+negative, as ``q`` itself with zero point 0 (see ``engines/cpu/unsigned.py``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ UNSIGNED_MAX = 255
 """The largest value of a tensor that is never negative where the target takes all 256 levels for it."""
 
 UNSIGNED_ZERO_POINT = 128
-"""Where 0 lies in the unsigned twin of a signed tensor."""
+"""Where 0 lies in the unsigned form of a signed tensor."""
 
 SCALE_FLOOR = float(np.finfo(np.float32).tiny)
 """Below this a float32 scale is denormal, and engines flush it to zero."""
@@ -119,13 +119,8 @@ def fake_quantize(x: Float, scale: Float | float, axis: int | None = None) -> ND
 
 
 def to_unsigned(q: NDArray[np.int8]) -> NDArray[np.uint8]:
-    """The unsigned twin of signed values: the same numbers around a zero point of 128."""
+    """Signed values in unsigned integers: the same numbers around a zero point of 128."""
     return (q.astype(np.int16) + UNSIGNED_ZERO_POINT).astype(np.uint8)
-
-
-def to_signed(q: NDArray[np.uint8]) -> NDArray[np.int8]:
-    """The inverse of ``to_unsigned``."""
-    return (q.astype(np.int16) - UNSIGNED_ZERO_POINT).astype(np.int8)
 
 
 def sqnr_db(reference: Float, quantized: Float) -> float:

@@ -30,13 +30,13 @@ from radixrt.calibration.ranges.choosers import choose, percentile
 from radixrt.calibration.ranges.observers import TensorObserver
 from radixrt.calibration.ranges.outputs import Probe, add_probes
 from radixrt.calibration.ranges.resume import CollectState, load_state, save_state
-from radixrt.calibration.ranges.session import open_graph
 from radixrt.calibration.ranges.table import CalibrationTable, Candidates, HistogramSummary, TensorRange
 from radixrt.calibration.recovery.equalise import chains
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.errors import InputError
 from radixrt.export.graph.facts import infer
 from radixrt.export.graph.hash import model_sha256
+from radixrt.export.graph.session import GraphSession
 
 Array = NDArray[Any]
 
@@ -114,8 +114,8 @@ def _stream(
     wanted = {o.name for o in state.observers}
     probes = add_probes(model, [v for v in observed_values(model) if v.name in wanted and v.name != source])
     names = [name for p in probes for name in (p.maximum, p.minimum, p.sample) if name]
-    session = open_graph(model, threads=threads)
-    batch = session.static_batch or 1
+    session = GraphSession(model, threads=threads)
+    batch = session.batch or 1
     skip = state.images
     saved = time.monotonic()
 
@@ -139,7 +139,7 @@ def _stream(
             if skip >= len(images):
                 skip -= len(images)
                 continue
-            found = dict(zip(names, session.run(_fill(images, batch), names), strict=True))
+            found = session(session.filled(images), names)
             if behind is not None:
                 behind.result()
             behind = worker.submit(take, images, found)
@@ -172,12 +172,6 @@ def _regroup(batches: Iterable[Array], size: int) -> Iterable[Array]:
                 rest = []
     if rest:
         yield np.stack(rest)
-
-
-def _fill(images: Array, size: int) -> Array:
-    """Repeats the last image until a static batch is full."""
-    fed = np.ascontiguousarray(images, np.float32)
-    return fed if len(fed) == size else np.concatenate([fed, np.repeat(fed[-1:], size - len(fed), axis=0)])
 
 
 def _range(observer: TensorObserver, options: CalibrationOptions, *, by_channel: bool) -> TensorRange:

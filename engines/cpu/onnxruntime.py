@@ -5,7 +5,7 @@ makes, but such a file holds fused operators of that very version, and above the
 chosen for the processor it was made on: a bundle is carried to other machines, so it must hold neither. What is saved
 is decided once, here:
 
-- int8: the u8/zero-point-128 twin of the deploy graph (the same numbers), because the x86 kernels take unsigned
+- int8: the unsigned form of the deploy graph (the same numbers), because the x86 kernels take unsigned
   activations.
 - fp16: ONNX Runtime's CPU provider has no FP16 convolution; it would cast every tensor forth and back. The engine
   keeps the FP16 weights and computes in FP32. Where the CUDA provider is installed the FP16 graph is used as it is.

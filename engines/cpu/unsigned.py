@@ -1,17 +1,17 @@
-"""The unsigned twin: the s8 graph as x86 runs it fast, the same numbers in unsigned integers.
+"""The unsigned form of a graph: the s8 graph as x86 runs it fast, the same numbers in unsigned integers.
 
 onnxruntime on x86 computes a convolution in integers only if its activations quantise right behind it (a Relu
-between keeps the convolution in float), and its fast kernels take unsigned activations. So, for each activation
-pair:
+between keeps the convolution in float), and its fast kernels take unsigned activations. So, for each Q/DQ pair of
+an activation:
 
-- a tensor that is never negative (``graph_facts.Signs`` proves it) becomes u8 with zero point 0. The signed range
-  ends at 127 and the unsigned one at 255, so an integer ``Clip(max=127)`` follows the QuantizeLinear. A Relu before
-  the pair is what the zero point does, and disappears::
+- a tensor that is never negative (``radixrt.export.graph.facts.Signs`` proves it) becomes u8 with zero point 0. The
+  signed range ends at 127 and the unsigned one at 255, so an integer ``Clip(max=127)`` follows the QuantizeLinear. A
+  Relu before the Q/DQ pair is what the zero point does, and disappears::
 
       Conv ► Relu ► Q(s, s8 0) ► DQ(s, s8 0)    ⇒    Conv ► Q(s, u8 0) ► Clip(., 127) ► DQ(s, u8 0)
 
 - any other becomes u8 with zero point 128: the same numbers plus 128. The convolutions that read it get their
-  weights as u8 around 128 too: without VNNI, x86 adds pairs of u8 x s8 products in 16 bits, which overflows from
+  weights as u8 around 128 too: without VNNI, x86 adds two u8 x s8 products in 16 bits, which overflows from
   129 x 127 on; products of u8 x u8 are added in 32. (Activations of the first kind end at 127 and cannot overflow.)
 
 Every number stays what it was in the s8 graph; only the runtime's own rounding (integer convolutions requantise in
@@ -30,60 +30,35 @@ from radixrt.calibration.int8 import QMAX, UNSIGNED_ZERO_POINT
 from radixrt.calibration.int8 import to_unsigned as around_128
 from radixrt.export.graph.constants import constant
 from radixrt.export.graph.facts import COMMUTING, Signs
-from radixrt.export.graph.origin import copy_origin
+from radixrt.export.graph.writer import GraphWriter
 
 
 def to_unsigned(model: ir.Model) -> ir.Model:
-    """The unsigned twin of an s8 Q/DQ graph; ``model`` is not changed. A graph without pairs comes back as a copy."""
-    twin = model.clone()
-    graph = twin.graph
+    """The unsigned form of an s8 Q/DQ graph; ``model`` is not changed. A graph without Q/DQ comes back as a copy."""
+    unsigned = model.clone()
+    graph = unsigned.graph
     signs = Signs()
-    pairs = [n for n in graph if n.op_type == "QuantizeLinear" and _is_signed(n)]
+    quantisers = [n for n in graph if n.op_type == "QuantizeLinear" and _is_signed(n)]
     # Decided for all before anything moves: a Relu that disappears is what proves its tensor's sign.
-    positive = {id(n) for n in pairs if n.inputs[0] is not None and signs.nonnegative(n.inputs[0])}
+    positive = {id(n) for n in quantisers if n.inputs[0] is not None and signs.nonnegative(n.inputs[0])}
     shifted: set[int] = set()
-    maker = _Maker(graph)
-    for node in pairs:
+    writer = GraphWriter(graph)
+    for node in quantisers:
         if id(node) in positive:
-            _to_positive(node, maker)
+            _to_positive(node, writer)
         else:
-            shifted |= _to_shifted(node, maker)
+            shifted |= _to_shifted(node, writer)
     for node in list(graph):
         if node.op_type in ("Conv", "Gemm", "MatMul") and id(node.inputs[0]) in shifted:
-            _shift_weights(node, maker)
+            _shift_weights(node, writer)
+    writer.append()
     for name in [n for n, v in graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
         del graph.initializers[name]
-    return twin
+    return unsigned
 
 
-class _Maker:
-    """Makes constants and values whose names are new to a graph."""
-
-    def __init__(self, graph: ir.Graph) -> None:
-        self.graph = graph
-        self._taken = {v.name for v in graph.inputs} | set(graph.initializers)
-        self._taken |= {v.name for node in graph for v in node.outputs}
-        self._scalars: dict[int, ir.Value] = {}
-
-    def name(self, base: str) -> str:
-        unique, count = base, 1
-        while unique in self._taken:
-            unique, count = f"{base}_{count}", count + 1
-        self._taken.add(unique)
-        return unique
-
-    def constant(self, base: str, array: NDArray[Any]) -> ir.Value:
-        name = self.name(base)
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self.graph.register_initializer(value)
-        return value
-
-    def scalar(self, number: int) -> ir.Value:
-        """A u8 scalar, made once."""
-        if number not in self._scalars:
-            self._scalars[number] = self.constant(f"u8_{number}", np.asarray(number, np.uint8))
-        return self._scalars[number]
+def _scalar(writer: GraphWriter, number: int) -> ir.Value:
+    return writer.constant(np.asarray(number, np.uint8), f"u8_{number}")
 
 
 def _is_signed(node: ir.Node) -> bool:
@@ -103,11 +78,11 @@ def _retype(node: ir.Node, zero: ir.Value) -> list[ir.Value]:
     return restored
 
 
-def _to_shifted(node: ir.Node, maker: _Maker) -> set[int]:
-    return {id(value) for value in _retype(node, maker.scalar(UNSIGNED_ZERO_POINT))}
+def _to_shifted(node: ir.Node, writer: GraphWriter) -> set[int]:
+    return {id(value) for value in _retype(node, _scalar(writer, UNSIGNED_ZERO_POINT))}
 
 
-def _to_positive(node: ir.Node, maker: _Maker) -> None:
+def _to_positive(node: ir.Node, writer: GraphWriter) -> None:
     scale = constant(node.inputs[1])
     source = node.inputs[0]
     assert scale is not None and source is not None
@@ -115,23 +90,26 @@ def _to_positive(node: ir.Node, maker: _Maker) -> None:
     bound = _upper_bound(source)
     if bound is not None:
         limit = int(min(QMAX, np.rint(np.float32(bound) / np.float32(scale))))
-    zero = maker.scalar(0)
+    zero = _scalar(writer, 0)
     quantized = node.outputs[0]
     readers = list(quantized.uses())
     _retype(node, zero)
     activation = source.producer()
     if bound is not None and activation is not None and len(source.uses()) == 1 and not source.is_graph_output():
         node.replace_input_with(0, activation.inputs[0])
-        maker.graph.remove(activation, safe=True)
+        writer.graph.remove(activation, safe=True)
     if _already_clipped(node, scale):
         return
-    clipped = ir.Value(
-        name=maker.name(f"{quantized.name}_clip"), shape=quantized.shape, type=ir.TensorType(ir.DataType.UINT8)
-    )
     # Only the upper end: the zero point is the lower.
-    clip = ir.Node("", "Clip", [quantized, None, maker.scalar(limit)], outputs=[clipped], name=clipped.name)
-    copy_origin(node, clip)
-    maker.graph.insert_after(node, clip)
+    clipped = writer.op(
+        "Clip",
+        [quantized, None, _scalar(writer, limit)],
+        f"{quantized.name}_clip",
+        dtype=ir.DataType.UINT8,
+        shape=quantized.shape,
+        origin=node,
+    )
+    writer.insert_behind(quantized)
     for reader, index in readers:
         reader.replace_input_with(index, clipped)
 
@@ -152,7 +130,7 @@ def _upper_bound(value: ir.Value) -> float | None:
 
 
 def _already_clipped(node: ir.Node, scale: NDArray[Any]) -> bool:
-    """Whether the numbers only moved since a pair with the same scale quantised them."""
+    """Whether the numbers only moved since a Q/DQ pair with the same scale quantised them."""
     value = node.inputs[0]
     while value is not None and (producer := value.producer()) is not None:
         if producer.op_type == "DequantizeLinear":
@@ -164,7 +142,7 @@ def _already_clipped(node: ir.Node, scale: NDArray[Any]) -> bool:
     return False
 
 
-def _shift_weights(node: ir.Node, maker: _Maker) -> None:
+def _shift_weights(node: ir.Node, writer: GraphWriter) -> None:
     restore = node.inputs[1].producer() if node.inputs[1] is not None else None
     if restore is None or restore.op_type != "DequantizeLinear":
         return
@@ -172,7 +150,6 @@ def _shift_weights(node: ir.Node, maker: _Maker) -> None:
     if stored is None or zeros is None or stored.dtype != np.int8 or len(restore.outputs[0].uses()) != 1:
         return
     base = restore.outputs[0].name or "weight"
-    restore.replace_input_with(0, maker.constant(f"{base}_u8", around_128(stored)))
-    restore.replace_input_with(
-        2, maker.constant(f"{base}_zero_u8", np.full(zeros.shape, UNSIGNED_ZERO_POINT, np.uint8))
-    )
+    restore.replace_input_with(0, writer.constant(around_128(stored), f"{base}_u8"))
+    zero = np.full(zeros.shape, UNSIGNED_ZERO_POINT, np.uint8)
+    restore.replace_input_with(2, writer.constant(zero, f"{base}_zero_u8"))

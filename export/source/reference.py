@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from radixrt.errors import RadixRTError
+from radixrt.export.graph.session import open_session
 from radixrt.export.source.outputs import heads_of
 
 _ROUNDING = 4  # the graph may be this many times as far from float64 as PyTorch in float32 is
@@ -45,14 +46,8 @@ def torch_runner(module: torch.nn.Module, logits: str | None = None) -> Callable
 
 def onnx_outputs(model: ir.Model | onnx.ModelProto) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """The same call, through onnxruntime on the CPU, the graph run as it stands. It must take the batch it is given."""
-    import onnxruntime as ort
-
-    proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
     # A reference is what the graph says, not what a runtime makes of it.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(model, optimize=False)
     name = session.get_inputs()[0].name
     outputs = [output.name for output in session.get_outputs()]
 

@@ -20,7 +20,6 @@ from radixrt.calibration.data.splits import Entry
 from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
-from radixrt.calibration.ranges.session import logits, open_graph
 from radixrt.calibration.recovery.mixed_precision import keep_worst_in_float
 from radixrt.calibration.recovery.recover import recover, shifted
 from radixrt.calibration.recovery.sensitivity import LayerSensitivity
@@ -34,7 +33,7 @@ from radixrt.options import EngineRequest
 from radixrt.progress import Stages, shown
 from radixrt.reuse import Reuse
 from radixrt.validate.gates import GateLimits
-from tests.calibration.nets import Net, images, se_block
+from tests.calibration.nets import Net, images, logits, se_block
 
 TARGET = get("onnxruntime")
 OPTIONS = PlacementOptions(TARGET.traits)
@@ -87,7 +86,7 @@ def test_what_was_recovered_once_is_taken_again(photos: ImageList, tmp_path: Pat
     assert again.sentences == first.sentences
     assert again.table == first.table
     x = stacked(photos)
-    np.testing.assert_array_equal(logits(open_graph(again.model), x), logits(open_graph(first.model), x))
+    np.testing.assert_array_equal(logits(again.model, x), logits(first.model, x))
 
 
 def test_a_network_that_is_too_large_is_left_as_calibrated_and_the_report_says_so() -> None:
@@ -97,7 +96,7 @@ def test_a_network_that_is_too_large_is_left_as_calibrated_and_the_report_says_s
     assert found.table == table
     assert not found.shifts
     assert all("left out" in step.sentence() and "too large" in step.sentence() for step in found.steps)
-    np.testing.assert_array_equal(logits(open_graph(found.model), x), logits(open_graph(model), x))
+    np.testing.assert_array_equal(logits(found.model, x), logits(model, x))
 
 
 def test_a_smaller_allowance_drops_the_dearest_means_first() -> None:
@@ -120,13 +119,13 @@ def test_layers_stay_in_float_until_no_more_than_the_limit_is_lost(photos: Image
     model, x = se_block(), stacked(photos)
     # Logits around zero, so that the answers are not all the same.
     last = layers_of(model.graph)[-1]
-    model = shifted(model, {last.name: -np.median(logits(open_graph(model), x), axis=0)})
+    model = shifted(model, {last.name: -np.median(logits(model, x), axis=0)})
     table = calibrate(model, [x])
     # Ranges that clip nearly everything: INT8 as calibrated answers wrongly.
     broken = table.with_amax({name.name: table.amax(name.name) / 300 for name in table.tensors})
     limit = Recovery(enabled=False, max_drop=MaxDrop(0.0, strict=False, labelled=False))
-    exact = logits(open_graph(model), x).argmax(axis=1)
-    plain = logits(open_graph(place(model, broken, OPTIONS)[0], optimize=False), x).argmax(axis=1)
+    exact = logits(model, x).argmax(axis=1)
+    plain = logits(place(model, broken, OPTIONS)[0], x, optimize=False).argmax(axis=1)
     assert (plain != exact).any(), "the broken ranges must lose an answer for this test to mean anything"
     with Reuse(root=tmp_path / "cache") as reuse:
         found = improved(model, broken, photos, OPTIONS, limit, quiet(), reuse, TARGET)
@@ -135,7 +134,7 @@ def test_layers_stay_in_float_until_no_more_than_the_limit_is_lost(photos: Image
         )
     assert found.exclude and not easy.exclude
     mixed, _ = place(found.model, found.table, replace(OPTIONS, exclude=found.exclude))
-    assert (logits(open_graph(mixed, optimize=False), x).argmax(axis=1) == exact).all()
+    assert (logits(mixed, x, optimize=False).argmax(axis=1) == exact).all()
     assert "layers in float" in found.sentences[-1] and "for want of labels" in found.sentences[-1]
 
 

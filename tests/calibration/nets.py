@@ -9,6 +9,8 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
+from radixrt.export.graph.session import GraphSession
+
 
 class Net:
     """Builds a float32 graph node by node; weights come from a seed."""
@@ -118,3 +120,8 @@ def split_block() -> ir.Model:
 
 def images(count: int, size: int = 16, seed: int = 1, channels: int = 3) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, channels, size, size)).astype(np.float32)
+
+
+def logits(model: ir.Model, images: np.ndarray, *, optimize: bool = True) -> np.ndarray:
+    """The first output of a graph for any number of images, shape (N, classes)."""
+    return next(iter(GraphSession(model, optimize=optimize).over(images).values()))

@@ -23,7 +23,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from radixrt.errors import InputError
-from radixrt.validate.measure.layer_match import MatchedLayer, Pair, match_layers, with_outputs
+from radixrt.export.graph.session import GraphSession
+from radixrt.validate.measure.layer_match import MatchedLayer, Pair, match_layers
 from radixrt.validate.measure.parity import sqnr_db
 from radixrt.validate.schema import SQNR_CAP_DB, DriftRow
 
@@ -100,10 +101,10 @@ def drift(
     layers = match_layers(reference, deploy)
     pairs = list(dict.fromkeys(pair for layer in layers for pair in layer.pairs))
     sources = [pair.tensor for pair in pairs]
-    run_reference = _Graph(reference, [layer.reference for layer in layers], "reference", threads)
+    run_reference = _open(reference, [layer.reference for layer in layers], "reference", threads)
     measured = values is not None
     if values is None:
-        values = _Graph(deploy, [layer.deploy for layer in layers] + sources, "deploy", threads)
+        values = _open(deploy, [layer.deploy for layer in layers] + sources, "deploy", threads)
     feed = deploy.graph.inputs[0].name or ""
     tally = _Tally([_Sums() for _ in layers], {pair: _Own() for pair in pairs})
     done = 0
@@ -204,26 +205,8 @@ def _add_own(own: _Own, pair: Pair, tensor: Array) -> None:
         own.rounding += max(0.0, float(np.dot(error, error)) - clipped)
 
 
-class _Graph:
-    """Tensors of a graph, in onnxruntime with every optimisation off."""
-
-    def __init__(self, model: ir.Model, names: list[str], what: str, threads: int) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        try:
-            self._session = ort.InferenceSession(
-                with_outputs(model, names), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime raises a dozen classes of its own that share no base
-            raise InputError(f"onnxruntime cannot run the {what} graph layer by layer: {error}") from error
-        self._feed = self._session.get_inputs()[0].name
-        have = {output.name for output in self._session.get_outputs()}
-        self._names = [name for name in dict.fromkeys(names) if name in have]
-
-    def __call__(self, batch: Array) -> dict[str, Array]:
-        outputs = self._session.run(self._names, {self._feed: np.ascontiguousarray(batch, dtype=np.float32)})
-        return dict(zip(self._names, outputs, strict=True))
+def _open(model: ir.Model, tensors: list[str], what: str, threads: int) -> GraphSession:
+    try:
+        return GraphSession(model, tensors, optimize=False, threads=threads)
+    except InputError as error:
+        raise InputError(f"the {what} graph cannot be run layer by layer: {error}") from error

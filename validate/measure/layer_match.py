@@ -88,16 +88,6 @@ def match_layers(reference: ir.Model, deploy: ir.Model) -> list[MatchedLayer]:
     return _named_apart(matched)
 
 
-def with_outputs(model: ir.Model, names: list[str]) -> bytes:
-    """The model's bytes with more of its tensors as outputs; the model itself is left as it was."""
-    copy = model.clone()
-    have = {value.name for value in copy.graph.outputs}
-    values = {value.name: value for node in copy.graph for value in node.outputs}
-    copy.graph.outputs.extend(values[name] for name in names if name in values and name not in have)
-    # Cloned values may have lost their types to a rewrite; the runtime infers what is missing.
-    return bytes(ir.to_proto(copy).SerializeToString())
-
-
 def _is_constant_arithmetic(node: ir.Node) -> bool:
     return all(value is None or value.const_value is not None for value in node.inputs)
 

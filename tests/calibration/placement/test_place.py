@@ -11,12 +11,11 @@ from radixrt.calibration.int8 import sqnr_db
 from radixrt.calibration.placement.options import Ends, PlacementOptions, PlacementReport
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
-from radixrt.calibration.ranges.session import logits, open_graph
 from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.engines.registry import get
 from radixrt.errors import InputError
 from radixrt.export.graph.facts import Signs
-from tests.calibration.nets import Net, gate, images, plain, se_block, split_block, stem
+from tests.calibration.nets import Net, gate, images, logits, plain, se_block, split_block, stem
 
 ALL = {"first": Ends.INT8, "last": Ends.INT8}
 
@@ -194,7 +193,7 @@ def test_the_quantised_graph_still_computes_the_network(build: object, target: s
     model = build()  # type: ignore[operator]
     graph, _ = placed(model, target)
     x = images(4, seed=5)
-    assert sqnr_db(logits(open_graph(model), x), logits(open_graph(graph, optimize=False), x)) > 20
+    assert sqnr_db(logits(model, x), logits(graph, x, optimize=False)) > 20
 
 
 def test_quantising_leaves_the_float_graph_alone() -> None:

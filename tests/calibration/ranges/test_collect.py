@@ -15,10 +15,10 @@ from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.ranges.observers import TensorObserver
 from radixrt.calibration.ranges.outputs import sample_stride
 from radixrt.calibration.ranges.resume import CollectState, load_state, save_state
-from radixrt.calibration.ranges.session import open_graph
 from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.errors import InputError
+from radixrt.export.graph.session import GraphSession
 from tests.calibration.nets import Net, images, plain, split_block
 
 DATA = images(6)
@@ -49,8 +49,8 @@ def test_a_static_batch_sees_the_same_as_brute_force() -> None:
         model, [DATA], CalibrationOptions(Method.MINMAX), threads=1
     )  # 6 images: the second batch is padded
     padded = np.concatenate([DATA, DATA[-1:], DATA[-1:]])
-    graph = open_graph(model, ["a"], threads=1)
-    seen = np.concatenate([graph.run(padded[:4], ["a"])[0], graph.run(padded[4:], ["a"])[0]])[:6]
+    graph = GraphSession(model, ["a"], threads=1)
+    seen = np.concatenate([graph(padded[:4])["a"], graph(padded[4:])["a"]])[:6]
     assert table.images == 6
     assert table.amax("a") == float(np.abs(seen).max())
     found = table.find("a")
@@ -59,8 +59,8 @@ def test_a_static_batch_sees_the_same_as_brute_force() -> None:
 
 
 def test_ranges_are_those_of_all_activations(reference: CalibrationTable) -> None:
-    graph = open_graph(plain(), ["out"], threads=1)
-    seen = np.concatenate([graph.run(DATA[i : i + 1], ["out"])[0] for i in range(len(DATA))])
+    graph = GraphSession(plain(), ["out"], threads=1)
+    seen = np.concatenate([graph(DATA[i : i + 1])["out"] for i in range(len(DATA))])
     found = reference.find("out")
     assert found is not None
     assert found.candidates.minmax == float(seen.max())

@@ -8,14 +8,13 @@ import pytest
 
 from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.collect import calibrate
-from radixrt.calibration.ranges.session import logits, open_graph
 from radixrt.calibration.recovery.equalise import chains, equalised
 from radixrt.calibration.recovery.recover import recover
 from radixrt.calibration.recovery.techniques import EQUALISE
 from radixrt.engines.registry import get
 from radixrt.export.graph.hash import model_sha256
 from radixrt.export.graph.layers import layers_of
-from tests.calibration.nets import Net, images, plain, se_block, split_block
+from tests.calibration.nets import Net, images, logits, plain, se_block, split_block
 
 X = images(8)
 
@@ -49,9 +48,7 @@ def test_the_float_network_is_the_same_to_the_last_bit(groups: int, optimize: bo
     assert found is not None
     assert set(found.divisors) == {"node_a_conv", "node_b_conv"}
     assert all(np.unique(np.abs(np.log2(d)) % 1).tolist() == [0] for d in found.divisors.values())
-    np.testing.assert_array_equal(
-        logits(open_graph(found.model, optimize=optimize), X), logits(open_graph(model, optimize=optimize), X)
-    )
+    np.testing.assert_array_equal(logits(found.model, X, optimize=optimize), logits(model, X, optimize=optimize))
 
 
 def test_the_ranges_are_those_that_calibrating_again_gives() -> None:

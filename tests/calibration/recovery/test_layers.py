@@ -10,11 +10,10 @@ from radixrt.calibration.int8 import sqnr_db
 from radixrt.calibration.placement.options import Ends, PlacementOptions
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
-from radixrt.calibration.ranges.session import logits, open_graph
 from radixrt.calibration.recovery.recover import shifted
 from radixrt.engines.registry import get
 from radixrt.export.graph.layers import layers_of
-from tests.calibration.nets import Net, images
+from tests.calibration.nets import Net, images, logits
 
 X = images(8)
 
@@ -46,11 +45,11 @@ def test_a_bias_of_any_shape_is_one_number_for_each_channel(bias: tuple[int, ...
     model = linear(bias)
     options = PlacementOptions(get(target).traits, first=Ends.INT8, last=Ends.INT8)
     placed, report = place(model, calibrate(model, [X]), options)
-    exact = logits(open_graph(model), X)
+    exact = logits(model, X)
     assert len(report.quantized) == 2
-    assert sqnr_db(exact, logits(open_graph(placed, optimize=False), X)) > 30
+    assert sqnr_db(exact, logits(placed, X, optimize=False)) > 30
     name = report.quantized[-1]
-    moved = logits(open_graph(shifted(model, {name: np.arange(4, dtype=np.float32)})), X)
+    moved = logits(shifted(model, {name: np.arange(4, dtype=np.float32)}), X)
     np.testing.assert_allclose(moved - exact, np.broadcast_to(np.arange(4), exact.shape), atol=1e-5)
 
 

@@ -9,7 +9,6 @@ from radixrt.calibration.int8 import sqnr_db
 from radixrt.calibration.placement.options import Ends, PlacementOptions
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
-from radixrt.calibration.ranges.session import logits, open_graph
 from radixrt.calibration.recovery.mixed_precision import keep_worst_in_float
 from radixrt.calibration.recovery.recover import recover
 from radixrt.calibration.recovery.sensitivity import LayerSensitivity, sensitivity
@@ -18,7 +17,7 @@ from radixrt.calibration.recovery.techniques import SearchProgress
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.engines.registry import get
 from radixrt.errors import InputError
-from tests.calibration.nets import images, plain, se_block, split_block
+from tests.calibration.nets import images, logits, plain, se_block, split_block
 
 X = images(8)
 BLOCKS = {"plain": plain, "se": se_block, "split": split_block}
@@ -32,8 +31,8 @@ def test_the_session_computes_what_the_placement_computes(block: str, target: st
     table = calibrate(model, [X], CalibrationOptions(Method.MSE))
     options = PlacementOptions(get(target).traits, first=Ends.INT8, last=Ends.INT8)
     session = QuantSession(model, options, table)
-    exact = logits(open_graph(model), X)
-    placed = logits(open_graph(place(model, table, options)[0], optimize=False), X)
+    exact = logits(model, X)
+    placed = logits(place(model, table, options)[0], X, optimize=False)
     assert sqnr_db(exact, session.logits(X, Variant())) > 90, "everything off is not the float graph"
     noise = sqnr_db(exact, placed)
     assert sqnr_db(placed, session.logits(X, session.everything(table))) > noise + 20
@@ -46,10 +45,10 @@ def test_recovery_buys_what_it_says() -> None:
     table = table.with_amax({"u": table.amax("u") / 8})
     options = TENSORRT
     judges = X[4:]
-    exact = logits(open_graph(model), judges)
+    exact = logits(model, judges)
 
     def placed_db(graph: object, ranges: object) -> float:
-        return sqnr_db(exact, logits(open_graph(place(graph, ranges, options)[0], optimize=False), judges))  # type: ignore[arg-type]
+        return sqnr_db(exact, logits(place(graph, ranges, options)[0], judges, optimize=False))  # type: ignore[arg-type]
 
     seen: list[SearchProgress] = []
     found = recover(model, table, X, options, on_progress=seen.append)

@@ -12,12 +12,12 @@ import pytest
 from radixrt.calibration.placement.options import Ends, PlacementOptions
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
-from radixrt.calibration.ranges.session import logits, open_graph
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.engines.cpu.unsigned import to_unsigned
 from radixrt.engines.registry import get
+from radixrt.export.graph.session import GraphSession
 from radixrt.export.spec import Traits
-from tests.calibration.nets import Net, images, plain, se_block, split_block
+from tests.calibration.nets import Net, images, logits, plain, se_block, split_block
 
 BLOCKS = {"plain": plain, "se": se_block, "split": split_block}
 
@@ -43,8 +43,8 @@ def test_twin_equals_the_signed_graph_number_for_number(block: str, target: str,
     kinds = {v.dtype for n in twin.graph if n.op_type == "QuantizeLinear" for v in n.outputs}
     assert kinds == {ir.DataType.UINT8}
     x = images(4, seed=2)
-    want = logits(open_graph(signed, optimize=False), x)
-    got = logits(open_graph(twin, optimize=False), x)
+    want = logits(signed, x, optimize=False)
+    got = logits(twin, x, optimize=False)
     assert np.array_equal(want, got)
 
 
@@ -61,8 +61,8 @@ def test_integer_kernels_agree_to_one_step(positive: bool) -> None:
     signed, _ = place(model, table, PlacementOptions(upper_half_only("onnxruntime"), first=Ends.INT8, last=Ends.INT8))
     # The tensor right behind the integer convolution, before errors can travel on.
     scale = table.amax("relu") / 127
-    exact = open_graph(signed, ["relu_dq"], optimize=False).run(data, ["relu_dq"])[0]
-    fast = open_graph(to_unsigned(signed), ["relu_dq"]).run(data, ["relu_dq"])[0]
+    exact = GraphSession(signed, ["relu_dq"], optimize=False)(data)["relu_dq"]
+    fast = GraphSession(to_unsigned(signed), ["relu_dq"])(data)["relu_dq"]
     steps = np.abs(exact - fast) / scale
     assert steps.max() <= 1 + 1e-3
     assert (steps > 0.5).mean() < 1e-3

@@ -1,0 +1,145 @@
+"""A graph on ONNX Runtime's CPU provider, its tensors by name: for calibrating, for references, for comparing layers.
+
+What a user is shipped is opened elsewhere (``engines/cpu/onnxruntime.py``), with the options that serve speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from radixrt.errors import InputError, first_line
+
+Array = NDArray[Any]
+
+
+def open_session(model: ir.Model | onnx.ModelProto, *, optimize: bool, threads: int = 0) -> Any:
+    """Opens a graph.
+
+    Args:
+        model: not changed.
+        optimize: False computes every node as it is written, which is the reference for what an engine makes of it.
+        threads: of the runtime; 0 lets it choose.
+
+    Returns:
+        an ``onnxruntime.InferenceSession``. Where the runtime refuses the graph, its own exceptions pass.
+    """
+    import onnxruntime as ort
+
+    proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # a refusal is an exception, which tells the same
+    # One batch follows another: a growing arena would only raise the peak, and a thread that spins between two runs
+    # takes the processor from whoever else works.
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+class GraphSession:
+    """An open graph, whose first input takes images.
+
+    Args:
+        model: not changed.
+        tensors: names of more tensors to hand out, beside the graph's own outputs; those it does not have are left out.
+        optimize: as for :func:`open_session`.
+        threads: of the runtime; 0 lets it choose.
+
+    Attributes:
+        input_name: what takes the images.
+        batch: the graph's batch size where that is fixed.
+
+    Raises:
+        InputError: ONNX Runtime refuses the graph.
+    """
+
+    def __init__(
+        self, model: ir.Model, tensors: Sequence[str] = (), *, optimize: bool = True, threads: int = 0
+    ) -> None:
+        try:
+            self._session = open_session(_with_outputs(model, tensors), optimize=optimize, threads=threads)
+        except Exception as error:  # onnxruntime's exceptions share no base but Exception
+            raise InputError(f"onnxruntime cannot run the graph: {first_line(error)}") from error
+        source = self._session.get_inputs()[0]
+        self.input_name: str = source.name
+        self._shape: tuple[int | str | None, ...] = tuple(source.shape)
+        first = self._shape[0] if self._shape else None
+        self.batch: int | None = first if isinstance(first, int) else None
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def __call__(
+        self, images: Array, outputs: Sequence[str] | None = None, feeds: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """Runs one batch.
+
+        Args:
+            images: float32, shape (N, C, H, W).
+            outputs: which tensors to return; all that the session hands out where None, the graph's own first.
+            feeds: the graph's other inputs.
+
+        Raises:
+            InputError: the images do not have the shape that the graph takes.
+        """
+        names = self._outputs if outputs is None else list(outputs)
+        wanted = self._shape[1:]
+        if images.ndim != len(self._shape) or any(
+            isinstance(w, int) and w != g for w, g in zip(wanted, images.shape[1:], strict=True)
+        ):
+            shape = list(self._shape)
+            raise InputError(f"images of shape {images.shape} do not fit the graph's input {shape}: resize them")
+        if not names:  # which the runtime would take for all
+            return {}
+        fed = {**(feeds or {}), self.input_name: np.ascontiguousarray(images, np.float32)}
+        return dict(zip(names, self._session.run(names, fed), strict=True))
+
+    def over(
+        self,
+        images: Array,
+        outputs: Sequence[str] | None = None,
+        feeds: Mapping[str, Array] | None = None,
+        *,
+        batch: int = 1,
+    ) -> dict[str, Array]:
+        """Runs any number of images, in batches.
+
+        Args:
+            images: float32, shape (N, C, H, W).
+            outputs: as for a call.
+            feeds: as for a call.
+            batch: images of one run, where the graph leaves that open.
+
+        Returns:
+            each tensor with N rows.
+        """
+        size = self.batch or batch
+        rows: dict[str, list[Array]] = {}
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            for name, value in self(self.filled(part), outputs, feeds).items():
+                rows.setdefault(name, []).append(value[: len(part)])
+        return {name: np.concatenate(values) for name, values in rows.items()}
+
+    def filled(self, images: Array) -> Array:
+        """The images, the last one repeated until a fixed batch is full."""
+        missing = (self.batch or 0) - len(images)
+        return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing > 0 else images
+
+
+def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """The model with more of its tensors as outputs; the model itself is left as it was."""
+    if not names:
+        return model
+    copy = model.clone()
+    have = {value.name for value in copy.graph.outputs}
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    copy.graph.outputs.extend(values[name] for name in dict.fromkeys(names) if name in values and name not in have)
+    # Cloned values may have lost their types to a rewrite; the runtime infers what is missing.
+    return copy
