@@ -64,13 +64,15 @@ def latency(args: argparse.Namespace) -> dict[str, Any]:
         "weights": network.model.weights,
         "fp32_p50_ms": p50["radixrt fp32"],
         "int8_p50_ms": p50["radixrt int8"],
-        "speedup_p50": p50["radixrt fp32"] / p50["radixrt int8"],
-        "noise": found.method.noise,
+        "speedup_p50": found.speedup_p50,
+        "speedup_ci95": found.speedup_ci95,
+        "unsteady": found.unsteady,
         "sqnr_db": sqnr_db(answers["radixrt fp32"], answers["radixrt int8"]),
     }
+    low, high = found.speedup_ci95
     print(
         f"{name}, onnxruntime, batch 1: FP32 {result['fp32_p50_ms']:.2f} ms, INT8 {result['int8_p50_ms']:.2f} ms, "
-        f"{result['speedup_p50']:.2f}x (noise {result['noise']:.2f}x), SQNR of the logits {result['sqnr_db']:.1f} dB"
+        f"{result['speedup_p50']:.2f}x (95 %: {low:.2f} to {high:.2f}), SQNR of the logits {result['sqnr_db']:.1f} dB"
     )
     return result
 

@@ -100,7 +100,7 @@ def accuracy_of(name: str, args: argparse.Namespace) -> dict[str, Any]:
     rivals = {title: db for title, db in decibels.items() if title in ("onnxruntime defaults", "modelopt defaults")}
     ahead = decibels["radixrt"] - max(rivals.values())
     print(f"SQNR at default settings: {ahead:+.1f} dB against the better of {', '.join(rivals)}", flush=True)
-    return {"test_images": len(images), "noise": latency.method.noise, "sqnr_db_ahead": ahead, "rows": rows}
+    return {"test_images": len(images), "unsteady": latency.unsteady, "sqnr_db_ahead": ahead, "rows": rows}
 
 
 def peers(files: Files, count: int) -> dict[str, Path]:

@@ -34,6 +34,7 @@ from radixrt.export.spec import Precision
 from radixrt.reuse import Reuse
 from radixrt.validate.measure.latency import LatencyOptions, measure
 from radixrt.validate.measure.parity import parity
+from radixrt.validate.measure.rounds import ratio
 from radixrt.validate.schema import Parity
 
 ROOT = Path(__file__).parents[1]
@@ -121,8 +122,9 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             baseline="pytorch eager fp32", rounds=args.rounds, seconds=args.seconds, threads=args.threads
         )
         latency = measure(found, images, options)
-    p50 = {row.name: row.p50_ms for row in latency.rows}
-    theirs = min((name for name in p50 if name.startswith(THEIRS)), key=lambda name: p50[name])
+    rows = {row.name: row for row in latency.rows}
+    theirs = min((name for name in rows if name.startswith(THEIRS)), key=lambda name: rows[name].p50_ms)
+    ahead = ratio(rows[theirs].samples_ms, rows[OURS].samples_ms)
     return {
         "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "model": args.model,
@@ -132,7 +134,8 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "calibration_images": args.calibration_images,
         "test_images": len(images),
         "nncf_counts_as": theirs,
-        "speedup_over_nncf_p50": p50[theirs] / p50[OURS],
+        "speedup_over_nncf_p50": ahead.value,
+        "speedup_over_nncf_ci95": (ahead.low, ahead.high),
         "latency": latency.model_dump(mode="json"),
         "parity": {name: found.model_dump(mode="json") for name, found in parities.items()},
     }
@@ -148,9 +151,10 @@ def show(console: Console, result: dict[str, Any]) -> None:
         figures = (f"{held['cosine_min']:.5f}", f"{held['sqnr_db']:.1f}", f"{held['top1_agreement']:.3f}")
         table.add_row(row["name"], f"{row['p50_ms']:.2f}", f"{row['p95_ms']:.2f}", *figures)
     console.print(table)
+    low, high = result["speedup_over_nncf_ci95"]
     console.print(
         f"{OURS} is {result['speedup_over_nncf_p50']:.2f}x as fast as {result['nncf_counts_as']} "
-        f"(noise of the run {result['latency']['method']['noise']:.2f}x)."
+        f"(95 %: {low:.2f} to {high:.2f}; {'; '.join(result['latency']['unsteady']) or 'steady'})."
     )
 
 

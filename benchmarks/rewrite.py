@@ -1,9 +1,9 @@
 """What the rewrite is worth: the original graph against the rewritten one, in one run. ``make bench-rewrite``.
 
 For each model, on onnxruntime and openvino, in FP32 and INT8 at batch 1: both graphs are opened and timed in turn,
-round by round; the ratio of their medians is printed with the noise of the run (the original against itself), and the
-share of the original's time that its convolutions take. For tensorrt-rtx the FP16 plans of both graphs (batch 1, SM
-8.6) are compiled, which needs no GPU, and their kernels and the megabytes that these read and write are counted.
+round by round; the ratio of their medians is printed with its 95 % interval over the rounds, and the share of the
+original's time that its convolutions take. For tensorrt-rtx the FP16 plans of both graphs (batch 1, SM 8.6) are
+compiled, which needs no GPU, and their kernels and the megabytes that these read and write are counted.
 
 Weights are random: they do not change how long a convolution takes. INT8 ranges come from random images.
 """
@@ -59,7 +59,8 @@ class Timed:
     original_p50_ms: float
     rewritten_p50_ms: float
     ratio: float
-    noise: float
+    ratio_ci95: tuple[float, float]
+    unsteady: list[str]
     rounds: int
     nodes_before: int
     nodes_after: int
@@ -147,7 +148,8 @@ def clocked(name: str, graph: ir.Model, target: str, precision: Precision, args:
         original_p50_ms=p50["original"],
         rewritten_p50_ms=p50["rewritten"],
         ratio=taken.speedup_p50,
-        noise=taken.method.noise,
+        ratio_ci95=taken.speedup_ci95,
+        unsteady=taken.unsteady,
         rounds=taken.method.rounds,
         nodes_before=report.nodes_before,
         nodes_after=report.nodes_after,
@@ -184,7 +186,7 @@ def show(console: Console, rows: list[Timed], plans: list[Planned]) -> None:
         "original ms",
         "rewritten ms",
         "ratio",
-        "noise",
+        "95 %",
         "convs",
         "nodes",
         "forms",
@@ -198,7 +200,7 @@ def show(console: Console, rows: list[Timed], plans: list[Planned]) -> None:
             f"{row.original_p50_ms:.2f}",
             f"{row.rewritten_p50_ms:.2f}",
             f"{row.ratio:.2f}x",
-            f"{row.noise:.2f}x",
+            "not steady" if row.unsteady else "{:.2f} to {:.2f}".format(*row.ratio_ci95),
             f"{100 * row.convolution_share:.0f} %",
             f"{row.nodes_before} -> {row.nodes_after}",
             ", ".join(f"{count} {form}" for form, count in row.grouped_convs.items()),

@@ -1,5 +1,7 @@
 """Limits that an engine must keep, and the judgement of each.
 
+Times that were not steady judge nothing: a latency gate on them is not judged, and under ``strict`` it fails.
+
 A limit that could not be measured is not judged (``value`` is absent and the reason says why). On an engine that was
 executed, a limit that the user asked for by hand and that could not be measured fails: a gate that silently does not
 look is worse than none. On an engine that was built and not executed, its size is judged, and what its CPU twin answers
@@ -25,6 +27,7 @@ tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 DEFAULT_MAX_DROP = 1.0
 # Judged by outputs, so by the CPU twin where the engine was not executed.
 OUTPUT_GATES = ("max_drop", "min_agreement", "min_cosine")
+LATENCY_GATES = ("max_p95_ms", "min_speedup")
 NO_TRUTH = "top-1 needs trained weights and labels that fit the head"
 ON_TWIN = "Measured on the CPU twin of the same numbers, not on the engine."
 
@@ -39,7 +42,8 @@ class GateLimits(BaseModel):
         max_p95_ms: 95th percentile of the engine's latency at its smallest batch, in milliseconds.
         max_engine_bytes: size of the engine's files.
         min_speedup: the baseline's median latency over the engine's.
-        strict: judge ``max_drop`` by the bound of its 95 % interval, not by the point estimate.
+        strict: judge ``max_drop`` by the bound of its 95 % interval, not by the point estimate, and let a latency gate
+            fail where the times were not steady.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -181,15 +185,30 @@ def _judge(
         cosine = worst.cosine_min
         images = f"Output {worst.name}, the worst of {len(parity.outputs)}, over {parity.samples} images."
     yield from gate("min_cosine", limits.min_cosine, cosine, at_least, "no parity was measured", images)
-    row = engine_row(latency) if latency else None
-    p95 = row.p95_ms if row else None
-    batch = f"At batch {row.batch}." if row else ""
-    yield from gate("max_p95_ms", limits.max_p95_ms, p95, at_most, "no latency was measured", batch)
     engine_bytes = size.engine_bytes if size else None
     yield from gate("max_engine_bytes", limits.max_engine_bytes, engine_bytes, at_most, "no size is known", "")
-    speedup = latency.speedup_p50 if latency else None
-    noise = f"Against {latency.method.baseline}, whose own noise is {latency.method.noise:.3f}." if latency else ""
-    yield from gate("min_speedup", limits.min_speedup, speedup, at_least, "no latency was measured", noise)
+    if latency is not None and latency.unsteady:
+        yield from _unsteady(latency, limits)
+        return
+    p95 = speedup = None
+    batch = interval = ""
+    if latency:
+        row, speedup, (low, high) = engine_row(latency), latency.speedup_p50, latency.speedup_ci95
+        p95, batch = row.p95_ms, f"At batch {row.batch}."
+        interval = f"Over {latency.method.baseline}; 95 % interval {low:.2f} to {high:.2f}."
+    yield from gate("max_p95_ms", limits.max_p95_ms, p95, at_most, "no latency was measured", batch)
+    yield from gate("min_speedup", limits.min_speedup, speedup, at_least, "no latency was measured", interval)
+
+
+def _unsteady(latency: Latency, limits: GateLimits) -> Iterator[Gate]:
+    """The latency gates that were asked for, on times that are not to be judged by."""
+    measured = (engine_row(latency).p95_ms, latency.speedup_p50)
+    why = "; ".join(latency.unsteady)
+    for name, value in zip(LATENCY_GATES, measured, strict=True):
+        limit = getattr(limits, name)
+        if limit is not None:
+            reason = f"Not judged: the times were not steady ({why}); measured {value:.4g}."
+            yield Gate(name=name, limit=limit, value=None, passed=not limits.strict, reason=reason)
 
 
 def _judge_drop(limits: GateLimits, parity: Parity | None, accuracy: Accuracy | None, executed: bool) -> Gate:

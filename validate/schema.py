@@ -166,17 +166,19 @@ class MachineReading(_Frozen):
 class LatencyMethod(_Frozen):
     """How the times were taken.
 
-    ``noise`` is the ratio of the baseline's medians against itself in the same run; ``load`` is the one-minute load
-    average. ``peak_bytes`` is the peak resident memory of a process that opens the engine and runs it once.
+    ``rounds`` are those that count and ``repeated_rounds`` those that other work disturbed, which were taken again;
+    ``others_cores`` is how many cores other processes kept busy in the rounds that count; ``load`` is the one-minute
+    load average. ``peak_bytes`` is the peak resident memory of a process that opens the engine and runs it once.
     """
 
     rounds: int
+    repeated_rounds: int = 0
     warmup_rounds: int
     threads: int
     interleaved: bool
     includes_transfers: bool
     baseline: str
-    noise: float
+    others_cores: float = 0.0
     load_before: float
     load_after: float
     warnings: list[str] = []
@@ -188,10 +190,16 @@ class LatencyMethod(_Frozen):
 
 
 class Latency(_Frozen):
-    """The engine's rows come first. ``speedup_p50`` is the baseline's median over the engine's, smallest batch."""
+    """The engine's rows come first. ``speedup_p50`` is the baseline's median over the engine's, smallest batch.
+
+    ``speedup_ci95`` is its 95 % interval over the rounds, in which both were timed in turn. ``unsteady`` says why these
+    times are not to be judged by; it is empty where they are. ``samples_ms`` of the rows are paired by round.
+    """
 
     rows: list[LatencyRow]
     speedup_p50: float
+    speedup_ci95: tuple[float, float]
+    unsteady: list[str] = []
     method: LatencyMethod
 
 

@@ -1,7 +1,7 @@
 """``TARGET=fastest``: all targets that run here are built and timed in one run; the quickest that keeps the gates wins.
 
 Times are compared only within a run: the engines take turns, round by round, so that a slow minute falls on all of
-them alike, and a difference that is smaller than the baseline's own noise is called none.
+them alike, and a difference whose interval reaches 1 is called none.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from radixrt.judge.judge import Verdict, judge_outputs, time_engines, with_costs
 from radixrt.validate import gates
 from radixrt.validate.measure.findings import speed_findings
 from radixrt.validate.measure.latency import in_float32, seen_from
+from radixrt.validate.measure.rounds import ratio
 from radixrt.validate.schema import Candidate, Latency, Report
 
 
@@ -190,10 +191,12 @@ def _measured(
             candidate = candidate.model_copy(update={"verdict": "chosen"})
         else:
             assert winner is not None
-            times = row.p50_ms / _row_ms(verdicts[winner.target.name])
-            noise = abs(latency.method.noise - 1)
-            doubt = f", within the noise of {noise:.1%}: the two are not told apart" if times - 1 <= noise else ""
-            said = f"takes {times:.2f} times as long as {winner.target.name}{doubt}"
+            best = verdicts[winner.target.name].latency
+            assert best is not None
+            times = ratio(row.samples_ms, gates.engine_row(best).samples_ms)
+            doubt = "" if times.low > 1 and not latency.unsteady else ": the two are not told apart"
+            interval = f"95 %: {times.low:.2f} to {times.high:.2f}"
+            said = f"takes {times.value:.2f} times as long as {winner.target.name} ({interval}){doubt}"
             candidate = candidate.model_copy(update={"reason": said})
         rows.append(candidate)
     return rows

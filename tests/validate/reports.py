@@ -9,9 +9,10 @@ from radixrt.calibration.spec import CalibrationSummary
 from radixrt.export.passes.report import AttentionRecord, GroupedConvRecord, Refusal, RewriteReport
 from radixrt.validate.gates import GateLimits, judge_gates, passed
 from radixrt.validate.measure.accuracy import accuracy
-from radixrt.validate.measure.latency import Clock, LatencyOptions, measure
+from radixrt.validate.measure.latency import LatencyOptions, measure
 from radixrt.validate.measure.machine import MachineState
 from radixrt.validate.measure.parity import parity
+from radixrt.validate.measure.rounds import Clock
 from radixrt.validate.schema import DriftRow, LayerTime, MeasuredOn, ModelInfo, Quantization, Report, Size
 
 CLASSES = ("functional", "defective", "<script>alert(1)</script>", "a|b")
@@ -29,7 +30,7 @@ class FakeClock:
         self.seconds += seconds
 
     def clock(self) -> Clock:
-        return Clock(now=lambda: self.seconds, sleep=self.advance, machine=lambda: self.machine)
+        return Clock(now=lambda: self.seconds, sleep=self.advance, machine=lambda: self.machine, cpu=lambda: None)
 
 
 def logits(images: int, noise: float, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64], list[int]]:

@@ -126,7 +126,7 @@ def input_findings(reference: NDArray[Any], engine: NDArray[Any]) -> list[str]:
 def speed_findings(latency: Latency) -> list[str]:
     """Whether INT8 is worth having on this machine, where the same graph in FP32 was timed beside it."""
     engine, float32 = engine_row(latency), float_row(latency)
-    if float32 is None or float32.p50_ms >= WORTH * engine.p50_ms:
+    if latency.unsteady or float32 is None or float32.p50_ms >= WORTH * engine.p50_ms:
         return []
     return [
         f"INT8 gains nothing here: {engine.p50_ms:.3g} ms against {float32.p50_ms:.3g} ms of the same graph in FP32 on "

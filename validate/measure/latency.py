@@ -1,23 +1,34 @@
 """Latency of several runners on the same images, taken so that the machine's moods hit all of them alike.
 
-Rounds are interleaved: each round runs every runner once, starting with the next one in turn, so that a slow minute or
-a hot core does not fall on one runner alone. The baseline takes part twice in each round; the ratio of its two medians
-is the noise of the whole measurement, and stands beside every ratio in the report: a speed-up closer to 1 than that
-says nothing. Warm-up goes on until the medians of two neighbouring windows agree for every runner.
+Rounds are interleaved (:mod:`radixrt.validate.measure.rounds`): each runs every runner once, starting with the next one
+in turn. A speed-up stands with the 95 % interval that the rounds themselves give, and with the load that other
+processes made; times of a machine that did not calm down are marked as not steady, and no gate judges them. Warm-up
+goes on until the medians of two neighbouring windows agree for every runner.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.errors import InputError
-from radixrt.validate.measure.machine import MachineState, read_machine, readings, warnings
+from radixrt.validate.measure.machine import readings, warnings
+from radixrt.validate.measure.rounds import (
+    WIDEST,
+    Clock,
+    Ratio,
+    RoundRules,
+    Rounds,
+    Slot,
+    ratio,
+    take_round,
+    take_rounds,
+)
 from radixrt.validate.schema import Latency, LatencyMethod, LatencyRow
 
 Runner = Callable[[NDArray[Any]], object]
@@ -63,22 +74,12 @@ class LatencyOptions:
 
 
 @dataclass(frozen=True)
-class Clock:
-    """Where time comes from; a test puts its own here."""
-
-    now: Callable[[], float] = time.perf_counter
-    sleep: Callable[[float], None] = time.sleep
-    machine: Callable[[], MachineState] = read_machine
-
-
-@dataclass
 class _Timing:
-    """Timed seconds of one batch size by runner, and of the baseline's second run."""
+    """One batch size: its rounds, and how the warm-up before them went."""
 
-    times: dict[str, list[float]]
-    again: list[float]
+    rounds: Rounds
     warmup_rounds: int
-    steady: bool
+    warm: bool
 
 
 def measure(
@@ -114,30 +115,32 @@ def measure(
     timings = {}
     for batch in batches:
         feed = np.ascontiguousarray(images[:batch])
-        timings[batch] = _measure_batch(runners, baseline, feed, options, clock, progress)
+        timings[batch] = _measure_batch(runners, feed, options, clock, before.cores, progress)
     after = clock.machine()
 
-    rows = [_row(name, batch, timings[batch].times[name]) for name in names for batch in batches]
-    smallest = timings[batches[0]]
-    median = {name: float(np.median(times)) for name, times in smallest.times.items()}
-    again = float(np.median(smallest.again))
+    rows = [_row(name, batch, timings[batch].rounds.times[name]) for name in names for batch in batches]
+    smallest = timings[batches[0]].rounds.times
+    speedup = ratio(smallest[baseline], smallest[names[0]])
     found = warnings(before, after)
-    if unsteady := [str(batch) for batch, timing in timings.items() if not timing.steady]:
+    if cold := [str(batch) for batch, timing in timings.items() if not timing.warm]:
         found.append(
-            f"Times at batch {', '.join(unsteady)} were not steady after {options.warmup_seconds:g} s of warm-up: "
+            f"Times at batch {', '.join(cold)} still moved after {options.warmup_seconds:g} s of warm-up: "
             "look at their spread."
         )
     return Latency(
         rows=rows,
-        speedup_p50=_ratio(median[baseline], median[names[0]]),
+        speedup_p50=speedup.value,
+        speedup_ci95=(speedup.low, speedup.high),
+        unsteady=_unsteady(timings, speedup, before.cores),
         method=LatencyMethod(
-            rounds=min(len(t.again) for t in timings.values()),
+            rounds=min(len(t.rounds.times[baseline]) for t in timings.values()),
+            repeated_rounds=sum(t.rounds.repeated for t in timings.values()),
             warmup_rounds=max(t.warmup_rounds for t in timings.values()),
             threads=options.threads,
             interleaved=True,
             includes_transfers=options.includes_transfers,
             baseline=baseline,
-            noise=_ratio(median[baseline], again),
+            others_cores=max(t.rounds.others_cores for t in timings.values()),
             load_before=before.load,
             load_after=after.load,
             warnings=found,
@@ -145,6 +148,19 @@ def measure(
             machine=readings(before, after),
         ),
     )
+
+
+def _unsteady(timings: Mapping[int, _Timing], speedup: Ratio, cores: int) -> list[str]:
+    """Why these times are not to be judged by; nothing where they are."""
+    reasons = []
+    if busy := {batch: t.rounds for batch, t in timings.items() if t.rounds.disturbed}:
+        others = max(rounds.others_cores for rounds in busy.values())
+        reasons.append(
+            f"other processes kept {others:.1f} of {cores} cores busy while batch {', '.join(map(str, busy))} was timed"
+        )
+    if speedup.high > WIDEST * speedup.low:
+        reasons.append(f"the speed-up lies anywhere from {speedup.low:.2g}x to {speedup.high:.2g}x")
+    return reasons
 
 
 def in_float32(name: str) -> str:
@@ -170,59 +186,38 @@ def seen_from(latency: Latency, name: str) -> Latency:
     told = [row.model_copy(update={"name": titles.get(row.name, row.name)}) for row in latency.rows]
     # Sorting keeps the order of those that are alike.
     rows = sorted(told, key=lambda row: (row.name != ENGINE, row.name != FLOAT32))
-    return latency.model_copy(update={"rows": rows, "speedup_p50": _ratio(base.p50_ms, smallest.p50_ms)})
+    speedup = ratio(base.samples_ms, smallest.samples_ms)
+    new = {"rows": rows, "speedup_p50": speedup.value, "speedup_ci95": (speedup.low, speedup.high)}
+    return latency.model_copy(update=new)
 
 
 def _measure_batch(
     runners: Mapping[str, Runner],
-    baseline: str,
     feed: NDArray[Any],
     options: LatencyOptions,
     clock: Clock,
+    cores: int,
     progress: Callable[[str, int, int], None] | None,
 ) -> _Timing:
-    slots: list[tuple[str, Runner]] = [*runners.items(), ("", runners[baseline])]
-
-    def one_round(turn: int) -> list[tuple[str, float]]:
-        taken = []
-        for name, run in slots[turn % len(slots) :] + slots[: turn % len(slots)]:
-            if options.pause_s:
-                clock.sleep(options.pause_s)
-            start = clock.now()
-            run(feed)
-            taken.append((name, clock.now() - start))
-        return taken
-
+    slots: list[Slot] = [(name, partial(run, feed)) for name, run in runners.items()]
     warm: dict[str, list[float]] = {name: [] for name, _ in slots}
-    began, rounds, steady = clock.now(), 0, False
+    began, turns, steady = clock.now(), 0, False
     while not steady:
-        for name, seconds in one_round(rounds):
+        for name, seconds in take_round(slots, turns, options.pause_s, clock):
             warm[name].append(seconds)
-        rounds += 1
-        steady = rounds >= 2 * WINDOW and all(_steady(times, options.steady) for times in warm.values())
-        if clock.now() - began > options.warmup_seconds and rounds >= 2:
+        turns += 1
+        steady = turns >= 2 * WINDOW and all(_steady(times, options.steady) for times in warm.values())
+        if clock.now() - began > options.warmup_seconds and turns >= 2:
             break
-
-    timed: dict[str, list[float]] = {name: [] for name, _ in slots}
-    began = clock.now()
-    for turn in range(max(options.rounds, options.min_rounds)):
-        if turn >= options.min_rounds and clock.now() - began > options.seconds:
-            break
-        for name, seconds in one_round(turn):
-            timed[name].append(seconds)
-        if progress:
-            progress(f"latency, batch {len(feed)}", turn + 1, options.rounds)
-    again = timed.pop("")
-    return _Timing(times=timed, again=again, warmup_rounds=rounds, steady=steady)
+    rules = RoundRules(options.rounds, options.min_rounds, options.seconds, options.pause_s)
+    told = partial(progress, f"latency, batch {len(feed)}") if progress else None
+    rounds = take_rounds(slots, rules, clock, cores, (lambda done: told(done, options.rounds)) if told else None)
+    return _Timing(rounds, turns, steady)
 
 
 def _steady(times: Sequence[float], share: float) -> bool:
     last, earlier = np.median(times[-WINDOW:]), np.median(times[-2 * WINDOW : -WINDOW])
     return bool(abs(last - earlier) <= share * max(earlier, 1e-12))
-
-
-def _ratio(over: float, under: float) -> float:
-    return over / under if under > 0 else 1.0
 
 
 def _row(name: str, batch: int, seconds: Sequence[float]) -> LatencyRow:
@@ -235,6 +230,6 @@ def _row(name: str, batch: int, seconds: Sequence[float]) -> LatencyRow:
         p90_ms=p90,
         p95_ms=p95,
         p99_ms=p99,
-        images_per_s=_ratio(1000.0 * batch, p50) if p50 > 0 else 0.0,
+        images_per_s=1000.0 * batch / p50 if p50 > 0 else 0.0,
         samples_ms=[round(float(v), 4) for v in ms[:SAMPLES_KEPT]],
     )

@@ -65,7 +65,7 @@ def read_machine() -> MachineState:
         numbers["hottest thermal zone (°C)"] = max(degrees)
     numbers |= _read_gpu()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return MachineState(load=load, cores=cores(), numbers=numbers, words=words, cpu=_read_cpu())
+    return MachineState(load=load, cores=cores(), numbers=numbers, words=words, cpu=read_cpu())
 
 
 def readings(before: MachineState, after: MachineState) -> list[MachineReading]:
@@ -114,7 +114,8 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _read_cpu() -> CpuTime | None:
+def read_cpu() -> CpuTime | None:
+    """What the cores of this process have done so far; None where the system does not tell."""
     ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     ticks = 0
     for line in _read(STAT).splitlines():

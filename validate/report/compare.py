@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from radixrt.errors import InputError
 from radixrt.validate.gates import engine_row
+from radixrt.validate.measure.rounds import ratio
 from radixrt.validate.report.figures import (
     BAD,
     ENGINE,
@@ -27,7 +28,16 @@ from radixrt.validate.report.figures import (
 from radixrt.validate.report.html import render_page
 from radixrt.validate.report.markdown import table
 from radixrt.validate.report.rows import Row
-from radixrt.validate.report.summary import RANDOM_WEIGHTS, milliseconds, on_twin, percent, size, subject, verdict
+from radixrt.validate.report.summary import (
+    RANDOM_WEIGHTS,
+    milliseconds,
+    on_twin,
+    percent,
+    size,
+    speedup,
+    subject,
+    verdict,
+)
 from radixrt.validate.schema import Report
 
 if TYPE_CHECKING:
@@ -104,17 +114,15 @@ def compare(reports: Sequence[Report]) -> Comparison:
 def untold(entries: Sequence[Entry]) -> list[Entry]:
     """Those off the front that these measurements do not tell from what beats them.
 
-    What beats them is faster by less than the noise of both runs, and more accurate by less than half their interval.
+    What beats them is not faster for certain (the interval of the two medians' ratio reaches 1, or a run was not
+    steady), and more accurate by less than half their interval.
     """
 
     def told(loser: Entry, winner: Entry) -> bool:
-        assert loser.latency_ms is not None and winner.latency_ms is not None
         assert loser.score is not None and winner.score is not None
-        latencies = [entry.report.latency for entry in (loser, winner)]
-        noise = sum(abs(latency.method.noise - 1) for latency in latencies if latency)
         accuracy = loser.report.accuracy
         margin = accuracy.delta_ci95[1] - accuracy.delta if accuracy else 0.0
-        return loser.latency_ms > winner.latency_ms * (1 + noise) or winner.score > loser.score + margin
+        return _slower(loser.report, winner.report) or winner.score > loser.score + margin
 
     found = []
     for entry in entries:
@@ -123,6 +131,14 @@ def untold(entries: Sequence[Entry]) -> list[Entry]:
         if None not in point and winners and not any(told(entry, winner) for winner in winners):
             found.append(entry)
     return found
+
+
+def _slower(report: Report, other: Report) -> bool:
+    """Whether an engine is slower than another for certain; they were timed in runs of their own."""
+    if report.latency is None or other.latency is None or report.latency.unsteady or other.latency.unsteady:
+        return False
+    one, two = ([ms / row.batch for ms in row.samples_ms] for row in map(engine_row, (report.latency, other.latency)))
+    return ratio(one, two, paired=False).low > 1
 
 
 def _machines(executed: Sequence[Report]) -> list[str]:
@@ -215,7 +231,7 @@ def _row(entry: Entry) -> Row:
         f"{parity.cosine_min:.4f}" if parity else absent,
         milliseconds(row.p50_ms / row.batch) if row else absent,
         milliseconds(row.p95_ms / row.batch) if row else absent,
-        f"{latency.speedup_p50:.2f}x ± {abs(latency.method.noise - 1) * 100:.1f} %" if latency else absent,
+        speedup(latency) if latency else absent,
         size(report.size.engine_bytes),
         report.model.weights,
         verdict(report).title.partition(":")[0],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from radixrt.validate.report.summary import milliseconds, percent, size
+from radixrt.validate.report.summary import count, milliseconds, percent, size
 from radixrt.validate.schema import Accuracy, Candidate, DriftRow, Latency, LayerTime, Parity, Report
 
 Row = tuple[object, ...]
@@ -150,8 +150,19 @@ def candidate_method(report: Report) -> str:
         return ""
     method, batch = report.latency.method, min(row.batch for row in report.latency.rows)
     return (
-        f"Timed in turns in one run at batch {batch}; {method.baseline} against itself gives {method.noise:.3f}. "
+        f"Timed in turns in one run at batch {batch}, {method.rounds} rounds. {steadiness(report.latency)} "
         "The quickest that keeps the gates was chosen."
+    )
+
+
+def steadiness(latency: Latency) -> str:
+    """Whether the times are to be judged by, and what else the machine did."""
+    method = latency.method
+    if latency.unsteady:
+        return f"Not steady: {'; '.join(latency.unsteady)}. No gate judges these times."
+    again = f"; {count(method.repeated_rounds, 'round')} that other work disturbed were taken again"
+    return (
+        f"Other processes kept {method.others_cores:.1f} cores busy meanwhile{again if method.repeated_rounds else ''}."
     )
 
 
@@ -163,8 +174,7 @@ def latency_method(latency: Latency) -> str:
     threads = f"{method.threads} threads" if method.threads else "the runtime's own number of threads"
     text = (
         f"{method.rounds} {order} rounds after {method.warmup_rounds} of warm-up, {threads}, {transfers} transfers, "
-        f"{method.clock} clock. {method.baseline} timed against itself in the same rounds gives {method.noise:.3f}: "
-        "a ratio nearer to 1 than that says nothing."
+        f"{method.clock} clock. {steadiness(latency)}"
     )
     if any(row.device_p50_ms is not None for row in latency.rows):
         text += " Kernels alone are timed by CUDA events, with the images on the device already."

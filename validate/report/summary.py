@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from radixrt.validate.gates import OUTPUT_GATES, engine_row, float_row
-from radixrt.validate.schema import Gate, Report
+from radixrt.validate.gates import LATENCY_GATES, OUTPUT_GATES, engine_row, float_row
+from radixrt.validate.measure.rounds import ratio
+from radixrt.validate.schema import Gate, Latency, Report
 
 RANDOM_WEIGHTS = "Weights are random: no accuracy is claimed for this network."
 
@@ -48,6 +49,8 @@ def verdict(report: Report) -> Verdict:
     if report.accuracy:
         sentences.append(report.accuracy.conclusion)
     if report.latency:
+        if report.latency.unsteady:
+            sentences.append(f"The times are not steady: {'; '.join(report.latency.unsteady)}.")
         sentences += report.latency.method.warnings
     twin = [gate for gate in judged if gate.name in OUTPUT_GATES] if on_twin(report) else []
     if failed or not report.passed:
@@ -66,7 +69,28 @@ def verdict(report: Report) -> Verdict:
     if not judged:
         return Verdict("Built and executed; no gate was judged", "unproved", tuple(sentences))
     kept = "the one gate was kept" if len(judged) == 1 else f"all {len(judged)} judged gates were kept"
+    if waiting := unsteady_gates(report):
+        names = " and ".join(gate_title(gate) for gate in waiting)
+        return Verdict(
+            f"{kept[0].upper()}{kept[1:]}; not judged, because the times were not steady: {names}",
+            "unproved",
+            tuple(sentences),
+        )
     return Verdict(f"Passed: {kept}", "good", tuple(sentences))
+
+
+def unsteady_gates(report: Report) -> list[Gate]:
+    """The latency gates that were asked for and not judged, because the machine did not calm down."""
+    if report.latency is None or not report.latency.unsteady:
+        return []
+    return [gate for gate in report.gates if gate.name in LATENCY_GATES and gate.value is None]
+
+
+def speedup(latency: Latency) -> str:
+    """The speed-up with its interval, or that the times were not steady."""
+    low, high = latency.speedup_ci95
+    doubt = "not steady" if latency.unsteady else f"95 %: {low:.2f} to {high:.2f}"
+    return f"{latency.speedup_p50:.2f}x ({doubt})"
 
 
 def on_twin(report: Report) -> bool:
@@ -105,16 +129,16 @@ def _tiles(report: Report) -> Iterator[Tile]:
         )
     if latency := report.latency:
         row = engine_row(latency)
-        yield Tile("Latency, median", milliseconds(row.p50_ms), f"p95 {milliseconds(row.p95_ms)} at batch {row.batch}")
-        yield Tile(
-            "Speed-up",
-            f"{latency.speedup_p50:.2f}x",
-            f"over {latency.method.baseline}; noise {abs(latency.method.noise - 1) * 100:.1f} %",
-        )
+        doubt = ", not steady" if latency.unsteady else ""
+        p95 = f"p95 {milliseconds(row.p95_ms)} at batch {row.batch}{doubt}"
+        yield Tile("Latency, median", milliseconds(row.p50_ms), p95)
+        low, high = latency.speedup_ci95
+        interval = doubt[2:] or f"95 %: {low:.2f}x to {high:.2f}x"
+        yield Tile("Speed-up", f"{latency.speedup_p50:.2f}x", f"over {latency.method.baseline}; {interval}")
         if float32 := float_row(latency):
-            yield Tile(
-                "Against FP32", f"{float32.p50_ms / row.p50_ms:.2f}x", "over the same graph in FP32, same runtime"
-            )
+            gain = ratio(float32.samples_ms, row.samples_ms)
+            interval = doubt[2:] or f"95 %: {gain.low:.2f}x to {gain.high:.2f}x"
+            yield Tile("Against FP32", f"{gain.value:.2f}x", f"over the same graph in FP32, same runtime; {interval}")
     deploy = report.size.deploy_onnx_bytes
     yield Tile(
         "Engine", size(report.size.engine_bytes), f"deploy graph {size(deploy)}" if deploy else "as it was found"

@@ -96,11 +96,10 @@ def timed(**p50_ms: float) -> Latency:
         interleaved=True,
         includes_transfers=True,
         baseline="PyTorch",
-        noise=1.0,
         load_before=0.0,
         load_after=0.0,
     )
-    return Latency(rows=rows, speedup_p50=4.0, method=method)
+    return Latency(rows=rows, speedup_ci95=(1.0, 9.0), speedup_p50=4.0, method=method)
 
 
 @pytest.mark.parametrize(("float_ms", "said"), [(1.5, True), (2.05, True), (3.0, False)])

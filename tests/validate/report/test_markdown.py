@@ -49,7 +49,7 @@ def test_every_part_is_there() -> None:
     text = render_markdown(make_report(noise=0.3))
     for heading in ("Gates", "Accuracy", "Parity with PyTorch", "Latency", "Drift", "Rewrite", "Origin"):
         assert f"## {heading}\n" in text
-    for part in ("first drop", "layer1.0.conv2", "McNemar", "against itself"):
+    for part in ("first drop", "layer1.0.conv2", "McNemar", "Other processes kept"):
         assert part in text
 
 

@@ -1,0 +1,178 @@
+"""Timed rounds: every runner once a round, in turn, and a round that other work disturbed is taken again.
+
+A ratio of two runners is told with an interval that comes from the rounds themselves: both were timed in each, so a
+slow minute falls on both, and what does not cancel out widens the interval. What no interval can tell is a machine that
+was busy throughout: two engines that share their cores with other work differ by how well they bear that. So the cores
+that other processes keep busy are counted in each stretch of rounds. A stretch with too much is thrown away and
+repeated; if there is no end of it, the times are kept and marked as not steady, and nothing is judged by them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from radixrt.validate.measure.machine import MOST_OTHERS, CpuTime, MachineState, read_cpu, read_machine
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Slot = tuple[str, Callable[[], object]]
+
+STRETCH_S = 0.5
+"""Rounds are kept or repeated together in stretches of this length: the system counts busy cores in hundredths of a
+second, and a shorter look would see nothing but its own rounding."""
+RESAMPLES = 2000
+WIDEST = 1.5
+"""An interval whose ends differ by more than this factor tells nothing that is worth judging."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where time and the load come from; a test puts its own here."""
+
+    now: Callable[[], float] = time.perf_counter
+    sleep: Callable[[float], None] = time.sleep
+    machine: Callable[[], MachineState] = read_machine
+    cpu: Callable[[], CpuTime | None] = read_cpu
+
+
+@dataclass(frozen=True)
+class RoundRules:
+    """How many rounds to take, and how patiently.
+
+    Attributes:
+        rounds: undisturbed rounds wanted.
+        min_rounds: taken however long they last.
+        seconds: taking stops after this long, once there are ``min_rounds``.
+        pause_s: rest before each run, so that the worker threads of one runtime stop spinning before the next starts.
+    """
+
+    rounds: int
+    min_rounds: int
+    seconds: float
+    pause_s: float
+
+
+@dataclass
+class Rounds:
+    """Seconds by runner, paired by round.
+
+    Attributes:
+        times: of each round that counts.
+        repeated: how many rounds were thrown away because other work disturbed them.
+        others_cores: cores that other processes kept busy during the rounds that count, on average.
+        disturbed: the rounds that count were disturbed too: the machine did not calm down.
+    """
+
+    times: dict[str, list[float]]
+    repeated: int
+    others_cores: float
+    disturbed: bool
+
+
+class Ratio(NamedTuple):
+    """A ratio of two medians with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def take_round(slots: Sequence[Slot], turn: int, pause_s: float, clock: Clock) -> list[tuple[str, float]]:
+    """Runs every slot once, starting with another one each time, and returns the seconds of each."""
+    taken = []
+    first = turn % len(slots)
+    for name, run in (*slots[first:], *slots[:first]):
+        if pause_s:
+            clock.sleep(pause_s)
+        start = clock.now()
+        run()
+        taken.append((name, clock.now() - start))
+    return taken
+
+
+def take_rounds(
+    slots: Sequence[Slot],
+    rules: RoundRules,
+    clock: Clock,
+    cores: int,
+    progress: Callable[[int], None] | None = None,
+) -> Rounds:
+    """Takes rounds until enough were undisturbed, or as many again were not.
+
+    Args:
+        slots: runners by name.
+        rules: how many, how long.
+        clock: where time and the load come from.
+        cores: how many this process may use; other work on more than a tenth of them disturbs.
+        progress: told of the rounds that count so far.
+    """
+    kept: list[list[tuple[str, float]]] = []
+    thrown: list[list[tuple[str, float]]] = []
+    busy_kept: list[tuple[int, float]] = []
+    busy_thrown: list[tuple[int, float]] = []
+    wanted = max(rules.rounds, rules.min_rounds)
+    began, turn = clock.now(), 0
+
+    def more() -> bool:
+        if len(kept) >= wanted or len(thrown) >= wanted:
+            return False
+        enough = max(len(kept), len(thrown)) >= rules.min_rounds
+        return not (enough and clock.now() - began > rules.seconds)
+
+    while more():
+        stretch: list[list[tuple[str, float]]] = []
+        before, started = clock.cpu(), clock.now()
+        while len(kept) + len(stretch) < wanted and (not stretch or clock.now() - started < STRETCH_S):
+            stretch.append(take_round(slots, turn, rules.pause_s, clock))
+            turn += 1
+        after = clock.cpu()
+        others = after.others_since(before) if before and after else 0.0
+        calm = others <= MOST_OTHERS * cores
+        (kept if calm else thrown).extend(stretch)
+        (busy_kept if calm else busy_thrown).append((len(stretch), others))
+        if progress:
+            progress(len(kept))
+    disturbed = len(kept) < rules.min_rounds
+    if disturbed:
+        kept, busy_kept, thrown = kept + thrown, busy_kept + busy_thrown, []
+    times: dict[str, list[float]] = {name: [] for name, _ in slots}
+    for round_ in kept:
+        for name, seconds in round_:
+            times[name].append(seconds)
+    return Rounds(times, len(thrown), _mean(busy_kept), disturbed)
+
+
+def ratio(over: Iterable[float], under: Iterable[float], *, paired: bool = True) -> Ratio:
+    """The median of one runner over the median of another, with a bootstrap interval over rounds.
+
+    Args:
+        over: times of one, round by round.
+        under: times of the other; of the same rounds where they are ``paired``.
+        paired: rounds are drawn as a whole, so that what slowed both cancels out. False for two separate runs.
+    """
+    from scipy.stats import bootstrap
+
+    a, b = np.asarray(list(over), np.float64), np.asarray(list(under), np.float64)
+    if min(len(a), len(b)) < 2 or not b.all():
+        value = float(np.median(a) / np.median(b)) if len(a) and len(b) and np.median(b) > 0 else 1.0
+        return Ratio(value, value, value)
+    found = bootstrap(
+        (a, b), _of_medians, paired=paired, vectorized=True, n_resamples=RESAMPLES, method="percentile", random_state=0
+    ).confidence_interval
+    return Ratio(float(_of_medians(a, b)), float(found.low), float(found.high))
+
+
+def _of_medians(over: NDArray[Any], under: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+    quotient: NDArray[Any] = np.median(over, axis=axis) / np.median(under, axis=axis)
+    return quotient
+
+
+def _mean(busy: Sequence[tuple[int, float]]) -> float:
+    rounds = sum(count for count, _ in busy)
+    return sum(count * cores for count, cores in busy) / rounds if rounds else 0.0
