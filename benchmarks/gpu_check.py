@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.engines import registry
-from radixrt.engines.tensorrt.gpu import find_gpu
+from radixrt.engines.tensorrt.available import find_gpu
 from radixrt.errors import UnavailableError
 from radixrt.validate.measure.machine import read_machine
 

@@ -31,7 +31,6 @@ from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.engines.base import GRAPH_NAME, BuildOptions
 from radixrt.engines.forms.choose import rewrite_options
-from radixrt.engines.inspection import inspect_engine
 from radixrt.engines.registry import get
 from radixrt.engines.tensorrt.plan_cost import plan_cost
 from radixrt.export.passes.float16 import to_float16
@@ -113,7 +112,7 @@ def compiled(model: ir.Model, target: str, options: BuildOptions) -> Iterator[tu
 
 def convolution_share(target: str, engine: Path, deploy: Path, options: BuildOptions) -> float:
     times = {True: 0.0, False: 0.0}
-    for row in inspect_engine(target, engine, deploy, options).rows:
+    for row in get(target).inspect(engine, deploy, options).rows:
         times["Conv" in row.kind] += row.mean_us or 0.0
     return times[True] / (times[True] + times[False])
 

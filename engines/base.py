@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from radixrt.engines.forms.judge import FormJudge
     from radixrt.engines.forms.rules import Rule
+    from radixrt.engines.inspection import Inspection, LayerRow
+    from radixrt.engines.layer_origin import Origins
     from radixrt.export.attention.forms import AttentionForm
     from radixrt.export.passes.base import Pass
 
@@ -207,6 +210,50 @@ class Session(ABC):
         self.close()
 
 
+@dataclass(frozen=True)
+class Analysis(ABC):
+    """A second engine of a deploy graph, built beside the one that is shipped, whose runs show its inside.
+
+    Attributes:
+        capability: of the target on this machine.
+        options: those of the shipped engine.
+    """
+
+    capability: Capability
+    options: BuildOptions
+
+    @abstractmethod
+    def showing(self, names: Sequence[str]) -> AbstractContextManager[Callable[[Array], dict[str, Array]]]:
+        """Builds the engine and opens it.
+
+        Args:
+            names: tensors of the deploy graph.
+
+        Yields:
+            What takes images (N, C, H, W) and returns these tensors by name, with all outputs.
+
+        Raises:
+            InputError: the library's version cannot show tensors, or cannot build the engine.
+        """
+
+
+@dataclass(frozen=True)
+class TritonBackend:
+    """How a Triton inference server takes an engine.
+
+    Attributes:
+        name: the backend's.
+        platform: of the model's configuration.
+        file_name: of the engine in the repository.
+        gpu: it runs on a GPU always; otherwise where the user asks for one.
+    """
+
+    name: str
+    platform: str
+    file_name: str
+    gpu: bool
+
+
 class Target(ABC):
     """One engine library, with all that the compiler knows of it.
 
@@ -217,12 +264,16 @@ class Target(ABC):
         name: what the user writes.
         suffix: of the engine's file.
         traits: what a graph must suit.
+        opens: endings of files that somebody else made and that this target opens.
+        triton: how a Triton server takes its engines; None where it has no backend for them.
         group_rules: how wide groups of a convolution should be, by precision, where nothing can be measured.
     """
 
     name: str
     suffix: str
     traits: Traits
+    opens: tuple[str, ...] = ()
+    triton: TritonBackend | None = None
     group_rules: Mapping[Precision, Rule] = MappingProxyType({})
 
     def __init__(self, cache_dir: Path | None = None) -> None:
@@ -265,15 +316,11 @@ class Target(ABC):
         capability = self.capability()
         if not capability.runs:
             return capability.reason or f"{self.name} does not run here"
-        static = BuildOptions(precision=precision, threads=threads)
-
-        # What is timed is what would be shipped.
-        def open_graph(model: ir.Model, folder: Path) -> Session:
-            return self.open(self.build_graph(model, folder, static).files[0], threads=threads)
-
+        options = BuildOptions(precision=precision, threads=threads)
         # Where the target says just "CPU", the processor's own name.
         device = capability.device if capability.device not in ("", "CPU") else processor()
-        return FormJudge(ClockJudge(open_graph), f"{device}, {threads or cores()} threads")
+        judge = ClockJudge(lambda graph, folder: self.open_graph(graph, folder, options))
+        return FormJudge(judge, f"{device}, {threads or cores()} threads")
 
     def check_options(self, options: BuildOptions) -> None:
         """Finds out, before anything long starts, whether this target can give what is asked for.
@@ -330,6 +377,15 @@ class Target(ABC):
         write_onnx(graph, out_dir / GRAPH_NAME)
         return self.build(out_dir / GRAPH_NAME, out_dir, options)
 
+    def open_graph(self, graph: ir.Model, folder: Path, options: BuildOptions) -> Session:
+        """Builds a deploy graph in a folder, as :meth:`build_graph` does, and opens the engine.
+
+        Raises:
+            UnavailableError: the target cannot build or run here.
+            InputError: as :meth:`build`.
+        """
+        return self.open(self.build_graph(graph, folder, options).files[0], threads=options.threads)
+
     def open(self, engine: Path, *, threads: int = 0) -> Session:
         """Opens a built engine.
 
@@ -341,6 +397,40 @@ class Target(ABC):
         if not capability.runs:
             raise UnavailableError(self.name, capability.reason, capability.hint)
         return self._open(engine, threads)
+
+    def inspect(
+        self, engine: Path, deploy: Path, options: BuildOptions, *, devices: tuple[str, ...] = (), runs: int = 20
+    ) -> Inspection:
+        """Looks into an engine.
+
+        Args:
+            engine: the engine's file.
+            deploy: the deploy graph that it was built from, for the origin of layers.
+            options: how it was built; batch, threads and compute capabilities are used.
+            devices: whose roofline to estimate, where the engine cannot run here; those of its compute capabilities
+                where none is named.
+            runs: how many runs the times are the mean of.
+
+        Raises:
+            InputError: the engine is damaged, or a device is not known.
+            UnavailableError: the target's library is missing.
+        """
+        from radixrt.engines.inspection import measured
+        from radixrt.engines.layer_origin import Origins
+
+        return measured(self.name, self._layers(engine, Origins(deploy), options, runs), runs)
+
+    def _layers(self, engine: Path, origins: Origins, options: BuildOptions, runs: int) -> tuple[LayerRow, ...]:
+        """Profiles an engine; a target that shows no layers has none to tell of."""
+        return ()
+
+    def analysis(self, deploy: Path, options: BuildOptions) -> Analysis | None:
+        """Returns what shows the inside of an engine of this graph on its device; None where nothing can."""
+        return None
+
+    def write_beside(self, deploy: Path) -> Path | None:
+        """Writes what a bundle's stand-alone runner needs beside the deploy graph, and returns the file."""
+        return None
 
     @abstractmethod
     def _build(

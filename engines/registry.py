@@ -6,9 +6,12 @@ import difflib
 import importlib
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from radixrt.engines.base import Target
 from radixrt.errors import InputError
+
+if TYPE_CHECKING:
+    from radixrt.engines.base import Target
 
 FASTEST = "fastest"
 """What a user writes in the place of a target for a race of all that run here."""
@@ -83,6 +86,19 @@ def auto_targets() -> tuple[Target, ...]:
 def runnable_targets() -> tuple[Target, ...]:
     """Returns every target that both builds and runs here: what ``TARGET=fastest`` compares."""
     return tuple(t for t in all_targets() if t.capability().builds and t.capability().runs)
+
+
+def target_of_file(engine: Path) -> Target:
+    """Returns the target that opens an engine file which no bundle describes.
+
+    Raises:
+        InputError: its ending tells of none.
+    """
+    targets = [target for target in all_targets() if engine.suffix.lower() in target.opens]
+    if not targets:
+        known = ", ".join(ending for target in all_targets() for ending in target.opens)
+        raise InputError(f"cannot tell what {engine} is: name a bundle or one of {known}")
+    return targets[0]
 
 
 def stand_in() -> Target:

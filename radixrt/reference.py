@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from radixrt.calibration.data.images import ImageBatch
 from radixrt.engines.base import BuildOptions
-from radixrt.engines.registry import get
+from radixrt.engines.registry import stand_in
 from radixrt.engines.runners import Outputs, OutputsRunner, in_batches, session_outputs
 from radixrt.export.spec import BatchSpec, Precision
 
@@ -92,10 +92,10 @@ def onnx_reference(graph: ir.Model) -> Reference:
 
     @contextmanager
     def timed(threads: int) -> Iterator[OutputsRunner]:
-        target = get("onnxruntime")
+        target = stand_in()
         with tempfile.TemporaryDirectory(prefix="radixrt-original-") as folder:
-            built = target.build_graph(graph, Path(folder), BuildOptions(Precision.FP32, threads=threads))
-            with target.open(built.files[0], threads=threads) as session:
+            options = BuildOptions(Precision.FP32, threads=threads)
+            with target.open_graph(graph, Path(folder), options) as session:
                 feed = session.inputs[0].name
                 yield session_outputs(session, BatchSpec(size, size)) if size else lambda x: session.run({feed: x})
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 from radixrt.engines.base import BuildOptions, BuiltEngine, Target
 from radixrt.engines.bundle.manifest import BuiltFor
-from radixrt.engines.tensorrt.gpu import find_gpu
+from radixrt.engines.tensorrt.available import find_gpu
 from radixrt.errors import InputError
 
 # Hardware-compatible plans run on this compute capability and on later ones (TensorRT's AMPERE_PLUS level).
 _COMPATIBLE_FROM = (8, 0)
-_COMPILED = {"tensorrt", "tensorrt-rtx"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def this_host(target: Target) -> Host:
 
 def built_for(target: Target, options: BuildOptions, built: BuiltEngine) -> BuiltFor | None:
     """What a manifest says about an engine that was just built here; None where it opens wherever its library does."""
-    if target.name not in _COMPILED:
+    if not target.traits.compiled:
         return None
     host = this_host(target)
     # Only TensorRT for RTX compiles for GPUs that it is told; the classic library does for the one that is here.

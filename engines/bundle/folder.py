@@ -21,7 +21,7 @@ from radixrt.engines.base import Session
 from radixrt.engines.bundle.atomic import AtomicFolder, restore_if_abandoned
 from radixrt.engines.bundle.compatibility import check_fits, this_host
 from radixrt.engines.bundle.manifest import MANIFEST_NAME, MAX_BYTES, SIGNATURE_NAME, FileEntry, Manifest
-from radixrt.engines.bundle.runner import write_legacy_graph, write_runner
+from radixrt.engines.bundle.runner import write_runner
 from radixrt.engines.bundle.signing import sign, verify
 from radixrt.errors import InputError
 from radixrt.files import sha256_of, translate_disk_errors
@@ -140,8 +140,7 @@ class BundleWriter:
         """
         folder = self.folder
         write_runner(folder)
-        if manifest.target.startswith("tensorrt"):
-            write_legacy_graph(folder / manifest.deploy)
+        registry.get(manifest.target).write_beside(folder / manifest.deploy)
         files = tuple(
             FileEntry(name=name, bytes=status.st_size, sha256=sha256_of(folder / name))
             for name, status in _walk(folder)

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from radixrt.engines import registry
+from radixrt.engines.base import TritonBackend
 from radixrt.engines.bundle.atomic import AtomicFolder
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.bundle.manifest import Manifest, TensorInfo
@@ -56,19 +58,6 @@ class TritonOptions:
     gpu: bool = False
 
 
-@dataclass(frozen=True)
-class _Backend:
-    name: str
-    platform: str
-    file_name: str
-
-
-_BACKENDS = {
-    "onnxruntime": _Backend("onnxruntime", "onnxruntime_onnx", "model.onnx"),
-    "tensorrt": _Backend("tensorrt", "tensorrt_plan", "model.plan"),
-}
-
-
 def write_model(bundle: Bundle, repository: Path, options: TritonOptions | None = None) -> Path:
     """Writes a bundle into a model repository, whole or not at all; a model that this wrote before is replaced.
 
@@ -85,11 +74,7 @@ def write_model(bundle: Bundle, repository: Path, options: TritonOptions | None 
         UnavailableError: ``tritonclient`` or ``protobuf`` is missing.
     """
     options = options or TritonOptions()
-    backend = _BACKENDS.get(bundle.manifest.target)
-    if backend is None:
-        raise InputError(
-            f"Triton has no backend for {bundle.manifest.target}: make a bundle for {' or '.join(_BACKENDS)} instead"
-        )
+    backend = _backend(bundle.manifest)
     if bundle.manifest.built_for is not None and bundle.manifest.built_for.stripped:
         raise InputError(f"{bundle.path} holds a plan without weights, which Triton cannot open: build it whole")
     name = options.name or bundle.path.absolute().name
@@ -98,7 +83,7 @@ def write_model(bundle: Bundle, repository: Path, options: TritonOptions | None 
     messages = _messages()
     config = make_config(bundle.manifest, name, options)
     target = repository / name
-    _refuse_to_replace(target, backend)
+    _refuse_to_replace(target)
     with AtomicFolder(target) as model:
         with translate_disk_errors(target):
             (model.folder / "1").mkdir()
@@ -122,9 +107,9 @@ def make_config(manifest: Manifest, name: str, options: TritonOptions) -> Any:
         A ``ModelConfig`` message.
 
     Raises:
-        InputError: the batch or a tensor's type is one that the server cannot serve.
+        InputError: the target, the batch or a tensor's type is one that the server cannot serve.
     """
-    backend, messages = _BACKENDS[manifest.target], _messages().model_config
+    backend, messages = _backend(manifest), _messages().model_config
     smallest, largest = manifest.batch
     if smallest != largest and smallest > 1:
         raise InputError(f"Triton may send one image, the engine takes at least {smallest}: build it with BATCH=1..N")
@@ -146,7 +131,7 @@ def make_config(manifest: Manifest, name: str, options: TritonOptions) -> Any:
             dims=_dims(tensor, batched),
             label_filename=LABELS_NAME if manifest.labels else "",
         )
-    on_gpu = manifest.target == "tensorrt" or options.gpu
+    on_gpu = backend.gpu or options.gpu
     kind = messages.ModelInstanceGroup.KIND_GPU if on_gpu else messages.ModelInstanceGroup.KIND_CPU
     config.instance_group.add(count=options.instances, kind=kind)
     if batched:
@@ -163,6 +148,14 @@ def make_config(manifest: Manifest, name: str, options: TritonOptions) -> Any:
     config.parameters["radixrt_manifest_sha256"].string_value = hashlib.sha256(manifest.to_bytes()).hexdigest()
     config.parameters["radixrt_preprocessing"].string_value = manifest.preprocessing.model_dump_json()
     return config
+
+
+def _backend(manifest: Manifest) -> TritonBackend:
+    backend = registry.get(manifest.target).triton
+    if backend is None:
+        others = " or ".join(target.name for target in registry.all_targets() if target.triton)
+        raise InputError(f"Triton has no backend for {manifest.target}: make a bundle for {others} instead")
+    return backend
 
 
 def read_config(path: Path) -> Any:
@@ -194,11 +187,11 @@ def _sha256_in(manifest: Manifest) -> str:
     return next(entry.sha256 for entry in manifest.files if entry.name == manifest.engine)
 
 
-def _refuse_to_replace(target: Path, backend: _Backend) -> None:
+def _refuse_to_replace(target: Path) -> None:
     """Raises InputError where ``target`` is anything but a model that :func:`write_model` wrote."""
     if not target.exists():
         return
-    ours = {CONFIG_NAME, LABELS_NAME, *(f"1/{known.file_name}" for known in _BACKENDS.values())}
+    ours = {CONFIG_NAME, LABELS_NAME, *(f"1/{t.triton.file_name}" for t in registry.all_targets() if t.triton)}
     found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
     foreign = sorted(found - ours)
     if not target.is_dir() or foreign:

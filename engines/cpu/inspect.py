@@ -19,7 +19,7 @@ from radixrt.engines.layer_origin import Origins
 _WARM_UP = 3
 
 
-def onnxruntime_rows(engine: Path, origins: Origins, options: BuildOptions, runs: int) -> tuple[LayerRow, ...]:
+def onnxruntime_layers(engine: Path, origins: Origins, options: BuildOptions, runs: int) -> tuple[LayerRow, ...]:
     """Profiles an ONNX Runtime engine. Bytes are those of its activations, weights and results."""
     with tempfile.TemporaryDirectory() as folder:
         session = OnnxRuntimeSession(engine, options.threads, profile_prefix=Path(folder) / "profile")
@@ -50,7 +50,7 @@ def onnxruntime_rows(engine: Path, origins: Origins, options: BuildOptions, runs
     return tuple(rows)
 
 
-def openvino_rows(engine: Path, origins: Origins, options: BuildOptions, runs: int) -> tuple[LayerRow, ...]:
+def openvino_layers(engine: Path, origins: Origins, options: BuildOptions, runs: int) -> tuple[LayerRow, ...]:
     """Profiles an OpenVINO engine. What OpenVINO optimised away is left out."""
     with OpenVinoSession(engine, options.threads, profile=True) as session:
         feeds = _noise(session, options)

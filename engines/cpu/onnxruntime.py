@@ -22,13 +22,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Progress, Session, Target, TensorSpec
+from radixrt.engines.base import (
+    Array,
+    BuildOptions,
+    BuiltEngine,
+    Capability,
+    Progress,
+    Session,
+    Target,
+    TensorSpec,
+    TritonBackend,
+)
 from radixrt.engines.cpu.float_layers import keep_float_layers
 from radixrt.errors import InputError, first_line
 from radixrt.export.passes.float32 import has_half, to_float32
 from radixrt.export.spec import Precision, Traits
 
 if TYPE_CHECKING:
+    from radixrt.engines.inspection import LayerRow
+    from radixrt.engines.layer_origin import Origins
     from radixrt.export.passes.base import Pass
 
 _DTYPES = {
@@ -110,6 +122,8 @@ class OnnxRuntimeTarget(Target):
 
     name = "onnxruntime"
     suffix = ".onnx"
+    opens = (".onnx",)
+    triton = TritonBackend("onnxruntime", "onnxruntime_onnx", "model.onnx", gpu=False)
     traits = Traits(title="ONNX Runtime", full_range_u8=True)
 
     def _find_capability(self) -> Capability:
@@ -125,6 +139,11 @@ class OnnxRuntimeTarget(Target):
         from radixrt.engines.cpu.relu_behind_pool import ReluBehindPool
 
         return (ReluBehindPool(),) if precision is Precision.INT8 else ()
+
+    def _layers(self, engine: Path, origins: Origins, options: BuildOptions, runs: int) -> tuple[LayerRow, ...]:
+        from radixrt.engines.cpu.inspect import onnxruntime_layers
+
+        return onnxruntime_layers(engine, origins, options, runs)
 
     def _build(
         self, deploy: Path, out_dir: Path, options: BuildOptions, progress: Progress | None = None

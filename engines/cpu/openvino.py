@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,10 @@ from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, P
 from radixrt.engines.cpu.seven_bits import saturates, to_seven_bits
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision, Traits
+
+if TYPE_CHECKING:
+    from radixrt.engines.inspection import LayerRow
+    from radixrt.engines.layer_origin import Origins
 
 _INSTALL = "Install it with `pip install openvino`."
 # OpenVINO's device, most useful first. "AUTO" is not used: it starts on the CPU and moves, which would measure two
@@ -94,6 +98,7 @@ class OpenVinoTarget(Target):
 
     name = "openvino"
     suffix = ".xml"
+    opens = (".xml",)
     traits = Traits(title="OpenVINO", full_range_u8=True)
 
     def _find_capability(self) -> Capability:
@@ -106,6 +111,11 @@ class OpenVinoTarget(Target):
         except Exception as error:  # a broken installation raises what it likes
             return Capability(self.name, False, False, reason=f"openvino does not load ({error})", hint=_INSTALL)
         return Capability(self.name, True, True, version=ov.__version__.split("-")[0], device=device)
+
+    def _layers(self, engine: Path, origins: Origins, options: BuildOptions, runs: int) -> tuple[LayerRow, ...]:
+        from radixrt.engines.cpu.inspect import openvino_layers
+
+        return openvino_layers(engine, origins, options, runs)
 
     def _build(
         self, deploy: Path, out_dir: Path, options: BuildOptions, progress: Progress | None = None

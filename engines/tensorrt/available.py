@@ -1,11 +1,61 @@
-"""Is a TensorRT library installed, and does it load? The same question for ``tensorrt`` and ``tensorrt_rtx``."""
+"""Whether a TensorRT library (``tensorrt`` or ``tensorrt_rtx``) loads, and whether an NVIDIA GPU can be used."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from radixrt.engines.base import Capability
 from radixrt.engines.tensorrt.api import TrtApi
+
+# What the driver puts there: for desktop and server GPUs, on Jetson (two forms), and in Windows' own Linux.
+_NODES = ("/dev/nvidiactl", "/dev/nvgpu", "/dev/nvhost-gpu", "/usr/lib/wsl/lib/libcuda.so.1")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The GPU that engines run on, or why there is none.
+
+    Attributes:
+        name: the device's name as the driver gives it; empty where there is none.
+        capability: its compute capability, such as ``8.6``.
+        reason: why it cannot be used; empty where it can.
+        hint: what would make it usable.
+    """
+
+    name: str = ""
+    capability: str = ""
+    reason: str = ""
+    hint: str = ""
+
+    @property
+    def usable(self) -> bool:
+        return not self.reason
+
+
+@cache
+def find_gpu() -> Gpu:
+    """Asks the driver, through PyCUDA, for the first GPU. Never raises."""
+    present = any(Path(node).exists() for node in _NODES)
+    if not present:
+        return Gpu(reason="no NVIDIA GPU answers here", hint="Run it on a machine with an NVIDIA GPU and its driver.")
+    try:
+        driver = importlib.import_module("pycuda.driver")
+    except Exception as error:  # PyCUDA fails in many ways where the toolkit and the driver disagree
+        return Gpu(
+            reason=f"an NVIDIA GPU is here, but PyCUDA cannot be imported ({type(error).__name__})",
+            hint="install it with `pip install pycuda` (it compiles against the CUDA toolkit)",
+        )
+    try:
+        driver.init()
+        device = driver.Device(0)
+        major, minor = device.compute_capability()
+        return Gpu(name=str(device.name()), capability=f"{major}.{minor}")
+    except Exception as error:  # a driver error is an answer here, not a bug
+        return Gpu(reason=f"the NVIDIA driver does not answer ({error})", hint="check the driver with nvidia-smi")
 
 
 def library_here(target: str, module: str, hint: str) -> Capability:

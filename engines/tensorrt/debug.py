@@ -11,13 +11,18 @@ The rest was held against the recorded API of each version.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from radixrt.engines.base import Analysis, Array
 from radixrt.engines.tensorrt.api import TrtApi
+from radixrt.engines.tensorrt.available import find_gpu
 from radixrt.errors import InputError, RadixRTError
 
 if TYPE_CHECKING:
@@ -104,3 +109,46 @@ def _address(capsule: Any) -> int:
     pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
     pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     return pointer_of(capsule, None) or 0
+
+
+@dataclass(frozen=True)
+class PlanAnalysis(Analysis):
+    """A plan built beside the shipped one, of the same deploy graph and with the same options, that shows its tensors.
+
+    Attributes:
+        api: the library.
+        deploy: the deploy graph's file.
+    """
+
+    api: TrtApi
+    deploy: Path
+
+    @contextmanager
+    def showing(self, names: Sequence[str]) -> Iterator[Callable[[Array], dict[str, Array]]]:
+        from radixrt.engines.tensorrt.build import build_plan
+        from radixrt.engines.tensorrt.legacy_graph import for_version
+        from radixrt.engines.tensorrt.session import CudaSession
+
+        api = self.api
+        options = replace(
+            self.options,
+            debug_tensors=tuple(names),
+            strip_weights=False,
+            compute_capabilities=(find_gpu().capability,),
+        )
+        with tempfile.TemporaryDirectory(prefix="radixrt-analysis-") as folder:
+            engine = Path(folder) / "analysis.plan"
+            engine.write_bytes(build_plan(api, for_version(self.deploy, api), options).data)
+            with CudaSession(api, engine, use_graph=False) as session:
+                feed = session.inputs[0]
+
+                def show(images: Array) -> dict[str, Array]:
+                    shown = session.debug_tensors({feed.name: np.ascontiguousarray(images, feed.dtype)})
+                    if missing := set(names) - set(shown):
+                        raise InputError(
+                            f"{api.product} {api.version_text} did not show {len(missing)} of the {len(names)} tensors "
+                            f"that were marked, {min(missing)!r} among them"
+                        )
+                    return shown
+
+                yield show

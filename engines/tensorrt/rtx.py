@@ -13,32 +13,33 @@ import time
 from pathlib import Path
 from types import MappingProxyType
 
-from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress, Session, Target
+from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress, Session
 from radixrt.engines.forms.judge import FormJudge
+from radixrt.engines.inspection import Inspection
 from radixrt.engines.tensorrt.api import TrtApi
-from radixrt.engines.tensorrt.available import library_here
+from radixrt.engines.tensorrt.available import find_gpu, library_here
 from radixrt.engines.tensorrt.build import build_plan, check_options, plan_name
-from radixrt.engines.tensorrt.gpu import find_gpu
 from radixrt.engines.tensorrt.plan_cost import PlanCost, compare_int8, cost_of_layers, node_macs, plan_cost
 from radixrt.engines.tensorrt.plan_judge import PlanJudge
+from radixrt.engines.tensorrt.plan_target import FP16_GROUPS, INT8_GROUP_MULTIPLE, PlanTarget
 from radixrt.engines.tensorrt.rtx_passes.join_shortcut import JoinShortcut
 from radixrt.engines.tensorrt.rtx_passes.space_to_depth import SpaceToDepth
 from radixrt.engines.tensorrt.rtx_passes.window_pool import WindowPool
-from radixrt.engines.tensorrt.target import FP16_GROUPS, INT8_GROUP_MULTIPLE
 from radixrt.errors import InputError
 from radixrt.export.attention.forms import AttentionForm, Combine, Parts, Squeeze
 from radixrt.export.passes.base import Pass
 from radixrt.export.spec import Int8Outputs, Precision, Traits
 
 DEFAULT_CAPABILITIES = ("8.6", "8.9", "12.0")
+KERNELS_NAME = "engine.kernels.json"
 _INSTALL = "Install it with `pip install tensorrt-rtx` on x86-64 Linux or Windows."
 
 
-class TensorRtRtxTarget(Target):
+class TensorRtRtxTarget(PlanTarget):
     """The target for RTX GPUs, built ahead of time."""
 
     name = "tensorrt-rtx"
-    suffix = ".plan"
+    module = "tensorrt_rtx"
     # Its INT8 convolutions take INT8 and write FP32, so an INT8 layer saves one byte of each weight and pays several
     # for each element that it writes: the wider output, the kernel that quantises and its traffic.
     # Compiled plans (SM 8.6, batch 1, 224 x 224) break even at about eight; see docs/decisions/tensorrt-rtx-int8.md.
@@ -51,18 +52,17 @@ class TensorRtRtxTarget(Target):
         cpu=False,
         compiled=True,
     )
-
     # Narrow groups stay in float here, so there is no rule for INT8.
     group_rules = MappingProxyType({Precision.FP16: FP16_GROUPS})
 
     def _find_capability(self) -> Capability:
-        library, gpu = library_here(self.name, "tensorrt_rtx", _INSTALL), find_gpu()
+        library, gpu = library_here(self.name, self.module, _INSTALL), find_gpu()
         if not library.builds:
             return library
         if not gpu.usable:
             reason = f"plans are built here and not executed: {gpu.reason}"
             return Capability(self.name, True, False, library.version, "", reason, gpu.hint)
-        runs_on = TrtApi.load("tensorrt_rtx").compute_capabilities
+        runs_on = self._api.compute_capabilities
         if gpu.capability not in runs_on:
             reason = f"plans are built here and not executed: {gpu.name} has compute capability {gpu.capability}"
             return Capability(
@@ -86,8 +86,18 @@ class TensorRtRtxTarget(Target):
         options = BuildOptions(precision=precision)
         return FormJudge(PlanJudge(lambda graph: plan_cost(graph, options)), "plan cost, SM 8.6")
 
+    def _estimate(self, engine: Path, deploy: Path, options: BuildOptions, devices: tuple[str, ...]) -> Inspection:
+        from radixrt.engines.layer_origin import Origins
+        from radixrt.engines.tensorrt.inspect import from_cost
+        from radixrt.engines.tensorrt.roofline import devices_for, find_device
+
+        chosen = tuple(find_device(name) for name in devices) or devices_for(options.compute_capabilities)
+        kernels = engine.with_name(KERNELS_NAME)
+        cost = PlanCost.model_validate_json(kernels.read_bytes()) if kernels.exists() else plan_cost(deploy, options)
+        return from_cost(self.name, cost, Origins(deploy), chosen)
+
     def _check_plan_options(self, options: BuildOptions) -> None:
-        api = TrtApi.load("tensorrt_rtx")
+        api = self._api
         check_options(api, _with_capabilities(options))
         if (options.refit or options.strip_weights) and not find_gpu().usable:
             raise InputError(
@@ -102,7 +112,7 @@ class TensorRtRtxTarget(Target):
         options = _with_capabilities(options)
         capabilities = options.compute_capabilities
         graph = deploy.read_bytes()
-        plan = build_plan(TrtApi.load("tensorrt_rtx"), graph, options, progress=progress)
+        plan = build_plan(self._api, graph, options, progress=progress)
         engine = out_dir / plan_name(options)
         engine.write_bytes(plan.data)
         facts = {"compute_capabilities": ", ".join(capabilities)}
@@ -112,7 +122,7 @@ class TensorRtRtxTarget(Target):
         files = [engine]
         if plan.log.layers:
             cost = cost_of_layers(plan.log.layers[0], node_macs(graph, options.batch.max))
-            kernels = out_dir / "engine.kernels.json"
+            kernels = out_dir / KERNELS_NAME
             kernels.write_text(cost.model_dump_json(indent=1))
             files.append(kernels)
             facts |= {"kernels": str(cost.kernels), "bytes_moved": str(cost.bytes_moved)}
@@ -131,7 +141,7 @@ class TensorRtRtxTarget(Target):
 
         name = f"rtx-{hashlib.sha256(engine.read_bytes()).hexdigest()[:16]}.runtime-cache"
         cache = self._cache_dir / name if self._cache_dir is not None else None
-        return CudaSession(TrtApi.load("tensorrt_rtx"), engine, runtime_cache=cache)
+        return CudaSession(self._api, engine, runtime_cache=cache)
 
 
 def _with_capabilities(options: BuildOptions) -> BuildOptions:

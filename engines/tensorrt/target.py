@@ -10,35 +10,27 @@ import time
 from pathlib import Path
 from types import MappingProxyType
 
-from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress, Session, Target
+from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress, Session, TritonBackend
 from radixrt.engines.cache.device import keep, read_kept
-from radixrt.engines.forms.rules import Rule
+from radixrt.engines.inspection import Inspection
 from radixrt.engines.tensorrt.api import TrtApi
-from radixrt.engines.tensorrt.available import library_here
+from radixrt.engines.tensorrt.available import find_gpu, library_here
 from radixrt.engines.tensorrt.build import build_plan, check_options, plan_name
-from radixrt.engines.tensorrt.gpu import find_gpu
+from radixrt.engines.tensorrt.plan_target import FP16_GROUPS, INT8_GROUP_MULTIPLE, INT8_GROUPS, PlanTarget
+from radixrt.errors import InputError
 from radixrt.export.attention.forms import AttentionForm, Combine, Parts, Squeeze
 from radixrt.export.spec import Int8Outputs, Precision, Traits
-
-INT8_GROUP_MULTIPLE = 4
-"""INT8 tensor cores take channels four at a time at least: a group of another width has no INT8 kernel."""
-
-# From the documented tensor layouts: an INT8 kernel reads channels in vectors of 32 (CHW32) and an FP16 kernel in
-# vectors of 8 (HWC8); a narrower group leaves the rest of the vector idle. A convolution of two to four wide groups
-# (ResNeSt's radix convolution) is well fed already.
-INT8_GROUPS = Rule(
-    below=32, multiple=INT8_GROUP_MULTIPLE, width=32, why="an INT8 kernel reads channels in vectors of 32"
-)
-FP16_GROUPS = Rule(below=8, multiple=8, width=16, why="an FP16 kernel reads channels in vectors of 8")
 
 _INSTALL = "It comes with JetPack on Jetson; elsewhere `pip install tensorrt` takes it from NVIDIA's own index."
 
 
-class TensorRtTarget(Target):
+class TensorRtTarget(PlanTarget):
     """The target for NVIDIA GPUs, built on the device."""
 
     name = "tensorrt"
-    suffix = ".plan"
+    module = "tensorrt"
+    opens = (".plan", ".engine")
+    triton = TritonBackend("tensorrt", "tensorrt_plan", "model.plan", gpu=True)
     traits = Traits(
         title="TensorRT",
         int8_outputs=Int8Outputs.EPILOGUE,
@@ -47,11 +39,10 @@ class TensorRtTarget(Target):
         cpu=False,
         compiled=True,
     )
-
     group_rules = MappingProxyType({Precision.INT8: INT8_GROUPS, Precision.FP16: FP16_GROUPS})
 
     def _find_capability(self) -> Capability:
-        library, gpu = library_here(self.name, "tensorrt", _INSTALL), find_gpu()
+        library, gpu = library_here(self.name, self.module, _INSTALL), find_gpu()
         if not library.builds:
             return library
         if not gpu.usable:
@@ -61,8 +52,11 @@ class TensorRtTarget(Target):
     def attention_form(self) -> AttentionForm:
         return AttentionForm(Combine.BLEND, Parts.SLICE, Squeeze.SUM)
 
+    def _estimate(self, engine: Path, deploy: Path, options: BuildOptions, devices: tuple[str, ...]) -> Inspection:
+        raise InputError(f"a {self.name} plan is inspected where it runs: {self.capability().reason}")
+
     def _check_plan_options(self, options: BuildOptions) -> None:
-        check_options(TrtApi.load("tensorrt"), options)
+        check_options(self._api, options)
 
     def _build(
         self, deploy: Path, out_dir: Path, options: BuildOptions, progress: Progress | None = None
@@ -70,7 +64,7 @@ class TensorRtTarget(Target):
         from radixrt.engines.tensorrt.legacy_graph import for_version
 
         started = time.perf_counter()
-        api = TrtApi.load("tensorrt")
+        api = self._api
         cache = _timing_cache_file(api, options.cache_dir)
         known = read_kept(cache)
         timings = known if cache is not None else None
@@ -88,7 +82,7 @@ class TensorRtTarget(Target):
     def _open(self, engine: Path, threads: int) -> Session:
         from radixrt.engines.tensorrt.session import CudaSession
 
-        return CudaSession(TrtApi.load("tensorrt"), engine)
+        return CudaSession(self._api, engine)
 
 
 def _timing_cache_file(api: TrtApi, cache_dir: Path | None) -> Path | None:

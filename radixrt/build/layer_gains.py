@@ -18,7 +18,6 @@ from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.engines.base import GRAPH_NAME, BuildOptions, Target
-from radixrt.engines.inspection import inspect_engine
 from radixrt.export.graph.facts import infer
 from radixrt.export.graph.layers import macs_of
 from radixrt.export.graph.origin import module_of
@@ -54,7 +53,7 @@ def layer_gains(
             engines[precision] = built.files[0]
         for _ in range(TURNS):
             for precision, engine in engines.items():
-                found = _by_module(target.name, engine, precision)
+                found = _by_module(target, engine, precision)
                 best = times.setdefault(precision, found)
                 times[precision] = {m: min(found.get(m, 0.0), best.get(m, 0.0)) for m in best | found}
     # The layers of one module, such as the parts of a split convolution, share its gain by their work.
@@ -69,8 +68,8 @@ def layer_gains(
     return gains
 
 
-def _by_module(target: str, engine: Path, precision: Precision) -> dict[str, float]:
-    seen = inspect_engine(target, engine, engine.with_name(GRAPH_NAME), BuildOptions(precision), runs=RUNS)
+def _by_module(target: Target, engine: Path, precision: Precision) -> dict[str, float]:
+    seen = target.inspect(engine, engine.with_name(GRAPH_NAME), BuildOptions(precision), runs=RUNS)
     sums: defaultdict[str, float] = defaultdict(float)
     for row in seen.rows:
         if row.origin:

@@ -26,7 +26,6 @@ from radixrt.engines.bundle.manifest import Manifest, ModelIdentity, TensorInfo,
 from radixrt.engines.cache.device import device_cache
 from radixrt.engines.machine import machine
 from radixrt.engines.runners import OutputsRunner, session_outputs
-from radixrt.engines.tensorrt.analysis_plan import analysis_plan
 from radixrt.errors import GateError
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.reader.simplify import write_onnx
@@ -195,10 +194,11 @@ def float_engine(job: Job, built: Built) -> Iterator[dict[str, OutputsRunner]]:
         yield {}
         return
     options = replace(job.request.build, precision=Precision.FP32)
-    with tempfile.TemporaryDirectory(prefix="radixrt-fp32-") as scratch:
-        file = built.target.build_graph(built.deploy.float32, Path(scratch), options).files[0]
-        with built.target.open(file, threads=options.threads) as session:
-            yield {FLOAT32: session_outputs(session, job.request.batch)}
+    with (
+        tempfile.TemporaryDirectory(prefix="radixrt-fp32-") as scratch,
+        built.target.open_graph(built.deploy.float32, Path(scratch), options) as session,
+    ):
+        yield {FLOAT32: session_outputs(session, job.request.batch)}
 
 
 def runs_on(capability: Capability) -> tuple[str, ...]:
@@ -284,7 +284,7 @@ def _drift(job: Job, built: Built) -> Located:
     if job.request.precision is Precision.FP32:
         return Located()
     deploy, test = built.deploy, job.prepared.test
-    plan = analysis_plan(built.capability, built.deploy_file, job.request.build)
+    plan = built.target.analysis(built.deploy_file, job.request.build)
     inputs = {
         "float32": graph_sha256(deploy.float32),
         "deploy": graph_sha256(deploy.model),

@@ -143,7 +143,7 @@ def inspect(
     """Look into an engine: layers with precision, torch module, and time; compiled kernels where it cannot run here."""
     from radixrt.engines.base import BuildOptions
     from radixrt.engines.bundle.folder import Bundle
-    from radixrt.engines.inspection import inspect_engine
+    from radixrt.engines.registry import get
     from radixrt.export.spec import BatchSpec, Precision
 
     found = Bundle.read(source)
@@ -153,7 +153,7 @@ def inspect(
         Precision.parse(manifest.precision), BatchSpec(*manifest.batch), compute_capabilities=capabilities
     )
     devices = tuple(name.strip() for name in device.split(",") if name.strip())
-    seen = inspect_engine(manifest.target, found.engine, found.deploy, options, devices=devices)
+    seen = get(manifest.target).inspect(found.engine, found.deploy, options, devices=devices)
     if json is not None:
         write_text(json, seen.model_dump_json(indent=2) + "\n")
     unit = "µs" if seen.measured else "kB moved"

@@ -67,7 +67,7 @@ def sensitivity(
     from radixrt.calibration.spec import CalibrationOptions, Method
     from radixrt.engines.bundle.folder import Bundle
     from radixrt.engines.bundle.manifest import MANIFEST_NAME
-    from radixrt.engines.registry import get
+    from radixrt.engines.registry import DEFAULT, get
     from radixrt.export.spec import BatchSpec, Precision
     from radixrt.judge.validate import original_of
     from radixrt.options import DataChoice, ModelChoice, positive
@@ -82,7 +82,7 @@ def sensitivity(
     )
     options = CalibrationOptions(Method.parse(method))
     bundle = Bundle.read(Path(model)) if (Path(model) / MANIFEST_NAME).is_file() else None
-    engine = get(target or (bundle.manifest.target if bundle else "onnxruntime"))
+    engine = get(target or (bundle.manifest.target if bundle else DEFAULT))
     name = engine.name
     display = stages()
     with ExitStack() as stack:

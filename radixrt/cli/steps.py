@@ -40,6 +40,7 @@ from radixrt.cli.app import (
     stages,
     write_text,
 )
+from radixrt.engines.registry import DEFAULT
 
 GraphArg = Annotated[Path, typer.Argument(help="An .onnx file.")]
 
@@ -76,7 +77,7 @@ def rewrite(
     graph: GraphArg,
     output: OutputFile,
     report: Annotated[Path | None, typer.Option(help="Where to write what was done, as JSON.")] = None,
-    target: OneTarget = "onnxruntime",
+    target: OneTarget = DEFAULT,
     precision: PrecisionOpt = "fp32",
     grouped_conv: GroupedOpt = "auto",
 ) -> None:
@@ -164,7 +165,7 @@ def quantize(
     output: OutputFile,
     table: Annotated[Path | None, typer.Option(help="The calibration table, for int8.")] = None,
     precision: PrecisionOpt = "int8",
-    target: OneTarget = "onnxruntime",
+    target: OneTarget = DEFAULT,
 ) -> None:
     """Give a graph the types of a precision: INT8 as Q/DQ pairs with ranges from a table, FP16 as tensor types."""
     from radixrt.build.deploy import typed_graph
@@ -188,7 +189,7 @@ def quantize(
 def build(
     graph: GraphArg,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder that takes the engine's files.")],
-    target: OneTarget = "onnxruntime",
+    target: OneTarget = DEFAULT,
     precision: PrecisionOpt = "fp32",
     batch: BatchOpt = "1",
     compute_capability: Annotated[str | None, typer.Option(help="tensorrt-rtx: such as 8.6,8.9,12.0.")] = None,

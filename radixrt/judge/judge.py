@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from radixrt.calibration.data.images import ImageBatch, ImageList
 from radixrt.engines.base import BuildOptions, Session
-from radixrt.engines.inspection import inspect_engine
+from radixrt.engines.registry import get
 from radixrt.engines.runners import Logits, Outputs, OutputsRunner, session_outputs
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
@@ -244,7 +244,7 @@ def with_costs(verdict: Verdict, target: str, engine: Path, deploy: Path, build:
     costs = {name: getattr(cold, name) for name in ("load_ms", "first_inference_ms", "peak_bytes")}
     assert verdict.latency is not None
     method = verdict.latency.method.model_copy(update=costs)
-    rows = inspect_engine(target, engine, deploy, build).rows
+    rows = get(target).inspect(engine, deploy, build).rows
     times = [
         LayerTime(name=row.origin[0] if row.origin else row.name, op_type=row.kind, ms=row.mean_us / 1000)
         for row in rows

@@ -10,8 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from radixrt.calibration.data.images import ImageList
-from radixrt.engines.base import Array
-from radixrt.engines.tensorrt.analysis_plan import AnalysisPlan
+from radixrt.engines.base import Analysis, Array
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
 from radixrt.prepare import Prepared
@@ -32,7 +31,7 @@ class Located:
 
 
 def measure(
-    reference: ir.Model, deploy: ir.Model, batches: Callable[[], Iterable[Array]], plan: AnalysisPlan | None
+    reference: ir.Model, deploy: ir.Model, batches: Callable[[], Iterable[Array]], plan: Analysis | None
 ) -> Located:
     """Holds a deploy graph against its reference, on the device where a plan of it can be looked into.
 
@@ -64,7 +63,7 @@ def measure(
     return Located(tuple(rows), (note,))
 
 
-def locate(graph: Path, prepared: Prepared, batch: BatchSpec, plan: AnalysisPlan | None = None) -> Located:
+def locate(graph: Path, prepared: Prepared, batch: BatchSpec, plan: Analysis | None = None) -> Located:
     """Runs a graph beside the original, layer by layer.
 
     Args:

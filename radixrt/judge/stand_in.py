@@ -12,14 +12,12 @@ from pathlib import Path
 
 from radixrt.calibration.data.images import ImageList
 from radixrt.engines.base import BuildOptions
-from radixrt.engines.registry import get
+from radixrt.engines.registry import stand_in
 from radixrt.engines.runners import session_outputs
 from radixrt.export.spec import Precision
 from radixrt.judge.judge import Trial, Verdict, judge_outputs
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
-
-RUNTIME = "onnxruntime"
 
 
 def judge_twin(
@@ -48,7 +46,7 @@ def judge_twin(
     Raises:
         InputError: the runtime refuses the graph, or there is no image to judge with.
     """
-    target = get(RUNTIME)
+    target = stand_in()
     with tempfile.TemporaryDirectory(prefix="radixrt-twin-") as folder:
         built = target.build(deploy, Path(folder), BuildOptions(build.precision, build.batch, build.threads))
         with target.open(built.files[0], threads=build.threads) as session:

@@ -13,8 +13,7 @@ from radixrt.calibration.data.source import load_data
 from radixrt.engines.base import BuildOptions, Session, Target
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.bundle.manifest import now
-from radixrt.engines.registry import get
-from radixrt.engines.tensorrt.analysis_plan import analysis_plan
+from radixrt.engines.registry import get, target_of_file
 from radixrt.errors import InputError
 from radixrt.export.passes.report import RewriteReport
 from radixrt.export.spec import BatchSpec, Precision
@@ -32,9 +31,6 @@ from radixrt.validate.gates import GateLimits
 from radixrt.validate.measure.findings import layer_findings
 from radixrt.validate.rivals import Rivals
 from radixrt.validate.schema import ModelInfo, Report, Size
-
-# Which target opens a file that no bundle describes.
-TARGET_OF_SUFFIX = {".onnx": "onnxruntime", ".xml": "openvino", ".plan": "tensorrt", ".engine": "tensorrt"}
 
 
 @dataclass(frozen=True)
@@ -139,7 +135,7 @@ def validate_engine(
         )
         if graph.suffix == ".onnx":
             with stages.stage("Locating the error, layer by layer"):
-                plan = analysis_plan(capability, graph, build) if build is not None else None
+                plan = judged.target.analysis(graph, build) if build is not None else None
                 located = locate(graph, prepared, batch, plan)
     executed = session is not None
     notes = [f"Judged as found: {engine}.", *prepared.on_outputs]
@@ -203,10 +199,7 @@ def _find(engine: Path) -> _Judged:
         return _Judged(bundle.engine, get(bundle.manifest.target), bundle)
     if not engine.is_file():
         raise InputError(f"there is no engine at {engine}: name a bundle, an .onnx, an .xml or a .plan file")
-    target = TARGET_OF_SUFFIX.get(engine.suffix.lower())
-    if target is None:
-        raise InputError(f"cannot tell what {engine} is: name a bundle or one of {', '.join(TARGET_OF_SUFFIX)}")
-    return _Judged(engine, get(target), None)
+    return _Judged(engine, target_of_file(engine), None)
 
 
 def _check_tensors(engine: Path, session: Session) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import gpu_check, networks
 from radixrt.engines import registry
-from radixrt.engines.tensorrt.gpu import Gpu
+from radixrt.engines.tensorrt.available import Gpu
 from radixrt.export.spec import Precision
 
 

@@ -7,8 +7,7 @@ import pytest
 
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions
-from radixrt.engines.inspection import estimate, inspect_engine
-from radixrt.engines.tensorrt.inspect import layers_of
+from radixrt.engines.tensorrt.inspect import estimate, layers_of
 from radixrt.engines.tensorrt.plan_cost import Kernel, KernelTensor, PlanCost
 from radixrt.engines.tensorrt.roofline import DEVICES, Device, devices_for, find_device
 from radixrt.errors import InputError
@@ -38,7 +37,7 @@ def test_layers_are_timed_and_lead_back_to_torch(target: str, deploy: Path, tmp_
     if not registry.get(target).capability().runs:
         pytest.skip(f"{target} does not run here")
     engine = registry.get(target).build(deploy, tmp_path, options).files[0]
-    seen = inspect_engine(target, engine, deploy, options, runs=5)
+    seen = registry.get(target).inspect(engine, deploy, options, runs=5)
     assert seen.measured
     assert seen.kernels == len(seen.rows) > 3
     assert seen.total_us == pytest.approx(sum(row.mean_us or 0 for row in seen.rows))
@@ -46,7 +45,6 @@ def test_layers_are_timed_and_lead_back_to_torch(target: str, deploy: Path, tmp_
     origins = {module for row in seen.rows for module in row.origin}
     assert {"stem.conv", "attn.fc", "head.fc"} <= origins
     assert all(row.precision for row in seen.rows if row.kind in ("Conv", "Convolution", "Gemm", "FullyConnected"))
-    assert sum(share for _, share in seen.by_origin()) == pytest.approx(seen.total_us)
 
 
 def test_an_rtx_plan_shows_kernels_and_calls_its_times_estimates(deploy: Path, tmp_path: Path) -> None:
@@ -56,7 +54,7 @@ def test_an_rtx_plan_shows_kernels_and_calls_its_times_estimates(deploy: Path, t
         pytest.skip("an RTX GPU is here")
     options = BuildOptions(Precision.FP32, compute_capabilities=("8.6",))
     engine = target.build(deploy, tmp_path, options).files[0]
-    seen = inspect_engine("tensorrt-rtx", engine, deploy, options)
+    seen = target.inspect(engine, deploy, options)
     assert not seen.measured
     assert seen.total_us is None
     assert all(row.mean_us is None for row in seen.rows)
@@ -64,7 +62,7 @@ def test_an_rtx_plan_shows_kernels_and_calls_its_times_estimates(deploy: Path, t
     assert seen.macs == 32 * 16 * 16 * 27 + 32 * 32 + graphs.CLASSES * 32
     assert "stem.conv" in {module for row in seen.rows for module in row.origin}
     assert any("estimate" in note for note in seen.notes)
-    one = inspect_engine("tensorrt-rtx", engine, deploy, options, devices=("RTX 4090",))
+    one = target.inspect(engine, deploy, options, devices=("RTX 4090",))
     assert [e.device for e in one.estimates] == ["RTX 4090"]
 
 

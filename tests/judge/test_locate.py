@@ -103,16 +103,11 @@ class Images:
 
 # A table of the CPU that is taken again where the device could be asked, or the other way round, would go unnoticed.
 def test_a_build_keeps_what_the_device_showed_apart_from_what_the_cpu_computed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     reference = network()
     deploy = to_float16(reference)
     doubled = Device(deploy, lambda name, array: array * np.float16(2) if name == "c2" else array)
-    monkeypatch.setattr(
-        one_target,
-        "analysis_plan",
-        lambda capability, file, options: doubled if capability.runs else None,
-    )
     build = BuildOptions(Precision.FP16, BatchSpec(2, 2))
     with Reuse(root=tmp_path) as reuse:
         job: Any = SimpleNamespace(
@@ -124,7 +119,7 @@ def test_a_build_keeps_what_the_device_showed_apart_from_what_the_cpu_computed(
 
         def located(runs: bool) -> Located:
             built: Any = SimpleNamespace(
-                capability=Capability("tensorrt", True, runs, "10.16.1"),
+                target=SimpleNamespace(analysis=lambda file, options: doubled if runs else None),
                 deploy_file=tmp_path / "deploy.onnx",
                 deploy=SimpleNamespace(float32=reference, model=deploy),
             )

@@ -17,7 +17,7 @@ from radixrt.engines.bundle.compatibility import Host, built_for, check_fits
 from radixrt.engines.bundle.folder import Bundle, BundleWriter
 from radixrt.engines.bundle.manifest import BuiltFor, Manifest
 from radixrt.engines.registry import get
-from radixrt.engines.tensorrt.gpu import Gpu
+from radixrt.engines.tensorrt.available import Gpu
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
 from tests.engines.bundle.bundles import CLASSES, SIZE, manifest, tiny_network, write_bundle

@@ -19,12 +19,14 @@ from radixrt.calibration.placement.options import Ends, PlacementOptions
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.engines.base import BuildOptions, Capability
+from radixrt.engines.cpu.onnxruntime import OnnxRuntimeTarget
 from radixrt.engines.registry import get
-from radixrt.engines.tensorrt import analysis_plan as analysis
-from radixrt.engines.tensorrt.analysis_plan import analysis_plan
+from radixrt.engines.tensorrt import debug
 from radixrt.engines.tensorrt.api import TrtApi
+from radixrt.engines.tensorrt.available import Gpu
 from radixrt.engines.tensorrt.build import build_plan
-from radixrt.engines.tensorrt.gpu import Gpu
+from radixrt.engines.tensorrt.debug import PlanAnalysis
+from radixrt.engines.tensorrt.rtx import TensorRtRtxTarget
 from radixrt.engines.tensorrt.session import CudaSession
 from radixrt.errors import InputError, RadixRTError
 from radixrt.export.passes.float16 import to_float16
@@ -204,7 +206,7 @@ def test_an_analysis_plan_shows_what_it_was_asked_for(
     version: str, target: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     simulated_cuda.install(monkeypatch)
-    monkeypatch.setattr(analysis, "find_gpu", lambda: Gpu("a card", "8.9"))
+    monkeypatch.setattr(debug, "find_gpu", lambda: Gpu("a card", "8.9"))
     relu = np.ones((2, 3), np.float32)
     shown = Shown({"relu": relu})
     marked: list[str] = []
@@ -215,8 +217,7 @@ def test_an_analysis_plan_shows_what_it_was_asked_for(
     monkeypatch.setattr(TrtApi, "load", classmethod(lambda cls, name: cls(shown.module)))
     deploy = graphs.save(tmp_path, "int8", "batch")
     stripped = BuildOptions(Precision.INT8, BatchSpec(1, 4), strip_weights=True)
-    plan = analysis_plan(Capability(target, True, True), deploy, stripped)
-    assert plan is not None
+    plan = PlanAnalysis(Capability(target, True, True), stripped, TrtApi.load(target), deploy)
     with plan.showing(("relu", "logits")) as values:
         found = values(rows(2))
         np.testing.assert_array_equal(found["relu"], relu)
@@ -231,9 +232,10 @@ def test_an_analysis_plan_shows_what_it_was_asked_for(
     assert not simulated_cuda.STATE.addresses
 
 
-def test_only_a_plan_that_runs_here_is_looked_into(tmp_path: Path) -> None:
-    for capability in (Capability("tensorrt-rtx", True, False), Capability("onnxruntime", True, True)):
-        assert analysis_plan(capability, tmp_path / "deploy.onnx", OPTIONS) is None
+def test_only_a_plan_that_runs_here_is_looked_into(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(TensorRtRtxTarget, "capability", lambda self: Capability(self.name, True, False))
+    for target in (TensorRtRtxTarget(), OnnxRuntimeTarget()):
+        assert target.analysis(tmp_path / "deploy.onnx", OPTIONS) is None
 
 
 # The names that drift asks for must be those of the library's own parser, or no device would ever show a layer.

@@ -16,7 +16,7 @@ from onnx import helper
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.tensorrt import rtx as tensorrt_rtx
-from radixrt.engines.tensorrt.gpu import Gpu
+from radixrt.engines.tensorrt.available import Gpu
 from radixrt.engines.tensorrt.plan_cost import PlanCost, plan_cost
 from radixrt.engines.tensorrt.rtx import TensorRtRtxTarget
 from radixrt.errors import InputError, UnavailableError

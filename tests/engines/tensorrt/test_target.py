@@ -10,7 +10,7 @@ import pytest
 from radixrt.engines.base import BuildOptions, Capability
 from radixrt.engines.tensorrt import target as tensorrt
 from radixrt.engines.tensorrt.api import TrtApi
-from radixrt.engines.tensorrt.gpu import Gpu
+from radixrt.engines.tensorrt.available import Gpu
 from radixrt.engines.tensorrt.target import TensorRtTarget
 from radixrt.export.spec import Precision
 from tests.engines import graphs
