@@ -95,6 +95,8 @@ def prepare(choice: ModelChoice, data: DataChoice, batch: BatchSpec | None, stag
                 batch=batch,
                 logits=choice.logits,
             )
+        for text in model.remarks:
+            stages.note(text)
         preprocess = resolve_preprocess(model, choice, data)
         images = load_data(
             data.source,

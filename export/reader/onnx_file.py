@@ -1,8 +1,9 @@
 """Reads an ONNX image classifier that nobody vouches for.
 
 After: an ``onnx_ir.Model`` with one float32 image input and float32 outputs of which the first is the logits, nodes in
-order and each with a name of its own, every weight in memory and a number, local functions inlined, opset 13 or later,
-and the batch either static or the symbolic dimension ``batch``.
+order and each with a name of its own, every weight in memory and a number, local functions inlined, opset 18 or later,
+and the batch either static or the symbolic dimension ``batch``, with which it was tried. What is computed in between is
+what the file computes, in its types.
 
 Everything else is refused with one sentence. The file is never believed: sizes are held against bytes, external data
 must lie in the file's folder, and operators that could run for ever have no place in a classifier.
@@ -10,9 +11,9 @@ must lie in the file's folder, and operators that could run for ever have no pla
 
 from __future__ import annotations
 
-import contextlib
 import graphlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +23,28 @@ import onnx_ir.passes.common as common
 from onnx import TensorProto
 
 from radixrt.errors import InputError, first_line
-from radixrt.export.reader.opset import convert_opset, run_once
+from radixrt.export.reader.batch import fixed_batch
+from radixrt.export.reader.opset import OLDEST_OPSET, convert_opset, run_once
+from radixrt.export.reader.quantised import quantised_arithmetic
 from radixrt.export.reader.tensors import load_tensors, type_name
 from radixrt.export.source.outputs import choose_logits
 from radixrt.export.spec import BatchSpec
 
 BATCH_DIM = "batch"
-_OLDEST_OPSET = 13  # the first with per-channel Q/DQ
+_IR_VERSION = 8  # of opset 18; before 4, weights had to be inputs as well
 _PROTOBUF_LIMIT = (1 << 31) - 1
 _LARGEST_VALUE = 1 << 29  # elements: 2 GB of float32; a 64-channel map of 1024 x 1024 is 1 << 26
 _NAMES = ("name", "input", "output", "op_type", "domain", "dim_param", "overload")
 _UNBOUNDED = ("Loop", "Scan", "SequenceMap")
 
 
-def read_onnx(path: Path, logits: str | None = None) -> ir.Model:
+def read_onnx(path: Path, logits: str | None = None, remark: Callable[[str], None] = lambda text: None) -> ir.Model:
     """Reads an ONNX file.
 
     Args:
         path: the file.
         logits: which of several outputs is the logits; the first of two dimensions where absent.
+        remark: takes a sentence on each thing that the file is not what it says, or that is read otherwise.
 
     Raises:
         InputError: it is missing, damaged, hostile, or not an image classifier of a supported kind.
@@ -51,20 +55,12 @@ def read_onnx(path: Path, logits: str | None = None) -> ir.Model:
     _sort(proto, path)
     load_tensors(proto, path)
     _check_interface(proto, path)
-    opset, batch = _opset(proto), proto.graph.input[0].type.tensor_type.shape.dim[0]
-    if opset < _OLDEST_OPSET:
+    _widen_ends(proto, path, remark)
+    if (opset := _opset(proto)) < OLDEST_OPSET:
         proto = convert_opset(proto, opset, path)
-    elif opset == 13 and not batch.dim_value:
-        # onnx infers no shape behind the Shape of opset 13 where the batch is free. What cannot be converted stays.
-        with contextlib.suppress(InputError):
-            proto = convert_opset(proto, opset, path)
     _name_nodes(proto.graph)
-    proto = _infer(proto, path)
+    proto = _settle_batch(proto, path, remark)
     _order_outputs(proto.graph, logits, path)
-    try:
-        run_once(proto)
-    except Exception as error:  # the runtime's own errors
-        raise InputError(f"{path} does not run on an image: {first_line(error)}") from error
     try:
         model: ir.Model = ir.from_proto(proto)
         if model.functions:
@@ -117,7 +113,7 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path} holds names that are no text: it is damaged, export it again")
     newest = onnx.defs.onnx_opset_version()
     if not 1 <= _opset(proto) <= newest:
-        raise InputError(f"{path} is written for opset {_opset(proto)}: export it at {_OLDEST_OPSET} to {newest}")
+        raise InputError(f"{path} is written for opset {_opset(proto)}: export it at {OLDEST_OPSET} to {newest}")
     del proto.training_info[:]
     return proto
 
@@ -148,6 +144,11 @@ def _check_operators(proto: onnx.ModelProto, path: Path) -> None:
     while pending:
         for node in pending.pop():
             what = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            if quantised_arithmetic(node.op_type):
+                raise InputError(
+                    f"{path} is quantised already, in the operator form (node {node.name!r} is a {what}): quantise it "
+                    "in the QDQ form, whose pairs can be taken off, or compile the float network"
+                )
             if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in local:
                 raise InputError(f"{path}: node {node.name!r} is a {what}, which is no standard ONNX operator")
             if node.op_type in _UNBOUNDED:
@@ -195,8 +196,9 @@ def _reads(node: onnx.NodeProto) -> list[str]:
 
 
 def _check_interface(proto: onnx.ModelProto, path: Path) -> None:
-    """One float32 image in, float32 out; the batch, where it is not fixed, becomes ``batch``."""
+    """One image in, float32 or float16 in and out; the batch, where it is not fixed, becomes ``batch``."""
     graph = proto.graph
+    proto.ir_version = max(proto.ir_version, _IR_VERSION)
     weights = {tensor.name for tensor in graph.initializer}
     # Before IR version 4, weights were listed among the inputs.
     inputs = [value for value in graph.input if value.name not in weights]
@@ -207,10 +209,10 @@ def _check_interface(proto: onnx.ModelProto, path: Path) -> None:
         raise InputError(f"{path} has {len(inputs)} inputs ({names}): an image classifier has one")
     for value in (inputs[0], *graph.output):
         element = value.type.tensor_type.elem_type
-        if element != TensorProto.FLOAT:
+        if element not in (TensorProto.FLOAT, TensorProto.FLOAT16):
             raise InputError(
-                f"{path}: {value.name} is {type_name(element)}: the image and every output must be float32 (the "
-                "image already normalised); precision is chosen in the build"
+                f"{path}: {value.name} is {type_name(element)}: the image and every output must be float32 or float16 "
+                "(the image already normalised); precision is chosen in the build"
             )
     sides = inputs[0].type.tensor_type.shape.dim
     if len(sides) != 4:
@@ -235,6 +237,55 @@ def _set_batch(graph: onnx.GraphProto, batch: int | str) -> None:
     del graph.value_info[:]
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
+
+
+def _widen_ends(proto: onnx.ModelProto, path: Path, remark: Callable[[str], None]) -> None:
+    """Puts a Cast behind a float16 image and before a float16 output: the graph's own ends become float32."""
+    graph = proto.graph
+    half = TensorProto.FLOAT16
+    ends = [value for value in (graph.input[0], *graph.output) if value.type.tensor_type.elem_type == half]
+    for value in ends:
+        inner = f"{value.name}.float16"
+        _rename(graph, value.name, inner)
+        image = value is graph.input[0]
+        names, to, place = ([value.name, inner], half, 0) if image else ([inner, value.name], TensorProto.FLOAT, None)
+        cast = onnx.helper.make_node("Cast", names[:1], names[1:], name=f"{inner}.cast", to=to)
+        graph.node.insert(len(graph.node) if place is None else place, cast)
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+    if ends:
+        remark(f"{path} has float16 ends ({', '.join(value.name for value in ends)}); the engine's are float32.")
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Renames a value where nodes make and read it, inside subgraphs as well."""
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new if name == old else name for name in names]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename(attribute.g, old, new)
+
+
+def _settle_batch(proto: onnx.ModelProto, path: Path, remark: Callable[[str], None]) -> onnx.ModelProto:
+    """Infers shapes and runs the graph; a batch that is not as free as the file says becomes the one that runs."""
+    try:
+        inferred = _infer(proto, path)
+        only = fixed_batch(inferred, path)
+    except InputError as refusal:
+        if proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value:
+            raise
+        # What is baked in may contradict a free batch even before it runs.
+        _set_batch(proto.graph, 1)
+        try:
+            inferred, only = _infer(proto, path), 1
+            run_once(inferred)
+        except Exception:  # of several kinds, and what the file itself says comes first
+            raise refusal from None
+    if only is None:
+        return inferred
+    _set_batch(proto.graph, only)
+    remark(f"{path} says that its batch is free but computes only batches of {only}: it is compiled for {only}.")
+    return _infer(proto, path)
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:

@@ -1,4 +1,7 @@
-"""An ONNX file of an old opset becomes one of opset 18, by onnx's own converter, and is seen to compute the same."""
+"""An ONNX file of an old opset becomes one of opset 18, by onnx's own converter, and is seen to compute the same.
+
+So every graph behind the reader is of opset 18 or later, and no pass writes nodes for an older one.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.inliner
+import onnx.version_converter
 
 from radixrt.errors import InputError, first_line
 from radixrt.export.source.reference import onnx_outputs
 
-CONVERTED_OPSET = 18  # what the exporter writes
+OLDEST_OPSET = 18  # what the exporter writes
 
 
 def convert_opset(proto: onnx.ModelProto, old: int, path: Path) -> onnx.ModelProto:
-    """Brings a file written for opset ``old`` to :data:`CONVERTED_OPSET`.
+    """Brings a file written for opset ``old`` to :data:`OLDEST_OPSET`.
 
     Raises:
         InputError: the converter cannot, or its result computes something else.
     """
-    message = f"{path} is written for opset {old} and cannot be converted: export it at 13 or later"
+    message = f"{path} is written for opset {old} and cannot be converted: export it at {OLDEST_OPSET} or later"
     try:
-        converted: onnx.ModelProto = onnx.version_converter.convert_version(proto, CONVERTED_OPSET)
+        if proto.functions:  # which the converter does not know
+            proto = onnx.inliner.inline_local_functions(proto)
+        converted: onnx.ModelProto = onnx.version_converter.convert_version(proto, OLDEST_OPSET)
         # The same float32 operations in the same order; the runtime may fuse them differently.
         before, after = run_once(proto), run_once(converted)
         same = all(np.allclose(before[name], after[name], rtol=1e-4, atol=1e-5) for name in before)
@@ -32,7 +39,15 @@ def convert_opset(proto: onnx.ModelProto, old: int, path: Path) -> onnx.ModelPro
     return converted
 
 
-def run_once(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Runs a graph on random images, one or its static batch; whatever fails raises its own error."""
-    sides = [side.dim_value or 1 for side in proto.graph.input[0].type.tensor_type.shape.dim]
-    return onnx_outputs(proto)(np.random.default_rng(0).standard_normal(sides).astype(np.float32))
+def run_once(proto: onnx.ModelProto, batch: int = 1) -> dict[str, np.ndarray]:
+    """Runs a graph on random images, as many as its batch says or, where it is free, ``batch``.
+
+    Whatever fails raises its own error.
+    """
+    return onnx_outputs(proto)(random_images(proto, batch))
+
+
+def random_images(proto: onnx.ModelProto, batch: int = 1) -> np.ndarray:
+    """Images that a graph takes; ``batch`` of them where it does not say how many."""
+    size, *sides = [side.dim_value for side in proto.graph.input[0].type.tensor_type.shape.dim]
+    return np.random.default_rng(0).standard_normal([size or batch, *sides]).astype(np.float32)

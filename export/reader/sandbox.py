@@ -19,6 +19,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,17 @@ _START = (
 
 @dataclass(frozen=True)
 class Foreign:
-    """What a file holds: ``graph`` as :func:`radixrt.export.reader.onnx_file.read_onnx` gives it; ``simplified``."""
+    """What a file holds.
+
+    Attributes:
+        graph: what the file computes, as :func:`radixrt.export.reader.onnx_file.read_onnx` gives it.
+        simplified: the same in float32, simplified: what is compiled.
+        remarks: a sentence on each thing that is compiled otherwise than the file says.
+    """
 
     graph: ir.Model
     simplified: ir.Model
+    remarks: tuple[str, ...] = ()
 
 
 def read_foreign(
@@ -60,7 +68,9 @@ def read_foreign(
         InputError: the file is refused, or reading it crashed, took too long or too much memory.
     """
     simplified = {"batch": [batch.min, batch.max] if batch else None}
-    return Foreign(*_in_child(path, {"simplified": simplified, "logits": logits, "longest_s": longest_s}))
+    request = {"simplified": simplified, "logits": logits, "longest_s": longest_s}
+    (graph, simple), remarks = _in_child(path, request)
+    return Foreign(graph, simple, tuple(remarks))
 
 
 def read_graph(path: Path, *, longest_s: int = LONGEST_S) -> ir.Model:
@@ -69,11 +79,12 @@ def read_graph(path: Path, *, longest_s: int = LONGEST_S) -> ir.Model:
     Raises:
         InputError: as :func:`read_foreign`.
     """
-    (graph,) = _in_child(path, {"simplified": None, "logits": None, "longest_s": longest_s})
+    (graph,), _ = _in_child(path, {"simplified": None, "logits": None, "longest_s": longest_s})
     return graph
 
 
-def _in_child(path: Path, request: dict[str, Any]) -> list[ir.Model]:
+def _in_child(path: Path, request: dict[str, Any]) -> tuple[list[ir.Model], list[str]]:
+    """The graphs that the child made, and its remarks."""
     # Isolated, so that no module of the folder that the user stands in takes a library's place.
     words = json.dumps(sys.path), json.dumps({"path": str(path), **request})
     command = [sys.executable, "-I", "-c", _START, *words]
@@ -87,7 +98,7 @@ def _in_child(path: Path, request: dict[str, Any]) -> list[ir.Model]:
     if "error" in said:
         raise InputError(said["error"])
     ends = list(itertools.accumulate(said["bytes"]))
-    return [_parsed(content[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+    return [_parsed(content[start:end]) for start, end in zip([0, *ends], ends, strict=False)], said["remarks"]
 
 
 def _parsed(content: bytes) -> ir.Model:
@@ -115,8 +126,9 @@ def child() -> None:
     # onnxsim imports it, for a feature that is not used here, and it takes longer than all the rest.
     sys.modules["torch"] = None  # type: ignore[assignment]
     try:
-        parts = [ir.to_proto(model).SerializeToString() for model in _read(request)]
-        head: dict[str, object] = {"bytes": [len(part) for part in parts]}
+        remarks: list[str] = []
+        parts = [ir.to_proto(model).SerializeToString() for model in _read(request, remarks.append)]
+        head: dict[str, object] = {"bytes": [len(part) for part in parts], "remarks": remarks}
     except InputError as error:
         parts, head = [], {"error": str(error)}
     except MemoryError:
@@ -138,12 +150,15 @@ def _bound(longest_s: int) -> None:
     signal.alarm(longest_s)
 
 
-def _read(request: dict[str, Any]) -> list[ir.Model]:
+def _read(request: dict[str, Any], remark: Callable[[str], None]) -> list[ir.Model]:
     from radixrt.export.reader.onnx_file import read_onnx, with_batch
+    from radixrt.export.reader.plain import in_float32
     from radixrt.export.reader.simplify import simplify
 
-    graph = read_onnx(Path(request["path"]), request["logits"])
+    path = Path(request["path"])
+    graph = read_onnx(path, request["logits"], remark)
     if request["simplified"] is None:
         return [graph]
     batch = request["simplified"]["batch"]
-    return [graph, simplify(with_batch(graph, BatchSpec(*batch)) if batch else graph)]
+    plain = in_float32(graph, path, remark)
+    return [graph, simplify(with_batch(plain, BatchSpec(*batch)) if batch else plain)]

@@ -44,6 +44,7 @@ class LoadedModel:
         num_classes: the length of the logits.
         labels: the classes' names, where the model knows them.
         note: why the weights are what they are, in a few words.
+        remarks: a sentence on each thing that is compiled otherwise than the file or the module says.
     """
 
     name: str
@@ -56,6 +57,7 @@ class LoadedModel:
     num_classes: int
     labels: tuple[str, ...] = ()
     note: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 def load(
@@ -151,7 +153,9 @@ def _load_onnx(
         value.const_value.size for value in graph.graph.initializers.values() if value.const_value is not None
     )
     data_config = _resolve_data_config(config)
-    return LoadedModel(ref.name, ref.source, "checkpoint", parameters, None, foreign, data_config, found)
+    return LoadedModel(
+        ref.name, ref.source, "checkpoint", parameters, None, foreign, data_config, found, remarks=foreign.remarks
+    )
 
 
 def _load_sample(ref: ModelRef, checkpoint: Path | None, num_classes: int | None, seed: int) -> LoadedModel:

@@ -316,7 +316,7 @@ def make_report(
     """Everything that is known about an engine."""
     model, capability, located = job.prepared.model, built.capability, located or Located()
     judged = judged_gates(job, built, verdict)
-    notes = [*([model.note] if model.note else []), *job.prepared.on_outputs]
+    notes = [*([model.note] if model.note else []), *model.remarks, *job.prepared.on_outputs]
     if not capability.runs:
         notes.append(f"The engine was built and not executed: {capability.reason}.")
     error = job.prepared.capture_error

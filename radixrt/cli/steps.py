@@ -92,7 +92,10 @@ def rewrite(
     display = stages()
     with display.stage("Rewriting attention and convolutions"):
         options = rewrite_options(get(target), Precision.parse(precision), grouped_conv)
-        model, done = do_rewrite(read_foreign(graph).simplified, options)
+        foreign = read_foreign(graph)
+        for text in foreign.remarks:
+            display.note(text)
+        model, done = do_rewrite(foreign.simplified, options)
         write_onnx(model, output)
         if report is not None:
             write_text(report, done.model_dump_json(indent=2) + "\n")
@@ -132,6 +135,7 @@ def calibrate(
     from radixrt.calibration.ranges.trt_cache import export_cache, import_cache
     from radixrt.calibration.spec import CalibrationOptions, Method
     from radixrt.errors import InputError
+    from radixrt.export.reader.plain import demand_float
     from radixrt.options import DataChoice, ModelChoice
     from radixrt.prepare import prepare
     from radixrt.reuse import Reuse
@@ -148,6 +152,7 @@ def calibrate(
             if prepared.model.foreign is None:
                 raise InputError(f"{graph} is no .onnx file: make one with `radixrt export {graph} -o graph.onnx`")
             model = prepared.model.foreign.graph
+            demand_float(model, graph)
             table, _ = calibrated(model, prepared.data.calibration, options, display, reuse)
     if from_cache is not None:
         table = import_cache(from_cache, table)
@@ -171,11 +176,13 @@ def quantize(
     from radixrt.build.deploy import typed_graph
     from radixrt.calibration.ranges.table import read_table
     from radixrt.errors import InputError
+    from radixrt.export.reader.plain import demand_float
     from radixrt.export.reader.sandbox import read_graph
     from radixrt.export.reader.simplify import write_onnx
     from radixrt.export.spec import Precision
 
     model = read_graph(graph)
+    demand_float(model, graph)
     chosen = Precision.parse(precision)
     if chosen is Precision.INT8 and table is None:
         raise InputError("int8 needs ranges: make a table with `radixrt calibrate` and name it with --table")
@@ -203,10 +210,12 @@ def build(
     from radixrt.engines.base import BuildOptions
     from radixrt.engines.cache.device import device_cache
     from radixrt.engines.registry import get
+    from radixrt.export.reader.plain import demand_float
     from radixrt.export.reader.sandbox import read_graph
     from radixrt.export.spec import BatchSpec, Precision
 
-    read_graph(graph)  # the builders believe a graph
+    # The builders believe a graph.
+    demand_float(read_graph(graph), graph, Precision.parse(precision))
     capabilities = tuple(compute_capability.split(",")) if compute_capability else ()
     options = BuildOptions(
         Precision.parse(precision),

@@ -1,0 +1,60 @@
+"""Whether a file's free batch is free: exporters bake a batch into a Reshape and call it dynamic all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from radixrt.errors import InputError, first_line
+from radixrt.export.reader.opset import random_images
+from radixrt.export.source.reference import onnx_outputs
+
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+_TRIED = (1, 2, 3, 4, 8, 16, 32, 64)
+
+
+def fixed_batch(proto: onnx.ModelProto, path: Path) -> int | None:
+    """Runs a graph, at two sizes where its batch is free.
+
+    Returns:
+        The only size that it can be trusted with, or None where the batch is what the file says: where it is free, two
+        images together give what each gives alone.
+
+    Raises:
+        InputError: it runs at no size.
+    """
+    run = onnx_outputs(proto)
+    free = not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    failure: Exception | None = None
+    for size in _TRIED if free else (1,):
+        try:
+            first = run(random_images(proto, size))
+        except Exception as error:  # the runtime's own errors
+            failure = failure or error
+            continue
+        return None if not free or (size == 1 and _one_by_one(proto, run, first)) else size
+    assert failure is not None
+    raise InputError(f"{path} does not run on an image: {first_line(failure)}") from failure
+
+
+def _one_by_one(proto: onnx.ModelProto, run: Run, first: dict[str, np.ndarray]) -> bool:
+    """Whether two images together give two rows, each what its image gives alone; ``first`` is the first one's."""
+    images = random_images(proto, 2)
+    try:
+        together, second = run(images), run(images[1:])
+    except Exception:  # the runtime's own errors
+        return False
+    return all(
+        len(rows) == 2 and _close(rows[0], first[name][0]) and _close(rows[1], second[name][0])
+        for name, rows in together.items()
+    )
+
+
+def _close(left: np.ndarray, right: np.ndarray) -> bool:
+    # A runtime may choose other kernels for another batch; half precision rounds most.
+    largest = float(np.abs(right[np.isfinite(right)]).max(initial=0.0))
+    return left.shape == right.shape and np.allclose(left, right, rtol=0.0, atol=1e-2 * largest, equal_nan=True)
