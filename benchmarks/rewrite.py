@@ -94,7 +94,7 @@ def capture_model(name: str, side: int) -> ir.Model:
 def typed(model: ir.Model, precision: Precision, target: str, side: int) -> ir.Model:
     """Gives a float graph the types of a precision, as a build does."""
     if precision is Precision.FP16:
-        return to_float16(model.clone())
+        return to_float16(model).model
     if precision is Precision.FP32:
         return model
     images = np.random.default_rng(0).standard_normal((4, 1, 3, side, side)).astype(np.float32)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from radixrt.calibration.spec import CalibrationSummary
 from radixrt.errors import InputError
-from radixrt.export.passes.report import RewriteReport
+from radixrt.export.passes.report import Float32Node, RewriteReport
 
 SCHEMA_VERSION = 1
 
@@ -282,7 +282,8 @@ class Report(_Frozen):
 
     ``reference`` is what the engine is held against: ``PyTorch`` or ``ONNX original``. ``measured_on`` says whose
     outputs ``parity`` and ``accuracy`` hold against the reference's: the engine's, or those of its CPU twin, the same
-    numbers run by ONNX Runtime, where the engine could not be executed.
+    numbers run by ONNX Runtime, where the engine could not be executed. ``float32_nodes`` are those that FP16 left in
+    float32.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -296,6 +297,7 @@ class Report(_Frozen):
     rewrite: RewriteReport
     calibration: CalibrationSummary | None = None
     quantization: Quantization | None = None
+    float32_nodes: list[Float32Node] = []
     parity: Parity | None = None
     accuracy: Accuracy | None = None
     latency: Latency | None = None

@@ -44,7 +44,7 @@ def float16_twin(deploy: Path) -> bytes:
     """Returns the FP16 graph of the network that an INT8 deploy graph quantises, as the bytes of an ONNX file."""
     from radixrt.export.passes.float16 import to_float16
 
-    return bytes(ir.to_proto(to_float16(remove_pairs(ir.load(deploy)))).SerializeToString())
+    return bytes(ir.to_proto(to_float16(remove_pairs(ir.load(deploy))).model).SerializeToString())
 
 
 def _dequantised(graph: ir.Graph, node: ir.Node) -> ir.Value:

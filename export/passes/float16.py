@@ -11,16 +11,14 @@ After::
 Q/DQ graphs are typed as well: the scales become FP16 (QuantizeLinear and DequantizeLinear take them from opset 19
 on), so INT8 layers sit between FP16 ones as TensorRT >= 10 wants it. Integers stay what they are.
 
-Kept in float32, each with its reason: the nodes that the caller names; nodes with a weight beyond FP16's largest
-number; pairs whose scale FP16 cannot hold to 0.2 percent (very small scales are subnormal there, or zero). A Cast
-stands at each border.
+Kept in float32, each with its reason: nodes with a weight beyond FP16's largest number; Q/DQ pairs whose scale FP16
+cannot hold to 0.2 percent (very small scales are subnormal there, or zero). A Cast stands at each border.
 
 Refused: graphs with subgraphs (If, Loop, Scan), and weights that are NaN or infinite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,11 +28,15 @@ import onnx_ir.passes.common as common
 from numpy.typing import NDArray
 
 from radixrt.errors import InputError
-from radixrt.export.graph.origin import copy_origin, module_of
+from radixrt.export.graph.constants import constant
+from radixrt.export.graph.origin import module_of
+from radixrt.export.graph.writer import GraphWriter
+from radixrt.export.passes.report import Float32Node, PassResult
 
 _HALF_MAX = float(np.finfo(np.float16).max)
 _SCALE_ERROR = 2.0**-9
 _OPSET_OF_HALF_SCALES = 19
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 _PAIRS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 # Inputs that the operator's definition types as float32 whatever the data is.
 _ALWAYS_FLOAT = {"Resize": frozenset({2}), "Upsample": frozenset({1})}
@@ -42,33 +44,18 @@ _ALWAYS_FLOAT = {"Resize": frozenset({2}), "Upsample": frozenset({1})}
 _BOUNDS = {"Clip": frozenset({1, 2}), "Min": frozenset({0, 1}), "Max": frozenset({0, 1})}
 
 
-@dataclass(frozen=True)
-class KeptNode:
-    """A node that stays in float32 in an FP16 graph, and why."""
-
-    node: str
-    module: str
-    reason: str
-
-
-def to_float16(model: ir.Model, *, keep: Collection[str] = ()) -> ir.Model:
-    """Types a float32 graph as FP16; ``model`` is not changed.
+def to_float16(model: ir.Model) -> PassResult:
+    """Types a float32 graph as FP16.
 
     Args:
-        model: a float32 graph, with or without Q/DQ pairs.
-        keep: nodes that stay in float32, by name, output tensor or torch module path.
+        model: a float32 graph, with or without Q/DQ pairs; it is not changed.
 
     Returns:
-        the typed graph, whose inputs and outputs are float32 still.
+        The typed graph, whose inputs and outputs are float32 still, and the nodes that stayed in float32.
 
     Raises:
-        InputError: a name in ``keep`` fits no node, the graph holds subgraphs, or a weight is NaN or infinite.
+        InputError: the graph holds subgraphs, or a weight is NaN or infinite.
     """
-    return type_float16(model, keep=keep)[0]
-
-
-def type_float16(model: ir.Model, *, keep: Collection[str] = ()) -> tuple[ir.Model, tuple[KeptNode, ...]]:
-    """Like ``to_float16``, and tells which nodes stayed in float32."""
     typed = model.clone()
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(typed)
     common.ShapeInferencePass()(typed)
@@ -77,43 +64,25 @@ def type_float16(model: ir.Model, *, keep: Collection[str] = ()) -> tuple[ir.Mod
             raise InputError(
                 f"the node {node.name!r} ({node.op_type}) holds a subgraph: export the model without control flow"
             )
-    kept = _kept_nodes(typed.graph, frozenset(keep))
-    typer = _Typer(typed.graph, {k.node for k in kept})
-    typer.run()
+    kept = tuple(
+        Float32Node(node=_key(node), module=module_of(node), reason=reason)
+        for node in typed.graph
+        if (reason := _reason(node)) is not None
+    )
+    _Typer(typed.graph, {k.node for k in kept}).run()
     if any(n.op_type in _PAIRS for n in typed.graph):
         typed.opset_imports[""] = max(typed.opset_imports.get("", 0), _OPSET_OF_HALF_SCALES)
         typed.ir_version = max(typed.ir_version, 9)
-    return typed, kept
-
-
-def _array(value: ir.Value | None) -> NDArray[Any] | None:
-    tensor = None if value is None else ir.convenience.get_const_tensor(value)
-    return None if tensor is None else np.asarray(tensor.numpy())
+    return PassResult(typed, modified=True, float32_nodes=kept)
 
 
 def _key(node: ir.Node) -> str:
     return node.name or node.outputs[0].name or node.op_type
 
 
-def _kept_nodes(graph: ir.Graph, keep: frozenset[str]) -> tuple[KeptNode, ...]:
-    kept: list[KeptNode] = []
-    met: set[str] = set()
-    for node in graph:
-        module = module_of(node)
-        names = {_key(node), module, *(v.name or "" for v in node.outputs)}
-        named = {k for k in keep if k in names or module.startswith(f"{k}.")}
-        met |= named
-        reason = "kept in float32 on request" if named else _reason(node)
-        if reason is not None:
-            kept.append(KeptNode(_key(node), module, reason))
-    if missing := sorted(keep - met):
-        raise InputError(f"no node or module is called {missing[0]!r}: name one that `radixrt sensitivity` lists")
-    return tuple(kept)
-
-
 def _reason(node: ir.Node) -> str | None:
     for index, value in enumerate(node.inputs):
-        array = _array(value)
+        array = constant(value)
         if array is None or value is None or array.dtype != np.float32 or index in _BOUNDS.get(node.op_type, ()):
             continue
         if not np.isfinite(array).all():
@@ -136,16 +105,17 @@ class _Typer:
     kept: set[str]
     _half: set[int] = field(default_factory=set)
     _casts: dict[tuple[int, ir.DataType], ir.Value] = field(default_factory=dict)
-    _taken: set[str | None] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._writer = GraphWriter(self.graph)
 
     def run(self) -> None:
-        self._taken = {v.name for v in self.graph.inputs} | set(self.graph.initializers)
-        self._taken |= {v.name for node in self.graph for v in node.outputs}
         for node in list(self.graph):
             self._node(node)
         for index, output in enumerate(list(self.graph.outputs)):
             if id(output) in self._half:
                 self._output(index, output)
+        self._writer.append()
         for name in [n for n, v in self.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
             del self.graph.initializers[name]
 
@@ -153,57 +123,41 @@ class _Typer:
         kind = ir.DataType.FLOAT if _key(node) in self.kept else ir.DataType.FLOAT16
         if node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT:
             node.attributes["to"] = ir.AttrInt64("to", int(kind))
-        elif not any(v is not None and v.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16) for v in node.inputs):
+        elif not any(v is not None and v.dtype in _FLOATS for v in node.inputs):
             kind = ir.DataType.FLOAT  # makes floats from integers alone: what it makes is typed by its definition
         for index, value in enumerate(node.inputs):
-            if value is not None and value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16) and node.op_type != "Cast":
+            if value is not None and value.dtype in _FLOATS and node.op_type != "Cast":
                 wanted = ir.DataType.FLOAT if index in _ALWAYS_FLOAT.get(node.op_type, ()) else kind
-                node.replace_input_with(index, self._as(value, wanted, node))
+                node.replace_input_with(index, self._as(value, wanted))
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT and kind == ir.DataType.FLOAT16:
                 value.type = ir.TensorType(ir.DataType.FLOAT16)  # a clone shares type objects: replace, never mutate
                 self._half.add(id(value))
 
-    def _as(self, value: ir.Value, wanted: ir.DataType, reader: ir.Node) -> ir.Value:
+    def _as(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
         """``value`` as ``wanted``: itself, a converted constant, or a Cast."""
         if value.dtype == wanted:
             return value
         key = (id(value), wanted)
         if key not in self._casts:
-            array = _array(value)
+            array = constant(value)
             self._casts[key] = self._cast(value, wanted) if array is None else self._constant(value, array)
         return self._casts[key]
 
     def _constant(self, value: ir.Value, array: NDArray[Any]) -> ir.Value:
-        name = self._unique(f"{value.name}_f16")
         # Only bounds can lie outside here: weights beyond the range keep their node in float32.
-        tensor = ir.tensor(np.clip(array, -_HALF_MAX, _HALF_MAX).astype(np.float16), name=name)
-        half = ir.Value(name=name, shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=tensor)
-        self.graph.register_initializer(half)
-        return half
+        return self._writer.constant(np.clip(array, -_HALF_MAX, _HALF_MAX).astype(np.float16), f"{value.name}_f16")
 
     def _cast(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
-        suffix = "f16" if wanted == ir.DataType.FLOAT16 else "f32"
-        cast = ir.Value(name=self._unique(f"{value.name}_{suffix}"), shape=value.shape, type=ir.TensorType(wanted))
-        node = ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(wanted))], outputs=[cast], name=cast.name)
-        maker = value.producer()
-        if maker is None:
-            self.graph.insert_before(self.graph[0], node)
-        else:
-            copy_origin(maker, node)
-            self.graph.insert_after(maker, node)
+        name = f"{value.name}_{'f16' if wanted == ir.DataType.FLOAT16 else 'f32'}"
+        to = {"to": int(wanted)}
+        cast = self._writer.op("Cast", [value], name, to, dtype=wanted, shape=value.shape, origin=value.producer())
+        self._writer.insert_behind(value)
         return cast
 
     def _output(self, index: int, output: ir.Value) -> None:
         name = output.name
-        output.name = self._unique(f"{name}_f16")
+        output.name = self._writer.unique(f"{name}_f16")
         cast = self._cast(output, ir.DataType.FLOAT)
         cast.name = name
         self.graph.outputs[index] = cast
-
-    def _unique(self, name: str) -> str:
-        unique, count = name, 1
-        while unique in self._taken:
-            unique, count = f"{name}_{count}", count + 1
-        self._taken.add(unique)
-        return unique

@@ -51,6 +51,14 @@ class PoolConvRecord(_Frozen):
     why: str
 
 
+class Float32Node(_Frozen):
+    """A node that stayed in float32 in an FP16 graph, and why. ``module`` is the torch module that it comes from."""
+
+    node: str
+    module: str
+    reason: str
+
+
 class RewriteReport(_Frozen):
     """``max_abs_err`` is the largest absolute difference that the proofs of this build saw."""
 
@@ -71,4 +79,5 @@ class PassResult(ir.passes.PassResult):
     refused: tuple[Refusal, ...] = ()
     grouped_convs: tuple[GroupedConvRecord, ...] = ()
     pool_convs: tuple[PoolConvRecord, ...] = ()
+    float32_nodes: tuple[Float32Node, ...] = ()
     max_abs_err: float = 0.0

@@ -20,7 +20,7 @@ from radixrt.engines.registry import get
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.passes.float16 import to_float16
 from radixrt.export.passes.pipeline import rewrite
-from radixrt.export.passes.report import RewriteReport
+from radixrt.export.passes.report import Float32Node, RewriteReport
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.spec import Precision
 from radixrt.progress import Stages
@@ -41,6 +41,16 @@ class DeployGraph:
     table: CalibrationTable | None = None
     calibration: CalibrationSummary | None = None
     quantization: Quantization | None = None
+    float32_nodes: tuple[Float32Node, ...] = ()
+
+
+@dataclass(frozen=True)
+class TypedGraph:
+    """A graph with the types of a precision. INT8 has a ``placement``; FP16 may leave ``float32_nodes``."""
+
+    model: ir.Model
+    placement: PlacementReport | None = None
+    float32_nodes: tuple[Float32Node, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,18 +94,26 @@ def deploy_graph(
     with stages.stage("Rewriting attention and convolutions"):
         model, report = rewritten(graph, options, reuse, sha256=sha256)
     if options.precision is not Precision.INT8:
-        typed, _ = typed_graph(model, options.precision, options.target, None)
-        return DeployGraph(typed, model, report)
+        typed = typed_graph(model, options.precision, options.target, None)
+        return DeployGraph(model=typed.model, float32=model, rewrite=report, float32_nodes=typed.float32_nodes)
     with stages.stage(f"Calibrating on {len(images)} images"):
         table, summary = calibrated(model, images, options.calibration, stages, reuse)
     target = get(options.target)
     better = improved(model, table, images, PlacementOptions(target.traits), options.recovery, stages, reuse, target)
     with stages.stage("Placing Q/DQ"):
-        typed, placed = typed_graph(
+        typed = typed_graph(
             better.model, options.precision, options.target, better.table, exclude=better.exclude
         )
-    assert placed is not None
-    return DeployGraph(typed, better.base, report, better.table, summary, quantization(placed, better.sentences))
+    assert typed.placement is not None
+    return DeployGraph(
+        model=typed.model,
+        float32=better.base,
+        rewrite=report,
+        table=better.table,
+        calibration=summary,
+        quantization=quantization(typed.placement, better.sentences),
+        float32_nodes=typed.float32_nodes,
+    )
 
 
 def rewritten(
@@ -179,19 +197,23 @@ def typed_graph(
     table: CalibrationTable | None,
     *,
     exclude: frozenset[str] = frozenset(),
-) -> tuple[ir.Model, PlacementReport | None]:
+) -> TypedGraph:
     """Gives a float32 graph the types of a precision. INT8 needs a table; what stays float is half on GPUs.
 
     ``exclude`` names layers that INT8 leaves in float.
     """
     if precision is Precision.FP32:
-        return model, None
+        return TypedGraph(model)
     if precision is Precision.FP16:
-        return to_float16(model), None
+        half = to_float16(model)
+        return TypedGraph(half.model, float32_nodes=half.float32_nodes)
     assert table is not None
     traits = get(target).traits
     placed, report = place(model, table, PlacementOptions(traits, exclude=exclude))
-    return (to_float16(placed) if traits.half_outside_int8 else placed), report
+    if not traits.half_outside_int8:
+        return TypedGraph(placed, report)
+    half = to_float16(placed)
+    return TypedGraph(half.model, report, half.float32_nodes)
 
 
 def quantization(report: PlacementReport, recovery: tuple[str, ...] = ()) -> Quantization:

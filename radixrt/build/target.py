@@ -338,6 +338,7 @@ def make_report(
         rewrite=built.deploy.rewrite,
         calibration=built.deploy.calibration,
         quantization=built.deploy.quantization,
+        float32_nodes=list(built.deploy.float32_nodes),
         parity=verdict.parity,
         accuracy=verdict.accuracy,
         latency=verdict.latency,

@@ -187,9 +187,10 @@ def quantize(
     if chosen is Precision.INT8 and table is None:
         raise InputError("int8 needs ranges: make a table with `radixrt calibrate` and name it with --table")
     ranges = read_table(table, model=model) if table is not None else None
-    typed, report = typed_graph(model, chosen, target, ranges)
-    write_onnx(typed, output)
-    say(f"{output}: {chosen.value}" + (f", {len(report.quantized)} layers quantised" if report else ""))
+    typed = typed_graph(model, chosen, target, ranges)
+    write_onnx(typed.model, output)
+    quantised = f", {len(typed.placement.quantized)} layers quantised" if typed.placement else ""
+    say(f"{output}: {chosen.value}{quantised}")
 
 
 @app.command()

@@ -52,7 +52,7 @@ class Device:
 def measured(change: Callable[[str, Any], Any]) -> tuple[Located, Located]:
     """What is found with the device and without it."""
     reference = network()
-    deploy = to_float16(reference)
+    deploy = to_float16(reference).model
     plan: Any = Device(deploy, change)
     return measure(reference, deploy, lambda: [BATCH], plan), measure(reference, deploy, lambda: [BATCH], None)
 
@@ -106,7 +106,7 @@ def test_a_build_keeps_what_the_device_showed_apart_from_what_the_cpu_computed(
     tmp_path: Path,
 ) -> None:
     reference = network()
-    deploy = to_float16(reference)
+    deploy = to_float16(reference).model
     doubled = Device(deploy, lambda name, array: array * np.float16(2) if name == "c2" else array)
     build = BuildOptions(Precision.FP16, BatchSpec(2, 2))
     with Reuse(root=tmp_path) as reuse:
@@ -135,7 +135,7 @@ def test_a_build_keeps_what_the_device_showed_apart_from_what_the_cpu_computed(
 
 def test_validating_a_bundle_asks_the_device_as_well(tmp_path: Path) -> None:
     reference = network()
-    deploy = to_float16(reference)
+    deploy = to_float16(reference).model
     ir.save(deploy, tmp_path / "deploy.onnx")
     plan: Any = Device(deploy, lambda name, array: array * np.float16(2) if name == "c2" else array)
     prepared: Any = SimpleNamespace(graph=reference, test=Images())

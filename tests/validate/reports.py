@@ -6,7 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.calibration.spec import CalibrationSummary
-from radixrt.export.passes.report import AttentionRecord, GroupedConvRecord, Refusal, RewriteReport
+from radixrt.export.passes.report import (
+    AttentionRecord,
+    Float32Node,
+    GroupedConvRecord,
+    PoolConvRecord,
+    Refusal,
+    RewriteReport,
+)
 from radixrt.validate.gates import GateLimits, judge_gates, passed
 from radixrt.validate.measure.accuracy import accuracy
 from radixrt.validate.measure.latency import LatencyOptions, measure
@@ -110,16 +117,20 @@ def make_report(
         environment={"python": "3.11.2", "cpu": HOSTILE},
         rewrite=RewriteReport(
             attention_blocks=[
-                AttentionRecord(name="layer1.0.conv2", kind="split", radix=2, cardinality=1, lowering="sigmoid gate")
+                AttentionRecord(
+                    name="layer1.0.conv2", kind="split", radix=2, cardinality=1, lowering="sigmoid gate", why="1.10x"
+                )
             ],
             refused=[Refusal(node=HOSTILE, reason="the softmax runs over a dynamic axis")],
             grouped_convs=[GroupedConvRecord(name="layer1.0.conv2.conv", groups=2, form="keep", why="fastest")],
+            pool_convs=[PoolConvRecord(name="layer2.0.downsample.1", form="conv", why="1.20x as fast as pool")],
             nodes_before=400,
             nodes_after=200,
             max_abs_err=3e-6,
         ),
         calibration=CalibrationSummary(method="mse", images=64, seconds=1.5, peak_bytes=10_000, data_sha256="ab" * 32),
         quantization=Quantization(quantized=50, kept_float=["fc"]),
+        float32_nodes=[Float32Node(node="node_7", module="layer3.0.conv1", reason="the weight reaches 1e+05")],
         parity=close,
         accuracy=right,
         latency=times,

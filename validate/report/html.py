@@ -62,6 +62,8 @@ class ReportPage:
     block_rows: list[rows.Row]
     refused_rows: list[rows.Row]
     grouped_rows: list[rows.Row]
+    pool_rows: list[rows.Row]
+    float32_rows: list[rows.Row]
     quantization_rows: list[rows.Row]
     environment_rows: list[rows.Row]
 
@@ -171,9 +173,11 @@ def _page(report: Report, thumbnails: Mapping[str, bytes]) -> ReportPage:
         machine_rows=rows.machine_rows(report.latency) if report.latency else [],
         drift_rows=rows.drift_rows(report.drift),
         layer_rows=rows.layer_rows(report.layer_times),
-        block_rows=[(b.name, b.kind, b.radix, b.cardinality, b.lowering) for b in report.rewrite.attention_blocks],
-        refused_rows=[(r.node, r.reason) for r in report.rewrite.refused],
-        grouped_rows=[(g.name, g.groups, g.form, g.why) for g in report.rewrite.grouped_convs],
+        block_rows=rows.block_rows(report),
+        refused_rows=rows.refused_rows(report),
+        grouped_rows=rows.grouped_conv_rows(report),
+        pool_rows=rows.pool_conv_rows(report),
+        float32_rows=rows.float32_rows(report),
         quantization_rows=rows.quantization_rows(report),
         environment_rows=rows.environment_rows(report),
     )

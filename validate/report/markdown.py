@@ -159,18 +159,15 @@ def _graph(report: Report) -> Iterator[str]:
             f"{rewrite.max_abs_err:.3g}."
         )
         yield ""
-    if rewrite.attention_blocks:
-        yield from table(
-            ["block", "kind", "radix", "cardinality", "lowering"],
-            [(b.name, b.kind, b.radix, b.cardinality, b.lowering) for b in rewrite.attention_blocks],
-        )
-    if rewrite.refused:
-        yield from table(["left alone", "reason"], [(r.node, r.reason) for r in rewrite.refused])
-    if rewrite.grouped_convs:
-        yield from table(
-            ["grouped convolution", "groups", "form", "why"],
-            [(g.name, g.groups, g.form, g.why) for g in rewrite.grouped_convs],
-        )
+    for head, body in (
+        (rows.BLOCK_HEAD, rows.block_rows(report)),
+        (rows.REFUSED_HEAD, rows.refused_rows(report)),
+        (rows.GROUPED_CONV_HEAD, rows.grouped_conv_rows(report)),
+        (rows.POOL_CONV_HEAD, rows.pool_conv_rows(report)),
+        (rows.FLOAT32_HEAD, rows.float32_rows(report)),
+    ):
+        if body:
+            yield from table(head, body)
     if quantization := rows.quantization_rows(report):
         yield "## Calibration and quantisation"
         yield ""

@@ -218,6 +218,39 @@ def layer_rows(times: list[LayerTime]) -> list[Row]:
     return [(t.name, t.op_type, f"{t.ms:.4f}") for t in sorted(times, key=lambda t: -t.ms)]
 
 
+BLOCK_HEAD = ["block", "kind", "radix", "cardinality", "lowering", "why"]
+REFUSED_HEAD = ["left alone", "reason"]
+GROUPED_CONV_HEAD = ["grouped convolution", "groups", "form", "why"]
+POOL_CONV_HEAD = ["average pool and 1x1 convolution", "form", "why"]
+FLOAT32_HEAD = ["left in float32", "reason"]
+
+
+def block_rows(report: Report) -> list[Row]:
+    """The attention blocks that were lowered."""
+    return [(b.name, b.kind, b.radix, b.cardinality, b.lowering, b.why) for b in report.rewrite.attention_blocks]
+
+
+def refused_rows(report: Report) -> list[Row]:
+    """What the rewriter left alone."""
+    return [(refusal.node, refusal.reason) for refusal in report.rewrite.refused]
+
+
+def grouped_conv_rows(report: Report) -> list[Row]:
+    """The forms of grouped convolutions."""
+    return [(record.name, record.groups, record.form, record.why) for record in report.rewrite.grouped_convs]
+
+
+def pool_conv_rows(report: Report) -> list[Row]:
+    """The forms of average poolings before 1x1 convolutions."""
+    forms = {"pool": "as it was", "conv": "one convolution"}
+    return [(record.name, forms[record.form], record.why) for record in report.rewrite.pool_convs]
+
+
+def float32_rows(report: Report) -> list[Row]:
+    """What FP16 left in float32."""
+    return [(kept.module or kept.node, kept.reason) for kept in report.float32_nodes]
+
+
 def quantization_rows(report: Report) -> list[Row]:
     """How ranges were found and where they were used."""
     rows: list[Row] = []

@@ -251,7 +251,7 @@ def test_the_real_builder_takes_every_name_that_drift_asks_for(precision: Precis
             PlacementOptions(get("tensorrt").traits, first=Ends.INT8),
         )
     else:
-        deploy = to_float16(reference)
+        deploy = to_float16(reference).model
     names = watched(reference, deploy)
     assert len(names) == (7 if precision is Precision.FP16 else 12), "layers, and in INT8 what is quantised before them"
     options = BuildOptions(precision, BatchSpec(1, 1), compute_capabilities=("8.6",))

@@ -28,7 +28,7 @@ def test_without_pairs_the_network_is_the_same_but_for_the_rounding_of_its_input
 @pytest.mark.parametrize("half", [False, True])
 def test_the_fp16_twin_is_half_throughout(tmp_path: Path, half: bool) -> None:
     model = ir.from_proto(graphs.tiny("int8"))
-    ir.save(to_float16(model) if half else model, tmp_path / "deploy.onnx")
+    ir.save(to_float16(model).model if half else model, tmp_path / "deploy.onnx")
     twin = onnx.load_from_string(float16_twin(tmp_path / "deploy.onnx"))
     onnx.checker.check_model(twin, full_check=True)
     assert {w.data_type for w in twin.graph.initializer} == {onnx.TensorProto.FLOAT16}

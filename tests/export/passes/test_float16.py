@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from radixrt.errors import InputError
-from radixrt.export.passes.float16 import to_float16, type_float16
+from radixrt.export.passes.float16 import to_float16
 
 
 def network(weight_scale: float = 0.1, pair_scale: float = 0.05, opset: int = 18) -> ir.Model:
@@ -79,7 +79,7 @@ X = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
 @old_half
 def test_everything_between_the_borders_is_half() -> None:
     model = network()
-    typed = to_float16(model)
+    typed = to_float16(model).model
     assert [v.dtype for v in (*typed.graph.inputs, *typed.graph.outputs)] == [ir.DataType.FLOAT] * 2
     assert [v.name for v in (*typed.graph.inputs, *typed.graph.outputs)] == ["input", "logits"]
     kinds = types(typed)
@@ -91,46 +91,35 @@ def test_everything_between_the_borders_is_half() -> None:
 
 
 def test_pairs_need_opset_19_and_plain_graphs_do_not() -> None:
-    assert to_float16(network()).opset_imports[""] == 19
+    assert to_float16(network()).model.opset_imports[""] == 19
     text = '<ir_version: 9, opset_import: ["" : 18]> g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }'
-    assert to_float16(ir.from_proto(onnx.parser.parse_model(text))).opset_imports[""] == 18
+    assert to_float16(ir.from_proto(onnx.parser.parse_model(text))).model.opset_imports[""] == 18
 
 
 def test_the_float_graph_is_left_alone() -> None:
     model = network()
     before = ir.to_proto(model).SerializeToString(deterministic=True)
-    to_float16(model, keep=["relu"])
+    to_float16(model)
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
 
 
-@old_half
-def test_keep_puts_casts_around_a_node() -> None:
-    typed, kept = type_float16(network(), keep=["add"])
-    kinds = types(typed)
-    assert kinds["add"] == ir.DataType.FLOAT
-    assert kinds["relu"] == kinds["clip"] == ir.DataType.FLOAT16
-    assert [(k.node, k.reason) for k in kept] == [("add", "kept in float32 on request")]
-    assert np.allclose(run(network(), X), run(typed, X), atol=2e-2)
-
-
-def test_keeping_a_name_that_is_none_is_refused() -> None:
-    with pytest.raises(InputError, match="'ghost'"):
-        to_float16(network(), keep=["ghost"])
-
-
 def test_a_weight_beyond_half_keeps_its_node() -> None:
-    typed, kept = type_float16(network(weight_scale=1e6))
-    assert [k.node for k in kept] == ["conv"]
-    assert "FP16 ends at 65504" in kept[0].reason
-    assert types(typed)["conv"] == ir.DataType.FLOAT
+    model = network(weight_scale=1e6)
+    result = to_float16(model)
+    (kept,) = result.float32_nodes
+    assert kept.node == "conv"
+    assert "FP16 ends at 65504" in kept.reason
+    kinds = types(result.model)
+    assert kinds["conv"] == ir.DataType.FLOAT
+    assert kinds["relu"] == kinds["add"] == ir.DataType.FLOAT16
 
 
 @pytest.mark.parametrize("scale", [1e-7, 1e-9, 1e6])
 def test_a_scale_that_half_cannot_hold_keeps_its_pair(scale: float) -> None:
     # 1e-9 would become zero, and 1/0 infinite.
-    typed, kept = type_float16(network(pair_scale=scale))
-    assert {k.node for k in kept} == {"q", "dq"}
-    stored = typed.graph.initializers["s"].const_value
+    result = to_float16(network(pair_scale=scale))
+    assert {k.node for k in result.float32_nodes} == {"q", "dq"}
+    stored = result.model.graph.initializers["s"].const_value
     assert stored is not None
     assert stored.numpy() == np.float32(scale)
 

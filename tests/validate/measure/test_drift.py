@@ -71,7 +71,7 @@ def case() -> Case:
 def test_an_overflow_of_fp16_is_named_where_it_begins(case: Case) -> None:
     # The products and sums of its errors are not numbers, which once ended a build with a traceback.
     reference = tampered(case.reference, "w1", 1e5)
-    rows = drift(reference, to_float16(reference), case.batches, threads=1)
+    rows = drift(reference, to_float16(reference).model, case.batches, threads=1)
     first = next(row for row in rows if row.nonfinite)
     assert named(first).endswith("stage.2")
     [sentence] = layer_findings(rows)

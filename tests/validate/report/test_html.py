@@ -74,6 +74,12 @@ def test_nothing_from_outside_becomes_markup(page: str) -> None:
     assert "onerror=alert(1)>" not in re.sub(r"&\w+;|&#\d+;", "", page).replace("\\u003e", "")
 
 
+# Protects what the build decided: nothing that was chosen, and no node that was left, goes unsaid.
+def test_every_decision_of_the_rewriter_is_on_the_page(page: str) -> None:
+    for words in ("1.10x", "layer2.0.downsample.1", "1.20x as fast as pool", "layer3.0.conv1", "reaches 1e+05"):
+        assert words in page
+
+
 def test_verdict_and_warning_come_first() -> None:
     random = Page(render_html(make_report(weights="random"))).words
     assert random[1].startswith("Weights are random: no accuracy is claimed")

@@ -53,6 +53,18 @@ def test_every_part_is_there() -> None:
         assert part in text
 
 
+# Protects what the build decided: nothing that was chosen, and no node that was left, goes unsaid.
+def test_every_decision_of_the_rewriter_stands_with_its_reason() -> None:
+    text = render_markdown(make_report())
+    for row in (
+        "| layer1.0.conv2 | split | 2 | 1 | sigmoid gate | 1.10x |",
+        "| layer1.0.conv2.conv | 2 | keep | fastest |",
+        "| layer2.0.downsample.1 | one convolution | 1.20x as fast as pool |",
+        "| layer3.0.conv1 | the weight reaches 1e+05 |",
+    ):
+        assert row in text
+
+
 def test_names_from_outside_cannot_break_out() -> None:
     text = render_markdown(make_report(noise=0.3))
     assert "<script" not in text and "<img" not in text
