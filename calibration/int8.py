@@ -125,8 +125,12 @@ def to_unsigned(q: NDArray[np.int8]) -> NDArray[np.uint8]:
 
 def sqnr_db(reference: Float, quantized: Float) -> float:
     """Signal to quantisation noise in decibel: ``10 log10(sum(ref^2) / sum((ref - quantised)^2))``; inf when equal."""
-    signal = float(np.square(reference.astype(np.float64)).sum())
-    noise = float(np.square(reference.astype(np.float64) - quantized.astype(np.float64)).sum())
-    if noise == 0:
+    exact = reference.astype(np.float64)
+    return power_ratio_db(float(np.square(exact).sum()), float(np.square(exact - quantized.astype(np.float64)).sum()))
+
+
+def power_ratio_db(signal: float, noise: float) -> float:
+    """Signal power over noise power in decibel; inf without noise, -inf without a signal."""
+    if noise <= 0:
         return math.inf
     return 10 * math.log10(signal / noise) if signal > 0 else -math.inf

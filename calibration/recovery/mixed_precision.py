@@ -69,33 +69,39 @@ def keep_worst_in_float(
     """
     order = ranking(rows)
     most = len(order).bit_length() + 2
-    asked: dict[int, bool] = {}
+    answers: dict[int, bool] = {}
     started = time.monotonic()
 
     def placement(count: int) -> PlacementOptions:
         return replace(options, exclude=options.exclude | {row.node for row in order[:count]})
 
     def passes(count: int) -> bool:
-        if count not in asked:
-            asked[count] = gate(placement(count))
+        if count not in answers:
+            answers[count] = gate(placement(count))
             if on_progress is not None:
-                each = (time.monotonic() - started) / len(asked)
-                on_progress(SearchProgress("mixed precision", len(asked), most, each * (most - len(asked))))
-        return asked[count]
+                each = (time.monotonic() - started) / len(answers)
+                left = each * (most - len(answers))
+                on_progress(SearchProgress("mixed precision", len(answers), most, left))
+        return answers[count]
 
-    def found(count: int, passed: bool, stopped: bool = False) -> MixedPrecision:
-        share = sum(row.macs_share for row in order[count:])
-        names = tuple(row.module for row in order[:count])
+    def result(count: int, *, passed: bool, stopped: bool = False) -> MixedPrecision:
         gains = [row.latency_gain_ms for row in order[:count]]
-        forgone = None if None in gains else sum(gain or 0.0 for gain in gains)
-        return MixedPrecision(placement(count), names, share, passed, len(asked), forgone, stopped)
+        return MixedPrecision(
+            options=placement(count),
+            excluded=tuple(row.module for row in order[:count]),
+            int8_share=sum(row.macs_share for row in order[count:]),
+            passed=passed,
+            evaluations=len(answers),
+            forgone_ms=None if None in gains else sum(gain or 0.0 for gain in gains),
+            stopped=stopped,
+        )
 
     low, high = 0, len(order)  # low fails, high passes
     try:
         if passes(0):
-            return found(0, True)
+            return result(0, passed=True)
         if not passes(len(order)):
-            return found(len(order), False)
+            return result(len(order), passed=False)
         while high - low > 1:
             middle = (low + high) // 2
             if passes(middle):
@@ -103,6 +109,6 @@ def keep_worst_in_float(
             else:
                 low = middle
     except KeyboardInterrupt:
-        reached = asked.get(high, False)
-        return found(high if reached else 0, reached, stopped=True)
-    return found(high, True)
+        passed = answers.get(high, False)
+        return result(high if passed else 0, passed=passed, stopped=True)
+    return result(high, passed=True)

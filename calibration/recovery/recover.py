@@ -1,4 +1,4 @@
-"""Accuracy recovery: what INT8 lost comes back, cheapest means first, each reported with what it bought.
+"""Accuracy recovery: what INT8 lost comes back, the cheapest technique first, each reported with what it bought.
 
 1. *Range method*: each way of choosing ranges, for the whole network at once; one evaluation each. Ranges chosen tensor
    by tensor fit the images they were chosen on and no others: that was tried, alone and with all else quantised.
@@ -8,13 +8,12 @@
    (``equalise.py``); the float network stays the same to the last bit. Biases are then corrected anew.
 4. *Mixed precision*: while a caller's gate does not pass, layers stay in float (``mixed_precision.py``).
 
-A means is kept where it raises the SQNR of the logits on images that it was not fitted to.
+What a technique came to is kept where it raises the SQNR of the logits on images that it was not fitted to.
 
 A search is bounded by the multiplications of its forward passes, not by a clock, so that it finds the same on a slow
-machine: large networks get fewer images and coarser stages, and what does not fit is left out and reported so.
+machine: large networks get fewer images and larger groups of layers, and what does not fit is left out and reported so.
 
-Every candidate is a set of inputs to one session (``quant_session.py``). A search can be stopped at any time and keeps
-the best that it found.
+Every candidate is a set of inputs to one session (``session.py``).
 """
 
 from __future__ import annotations
@@ -30,24 +29,23 @@ from numpy.typing import NDArray
 
 from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.table import CalibrationTable
-from radixrt.calibration.recovery.session import QuantSession, Variant
+from radixrt.calibration.recovery.session import QuantSession
 from radixrt.calibration.recovery.techniques import (
-    BIAS,
-    EQUALISE,
-    MEANS,
-    WHOLE,
-    WHOLE_NETWORK_TRIES,
+    RANGE_CHOICES,
+    Outcome,
     Search,
     SearchProgress,
     Setting,
-    StoppedError,
+    Technique,
 )
 from radixrt.errors import InputError
+from radixrt.export.graph.constants import forget
 from radixrt.export.graph.layers import layers_of, macs_of
+from radixrt.export.graph.writer import GraphWriter
 
 Array = NDArray[Any]
 
-_STAGES = (12, 6)
+_GROUPS = (12, 6)
 """Groups of layers, in order, that bias correction measures and mends one after another: the finest that fits."""
 
 WORK = 5e11
@@ -59,20 +57,30 @@ _LEAST_JUDGES = 4
 
 @dataclass(frozen=True)
 class RecoveryStep:
-    """What one means bought: the SQNR of the logits before and after, in dB, on images that it was not fitted to."""
+    """What a technique bought: the SQNR of the logits before and after, in dB, on images that it was not fitted to.
 
-    name: str
-    before_db: float
-    after_db: float
+    Attributes:
+        technique: what was tried.
+        detail: what it came to, or why it was left out.
+        before_db: the best SQNR without it.
+        after_db: the SQNR with it; it was kept where this is higher.
+        seconds: how long it took.
+        left_out: it was not tried.
+    """
+
+    technique: Technique
     detail: str
-    seconds: float
+    before_db: float = 0.0
+    after_db: float = 0.0
+    seconds: float = 0.0
     left_out: bool = False
 
     def sentence(self) -> str:
         """The step as the report prints it."""
+        name = self.technique.value
         if self.left_out:
-            return f"{self.name}: left out, {self.detail}"
-        return f"{self.name}: {self.before_db:.1f} -> {self.after_db:.1f} dB ({self.detail}; {self.seconds:.0f} s)"
+            return f"{name}: left out, {self.detail}"
+        return f"{name}: {self.before_db:.1f} -> {self.after_db:.1f} dB ({self.detail}; {self.seconds:.0f} s)"
 
 
 @dataclass(frozen=True)
@@ -83,14 +91,12 @@ class Recovered:
         base: a float graph that computes what the original does, equalised where that helped.
         table: the ranges of ``base``.
         steps: what was tried, in order; a step that bought nothing is reported, and not kept.
-        finished: False where the search was stopped.
         shifts: what makes up for quantisation, to be added to each layer's bias, by layer name.
     """
 
     base: ir.Model
     table: CalibrationTable
     steps: tuple[RecoveryStep, ...]
-    finished: bool = True
     shifts: dict[str, Array] = field(default_factory=dict)
 
     @property
@@ -106,7 +112,6 @@ def recover(
     options: PlacementOptions,
     *,
     on_progress: Callable[[SearchProgress], None] | None = None,
-    stop: Callable[[], bool] | None = None,
     threads: int = 0,
     work: float = WORK,
 ) -> Recovered:
@@ -119,7 +124,6 @@ def recover(
             judge. Of a large network only the first few are used.
         options: the placement that will be used.
         on_progress: told after each candidate.
-        stop: asked before each candidate; True ends the search with the best found.
         threads: of the runtime; 0 lets it choose.
         work: multiplications that all forward passes together may take.
 
@@ -133,83 +137,93 @@ def recover(
         return Recovered(model.clone(), table, ())
     # A pass runs every layer, whether it is quantised or not.
     passes = int(work / max(sum(macs_of(layer) for layer in layers_of(model.graph)), 1))
+    too_large = f"the network is too large: {passes} forward passes are allowed"
     effort = _effort(passes, len(images))
     if effort is None:
-        least = _passes(_LEAST_IMAGES, _STAGES[-1])[BIAS]
-        why = f"the network is too large: {passes} forward passes are allowed, {BIAS} needs {least}"
-        return Recovered(model.clone(), table, tuple(RecoveryStep(m, 0, 0, why, 0, left_out=True) for m in MEANS))
-    used = images[: effort.images]
-    judging = _judging(len(used))
-    fitted, judges = (used[:-judging], used[-judging:]) if judging else (used, used)
-    setting = Setting(options, fitted, judges, effort.stages, on_progress, stop, threads)
-    search = Search(model, table, session, setting)
-    best = session.everything(table)
-    best_db = search.sqnr(best)
+        least = _passes(_LEAST_IMAGES, _GROUPS[-1])[Technique.BIAS]
+        why = f"{too_large}, {Technique.BIAS.value} needs {least}"
+        return Recovered(model.clone(), table, tuple(RecoveryStep(t, why, left_out=True) for t in Technique))
+    fitted, judges = _divided(images[: effort.images])
+    setting = Setting(
+        options=options, fitted=fitted, judges=judges, groups=effort.groups, on_progress=on_progress, threads=threads
+    )
+    best = Outcome(Search(model, table, session, setting), session.everything(table), "")
+    best_db = best.search.sqnr(best.variant)
     steps: list[RecoveryStep] = []
-    for name in MEANS:
-        if name not in effort.means:
-            why = f"the network is too large: {passes} forward passes are allowed, and the other means took them"
-            steps.append(RecoveryStep(name, 0, 0, why, 0, left_out=True))
+    for technique in Technique:
+        if technique not in effort.techniques:
+            why = f"{too_large}, and the other techniques took them"
+            steps.append(RecoveryStep(technique, why, left_out=True))
             continue
         started = time.monotonic()
-        means = {WHOLE: search.whole, BIAS: search.biases, EQUALISE: search.equalise}[name]
-        try:
-            other, found, detail = means(best)
-        except StoppedError:
-            return _recovered(search, best, steps, finished=False)
-        after_db = other.sqnr(found)
-        steps.append(RecoveryStep(name, best_db, after_db, detail, time.monotonic() - started))
+        outcome = best.search.apply(technique, best.variant)
+        after_db = outcome.search.sqnr(outcome.variant)
+        steps.append(
+            RecoveryStep(
+                technique,
+                outcome.detail,
+                before_db=best_db,
+                after_db=after_db,
+                seconds=time.monotonic() - started,
+            )
+        )
         if after_db > best_db:
-            search, best, best_db = other, found, after_db
-    return _recovered(search, best, steps, finished=True)
-
-
-def _recovered(search: Search, best: Variant, steps: list[RecoveryStep], *, finished: bool) -> Recovered:
-    ranges = search.table.with_amax(best.amax)
-    return Recovered(search.model.clone(), ranges, tuple(steps), finished, best.shifts)
+            best, best_db = outcome, after_db
+    ranges = best.search.table.with_amax(best.variant.amax)
+    return Recovered(best.search.model.clone(), ranges, tuple(steps), best.variant.shifts)
 
 
 @dataclass(frozen=True)
 class _Effort:
-    """How much of a search fits: images, stages of bias correction, and the means that are tried at all."""
+    """How much of a search fits: images, groups of layers for bias correction, and techniques that are tried at all."""
 
     images: int
-    stages: int
-    means: frozenset[str]
+    groups: int
+    techniques: frozenset[Technique]
 
 
 def _effort(passes: int, images: int) -> _Effort | None:
-    """The most images and stages that so many forward passes pay for, with the choice of a range method where any do.
+    """The most images and groups that so many forward passes pay for, with the choice of a range method where any do.
 
     Returns None where not even bias correction on the fewest images fits.
     """
     sizes = sorted({images, *(n for n in (64, 32, 16, _LEAST_IMAGES) if n < images)}, reverse=True)
-    for needed in (frozenset({BIAS, WHOLE}), frozenset({BIAS})):
+    for needed in ({Technique.BIAS, Technique.RANGES}, {Technique.BIAS}):
         for count in sizes:
-            for stages in _STAGES:
-                effort = _Effort(count, stages, _affordable(passes, _passes(count, stages)))
-                if needed <= effort.means:
+            for groups in _GROUPS:
+                effort = _Effort(count, groups, _affordable(passes, _passes(count, groups)))
+                if needed <= effort.techniques:
                     return effort
     return None
 
 
-def _affordable(passes: int, prices: dict[str, int]) -> frozenset[str]:
-    """The means that so many forward passes pay for, the one that buys most first."""
-    means: set[str] = set()
-    for name, price in prices.items():
+def _affordable(passes: int, prices: dict[Technique, int]) -> frozenset[Technique]:
+    """The techniques that so many forward passes pay for, the one that buys most first."""
+    techniques: set[Technique] = set()
+    for technique, price in prices.items():
         if price <= passes:
             passes -= price
-            means.add(name)
-    return frozenset(means)
+            techniques.add(technique)
+    return frozenset(techniques)
 
 
-def _passes(images: int, stages: int) -> dict[str, int]:
-    """The forward passes that each means takes, the one that buys most first."""
+def _passes(images: int, groups: int) -> dict[Technique, int]:
+    """The forward passes that each technique takes, the one that buys most first."""
     judges = _judging(images)
     fitted = images - judges
-    # Each stage of bias correction sees the fitted images, and so does the float network; the judges, start and end.
-    biases = fitted * (stages + 1) + judges * 2
-    return {BIAS: biases, WHOLE: WHOLE_NETWORK_TRIES * fitted, EQUALISE: biases + judges * 2}
+    # Each group of bias correction sees the fitted images, and so does the float network; the judges, start and end.
+    biases = fitted * (groups + 1) + judges * 2
+    return {
+        Technique.BIAS: biases,
+        Technique.RANGES: RANGE_CHOICES * fitted,
+        Technique.EQUALISE: biases + judges * 2,
+    }
+
+
+def _divided(images: Array) -> tuple[Array, Array]:
+    """The images to fit to, and those that judge; a single image does both."""
+    judging = _judging(len(images))
+    return (images[:-judging], images[-judging:]) if judging else (images, images)
 
 
 def _judging(images: int) -> int:
@@ -225,18 +239,17 @@ def shifted(model: ir.Model, shifts: dict[str, Array]) -> ir.Model:
         shifts: by layer name, shape (C,) each.
     """
     copy = model.clone()
+    writer = GraphWriter(copy.graph)
     for layer in layers_of(copy.graph):
         shift = shifts.get(layer.name)
         if shift is None or layer.node.op_type == "MatMul":
             continue
         bias = np.zeros_like(shift) if layer.bias is None else layer.bias
-        name = f"{layer.name}_bias_corrected"
-        tensor = ir.tensor((bias + shift).astype(np.float32), name=name)
-        value = ir.Value(name=name, shape=ir.Shape(shift.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        copy.graph.register_initializer(value)
         old = layer.node.inputs[2] if len(layer.node.inputs) > 2 else None
         layer.node.resize_inputs(3)
-        layer.node.replace_input_with(2, value)
-        if old is not None and old.name is not None and not old.uses():
-            copy.graph.initializers.pop(old.name, None)
+        corrected = writer.constant((bias + shift).astype(np.float32), f"{layer.name}_bias_corrected")
+        layer.node.replace_input_with(2, corrected)
+        if old is not None:
+            forget(copy.graph, old)
+    writer.append()
     return copy

@@ -1,8 +1,8 @@
 """What each layer costs when it alone is quantised: the table behind ``radixrt sensitivity`` and mixed precision.
 
 For each layer its weights and the tensor it reads are quantised, all else stays in float; what that does to the
-logits is its SQNR. What INT8 saves there is measured by the caller, who has the target's clock; without it the share of
-the network's multiplications stands for it.
+logits is its SQNR. What INT8 saves there is measured by the caller, who can run the target; where nobody did, the share
+of the network's multiplications stands for it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,6 @@ def sensitivity(
     *,
     gains: Mapping[str, float] | None = None,
     on_progress: Callable[[SearchProgress], None] | None = None,
-    stop: Callable[[], bool] | None = None,
     threads: int = 0,
 ) -> tuple[LayerSensitivity, ...]:
     """Measures every layer that a placement quantises.
@@ -75,7 +74,6 @@ def sensitivity(
         options: the placement.
         gains: milliseconds that INT8 saves, by layer name, where somebody measured them.
         on_progress: told after each layer.
-        stop: asked before each layer; True ends with the layers measured so far.
         threads: of the runtime; 0 lets it choose.
 
     Returns:
@@ -88,8 +86,6 @@ def sensitivity(
     started = time.monotonic()
     count = len(session.decision.layers)
     for i, (layer, root) in enumerate(session.layer_roots):
-        if stop is not None and stop():
-            break
         alone = Variant({root: table.amax(root)}, frozenset({layer.name}))
         macs = macs_of(layer)
         rows.append(

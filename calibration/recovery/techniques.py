@@ -1,11 +1,12 @@
-"""The means of accuracy recovery, each a search over variants of one session: see ``recovery.py`` for their order."""
+"""The techniques of accuracy recovery, each a search over variants of one session: ``recover.py`` has their order."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from enum import Enum
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -19,15 +20,20 @@ from radixrt.calibration.recovery.session import QuantSession, Variant
 from radixrt.calibration.spec import Method
 
 Array = NDArray[Any]
+Item = TypeVar("Item")
 
-WHOLE, BIAS, EQUALISE = MEANS = (
-    "range method for the whole network",
-    "bias correction",
-    "cross-layer equalisation",
-)
+
+class Technique(str, Enum):
+    """A way to bring accuracy back, called as the report calls it; in the order in which they are tried."""
+
+    RANGES = "range method for the whole network"
+    BIAS = "bias correction"
+    EQUALISE = "cross-layer equalisation"
+
 
 _BLENDS = {"a quarter of the way from minmax to mse": 0.25, "half way from minmax to mse": 0.5}
-WHOLE_NETWORK_TRIES = len(Method) + len(_BLENDS)
+RANGE_CHOICES = len(Method) + len(_BLENDS)
+"""How many choices of ranges ``Technique.RANGES`` tries."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,6 @@ class SearchProgress:
     seconds_left: float
 
 
-class StoppedError(Exception):
-    """The caller wants no more candidates."""
-
-
 @dataclass(frozen=True)
 class Setting:
     """What stays the same from one graph of a search to the next.
@@ -52,34 +54,39 @@ class Setting:
         options: the placement.
         fitted: images that choices are made on.
         judges: images that they are judged on: a choice that only fits the images it was made on fails there.
-        stages: of bias correction.
+        groups: of layers, whose biases are corrected one group after another.
         on_progress: told after each candidate.
-        stop: asked before each candidate.
         threads: of the runtime.
     """
 
     options: PlacementOptions
     fitted: Array
     judges: Array
-    stages: int
+    groups: int
     on_progress: Callable[[SearchProgress], None] | None
-    stop: Callable[[], bool] | None
     threads: int
 
-    def counted(self, step: str, items: list[Any]) -> Iterator[Any]:
-        """Passes items through; asks before each whether to go on, and tells after each how far it is."""
+    def counted(self, technique: Technique, items: Sequence[Item]) -> Iterator[Item]:
+        """Passes items through, and tells after each how far it is."""
         started = time.monotonic()
-        for i, item in enumerate(items):
-            if self.stop is not None and self.stop():
-                raise StoppedError
+        for done, item in enumerate(items, start=1):
             yield item
             if self.on_progress is not None:
-                spent = time.monotonic() - started
-                self.on_progress(SearchProgress(step, i + 1, len(items), spent / (i + 1) * (len(items) - i - 1)))
+                left = (time.monotonic() - started) / done * (len(items) - done)
+                self.on_progress(SearchProgress(technique.value, done, len(items), left))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a technique came to: a variant, the search whose graph it is of, and details for the report."""
+
+    search: Search
+    variant: Variant
+    detail: str
 
 
 class Search:
-    """One float graph, its ranges, and the means that work on them.
+    """One float graph, its ranges, and the techniques that work on them.
 
     Args:
         model: the float32 graph; not changed.
@@ -96,51 +103,61 @@ class Search:
         """The SQNR of the logits on the images that judge, in dB."""
         return sqnr_db(self._reference, self.session.logits(self._setting.judges, variant))
 
-    def whole(self, start: Variant) -> tuple[Search, Variant, str]:
-        """Every group by one chooser, everything quantised: the chooser of least logit error."""
+    def apply(self, technique: Technique, start: Variant) -> Outcome:
+        """Looks for a better variant than ``start`` by one technique."""
+        match technique:
+            case Technique.RANGES:
+                return self.choose_ranges(start)
+            case Technique.BIAS:
+                return self.correct_biases(start)
+            case Technique.EQUALISE:
+                return self.equalise(start)
+
+    def choose_ranges(self, start: Variant) -> Outcome:
+        """Chooses all ranges by one method: the one of least error of the logits with everything quantised."""
         exact = self.session.logits(self._setting.fitted, Variant())
-        found = {t.name: t for t in self.table.tensors}
+        ranges = {t.name: t for t in self.table.tensors}
         choices = {"as calibrated": start.amax}
-        choices |= {m.value: {r: found[r].candidates.by(m) or start.amax[r] for r in start.amax} for m in Method}
-        choices |= {name: {r: _blend(found[r], share) for r in start.amax} for name, share in _BLENDS.items()}
+        choices |= {m.value: {r: ranges[r].candidates.by(m) or start.amax[r] for r in start.amax} for m in Method}
+        choices |= {name: {r: _blend(ranges[r], share) for r in start.amax} for name, share in _BLENDS.items()}
         distinct = {tuple(amax.values()): (name, amax) for name, amax in reversed(choices.items())}
         scores: dict[str, float] = {}
-        for name, amax in self._setting.counted(WHOLE, list(distinct.values())):
-            variant = replace(start, amax=amax)
-            scores[name] = sqnr_db(exact, self.session.logits(self._setting.fitted, variant))
+        for name, amax in self._setting.counted(Technique.RANGES, list(distinct.values())):
+            logits = self.session.logits(self._setting.fitted, replace(start, amax=amax))
+            scores[name] = sqnr_db(exact, logits)
         best = max(scores, key=lambda name: scores[name])
-        said = ", ".join(f"{name} {db:.1f}" for name, db in sorted(scores.items(), key=lambda item: -item[1]))
-        return self, replace(start, amax=choices[best]), f"{best}; {said}"
+        ranking = ", ".join(f"{name} {db:.1f}" for name, db in sorted(scores.items(), key=lambda item: -item[1]))
+        return Outcome(self, replace(start, amax=choices[best]), f"{best}; {ranking}")
 
-    def biases(self, start: Variant) -> tuple[Search, Variant, str]:
-        """Layer after layer, the mean that quantisation took from each output channel goes to the bias."""
-        setting, step = self._setting, BIAS if not start.shifts else EQUALISE
+    def correct_biases(self, start: Variant, technique: Technique = Technique.BIAS) -> Outcome:
+        """Adds to the biases, group after group of layers, what quantisation took from the mean of each channel."""
+        setting = self._setting
         names = [layer.name for layer in self.session.decision.layers]
         exact = self.session.channel_means(setting.fitted, Variant(), names)
-        stages = [list(part) for part in np.array_split(np.array(names, dtype=object), min(setting.stages, len(names)))]
+        groups = [list(part) for part in np.array_split(np.array(names, dtype=object), min(setting.groups, len(names)))]
         variant = replace(start, shifts={})
-        for stage in setting.counted(step, stages):
-            now = self.session.channel_means(setting.fitted, variant, stage)
-            variant = replace(variant, shifts={**variant.shifts, **{n: exact[n] - now[n] for n in stage}})
-        return self, variant, f"{len(names)} layers corrected"
+        for group in setting.counted(technique, groups):
+            means = self.session.channel_means(setting.fitted, variant, group)
+            variant = replace(variant, shifts={**variant.shifts, **{n: exact[n] - means[n] for n in group}})
+        return Outcome(self, variant, f"{len(names)} layers corrected")
 
-    def equalise(self, start: Variant) -> tuple[Search, Variant, str]:
-        """Rescales channels wherever the graph allows, and corrects biases anew on the graph that comes of it."""
-        found = equalised(self.model, self.table.with_amax(start.amax), start.layers)
-        if found is None:
-            return self, start, "no two convolutions with only a Relu between them could gain"
-        session = QuantSession(found.model, self._setting.options, found.table, threads=self._setting.threads)
-        search = Search(found.model, found.table, session, self._setting)
-        said = f"{len(found.divisors)} pairs of convolutions rescaled"
-        rescaled = session.everything(found.table)
-        # Correcting biases is most of the work, and none of its gain: what rescaling buys shows without it.
-        without, plain = search.sqnr(rescaled), self.sqnr(replace(start, shifts={}))
-        if without <= plain:
-            return self, start, f"{said}, but without bias correction that gives {without:.1f} dB, not {plain:.1f}"
-        _, variant, _ = search.biases(replace(rescaled, shifts=start.shifts))
-        return search, variant, said
+    def equalise(self, start: Variant) -> Outcome:
+        """Rescales channels wherever the graph allows, and corrects the biases of the graph that comes of it."""
+        equal = equalised(self.model, self.table.with_amax(start.amax), start.layers)
+        if equal is None:
+            return Outcome(self, start, "no two convolutions with only a Relu between them could gain")
+        session = QuantSession(equal.model, self._setting.options, equal.table, threads=self._setting.threads)
+        search = Search(equal.model, equal.table, session, self._setting)
+        detail = f"{len(equal.divisors)} pairs of convolutions rescaled"
+        rescaled = session.everything(equal.table)
+        # Correcting biases is most of the work and none of the gain: whether rescaling pays shows without it.
+        after_db, before_db = search.sqnr(rescaled), self.sqnr(replace(start, shifts={}))
+        if after_db <= before_db:
+            why = f"{detail}, but without bias correction that gives {after_db:.1f} dB, not {before_db:.1f}"
+            return Outcome(self, start, why)
+        return replace(search.correct_biases(rescaled, Technique.EQUALISE), detail=detail)
 
 
-def _blend(found: TensorRange, share: float) -> float:
-    wide, narrow = found.candidates.minmax, found.candidates.mse
+def _blend(tensor: TensorRange, share: float) -> float:
+    wide, narrow = tensor.candidates.minmax, tensor.candidates.mse
     return float(wide ** (1 - share) * narrow**share)

@@ -15,18 +15,19 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from radixrt.export.graph.constants import constant
-from radixrt.export.graph.origin import copy_origin
+from radixrt.export.graph.writer import GraphWriter
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
 
 
 def keep_float_layers(model: ir.Model) -> None:
     """Puts a LeakyRelu behind each float layer that ONNX Runtime would quantise. Changes the model in place."""
+    writer = GraphWriter(model.graph)
     for node in list(model.graph):
         if node.op_type in _LAYERS and _reads_integers(node) and constant(node.inputs[1]) is not None:
             last = _last_before_quantising(node)
             if last is not None:
-                _guard(model.graph, last)
+                _guard(writer, last)
 
 
 def _reads_integers(node: ir.Node) -> bool:
@@ -48,16 +49,22 @@ def _last_before_quantising(node: ir.Node) -> ir.Node | None:
         node = readers[0]
 
 
-def _guard(graph: ir.Graph, last: ir.Node) -> None:
+def _guard(writer: GraphWriter, last: ir.Node) -> None:
     output = last.outputs[0]
-    value = ir.Value(name=f"{output.name}_kept", shape=output.shape, type=output.type)
+    readers = list(output.uses())
     relu = last.op_type == "Relu"
     source, slope = (last.inputs[0], 0.0) if relu else (output, 1.0)
-    guard = ir.Node("", "LeakyRelu", [source], [ir.AttrFloat32("alpha", slope)], outputs=[value], name=value.name)
-    copy_origin(last, guard)
-    graph.insert_after(last, guard)
-    for reader, index in list(output.uses()):
-        if reader is not guard:
-            reader.replace_input_with(index, value)
+    kept = writer.op(
+        "LeakyRelu",
+        [source],
+        f"{output.name}_kept",
+        {"alpha": slope},
+        dtype=output.dtype,
+        shape=output.shape,
+        origin=last,
+    )
+    writer.insert_behind(output)
+    for reader, index in readers:
+        reader.replace_input_with(index, kept)
     if relu:
-        graph.remove(last, safe=True)
+        writer.graph.remove(last, safe=True)

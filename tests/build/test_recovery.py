@@ -23,7 +23,7 @@ from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.recovery.mixed_precision import keep_worst_in_float
 from radixrt.calibration.recovery.recover import recover, shifted
 from radixrt.calibration.recovery.sensitivity import LayerSensitivity
-from radixrt.calibration.recovery.techniques import BIAS, EQUALISE, MEANS, WHOLE, SearchProgress
+from radixrt.calibration.recovery.techniques import SearchProgress, Technique
 from radixrt.calibration.spec import CalibrationOptions, MaxDrop, Method, Recovery
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.registry import get
@@ -82,7 +82,7 @@ def test_what_was_recovered_once_is_taken_again(photos: ImageList, tmp_path: Pat
         assert reuse.taken == ["recovery", "calibration", "calibration"], (
             "the same graph and images are enough, no less"
         )
-    assert [s.partition(":")[0] for s in first.sentences] == list(MEANS)
+    assert [s.partition(":")[0] for s in first.sentences] == [t.value for t in Technique]
     assert again.sentences == first.sentences
     assert again.table == first.table
     x = stacked(photos)
@@ -99,20 +99,20 @@ def test_a_network_that_is_too_large_is_left_as_calibrated_and_the_report_says_s
     np.testing.assert_array_equal(logits(found.model, x), logits(model, x))
 
 
-def test_a_smaller_allowance_drops_the_dearest_means_first() -> None:
+def test_a_smaller_allowance_drops_the_dearest_technique_first() -> None:
     model, x = se_block(), images(8)
     table = calibrate(model, [x])
     whole = recover(model, table, x, OPTIONS)
     assert not any(step.left_out for step in whole.steps)
     macs = sum(macs_of(layer) for layer in layers_of(model.graph))
     for passes, tried in (
-        # Of 8 images 4 are fitted to and 4 judge; 6 stages at the least, 12 where they fit, and 7 tries of ranges.
-        (7 * 4 + 2 * 4, {BIAS}),
-        (7 * 4 + 2 * 4 + 7 * 4, {WHOLE, BIAS}),
-        (2 * (13 * 4 + 2 * 4) + 2 * 4 + 7 * 4, {WHOLE, BIAS, EQUALISE}),
+        # Of 8 images 4 are fitted to and 4 judge; 6 groups of layers at the least, 12 where they fit; ranges take 7.
+        (7 * 4 + 2 * 4, {Technique.BIAS}),
+        (7 * 4 + 2 * 4 + 7 * 4, {Technique.RANGES, Technique.BIAS}),
+        (2 * (13 * 4 + 2 * 4) + 2 * 4 + 7 * 4, set(Technique)),
     ):
         some = recover(model, table, x, OPTIONS, work=macs * passes)
-        assert {step.name for step in some.steps if not step.left_out} == tried
+        assert {step.technique for step in some.steps if not step.left_out} == tried
 
 
 def test_layers_stay_in_float_until_no_more_than_the_limit_is_lost(photos: ImageList, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from radixrt.errors import InputError
 from radixrt.export.graph.session import GraphSession
 from radixrt.validate.measure.layer_match import MatchedLayer, Pair, match_layers
-from radixrt.validate.measure.parity import sqnr_db
+from radixrt.validate.measure.parity import reported_db
 from radixrt.validate.schema import SQNR_CAP_DB, DriftRow
 
 CLEAN_DB = 36.0
@@ -158,7 +158,7 @@ def drops_db(layers: list[MatchedLayer], levels: list[float]) -> list[float]:
 
 
 def _rows(layers: list[MatchedLayer], tally: _Tally) -> list[DriftRow]:
-    levels = [sqnr_db(sums.signal, sums.noise) for sums in tally.layers]
+    levels = [reported_db(sums.signal, sums.noise) for sums in tally.layers]
     falls = drops_db(layers, levels)
     first = next((i for i, fall in enumerate(falls) if fall > DROP_DB), None)
     rows = []
@@ -178,7 +178,7 @@ def _rows(layers: list[MatchedLayer], tally: _Tally) -> list[DriftRow]:
                 first_drop=depth == first,
                 drop_db=falls[depth],
                 nonfinite=sums.nonfinite,
-                own_sqnr_db=min((sqnr_db(p.signal, p.rounding + p.clipping) for p in pairs), default=SQNR_CAP_DB),
+                own_sqnr_db=min((reported_db(p.signal, p.rounding + p.clipping) for p in pairs), default=SQNR_CAP_DB),
             )
         )
     return rows

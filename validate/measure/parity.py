@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
+from radixrt.calibration.int8 import power_ratio_db
 from radixrt.errors import InputError
 from radixrt.validate.schema import SQNR_CAP_DB, OutputParity, Parity, WorstImage
 
@@ -28,13 +29,9 @@ class Distances:
     largest: NDArray[np.float64]
 
 
-def sqnr_db(signal_power: float, noise_power: float) -> float:
-    """Signal over noise in decibels, within ±200 dB; equality is 200."""
-    if noise_power <= 0:
-        return SQNR_CAP_DB
-    if signal_power <= 0:
-        return -SQNR_CAP_DB
-    return float(np.clip(10 * np.log10(signal_power / noise_power), -SQNR_CAP_DB, SQNR_CAP_DB))
+def reported_db(signal_power: float, noise_power: float) -> float:
+    """Signal over noise in decibels as a report holds it, within ±200 dB; equality is 200."""
+    return min(max(power_ratio_db(signal_power, noise_power), -SQNR_CAP_DB), SQNR_CAP_DB)
 
 
 def check_pair(reference: Floats, engine: Floats) -> None:
@@ -122,7 +119,7 @@ class OutputAccumulator:
             cosine_mean=self._cosine_sum / self.images,
             max_abs=self._max_abs,
             mean_abs=self._sum_abs / max(self._values, 1),
-            sqnr_db=sqnr_db(self._signal, self._noise) if self.images > self.nonfinite else -SQNR_CAP_DB,
+            sqnr_db=reported_db(self._signal, self._noise) if self.images > self.nonfinite else -SQNR_CAP_DB,
             nonfinite=self.nonfinite,
         )
 

@@ -10,7 +10,7 @@ from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.recovery.equalise import chains, equalised
 from radixrt.calibration.recovery.recover import recover
-from radixrt.calibration.recovery.techniques import EQUALISE
+from radixrt.calibration.recovery.techniques import Technique
 from radixrt.engines.registry import get
 from radixrt.export.graph.hash import model_sha256
 from radixrt.export.graph.layers import layers_of
@@ -67,7 +67,7 @@ def test_it_buys_accuracy_where_channels_differ() -> None:
     model = uneven()
     x = images(32)
     found = recover(model, calibrate(model, [x]), x, PlacementOptions(get("tensorrt").traits))
-    step = next(s for s in found.steps if s.name == EQUALISE)
+    step = next(s for s in found.steps if s.technique is Technique.EQUALISE)
     assert step.after_db > step.before_db + 3
     assert "2 pairs" in step.sentence()
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import rel_entr, softmax
 
 from radixrt.errors import InputError
-from radixrt.validate.measure.parity import ParityAccumulator, parity, sqnr_db
+from radixrt.validate.measure.parity import ParityAccumulator, parity, reported_db
 from tests.validate.reports import logits
 
 
@@ -113,6 +113,6 @@ def test_nothing_added_is_refused() -> None:
 
 
 def test_sqnr_has_finite_ends() -> None:
-    assert sqnr_db(1.0, 0.0) == 200.0
-    assert sqnr_db(0.0, 1.0) == -200.0
-    assert sqnr_db(100.0, 1.0) == pytest.approx(20.0)
+    assert reported_db(1.0, 0.0) == 200.0
+    assert reported_db(0.0, 1.0) == -200.0
+    assert reported_db(100.0, 1.0) == pytest.approx(20.0)
