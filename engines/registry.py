@@ -20,11 +20,11 @@ DEFAULT = "onnxruntime"
 """The target of a command that was told none: the one that runs anywhere."""
 
 # In the order in which they are shown. A module is imported when its target is asked for.
-_TARGETS: dict[str, tuple[str, str] | type[Target]] = {
-    "tensorrt": ("radixrt.engines.tensorrt.target", "TensorRtTarget"),
-    "tensorrt-rtx": ("radixrt.engines.tensorrt.rtx", "TensorRtRtxTarget"),
-    "onnxruntime": ("radixrt.engines.cpu.onnxruntime", "OnnxRuntimeTarget"),
-    "openvino": ("radixrt.engines.cpu.openvino", "OpenVinoTarget"),
+_TARGETS: dict[str, str | type[Target]] = {
+    "tensorrt": "radixrt.engines.tensorrt.target:TensorRtTarget",
+    "tensorrt-rtx": "radixrt.engines.tensorrt.rtx:TensorRtRtxTarget",
+    "onnxruntime": "radixrt.engines.cpu.onnxruntime:OnnxRuntimeTarget",
+    "openvino": "radixrt.engines.cpu.openvino:OpenVinoTarget",
 }
 
 
@@ -32,6 +32,18 @@ def register(target: type[Target]) -> None:
     """Adds a target of an application's own, under its ``name``; it takes the place of an earlier one of that name."""
     _TARGETS[target.name] = target
     forget()
+
+
+def import_path(target: Target) -> str:
+    """Returns where a target's class stands, as ``module:class``, for a process that has not registered it."""
+    return f"{type(target).__module__}:{type(target).__qualname__}"
+
+
+def load(path: str, cache_dir: Path | None = None) -> Target:
+    """Makes a target from what :func:`import_path` returned. It imports the module: never call it on a foreign text."""
+    module, _, member = path.partition(":")
+    made: type[Target] = getattr(importlib.import_module(module), member)
+    return made(cache_dir)
 
 
 def unregister(name: str) -> None:
@@ -109,8 +121,4 @@ def stand_in() -> Target:
 @cache
 def _made(name: str, cache_dir: Path | None) -> Target:
     entry = _TARGETS[name]
-    if isinstance(entry, type):
-        return entry(cache_dir)
-    module, member = entry
-    made: type[Target] = getattr(importlib.import_module(module), member)
-    return made(cache_dir)
+    return load(entry, cache_dir) if isinstance(entry, str) else entry(cache_dir)

@@ -90,7 +90,7 @@ def run_race(job: Job, paths: Mapping[str, Path], race: Race) -> Result:
         name, writer = winner.target.name, writers[paths[winner.target.name]]
         with job.stages.stage("Profiling layers and the first inference"):
             file, build_options = winner.engine.files[0], job.request.build
-            verdict = with_costs(verdicts[name], name, file, winner.deploy_file, build_options)
+            verdict = with_costs(verdicts[name], winner.target, file, winner.deploy_file, build_options)
         return finish(job, moved(winner, writer.folder), verdict, writer, reused, race.candidates)
 
 

@@ -180,7 +180,7 @@ def judge_engine(job: Job, built: Built) -> tuple[Verdict, tuple[str, ...]]:
                 with target.open(file, threads=options.threads) as session, float_engine(job, built) as beside:
                     verdict = judge(session, job.prepared, job.trial, now(), stages, beside=beside)
                 with stages.stage("Profiling layers and the first inference"):
-                    verdict = with_costs(verdict, target.name, file, built.deploy_file, options)
+                    verdict = with_costs(verdict, target, file, built.deploy_file, options)
             (folder / "verdict.json").write_text(verdict.model_dump_json())
 
         found = job.reuse.keep(key, f"{target.name} measurements", write)

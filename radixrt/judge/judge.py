@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from radixrt.calibration.data.images import ImageBatch, ImageList
-from radixrt.engines.base import BuildOptions, Session
-from radixrt.engines.registry import get
+from radixrt.engines.base import BuildOptions, Session, Target
 from radixrt.engines.runners import Logits, Outputs, OutputsRunner, session_outputs
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
@@ -227,12 +226,12 @@ def _exactly(images: ImageList, count: int) -> NDArray[np.float32]:
     return np.resize(few, (count, *few.shape[1:]))
 
 
-def with_costs(verdict: Verdict, target: str, engine: Path, deploy: Path, build: BuildOptions) -> Verdict:
+def with_costs(verdict: Verdict, target: Target, engine: Path, deploy: Path, build: BuildOptions) -> Verdict:
     """Adds what an engine costs before its first answer, and the time of each of its layers.
 
     Args:
         verdict: what was measured so far.
-        target: the target's name.
+        target: what opens the engine.
         engine: the file that the target opens.
         deploy: the graph it was built from, for the layers' torch names.
         build: the options it was built with.
@@ -244,7 +243,7 @@ def with_costs(verdict: Verdict, target: str, engine: Path, deploy: Path, build:
     costs = {name: getattr(cold, name) for name in ("load_ms", "first_inference_ms", "peak_bytes")}
     assert verdict.latency is not None
     method = verdict.latency.method.model_copy(update=costs)
-    rows = get(target).inspect(engine, deploy, build).rows
+    rows = target.inspect(engine, deploy, build).rows
     times = [
         LayerTime(name=row.origin[0] if row.origin else row.name, op_type=row.kind, ms=row.mean_us / 1000)
         for row in rows

@@ -11,10 +11,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from radixrt.engines.registry import import_path
 from radixrt.errors import RadixRTError
+
+if TYPE_CHECKING:
+    from radixrt.engines.base import Target
 
 SECONDS = 300
 
@@ -29,11 +34,11 @@ class ColdStart(BaseModel):
     peak_bytes: int
 
 
-def cold_start(target: str, engine: Path, *, threads: int = 0, batch: int = 1) -> ColdStart:
+def cold_start(target: Target, engine: Path, *, threads: int = 0, batch: int = 1) -> ColdStart:
     """Opens an engine in a fresh process and runs it once on zeros.
 
     Args:
-        target: the target's name.
+        target: what opens the engine.
         engine: the file that the target opens.
         threads: threads of the runtime; 0 is its own choice.
         batch: how many images a dynamic batch takes at the least.
@@ -45,7 +50,7 @@ def cold_start(target: str, engine: Path, *, threads: int = 0, batch: int = 1) -
         sys.executable,
         "-m",
         "radixrt.validate.measure.cold_start",
-        target,
+        import_path(target),
         str(engine),
         str(threads),
         str(batch),
@@ -62,12 +67,12 @@ def cold_start(target: str, engine: Path, *, threads: int = 0, batch: int = 1) -
 
 
 def measure_here(target: str, engine: Path, threads: int, batch: int) -> ColdStart:
-    """The measurement itself, for a process that does nothing else."""
+    """The measurement itself, for a process that does nothing else; ``target`` is where the class stands."""
     import numpy as np
 
-    from radixrt.engines.registry import get
+    from radixrt.engines.registry import load
 
-    opener = get(target)
+    opener = load(target)
     opener.capability()
     start = time.perf_counter()
     session = opener.open(engine, threads=threads)

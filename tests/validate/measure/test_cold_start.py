@@ -12,6 +12,7 @@ import onnx
 import pytest
 from PIL import Image
 
+from radixrt.engines.registry import get
 from radixrt.errors import RadixRTError
 from radixrt.validate.measure.cold_start import cold_start
 from radixrt.validate.report.thumbnails import MOST, thumbnails
@@ -42,7 +43,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_cold_start_of_a_fresh_process(engine: Path) -> None:
-    found = cold_start("onnxruntime", engine, threads=1)
+    found = cold_start(get("onnxruntime"), engine, threads=1)
     assert found.load_ms > 0 and found.first_inference_ms > 0
     assert 10e6 < found.peak_bytes < 1e9, "a process without PyTorch"
 
@@ -55,15 +56,15 @@ def test_the_first_inference_is_at_the_smallest_batch(tmp_path: Path) -> None:
           logits = Reshape (input, shape) }""")
     onnx.save(pairs, tmp_path / "engine.onnx")
     with pytest.raises(RadixRTError, match="could not open and run"):
-        cold_start("onnxruntime", tmp_path / "engine.onnx")
-    assert cold_start("onnxruntime", tmp_path / "engine.onnx", batch=2).first_inference_ms > 0
+        cold_start(get("onnxruntime"), tmp_path / "engine.onnx")
+    assert cold_start(get("onnxruntime"), tmp_path / "engine.onnx", batch=2).first_inference_ms > 0
 
 
 def test_cold_start_says_why_it_failed(tmp_path: Path) -> None:
     broken = tmp_path / "engine.onnx"
     broken.write_bytes(b"not an engine")
     with pytest.raises(RadixRTError, match="cannot be opened"):
-        cold_start("onnxruntime", broken)
+        cold_start(get("onnxruntime"), broken)
 
 
 def test_the_measuring_process_does_not_load_pytorch() -> None:
