@@ -80,25 +80,24 @@ class _Pointwise:
     Attributes:
         node: the Conv.
         data: what it reads.
-        dtype: of ``data``.
         weight: (out, in).
         bias: (out,).
     """
 
     node: ir.Node
     data: ir.Value
-    dtype: ir.DataType
     weight: NDArray[Any]
     bias: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class _Squeeze:
-    """A pooling between two pointwise convolutions, of which the second is the first FC."""
+    """A pooling between two pointwise convolutions, of which the second is the first FC; ``dtype`` is that of all."""
 
     convolution: _Pointwise
     pool: ir.Node
     excite: _Pointwise
+    dtype: ir.DataType
 
 
 def _match(node: ir.Node) -> _Squeeze | None:
@@ -112,7 +111,8 @@ def _match(node: ir.Node) -> _Squeeze | None:
     convolution = None if producer is None else _pointwise(producer)
     if convolution is None or convolution.weight.shape[1] > convolution.weight.shape[0]:
         return None
-    return _Squeeze(convolution=convolution, pool=pool, excite=excite)
+    dtype = node.outputs[0].dtype or convolution.data.dtype
+    return None if dtype is None else _Squeeze(convolution=convolution, pool=pool, excite=excite, dtype=dtype)
 
 
 def _pointwise(node: ir.Node) -> _Pointwise | None:
@@ -124,13 +124,10 @@ def _pointwise(node: ir.Node) -> _Pointwise | None:
     data, weight, *rest = node.inputs
     if shape.kernel != (1, 1) or shape.stride != (1, 1) or data is None or weight is None:
         return None
-    dtype, bias = data.dtype or node.outputs[0].dtype, rest[0] if rest else None
-    if dtype is None:
-        return None
+    bias = rest[0] if rest else None
     return _Pointwise(
         node=node,
         data=data,
-        dtype=dtype,
         weight=array_of(weight)[:, :, 0, 0],
         bias=np.zeros(shape.out_channels) if bias is None else array_of(bias).astype(np.float64),
     )
@@ -149,7 +146,12 @@ def _write(squeeze: _Squeeze, writer: GraphWriter) -> ir.Value:
     batch = outer.data.shape[0] if outer.data.shape is not None else None
     shape = None if batch is None else ir.Shape([batch, inner.weight.shape[1], 1, 1])
     pooled = writer.op(
-        "GlobalAveragePool", [inner.data], f"{name}.early_pool", dtype=outer.dtype, shape=shape, instead_of=squeeze.pool
+        "GlobalAveragePool",
+        [inner.data],
+        f"{name}.early_pool",
+        dtype=squeeze.dtype,
+        shape=shape,
+        instead_of=squeeze.pool,
     )
     return writer.op("Conv", [pooled, *weights], f"{name}.early", outer.node.attributes, instead_of=outer.node)
 
@@ -157,5 +159,5 @@ def _write(squeeze: _Squeeze, writer: GraphWriter) -> ir.Value:
 def _at_proof_size(squeeze: _Squeeze) -> Concrete:
     shape = (_PROOF_IMAGES, squeeze.convolution.weight.shape[1], *_PROOF_SIZE)
     concrete = Concrete(shapes={squeeze.convolution.data: shape})
-    concrete.types[squeeze.excite.node.outputs[0]] = ir.serde.serialize_type(ir.TensorType(squeeze.excite.dtype))
+    concrete.types[squeeze.excite.node.outputs[0]] = ir.serde.serialize_type(ir.TensorType(squeeze.dtype))
     return concrete

@@ -101,9 +101,7 @@ def deploy_graph(
     target = get(options.target)
     better = improved(model, table, images, PlacementOptions(target.traits), options.recovery, stages, reuse, target)
     with stages.stage("Placing Q/DQ"):
-        typed = typed_graph(
-            better.model, options.precision, options.target, better.table, exclude=better.exclude
-        )
+        typed = typed_graph(better.model, options.precision, options.target, better.table, exclude=better.exclude)
     assert typed.placement is not None
     return DeployGraph(
         model=typed.model,
