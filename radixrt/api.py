@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from radixrt.engines.cache.device import device_cache
 from radixrt.engines.runners import Outputs, logits_of, session_outputs
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
-from radixrt.options import DEFAULT_MODEL, DataChoice, EngineRequest, ModelChoice
+from radixrt.options import DEFAULT_MODEL, DataChoice, EngineRequest, ModelChoice, ValidateRequest
 from radixrt.progress import Stages, shown
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.rivals import Rivals
@@ -119,11 +119,8 @@ def compile(
         output=None if output is None else Path(output),
         command="radixrt.compile",
     )
-    with ExitStack() as stack:
-        console = Console(stderr=True) if progress else None
-        if console is not None:
-            stack.enter_context(shown(console))
-        return Engine(request, Stages(console)).run()
+    with _displayed(progress) as stages:
+        return Engine(request, stages).run()
 
 
 @dataclass(frozen=True)
@@ -205,11 +202,67 @@ def load(bundle: str | Path, *, threads: int = 0, require_signature: str | Path 
     return LoadedEngine(found, found.open(threads=threads, cache_dir=device_cache()))
 
 
-def validate(bundle: str | Path, **options: Any) -> Report:
+def validate(
+    engine: str | Path,
+    *,
+    reference: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    data: str | Path = "elpv",
+    preprocess: str | Path | None = None,
+    test_images: int | None = None,
+    gates: GateLimits | None = None,
+    against: Sequence[str | Path] = (),
+    batch_sweep: Sequence[int] = (),
+    logits: str | None = None,
+    output: str | Path | None = None,
+    progress: bool = False,
+) -> Report:
     """Holds a bundle, or an engine that somebody else made, against the original network.
 
-    See :func:`radixrt.judge.validate.validate_engine` for the options.
+    Args:
+        engine: a bundle, or a plain ``.onnx``, OpenVINO ``.xml`` or TensorRT ``.plan``.
+        reference: the original network, as ``radixrt engine --model`` takes it; a bundle knows its own.
+        checkpoint: the original's trained weights.
+        data: images that judge.
+        preprocess: a JSON file that says how the original reads its images, where timm knows it wrongly.
+        test_images: at most so many images judge.
+        gates: limits that the engine must keep.
+        against: as for :func:`compile`.
+        batch_sweep: as for :func:`compile`.
+        logits: as for :func:`compile`; the one that a bundle was compiled with where absent.
+        output: a folder that takes the report; none is written without it.
+        progress: show the stages on standard error.
+
+    Raises:
+        InputError: there is no such engine, no reference for it, or it is not one that turns images into logits.
+        UnavailableError: an engine that somebody else made cannot run here.
     """
     from radixrt.judge.validate import validate_engine
 
-    return validate_engine(Path(bundle), **options)
+    request = ValidateRequest(
+        engine=Path(engine),
+        reference=None if reference is None else str(reference),
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        data=DataChoice(
+            source=str(data),
+            preprocess_file=None if preprocess is None else Path(preprocess),
+            test_images=test_images,
+        ),
+        gates=gates or GateLimits(),
+        rivals=Rivals.of([str(name) for name in against], batch_sweep),
+        logits=logits,
+        output=None if output is None else Path(output),
+    )
+    with _displayed(progress) as stages:
+        return validate_engine(request, stages)
+
+
+@contextmanager
+def _displayed(progress: bool) -> Iterator[Stages]:
+    """A display on standard error, or none."""
+    if not progress:
+        yield Stages()
+        return
+    console = Console(stderr=True)
+    with shown(console):
+        yield Stages(console)

@@ -106,6 +106,51 @@ class EngineRequest:
         return self.output if bundles == 1 else self.output / name
 
 
+@dataclass(frozen=True)
+class ValidateRequest:
+    """Everything that decides what ``radixrt validate`` does.
+
+    Attributes:
+        engine: a bundle, or a plain ``.onnx``, OpenVINO ``.xml`` or TensorRT ``.plan``.
+        reference: the original network, as ``radixrt engine --model`` takes it; a bundle knows its own.
+        checkpoint: the original's trained weights.
+        data: the images, how the original reads them where timm knows it wrongly, and how many judge.
+        gates: the limits.
+        rivals: what else is timed, and at which batch sizes.
+        logits: the original's output that is the logits, where it has several; the first of two dimensions where
+            absent, or the one that the bundle was compiled with.
+        output: a folder that takes ``report.json``, ``report.md`` and ``report.html``; none are written without it.
+        command: what the report says it was made by.
+    """
+
+    engine: Path
+    reference: str | None = None
+    checkpoint: Path | None = None
+    data: DataChoice = field(default_factory=DataChoice)
+    gates: GateLimits = field(default_factory=GateLimits)
+    rivals: Rivals = field(default_factory=Rivals)
+    logits: str | None = None
+    output: Path | None = None
+    command: str = "radixrt.validate"
+
+
+@dataclass(frozen=True)
+class SensitivityRequest:
+    """Everything that decides what ``radixrt sensitivity`` measures.
+
+    Attributes:
+        model: a network, or a bundle's folder, whose network, preprocessing and target are taken.
+        images: calibration images that each layer is measured on.
+        target: the bundle's or ONNX Runtime where absent.
+    """
+
+    model: ModelChoice = field(default_factory=ModelChoice)
+    data: DataChoice = field(default_factory=DataChoice)
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    images: int = 16
+    target: str | None = None
+
+
 def positive(what: str, value: int | None) -> None:
     """Refuses a count that is not one.
 

@@ -10,13 +10,14 @@ import onnx_ir as ir
 
 from radixrt.calibration.data.source import DataSource, ImageList, Preprocess, load_data
 from radixrt.export.graph.hash import graph_sha256
+from radixrt.export.graph.save import write_onnx
 from radixrt.export.source.load import LoadedModel, from_module, load
 from radixrt.export.source.names import resolve
 from radixrt.export.spec import BatchSpec
 from radixrt.options import DataChoice, ModelChoice
 from radixrt.progress import Stages
 from radixrt.reference import Reference, onnx_reference, torch_reference
-from radixrt.reuse import Reuse, weights_sha256
+from radixrt.reuse import Codec, Kept, Reuse, Step, weights_sha256
 
 BATCH_FOR_STATISTICS = 16
 IMAGES_FOR_STATISTICS = 64
@@ -36,6 +37,7 @@ class Prepared:
         labels: the names of the head's classes; empty where nobody knows them.
         labelled: the test's labels are classes of this head and the weights are trained, so accuracy can be measured.
         capture_error: largest difference of an output between PyTorch and the captured graph, on real images.
+        reused: what was taken from an earlier run.
     """
 
     model: LoadedModel
@@ -47,6 +49,7 @@ class Prepared:
     labels: tuple[str, ...]
     labelled: bool
     capture_error: float | None
+    reused: tuple[str, ...] = ()
 
     def test_images(self, choice: DataChoice) -> int:
         """How many images judge the engine: all where accuracy can be measured, else enough for parity."""
@@ -108,12 +111,18 @@ def prepare(choice: ModelChoice, data: DataChoice, batch: BatchSpec | None, stag
 
     with stages.stage("Capturing the graph"):
         ready = _Statistics(model, images.calibration)
+        error: float | None = None
+        reused: tuple[str, ...] = ()
         if model.module is None:
             assert model.foreign is not None
-            graph, error = model.foreign.simplified, None
+            graph = model.foreign.simplified
         else:
-            pinned = ref is not None and ref.kind in PINNED_KINDS
-            graph, error = _captured(ready, preprocess, batch or BatchSpec(), reuse, choice.logits, pinned)
+            how = ready, preprocess, batch or BatchSpec(), choice.logits
+            if ref is not None and ref.kind in PINNED_KINDS:
+                kept = reuse.step(_capture_step(*how), lambda: _capture(*how))
+            else:
+                kept = Kept(_capture(*how))
+            graph, error, reused = kept.value.graph, kept.value.error, kept.reused
     if model.module is None:
         assert model.foreign is not None
         reference = onnx_reference(model.foreign.graph)
@@ -130,6 +139,7 @@ def prepare(choice: ModelChoice, data: DataChoice, batch: BatchSpec | None, stag
         labels=tuple(model.labels or (images.labels if labelled else ())),
         labelled=labelled and model.weights != "random",
         capture_error=error,
+        reused=reused,
     )
 
 
@@ -171,37 +181,50 @@ class _Statistics:
         self._done = True
 
 
-def _captured(
-    statistics: _Statistics, preprocess: Preprocess, batch: BatchSpec, reuse: Reuse, logits: str | None, pinned: bool
-) -> tuple[ir.Model, float]:
-    from radixrt.export.reader.simplify import simplify, write_onnx
+@dataclass(frozen=True)
+class _Captured:
+    """A module's graph, and the largest difference of its outputs from the module's on real images."""
+
+    graph: ir.Model
+    error: float
+
+
+def _write_captured(captured: _Captured, folder: Path) -> None:
+    write_onnx(captured.graph, folder / "graph.onnx")
+    (folder / "error.txt").write_text(repr(captured.error))
+
+
+def _read_captured(folder: Path) -> _Captured:
+    return _Captured(ir.load(folder / "graph.onnx"), float((folder / "error.txt").read_text()))
+
+
+def _capture(statistics: _Statistics, preprocess: Preprocess, batch: BatchSpec, logits: str | None) -> _Captured:
+    from radixrt.export.reader.simplify import simplify
     from radixrt.export.source.capture import capture
     from radixrt.export.source.reference import hold_against
 
-    model, images = statistics.model, statistics.images
+    module = statistics.model.module
+    assert module is not None
+    statistics.fit()
+    graph = simplify(capture(module, preprocess.input_size, batch, logits=logits))
+    few = next(statistics.images.batches(IMAGES_HELD_AGAINST)).images
+    return _Captured(graph, hold_against(module, graph, few, logits=logits))
+
+
+def _capture_step(
+    statistics: _Statistics, preprocess: Preprocess, batch: BatchSpec, logits: str | None
+) -> Step[_Captured]:
+    model = statistics.model
     assert model.module is not None
-    key = reuse.key(
+    return Step(
         "capture",
+        Codec(_write_captured, _read_captured),
         inputs={
             "weights": weights_sha256(model.module),
-            "statistics": images.prepared_sha256 if model.weights == "random" else "",
+            "statistics": statistics.images.prepared_sha256 if model.weights == "random" else "",
         },
         options={"source": model.source, "input_size": preprocess.input_size, "batch": str(batch), "logits": logits},
     )
-    found = reuse.find(key, "capture") if pinned else None
-    if found is None:
-
-        def write(folder: Path) -> None:
-            statistics.fit()
-            assert model.module is not None
-            graph = simplify(capture(model.module, preprocess.input_size, batch, logits=logits))
-            few = next(images.batches(IMAGES_HELD_AGAINST)).images
-            error = hold_against(model.module, graph, few, logits=logits)
-            write_onnx(graph, folder / "graph.onnx")
-            (folder / "error.txt").write_text(repr(error))
-
-        found = reuse.keep(key if pinned else reuse.once(), "capture", write)
-    return ir.load(found / "graph.onnx"), float((found / "error.txt").read_text())
 
 
 def _labels_fit(data: Sequence[str], model: LoadedModel, graph: ir.Model) -> bool:

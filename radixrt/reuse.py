@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from pydantic import TypeAdapter
 from typing_extensions import Self
 
 import radixrt
 from radixrt import __version__
 from radixrt.engines.cache.results import StageCache, default_root, stage_key
+from radixrt.progress import LOGGER
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
+
+_JSON = "result.json"
 
 # The libraries whose change could change what a stage makes.
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime", "numpy")
@@ -56,15 +62,57 @@ def weights_sha256(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class Codec(Generic[T]):
+    """How a result is kept: ``write`` puts it into an empty folder, ``read`` gives it back as it was."""
+
+    write: Callable[[T, Path], None]
+    read: Callable[[Path], T]
+
+
+def as_json(kind: Any) -> Codec[Any]:
+    """Keeps what pydantic can write and read: a model, a dataclass, or a dictionary of them."""
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+
+    def write(value: Any, folder: Path) -> None:
+        (folder / _JSON).write_bytes(adapter.dump_json(value))
+
+    return Codec(write, lambda folder: adapter.validate_json((folder / _JSON).read_bytes()))
+
+
+@dataclass(frozen=True)
+class Step(Generic[T]):
+    """Work whose result may be taken from an earlier run.
+
+    Attributes:
+        name: what the user reads of it, such as ``calibration``.
+        codec: how its result is kept.
+        inputs: the hashes of what it works on, by role.
+        options: all else that decides the result, as :func:`radixrt.engines.cache.results.stage_key` takes it.
+    """
+
+    name: str
+    codec: Codec[T]
+    inputs: Mapping[str, str]
+    options: object = None
+
+
+@dataclass(frozen=True)
+class Kept(Generic[T]):
+    """A step's result; ``reused`` names the step where the result was taken from an earlier run."""
+
+    value: T
+    reused: tuple[str, ...] = ()
+
+
 class Reuse:
-    """Finds the results of earlier stages. A context manager.
+    """Finds the results of earlier runs, and keeps new ones. A context manager.
 
     Args:
         fresh: take nothing from earlier runs.
         root: where results are kept.
 
     Attributes:
-        taken: the stages whose result was found, in the order in which they were asked for.
         forms: the file of measured forms; None is the user's own.
     """
 
@@ -77,7 +125,6 @@ class Reuse:
             root = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="radixrt-")))
             self.forms = root / "forms.json"
         self._cache = self._stack.enter_context(StageCache(root))
-        self.taken: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -88,29 +135,29 @@ class Reuse:
         self._cache.prune(max_bytes=LARGEST_CACHE)
         self._stack.close()
 
-    def key(self, stage: str, *, inputs: Mapping[str, str], options: object = None) -> str:
-        """The address of a stage's result; the versions of the libraries are part of it."""
+    def step(self, step: Step[T], make: Callable[[], T]) -> Kept[T]:
+        """Takes a step's result from an earlier run, or makes it and keeps it for the next.
+
+        Raises:
+            InputError: the disk is full or not writable.
+        """
+        key = self._key(step)
+        folder = self._cache.get(key)
+        LOGGER.debug("%s: %s %s", step.name, "made anew as" if folder is None else "taken from", key)
+        if folder is not None:
+            return Kept(step.codec.read(folder), (step.name,))
+        value = make()
+        self._cache.put(key, step.name, lambda empty: step.codec.write(value, empty))
+        return Kept(value)
+
+    def unfinished(self, step: Step[T]) -> Path:
+        """Where a step that may be interrupted keeps what it has done so far."""
+        return self._cache.unfinished(self._key(step))
+
+    def _key(self, step: Step[T]) -> str:
+        """The address of a step's result; the versions of the libraries are part of it."""
         versions = {**library_versions(), "source": source_sha256()}
-        return stage_key(stage, inputs=inputs, options=options, versions=versions)
-
-    def once(self) -> str:
-        """An address that nothing else has: for a result that must not be taken again."""
-        return self.key("once", inputs={"nonce": secrets.token_hex(16)})
-
-    def find(self, key: str, stage: str) -> Path | None:
-        """The folder with what the stage wrote in an earlier run."""
-        found = self._cache.get(key)
-        if found is not None:
-            self.taken.append(stage)
-        return found
-
-    def unfinished(self, key: str) -> Path:
-        """Where a stage that may be interrupted keeps what it has done so far."""
-        return self._cache.unfinished(key)
-
-    def keep(self, key: str, stage: str, write: Callable[[Path], None]) -> Path:
-        """Does a stage and keeps what it writes into the folder that it is given."""
-        return self._cache.put(key, stage, write)
+        return stage_key(step.name, inputs=step.inputs, options=step.options, versions=versions)
 
 
 def _writable(root: Path) -> bool:

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
+import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from radixrt.calibration.data.preprocess import Preprocess
@@ -62,6 +63,13 @@ class TensorInfo(_Frozen):
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, value: ir.Value) -> TensorInfo:
+        """Describes an input or output of a graph."""
+        assert value.name is not None and value.dtype is not None and value.shape is not None
+        shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+        return cls(name=value.name, dtype=value.dtype.numpy().name, shape=shape)
 
 
 class ModelIdentity(_Frozen):

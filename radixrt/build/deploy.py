@@ -24,16 +24,22 @@ from radixrt.export.passes.report import Float32Node, RewriteReport
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.spec import Precision
 from radixrt.progress import Stages
-from radixrt.reuse import Reuse
+from radixrt.reuse import Codec, Kept, Reuse, Step
 from radixrt.validate.schema import Quantization
 
 CALIBRATION_BATCH = 8
 TABLE_NAME = "calibration.json"
+_GRAPH_NAME, _REPORT_NAME = "graph.onnx", "report.json"
 
 
 @dataclass(frozen=True)
 class DeployGraph:
-    """A graph ready for one target, with what was done to it. ``float32`` is the same graph before it was typed."""
+    """A graph ready for one target, with what was done to it.
+
+    Attributes:
+        float32: the same graph before it was typed.
+        reused: what was taken from an earlier run.
+    """
 
     model: ir.Model
     float32: ir.Model
@@ -42,6 +48,7 @@ class DeployGraph:
     calibration: CalibrationSummary | None = None
     quantization: Quantization | None = None
     float32_nodes: tuple[Float32Node, ...] = ()
+    reused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,23 @@ class TypedGraph:
     model: ir.Model
     placement: PlacementReport | None = None
     float32_nodes: tuple[Float32Node, ...] = ()
+
+
+@dataclass(frozen=True)
+class RewrittenGraph:
+    """A float32 graph in the forms that suit a target, and what was done to it."""
+
+    model: ir.Model
+    report: RewriteReport
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The ranges of a graph's tensors; ``reused`` is what of them was taken from an earlier run."""
+
+    table: CalibrationTable
+    summary: CalibrationSummary
+    reused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,14 +116,23 @@ def deploy_graph(
         InputError: the images cannot calibrate it.
     """
     with stages.stage("Rewriting attention and convolutions"):
-        model, report = rewritten(graph, options, reuse, sha256=sha256)
+        kept = rewritten(graph, options, reuse, sha256=sha256)
+    model, report = kept.value.model, kept.value.report
     if options.precision is not Precision.INT8:
         typed = typed_graph(model, options.precision, options.target, None)
-        return DeployGraph(model=typed.model, float32=model, rewrite=report, float32_nodes=typed.float32_nodes)
+        return DeployGraph(
+            model=typed.model,
+            float32=model,
+            rewrite=report,
+            float32_nodes=typed.float32_nodes,
+            reused=kept.reused,
+        )
     with stages.stage(f"Calibrating on {len(images)} images"):
-        table, summary = calibrated(model, images, options.calibration, stages, reuse)
+        ranges = calibrated(model, images, options.calibration, stages, reuse)
     target = get(options.target)
-    better = improved(model, table, images, PlacementOptions(target.traits), options.recovery, stages, reuse, target)
+    better = improved(
+        model, ranges.table, images, PlacementOptions(target.traits), options.recovery, stages, reuse, target
+    )
     with stages.stage("Placing Q/DQ"):
         typed = typed_graph(better.model, options.precision, options.target, better.table, exclude=better.exclude)
     assert typed.placement is not None
@@ -108,19 +141,34 @@ def deploy_graph(
         float32=better.base,
         rewrite=report,
         table=better.table,
-        calibration=summary,
+        calibration=ranges.summary,
         quantization=quantization(typed.placement, better.sentences),
         float32_nodes=typed.float32_nodes,
+        reused=(*kept.reused, *ranges.reused, *better.reused),
     )
 
 
 def rewritten(
     graph: ir.Model, options: DeployOptions, reuse: Reuse, *, sha256: str | None = None
-) -> tuple[ir.Model, RewriteReport]:
+) -> Kept[RewrittenGraph]:
     """Rewrites a graph, or takes what an earlier run made of it."""
-    capability = get(options.target).capability()
-    key = reuse.key(
+    target = get(options.target)
+    capability = target.capability()
+
+    def make() -> RewrittenGraph:
+        chosen = rewrite_options(
+            target,
+            options.precision,
+            options.grouped_conv,
+            reuse.forms,
+            batch=options.batch,
+            threads=options.threads,
+        )
+        return RewrittenGraph(*rewrite(graph.clone(), chosen))
+
+    step = Step(
         "rewrite",
+        Codec(_write_rewritten, _read_rewritten),
         inputs={"graph": sha256 or graph_sha256(graph)},
         options={
             "target": options.target,
@@ -133,59 +181,50 @@ def rewritten(
             "batch": options.batch,
         },
     )
-    found = reuse.find(key, "rewrite")
-    if found is None:
+    return reuse.step(step, make)
 
-        def write(folder: Path) -> None:
-            chosen = rewrite_options(
-                get(options.target),
-                options.precision,
-                options.grouped_conv,
-                reuse.forms,
-                batch=options.batch,
-                threads=options.threads,
-            )
-            model, report = rewrite(graph.clone(), chosen)
-            write_onnx(model, folder / "graph.onnx")
-            (folder / "report.json").write_text(report.model_dump_json())
 
-        found = reuse.keep(key, "rewrite", write)
-    return ir.load(found / "graph.onnx"), RewriteReport.model_validate_json((found / "report.json").read_bytes())
+def _write_rewritten(rewritten: RewrittenGraph, folder: Path) -> None:
+    write_onnx(rewritten.model, folder / _GRAPH_NAME)
+    (folder / _REPORT_NAME).write_text(rewritten.report.model_dump_json())
+
+
+def _read_rewritten(folder: Path) -> RewrittenGraph:
+    report = RewriteReport.model_validate_json((folder / _REPORT_NAME).read_bytes())
+    return RewrittenGraph(ir.load(folder / _GRAPH_NAME), report)
 
 
 def calibrated(
     model: ir.Model, images: ImageList, options: CalibrationOptions, stages: Stages, reuse: Reuse
-) -> tuple[CalibrationTable, CalibrationSummary]:
+) -> Calibrated:
     """Chooses ranges from images, or takes those of an earlier run on the same images and graph."""
-    data = images.sha256
+    parts: list[str] = []
+
+    def resumed(count: int) -> None:
+        stages.note(f"Continuing a calibration that was interrupted after {count} images.")
+        parts.append(f"the first {count} images of the calibration")
+
+    def make() -> CalibrationTable:
+        batches = stages.track(images.batches(CALIBRATION_BATCH), -(-len(images) // CALIBRATION_BATCH))
+        return calibrate(
+            model,
+            (batch.images for batch in batches),
+            options,
+            data_sha256=images.sha256,
+            state_path=reuse.unfinished(step),
+            on_resume=resumed,
+        )
+
     # A table holds what every method picks, so another method needs no other pass over the images.
-    inputs = {"graph": graph_sha256(model), "data": images.prepared_sha256}
-    key = reuse.key("calibrate", inputs=inputs, options={"percentile": options.percentile})
-    found = reuse.find(key, "calibration")
-    earlier = found is not None
-    if found is None:
-
-        def resumed(count: int) -> None:
-            stages.note(f"Continuing a calibration that was interrupted after {count} images.")
-            reuse.taken.append(f"the first {count} images of the calibration")
-
-        def write(folder: Path) -> None:
-            batches = stages.track(images.batches(CALIBRATION_BATCH), -(-len(images) // CALIBRATION_BATCH))
-            table = calibrate(
-                model,
-                (batch.images for batch in batches),
-                options,
-                data_sha256=data,
-                state_path=reuse.unfinished(key),
-                on_resume=resumed,
-            )
-            write_table(table, folder / TABLE_NAME)
-
-        found = reuse.keep(key, "calibration", write)
-    table = read_table(found / TABLE_NAME)
-    if table.method is not options.method:
-        table = table.with_method(options.method)
-    return table, table.summary(reused=earlier)
+    step = Step(
+        "calibration",
+        Codec(lambda table, folder: write_table(table, folder / TABLE_NAME), lambda f: read_table(f / TABLE_NAME)),
+        inputs={"graph": graph_sha256(model), "data": images.prepared_sha256},
+        options={"percentile": options.percentile},
+    )
+    kept = reuse.step(step, make)
+    table = kept.value if kept.value.method is options.method else kept.value.with_method(options.method)
+    return Calibrated(table, table.summary(reused=bool(kept.reused)), (*kept.reused, *parts))
 
 
 def typed_graph(

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from radixrt.build.race import Race, run_race
-from radixrt.build.target import Job, Result, build, demand, finish, judge_engine
+from radixrt.build.target import Job, Result, build, finish
 from radixrt.engines.base import BuildOptions, Target
 from radixrt.engines.bundle.folder import BundleWriter
 from radixrt.engines.bundle.signing import check_private_key
 from radixrt.engines.forms.choose import check_policy
 from radixrt.engines.registry import FASTEST, auto_targets, get, runnable_targets
-from radixrt.errors import InputError, UnavailableError
+from radixrt.errors import GateError, InputError, UnavailableError
+from radixrt.judge.engine import Bench, judge_engine
+from radixrt.judge.measure import Instruments, Trial
 from radixrt.options import EngineRequest
 from radixrt.prepare import prepare
 from radixrt.progress import Stages
 from radixrt.reuse import Reuse
+from radixrt.validate.gates import missed
 
 __all__ = ["Engine", "Result", "choose_targets"]
 
@@ -26,12 +29,14 @@ __all__ = ["Engine", "Result", "choose_targets"]
 class Engine:
     """One run of the pipeline.
 
-    ``results`` holds what is finished, also where a later target or gate fails; ``comparison`` is the page that puts
-    several targets side by side; ``race`` is how the targets of ``fastest`` did, also where none of them won.
+    ``instruments`` take the times. ``results`` holds what is finished, also where a later target or gate fails;
+    ``comparison`` is the page that puts several targets side by side; ``race`` is how the targets of ``fastest`` did,
+    also where none of them won.
     """
 
     request: EngineRequest
     stages: Stages
+    instruments: Instruments = field(default_factory=Instruments)
     results: list[Result] = field(default_factory=list)
     comparison: Path | None = None
     race: Race = field(default_factory=Race)
@@ -57,7 +62,16 @@ class Engine:
             check_private_key(request.sign_key)
         with Reuse(fresh=request.fresh) as reuse:
             prepared = prepare(request.model, request.data, request.batch, self.stages, reuse)
-            job = Job(request, prepared, self.stages, reuse, tuple(reuse.taken))
+            trial = Trial(
+                batch=request.batch,
+                data=request.data,
+                limits=request.gates,
+                rounds=request.latency_rounds,
+                rivals=request.rivals,
+                threads=request.build.threads,
+                instruments=self.instruments,
+            )
+            job = Job(request, Bench(prepared, trial, self.stages, reuse))
             if racing:
                 self.results.append(run_race(job, paths, self.race))
             else:
@@ -82,8 +96,18 @@ class Engine:
 def _compile(job: Job, target: Target, path: Path) -> Result:
     with BundleWriter(path, wait_s=0) as writer:
         built = build(job, target, writer.folder)
-        verdict, reused = judge_engine(job, built)
-        return finish(job, built, verdict, writer, reused)
+        return finish(job, built, judge_engine(built.files, job.bench), writer)
+
+
+def demand(results: Sequence[Result]) -> None:
+    """Refuses results of which one missed a limit.
+
+    Raises:
+        GateError: which bundle missed which limit.
+    """
+    failed = [f"{r.bundle.path}: {missed(r.report.gates)}" for r in results if not r.report.passed]
+    if failed:
+        raise GateError("a gate failed, the bundle is kept: " + "; ".join(failed))
 
 
 def choose_targets(names: Iterable[str], options: BuildOptions) -> tuple[Target, ...]:

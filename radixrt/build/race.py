@@ -13,42 +13,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
-from radixrt.build.target import (
-    Built,
-    Job,
-    Result,
-    build,
-    finish,
-    float_engine,
-    judged_gates,
-    judged_inputs,
-    judged_options,
-    make_report,
-    moved,
-    runs_on,
-)
+from radixrt.build.target import Built, Job, Result, build, finish, report_on
 from radixrt.engines.bundle.folder import BundleWriter
-from radixrt.engines.bundle.manifest import now
-from radixrt.engines.registry import FASTEST, all_targets, get
-from radixrt.engines.runners import session_outputs
+from radixrt.engines.registry import all_targets, get
 from radixrt.errors import GateError, RadixRTError
-from radixrt.files import sha256_of
-from radixrt.judge.judge import Verdict, judge_outputs, time_engines, with_costs
+from radixrt.judge.engine import add_costs, judge_together
+from radixrt.judge.verdict import Verdict
+from radixrt.reuse import Kept
 from radixrt.validate import gates
-from radixrt.validate.measure.findings import speed_findings
-from radixrt.validate.measure.latency import in_float32, seen_from
 from radixrt.validate.measure.rounds import ratio
-from radixrt.validate.schema import Candidate, Latency, Report
-
-
-class _Verdicts(BaseModel):
-    """What one run measured, by target."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    verdicts: dict[str, Verdict]
+from radixrt.validate.schema import Candidate, Latency, LatencyRow, Report
 
 
 @dataclass
@@ -76,22 +50,19 @@ def run_race(job: Job, paths: Mapping[str, Path], race: Race) -> Result:
         writers = {path: stack.enter_context(BundleWriter(path, wait_s=0)) for path in sorted(set(paths.values()))}
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="radixrt-race-")))
         built, refused = _build_all(job, paths, scratch)
-        before = len(job.reuse.taken)
-        verdicts = _measure(job, built)
-        reused = tuple(job.reuse.taken[before:])
-        passed = {b.target.name for b in built if gates.passed(judged_gates(job, b, verdicts[b.target.name]))}
-        order = sorted(built, key=lambda b: _row_ms(verdicts[b.target.name]))
-        winner = next((b for b in order if b.target.name in passed), None)
-        race.candidates = [*_measured(job, order, verdicts, winner, passed), *_others(paths, refused)]
+        kept = judge_together([b.files for b in built], job.bench)
+        runners = sorted((_Runner.of(job, b, kept.value[b.target.name]) for b in built), key=lambda r: r.row.p50_ms)
+        winner = next((runner for runner in runners if not runner.missed), None)
+        race.candidates = [*(_measured(runner, winner) for runner in runners), *_others(paths, refused)]
         if winner is None:
-            race.losers = [make_report(job, b, verdicts[b.target.name], candidates=race.candidates) for b in order]
+            race.losers = [
+                report_on(job, r.built, Kept(r.verdict, kept.reused), candidates=race.candidates) for r in runners
+            ]
             why = "; ".join(f"{c.target}: {c.reason}" for c in race.candidates if c.verdict == "failed")
             raise GateError(f"no target keeps the gates, so no bundle was written: {why}")
-        name, writer = winner.target.name, writers[paths[winner.target.name]]
-        with job.stages.stage("Profiling layers and the first inference"):
-            file, build_options = winner.engine.files[0], job.request.build
-            verdict = with_costs(verdicts[name], winner.target, file, winner.deploy_file, build_options)
-        return finish(job, moved(winner, writer.folder), verdict, writer, reused, race.candidates)
+        verdict = add_costs(winner.verdict, winner.built.files, job.bench)
+        writer = writers[paths[winner.name]]
+        return finish(job, winner.built, Kept(verdict, kept.reused), writer, race.candidates)
 
 
 def _build_all(job: Job, paths: Mapping[str, Path], scratch: Path) -> tuple[list[Built], dict[str, str]]:
@@ -118,88 +89,52 @@ def _build_all(job: Job, paths: Mapping[str, Path], scratch: Path) -> tuple[list
     return built, refused
 
 
-def _measure(job: Job, built: list[Built]) -> dict[str, Verdict]:
-    """Holds every engine against the original, then times them all in one run."""
-    key = job.reuse.key(
-        "race",
-        inputs={
-            **{b.target.name: " ".join(sha256_of(file) for file in b.engine.files) for b in built},
-            **judged_inputs(job),
-        },
-        options={"engines": [runs_on(b.capability) for b in built], **judged_options(job)},
+@dataclass(frozen=True)
+class _Runner:
+    """A target in the race; ``missed`` names the gates that it does not keep."""
+
+    built: Built
+    verdict: Verdict
+    latency: Latency
+    missed: str
+
+    @classmethod
+    def of(cls, job: Job, built: Built, verdict: Verdict) -> _Runner:
+        assert verdict.latency is not None
+        judged = verdict.gates(job.request.gates, built.size)
+        return cls(built, verdict, verdict.latency, "" if gates.passed(judged) else gates.missed(judged))
+
+    @property
+    def name(self) -> str:
+        return self.built.target.name
+
+    @property
+    def row(self) -> LatencyRow:
+        return gates.engine_row(self.latency)
+
+
+def _measured(runner: _Runner, winner: _Runner | None) -> Candidate:
+    """A target that was timed, as the table shows it."""
+    row = runner.row
+    candidate = Candidate(
+        target=runner.name,
+        version=runner.built.target.capability().version,
+        verdict="passed",
+        batch=row.batch,
+        p50_ms=row.p50_ms,
+        p95_ms=row.p95_ms,
+        speedup=runner.latency.speedup_p50,
     )
-    found = job.reuse.find(key, f"{FASTEST} measurements")
-    if found is None:
-
-        def write(folder: Path) -> None:
-            (folder / "verdicts.json").write_text(_Verdicts(verdicts=_judge_all(job, built)).model_dump_json())
-
-        found = job.reuse.keep(key, f"{FASTEST} measurements", write)
-    return _Verdicts.model_validate_json((found / "verdicts.json").read_bytes()).verdicts
-
-
-def _judge_all(job: Job, built: list[Built]) -> dict[str, Verdict]:
-    trial, verdicts = job.trial, {}
-    with ExitStack() as sessions:
-        runners = {}
-        for b in built:
-            name = b.target.name
-            session = sessions.enter_context(b.target.open(b.engine.files[0], threads=trial.threads))
-            runners[name] = session_outputs(session, trial.batch)
-            beside = sessions.enter_context(float_engine(job, b))
-            runners |= {in_float32(name): run for run in beside.values()}
-            outputs = judge_outputs(runners[name], job.prepared, trial, job.stages, what=name)
-            verdicts[name] = Verdict(
-                measured=now(), parity=outputs.parity, accuracy=outputs.accuracy, findings=outputs.findings
-            )
-        latency, notes = time_engines(runners, job.prepared, trial, job.stages)
-    return {name: _told(verdict, seen_from(latency, name), notes) for name, verdict in verdicts.items()}
-
-
-def _told(verdict: Verdict, latency: Latency, notes: list[str]) -> Verdict:
-    findings = [*verdict.findings, *speed_findings(latency)]
-    return verdict.model_copy(update={"latency": latency, "findings": findings, "notes": notes})
-
-
-def _row_ms(verdict: Verdict) -> float:
-    assert verdict.latency is not None
-    return gates.engine_row(verdict.latency).p50_ms
-
-
-def _measured(
-    job: Job, order: list[Built], verdicts: Mapping[str, Verdict], winner: Built | None, passed: set[str]
-) -> list[Candidate]:
-    """The targets that were timed, the quickest first."""
-    rows = []
-    for b in order:
-        latency = verdicts[b.target.name].latency
-        assert latency is not None
-        row = gates.engine_row(latency)
-        candidate = Candidate(
-            target=b.target.name,
-            version=b.capability.version,
-            verdict="passed",
-            batch=row.batch,
-            p50_ms=row.p50_ms,
-            p95_ms=row.p95_ms,
-            speedup=latency.speedup_p50,
-        )
-        if b.target.name not in passed:
-            missed = gates.missed(judged_gates(job, b, verdicts[b.target.name]))
-            candidate = candidate.model_copy(update={"verdict": "failed", "reason": missed})
-        elif b is winner:
-            candidate = candidate.model_copy(update={"verdict": "chosen"})
-        else:
-            assert winner is not None
-            best = verdicts[winner.target.name].latency
-            assert best is not None
-            times = ratio(row.samples_ms, gates.engine_row(best).samples_ms)
-            doubt = "" if times.low > 1 and not latency.unsteady else ": the two are not told apart"
-            interval = f"95 %: {times.low:.2f} to {times.high:.2f}"
-            said = f"takes {times.value:.2f} times as long as {winner.target.name} ({interval}){doubt}"
-            candidate = candidate.model_copy(update={"reason": said})
-        rows.append(candidate)
-    return rows
+    if runner.missed:
+        return candidate.model_copy(update={"verdict": "failed", "reason": runner.missed})
+    if runner is winner:
+        return candidate.model_copy(update={"verdict": "chosen"})
+    assert winner is not None
+    times = ratio(row.samples_ms, winner.row.samples_ms)
+    doubt = "" if times.low > 1 and not runner.latency.unsteady else ": the two are not told apart"
+    interval = f"95 %: {times.low:.2f} to {times.high:.2f}"
+    said = f"takes {times.value:.2f} times as long as {winner.name} ({interval}){doubt}"
+    return candidate.model_copy(update={"reason": said})
 
 
 def _others(paths: Mapping[str, Path], refused: Mapping[str, str]) -> list[Candidate]:

@@ -26,7 +26,7 @@ from radixrt.export.graph.facts import infer, root_of
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.progress import Stages
-from radixrt.reuse import Reuse
+from radixrt.reuse import Codec, Reuse, Step
 from radixrt.validate.measure.statistics import PairedTable, difference_interval
 
 RECOVERY_IMAGES = 128
@@ -34,7 +34,7 @@ SENSITIVITY_IMAGES = 16
 READ_BATCH = 8
 NAMES_IN_SENTENCE = 8
 
-_GRAPH, _TABLE, _WORDS = "graph.onnx", "calibration.json", "recovery.json"
+_GRAPH, _TABLE, _WORDS, _SHIFTS = "graph.onnx", "calibration.json", "recovery.json", "shifts.npz"
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Improved:
         exclude: layers that stay in float.
         sentences: what was done, for the report.
         shifts: what is added to the biases of layers in INT8, by layer name.
+        reused: what was taken from an earlier run.
     """
 
     base: ir.Model
@@ -54,6 +55,7 @@ class Improved:
     exclude: frozenset[str] = frozenset()
     sentences: tuple[str, ...] = ()
     shifts: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    reused: tuple[str, ...] = ()
 
     @property
     def model(self) -> ir.Model:
@@ -96,29 +98,36 @@ def improved(
 def _recovered(
     model: ir.Model, table: CalibrationTable, images: ImageList, options: PlacementOptions, stages: Stages, reuse: Reuse
 ) -> Improved:
-    key = reuse.key(
-        "recover",
+    def make() -> Improved:
+        few = np.concatenate([batch.images for batch in images.batches(READ_BATCH, RECOVERY_IMAGES)])
+        got = recover(model, table, few, options, on_progress=lambda p: stages.at(p.done, p.total, p.seconds_left))
+        sentences = tuple(step.sentence() for step in got.steps)
+        return Improved(got.base, got.table, sentences=sentences, shifts=dict(got.shifts))
+
+    step = Step(
+        "recovery",
+        Codec(_write, _read),
         inputs={"graph": graph_sha256(model), "table": table.model_dump_json(), "data": images.prepared_sha256},
         options={"traits": asdict(options.traits), "images": RECOVERY_IMAGES, "work": WORK},
     )
-    found = reuse.find(key, "recovery")
-    if found is None:
+    kept = reuse.step(step, make)
+    return replace(kept.value, reused=kept.reused)
 
-        def write(folder: Path) -> None:
-            few = np.concatenate([batch.images for batch in images.batches(READ_BATCH, RECOVERY_IMAGES)])
-            got = recover(model, table, few, options, on_progress=lambda p: stages.at(p.done, p.total, p.seconds_left))
-            write_onnx(got.base, folder / _GRAPH)
-            write_table(got.table, folder / _TABLE)
-            words = {"sentences": [step.sentence() for step in got.steps], "shifted": list(got.shifts)}
-            (folder / _WORDS).write_text(json.dumps(words))
-            np.savez(folder / "shifts.npz", *got.shifts.values())
 
-        found = reuse.keep(key, "recovery", write)
-    words = json.loads((found / _WORDS).read_text())
-    with np.load(found / "shifts.npz") as stored:
+def _write(found: Improved, folder: Path) -> None:
+    write_onnx(found.base, folder / _GRAPH)
+    write_table(found.table, folder / _TABLE)
+    words = {"sentences": found.sentences, "shifted": list(found.shifts)}
+    (folder / _WORDS).write_text(json.dumps(words))
+    np.savez(folder / _SHIFTS, *found.shifts.values())
+
+
+def _read(folder: Path) -> Improved:
+    words = json.loads((folder / _WORDS).read_text())
+    with np.load(folder / _SHIFTS) as stored:
         shifts = {name: stored[f"arr_{i}"] for i, name in enumerate(words["shifted"])}
-    ranges = read_table(found / _TABLE)
-    return Improved(ir.load(found / _GRAPH), ranges, sentences=tuple(words["sentences"]), shifts=shifts)
+    ranges = read_table(folder / _TABLE)
+    return Improved(ir.load(folder / _GRAPH), ranges, sentences=tuple(words["sentences"]), shifts=shifts)
 
 
 def _mixed(
@@ -138,7 +147,7 @@ def _mixed(
         return replace(found, sentences=(*found.sentences, sentence))
     # A layer in float needs no correction, and with it would compute something else than the original.
     shifts = {name: shift for name, shift in found.shifts.items() if name not in choice.options.exclude}
-    return Improved(found.base, found.table, choice.options.exclude, (*found.sentences, sentence), shifts)
+    return replace(found, exclude=choice.options.exclude, sentences=(*found.sentences, sentence), shifts=shifts)
 
 
 def _search(

@@ -81,19 +81,18 @@ def validate(
     junit: JUnitOpt = None,
 ) -> None:
     """Hold an engine against the original network, and write the report."""
-    from radixrt.api import validate as judge
     from radixrt.errors import GateError
+    from radixrt.judge.validate import validate_engine
+    from radixrt.options import DataChoice, ValidateRequest
     from radixrt.validate.gates import read_gates
     from radixrt.validate.rivals import Rivals
 
     make_room(junit)
-    report = judge(
-        engine,
+    request = ValidateRequest(
+        engine=engine,
         reference=reference,
         checkpoint=checkpoint,
-        data=data,
-        preprocess=preprocess,
-        test_images=test_images,
+        data=DataChoice(source=data, preprocess_file=preprocess, test_images=test_images),
         gates=read_gates(
             gates,
             max_drop=max_drop,
@@ -107,9 +106,9 @@ def validate(
         rivals=Rivals.parse(against or (), batch_sweep),
         logits=logits,
         output=output,
-        display=stages(),
         command=shlex.join(["radixrt", *sys.argv[1:]]),
     )
+    report = validate_engine(request, stages())
     if junit is not None:
         from radixrt.validate.report.junit import render_junit
 

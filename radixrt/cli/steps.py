@@ -153,7 +153,7 @@ def calibrate(
                 raise InputError(f"{graph} is no .onnx file: make one with `radixrt export {graph} -o graph.onnx`")
             model = prepared.model.foreign.graph
             demand_float(model, graph)
-            table, _ = calibrated(model, prepared.data.calibration, options, display, reuse)
+            table = calibrated(model, prepared.data.calibration, options, display, reuse).table
     if from_cache is not None:
         table = import_cache(from_cache, table)
     if to_cache is not None:

@@ -12,8 +12,10 @@ import onnx_ir as ir
 from radixrt.calibration.data.images import ImageList
 from radixrt.engines.base import Analysis, Array
 from radixrt.errors import InputError
+from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.spec import BatchSpec
 from radixrt.prepare import Prepared
+from radixrt.reuse import Kept, Reuse, Step, as_json
 from radixrt.validate.measure.drift import drift, watched
 from radixrt.validate.schema import DriftRow
 
@@ -61,6 +63,35 @@ def measure(
         "tensors inside it, which may keep apart what the engine fuses."
     )
     return Located(tuple(rows), (note,))
+
+
+def locate_built(
+    float32: ir.Model, deploy: ir.Model, images: ImageList, size: int, plan: Analysis | None, reuse: Reuse
+) -> Kept[Located]:
+    """Finds where the error of a narrower precision comes from: a deploy graph beside itself before it was typed.
+
+    Args:
+        float32: the graph before it was typed.
+        deploy: the deploy graph.
+        images: those to look at.
+        size: how many at once.
+        plan: as for :func:`measure`.
+        reuse: where results of earlier runs lie.
+    """
+    step = Step(
+        "drift",
+        as_json(Located),
+        inputs={
+            "float32": graph_sha256(float32),
+            "deploy": graph_sha256(deploy),
+            "images": images.prepared_sha256,
+        },
+        options={
+            "batch": size,
+            "device": None if plan is None else {"capability": plan.capability, "options": plan.options},
+        },
+    )
+    return reuse.step(step, lambda: measure(float32, deploy, lambda: whole_batches(images, size), plan))
 
 
 def locate(graph: Path, prepared: Prepared, batch: BatchSpec, plan: Analysis | None = None) -> Located:

@@ -1,20 +1,119 @@
-"""What every report holds beside its measurements: where it was made, its pictures, and its three files."""
+"""Puts together what is known about an engine, and writes it as three files."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.spec import CalibrationSummary
 from radixrt.engines.base import Capability
 from radixrt.engines.bundle.folder import REPORT_NAME
+from radixrt.engines.bundle.manifest import now
 from radixrt.engines.machine import processor
-from radixrt.reuse import library_versions
+from radixrt.export.passes.report import Float32Node, RewriteReport
+from radixrt.judge.locate import Located
+from radixrt.judge.verdict import Verdict
+from radixrt.prepare import Prepared
+from radixrt.reuse import Kept, library_versions
+from radixrt.validate.gates import GateLimits, passed
+from radixrt.validate.measure.findings import layer_findings
 from radixrt.validate.report.html import render_html
 from radixrt.validate.report.markdown import render_markdown
 from radixrt.validate.report.thumbnails import thumbnails
-from radixrt.validate.schema import Report
+from radixrt.validate.schema import Candidate, ModelInfo, Quantization, Report, Size
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The engine that a report is of, beside what was measured of it.
+
+    Attributes:
+        capability: what its target can do here.
+        precision: in the report's words.
+        size: of its files.
+        command: what made the report.
+        introduction: the first sentences of the notes.
+        history: sentences on how it was made, and ``remarks`` the builder's own, which come last.
+        rewrite, calibration, quantization, float32_nodes: how it was made; empty for an engine that was found.
+        reused: what of it was taken from an earlier run.
+    """
+
+    capability: Capability
+    precision: str
+    size: Size
+    command: str
+    introduction: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    rewrite: RewriteReport = field(default_factory=RewriteReport)
+    calibration: CalibrationSummary | None = None
+    quantization: Quantization | None = None
+    float32_nodes: tuple[Float32Node, ...] = ()
+    reused: tuple[str, ...] = ()
+
+
+def build_report(
+    subject: Subject,
+    prepared: Prepared,
+    limits: GateLimits,
+    verdict: Kept[Verdict],
+    located: Kept[Located],
+    candidates: Sequence[Candidate] = (),
+) -> Report:
+    """Everything that is known about an engine.
+
+    Args:
+        subject: the engine.
+        prepared: the original.
+        limits: those that it must keep.
+        verdict: what was measured of it.
+        located: where its error comes from.
+        candidates: the targets that this one was chosen from.
+    """
+    model, found = prepared.model, verdict.value
+    gates = found.gates(limits, subject.size)
+    return Report(
+        model=ModelInfo(name=model.name, source=model.source, weights=model.weights, parameters=model.parameters),
+        precision=subject.precision,
+        target=subject.capability.target,
+        executed=found.executed,
+        reference=prepared.reference.short,
+        created=now(),
+        command=subject.command,
+        environment=environment(subject.capability),
+        rewrite=subject.rewrite,
+        calibration=subject.calibration,
+        quantization=subject.quantization,
+        float32_nodes=list(subject.float32_nodes),
+        parity=found.parity,
+        accuracy=found.accuracy,
+        latency=found.latency,
+        measured_on=found.measured_on,
+        layer_times=found.layer_times,
+        drift=list(located.value.rows),
+        findings=[*found.findings, *layer_findings(located.value.rows)],
+        size=subject.size,
+        gates=gates,
+        passed=passed(gates),
+        notes=list(_notes(subject, prepared, verdict, located)),
+        candidates=list(candidates),
+    )
+
+
+def _notes(subject: Subject, prepared: Prepared, verdict: Kept[Verdict], located: Kept[Located]) -> Iterator[str]:
+    yield from subject.introduction
+    yield from prepared.on_outputs
+    if not verdict.value.executed:
+        yield f"The engine was not executed: {subject.capability.reason}."
+    yield from subject.history
+    reused = (*subject.reused, *verdict.reused, *located.reused)
+    if reused:
+        when = f"; measurements of {verdict.value.measured}" if verdict.reused else ""
+        yield f"Taken from an earlier run: {', '.join(reused)}{when}."
+    yield from (*verdict.value.notes, *located.value.notes, *subject.remarks)
 
 
 def flipped(report: Report, images: ImageList) -> dict[str, bytes]:

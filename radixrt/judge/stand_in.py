@@ -15,12 +15,13 @@ from radixrt.engines.base import BuildOptions
 from radixrt.engines.registry import stand_in
 from radixrt.engines.runners import session_outputs
 from radixrt.export.spec import Precision
-from radixrt.judge.judge import Trial, Verdict, judge_outputs
+from radixrt.judge.measure import Trial, judge_outputs
+from radixrt.judge.verdict import Verdict
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
 
 
-def judge_twin(
+def judge_stand_in(
     deploy: Path,
     build: BuildOptions,
     prepared: Prepared,
@@ -29,7 +30,7 @@ def judge_twin(
     stages: Stages,
     engine_images: ImageList | None = None,
 ) -> Verdict:
-    """Runs the CPU twin of a deploy graph and the reference over the test images.
+    """Runs the stand-in of a plan, its deploy graph on the CPU, and the reference over the test images.
 
     Args:
         deploy: the graph that the plan was built from.
@@ -47,7 +48,7 @@ def judge_twin(
         InputError: the runtime refuses the graph, or there is no image to judge with.
     """
     target = stand_in()
-    with tempfile.TemporaryDirectory(prefix="radixrt-twin-") as folder:
+    with tempfile.TemporaryDirectory(prefix="radixrt-stand-in-") as folder:
         built = target.build(deploy, Path(folder), BuildOptions(build.precision, build.batch, build.threads))
         with target.open(built.files[0], threads=build.threads) as session:
             run = session_outputs(session, trial.batch)

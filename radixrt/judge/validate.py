@@ -15,31 +15,51 @@ from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.bundle.manifest import now
 from radixrt.engines.registry import get, target_of_file
 from radixrt.errors import InputError
-from radixrt.export.passes.report import RewriteReport
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.files import translate_disk_errors
-from radixrt.judge.judge import Trial, judge
 from radixrt.judge.locate import Located, locate
-from radixrt.judge.report import environment, flipped, write_reports
-from radixrt.judge.stand_in import judge_twin
-from radixrt.options import DataChoice, ModelChoice
+from radixrt.judge.measure import Trial, judge
+from radixrt.judge.report import Subject, build_report, flipped, write_reports
+from radixrt.judge.stand_in import judge_stand_in
+from radixrt.judge.verdict import Verdict
+from radixrt.options import ModelChoice, ValidateRequest
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
-from radixrt.reuse import Reuse
-from radixrt.validate import gates as judgement
-from radixrt.validate.gates import GateLimits
-from radixrt.validate.measure.findings import layer_findings
-from radixrt.validate.rivals import Rivals
-from radixrt.validate.schema import ModelInfo, Report, Size
+from radixrt.reuse import Kept, Reuse
+from radixrt.validate.schema import Report, Size
+
+ROUNDS = 30
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """What is to be judged; ``bundle`` is absent for an engine that somebody else made."""
+class _Found:
+    """What is to be judged, as it was ``given``; ``bundle`` is absent for an engine that somebody else made."""
 
+    given: Path
     file: Path
     target: Target
     bundle: Bundle | None
+
+    @property
+    def options(self) -> BuildOptions | None:
+        """Those that a bundle's engine was built with, as far as its manifest says."""
+        if self.bundle is None:
+            return None
+        manifest = self.bundle.manifest
+        return BuildOptions(Precision.parse(manifest.precision), BatchSpec(*manifest.batch))
+
+    def subject(self, request: ValidateRequest) -> Subject:
+        """What the report is of."""
+        return Subject(
+            capability=self.target.capability(),
+            precision=self.bundle.manifest.precision if self.bundle else "as given",
+            size=Size(
+                deploy_onnx_bytes=self.bundle.deploy.stat().st_size if self.bundle else 0,
+                engine_bytes=sum(file.stat().st_size for file in self.files),
+            ),
+            command=request.command,
+            introduction=(f"Judged as found: {self.given}.",),
+        )
 
     @property
     def files(self) -> set[Path]:
@@ -55,130 +75,90 @@ class _Judged:
         return found
 
 
-def validate_engine(
-    engine: Path,
-    *,
-    reference: str | None = None,
-    checkpoint: Path | None = None,
-    data: str = "elpv",
-    preprocess: Path | None = None,
-    test_images: int | None = None,
-    gates: GateLimits | None = None,
-    rivals: Rivals | None = None,
-    logits: str | None = None,
-    output: Path | None = None,
-    display: Stages | None = None,
-    command: str = "radixrt.validate",
-) -> Report:
+def validate_engine(request: ValidateRequest, stages: Stages | None = None) -> Report:
     """Runs an engine and its original over the same images, times both, and judges the gates.
 
     A bundle's engine reads its images as the bundle records, the original as it does by itself: where the two differ,
-    the report says how. Where a bundle's engine cannot run here, its CPU twin is judged, and the report says so.
+    the report says how. Where a bundle's engine cannot run here, its stand-in is judged, and the report says so.
 
     Args:
-        engine: a bundle, or a plain ``.onnx``, OpenVINO ``.xml`` or TensorRT ``.plan``.
-        reference: the original network, as ``radixrt engine --model`` takes it; a bundle knows its own.
-        checkpoint: the original's trained weights.
-        data: the images, as ``radixrt engine --data`` takes them.
-        preprocess: a JSON file that says how the original reads its images, where timm knows it wrongly.
-        test_images: at most so many images judge.
-        gates: the limits.
-        rivals: what else is timed, and at which batch sizes.
-        logits: the original's output that is the logits, where it has several; the first of two dimensions where
-            absent, or the one that the bundle was compiled with.
-        output: a folder that takes ``report.json``, ``report.md`` and ``report.html``; none are written without it.
-        display: where progress is shown.
-        command: what the report says it was made by.
+        request: the engine, its original, and how it is judged.
+        stages: where progress is shown.
 
     Raises:
         InputError: there is no such engine, no reference for it, or it is not one that turns images into logits.
         UnavailableError: an engine that somebody else made cannot run here.
     """
-    limits = gates or GateLimits()
-    stages = display or Stages()
-    judged = _find(engine)
-    bundle = judged.bundle
-    if reference is None and bundle is None:
-        raise InputError(f"{engine} does not say which network it was made from: name it with --reference")
-    if output is not None:
-        with translate_disk_errors(output):
-            output.mkdir(parents=True, exist_ok=True)
-    name = original_of(bundle, checkpoint, reference) if bundle is not None else str(reference)
-    choice = DataChoice(source=data, preprocess_file=preprocess, test_images=test_images)
-    if logits is None and bundle is not None:
-        logits = bundle.manifest.model.logits
-    capability = judged.target.capability()
+    stages = stages or Stages()
+    found = _find(request.engine)
+    choice = _original(request, found.bundle)
+    if request.output is not None:
+        with translate_disk_errors(request.output):
+            request.output.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        session = None
-        if capability.runs or bundle is None:
-            session = stack.enter_context(judged.target.open(judged.file))
-            _check_tensors(engine, session)
-        reuse = stack.enter_context(Reuse())
-        batch = BatchSpec(*bundle.manifest.batch) if bundle else _batch_of(session)
+        session = _open(found, stack)
+        batch = BatchSpec(*found.bundle.manifest.batch) if found.bundle else _batch_of(session)
         # An ONNX file keeps its own batch: it may be a static one, and other than the engine's.
-        asked = None if name.endswith(".onnx") else batch
-        prepared = prepare(ModelChoice(name, checkpoint, logits=logits), choice, asked, stages, reuse)
-        trial = Trial(batch, choice, limits, 30, rivals or Rivals())
-        own_images = _own_images(bundle, prepared)
-        build = BuildOptions(Precision.parse(bundle.manifest.precision), batch) if bundle is not None else None
-        if session is not None:
-            verdict = judge(session, prepared, trial, now(), stages, own_images)
-        else:
-            assert bundle is not None and build is not None
-            verdict = judge_twin(bundle.deploy, build, prepared, trial, now(), stages, own_images)
-        graph = bundle.deploy if bundle else judged.file
-        located = Located(
+        asked = None if choice.name.endswith(".onnx") else batch
+        prepared = prepare(choice, request.data, asked, stages, stack.enter_context(Reuse()))
+        trial = Trial(batch=batch, data=request.data, limits=request.gates, rounds=ROUNDS, rivals=request.rivals)
+        verdict = _measured(found, session, prepared, trial, stages)
+        located = _located(found, prepared, batch, stages)
+    report = build_report(found.subject(request), prepared, request.gates, Kept(verdict), Kept(located))
+    if request.output is not None:
+        write_reports(report, request.output, flipped(report, prepared.test))
+    return report
+
+
+def _original(request: ValidateRequest, bundle: Bundle | None) -> ModelChoice:
+    """The network that the engine was made from.
+
+    Raises:
+        InputError: nobody says which one it is, or where its weights are.
+    """
+    if bundle is None:
+        if request.reference is None:
+            raise InputError(f"{request.engine} does not say which network it was made from: name it with --reference")
+        return ModelChoice(name=request.reference, checkpoint=request.checkpoint, logits=request.logits)
+    name = original_of(bundle, request.checkpoint, request.reference)
+    logits = bundle.manifest.model.logits if request.logits is None else request.logits
+    return ModelChoice(name=name, checkpoint=request.checkpoint, logits=logits)
+
+
+def _open(found: _Found, stack: ExitStack) -> Session | None:
+    """The open engine; None where a bundle's cannot run here, so that its stand-in is judged.
+
+    Raises:
+        UnavailableError: an engine that somebody else made cannot run here.
+        InputError: it does not turn images into logits.
+    """
+    if found.bundle is not None and not found.target.capability().runs:
+        return None
+    session = stack.enter_context(found.target.open(found.file))
+    _check_tensors(found.given, session)
+    return session
+
+
+def _measured(found: _Found, session: Session | None, prepared: Prepared, trial: Trial, stages: Stages) -> Verdict:
+    images = _own_images(found.bundle, prepared)
+    if session is not None:
+        return judge(session, prepared, trial, now(), stages, images)
+    assert found.bundle is not None and found.options is not None
+    return judge_stand_in(found.bundle.deploy, found.options, prepared, trial, now(), stages, images)
+
+
+def _located(found: _Found, prepared: Prepared, batch: BatchSpec, stages: Stages) -> Located:
+    graph = found.bundle.deploy if found.bundle else found.file
+    if graph.suffix != ".onnx":
+        return Located(
             notes=(
                 f"Where the error comes from was not located: {graph.name} holds no ONNX graph to follow layer by "
                 "layer; the .onnx file that it was built from does.",
             )
         )
-        if graph.suffix == ".onnx":
-            with stages.stage("Locating the error, layer by layer"):
-                plan = judged.target.analysis(graph, build) if build is not None else None
-                located = locate(graph, prepared, batch, plan)
-    executed = session is not None
-    notes = [f"Judged as found: {engine}.", *prepared.on_outputs]
-    if not executed:
-        notes.append(f"The engine was not executed: {capability.reason}.")
-    size = Size(
-        deploy_onnx_bytes=bundle.deploy.stat().st_size if bundle else 0,
-        engine_bytes=sum(file.stat().st_size for file in judged.files),
-    )
-    found = judgement.judge_gates(
-        limits,
-        parity=verdict.parity,
-        accuracy=verdict.accuracy,
-        latency=verdict.latency,
-        size=size,
-        executed=executed,
-        measured_on=verdict.measured_on,
-    )
-    model = prepared.model
-    report = Report(
-        model=ModelInfo(name=model.name, source=model.source, weights=model.weights, parameters=model.parameters),
-        precision=bundle.manifest.precision if bundle else "as given",
-        target=capability.target,
-        executed=executed,
-        measured_on=verdict.measured_on,
-        reference=prepared.reference.short,
-        created=now(),
-        command=command,
-        environment=environment(capability),
-        rewrite=RewriteReport(),
-        parity=verdict.parity,
-        accuracy=verdict.accuracy,
-        latency=verdict.latency,
-        drift=list(located.rows),
-        findings=[*verdict.findings, *layer_findings(located.rows)],
-        size=size,
-        gates=found,
-        passed=judgement.passed(found),
-        notes=[*notes, *verdict.notes, *located.notes],
-    )
-    if output is not None:
-        write_reports(report, output, flipped(report, prepared.test))
-    return report
+    with stages.stage("Locating the error, layer by layer"):
+        plan = found.target.analysis(graph, found.options) if found.options is not None else None
+        return locate(graph, prepared, batch, plan)
 
 
 def original_of(bundle: Bundle, checkpoint: Path | None, reference: str | None = None) -> str:
@@ -193,13 +173,13 @@ def original_of(bundle: Bundle, checkpoint: Path | None, reference: str | None =
     return name
 
 
-def _find(engine: Path) -> _Judged:
+def _find(engine: Path) -> _Found:
     if engine.is_dir():
         bundle = Bundle.read(engine)
-        return _Judged(bundle.engine, get(bundle.manifest.target), bundle)
+        return _Found(engine, bundle.engine, get(bundle.manifest.target), bundle)
     if not engine.is_file():
         raise InputError(f"there is no engine at {engine}: name a bundle, an .onnx, an .xml or a .plan file")
-    return _Judged(engine, target_of_file(engine), None)
+    return _Found(engine, engine, target_of_file(engine), None)
 
 
 def _check_tensors(engine: Path, session: Session) -> None:

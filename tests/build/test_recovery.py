@@ -13,7 +13,7 @@ from rich.console import Console
 
 from radixrt.build.deploy import calibrated
 from radixrt.build.layer_gains import layer_gains
-from radixrt.build.recovery import improved
+from radixrt.build.recovery import Improved, improved
 from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.splits import Entry
@@ -61,27 +61,26 @@ def stacked(photos: ImageList) -> np.ndarray:
 def test_what_was_recovered_once_is_taken_again(photos: ImageList, tmp_path: Path) -> None:
     model = se_block()
     table = calibrate(model, [stacked(photos)])
+    otherwise = ImageList([Entry(p.name, p, 0) for p in photos.paths], photos.preprocess.with_overrides(mean="0.1"))
     with Reuse(root=tmp_path / "cache") as reuse:
-        first = improved(model, table, photos, OPTIONS, Recovery(), quiet(), reuse, TARGET)
-        assert reuse.taken == []
-        again = improved(model, table, photos, OPTIONS, Recovery(), quiet(), reuse, TARGET)
-        assert reuse.taken == ["recovery"]
-        improved(model, table, photos.take(8), OPTIONS, Recovery(), quiet(), reuse, TARGET)
-        assert reuse.taken == ["recovery"], "other images were answered with an earlier result"
-        otherwise = ImageList([Entry(p.name, p, 0) for p in photos.paths], photos.preprocess.with_overrides(mean="0.1"))
-        improved(model, table, otherwise, OPTIONS, Recovery(), quiet(), reuse, TARGET)
-        calibrated(model, photos, CalibrationOptions(), quiet(), reuse)
-        calibrated(model, otherwise, CalibrationOptions(), quiet(), reuse)
-        assert reuse.taken == ["recovery"], "images that are read otherwise were answered with an earlier result"
+
+        def recovered(images: ImageList) -> Improved:
+            return improved(model, table, images, OPTIONS, Recovery(), quiet(), reuse, TARGET)
+
+        first, again = recovered(photos), recovered(photos)
+        assert (first.reused, again.reused) == ((), ("recovery",))
+        assert recovered(photos.take(8)).reused == (), "other images were answered with an earlier result"
+        assert recovered(otherwise).reused == (), "images that are read otherwise were answered with an earlier result"
         entropy = CalibrationOptions(Method.ENTROPY)
-        taken, summary = calibrated(model, photos, entropy, quiet(), reuse)
-        assert reuse.taken == ["recovery", "calibration"] and summary.reused, "another method read the images again"
-        assert taken.tensors == calibrate(model, [stacked(photos)], entropy).tensors
-        calibrated(model, photos, CalibrationOptions(Method.PERCENTILE, 99.0), quiet(), reuse)
-        calibrated(se_block(), photos, entropy, quiet(), reuse)
-        assert reuse.taken == ["recovery", "calibration", "calibration"], (
-            "the same graph and images are enough, no less"
-        )
+        assert calibrated(model, photos, CalibrationOptions(), quiet(), reuse).reused == ()
+        assert calibrated(model, otherwise, CalibrationOptions(), quiet(), reuse).reused == ()
+        taken = calibrated(model, photos, entropy, quiet(), reuse)
+        assert taken.reused == ("calibration",) and taken.summary.reused, "another method read the images again"
+        assert taken.table.tensors == calibrate(model, [stacked(photos)], entropy).tensors
+        percentile = CalibrationOptions(Method.PERCENTILE, 99.0)
+        assert calibrated(model, photos, percentile, quiet(), reuse).reused == ()
+        same = calibrated(se_block(), photos, entropy, quiet(), reuse)
+        assert same.reused == ("calibration",), "the same graph and images are enough, no less"
     assert [s.partition(":")[0] for s in first.sentences] == [t.value for t in Technique]
     assert again.sentences == first.sentences
     assert again.table == first.table

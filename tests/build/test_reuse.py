@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import radixrt.build.target
-import radixrt.judge.judge
+from radixrt.build.pipeline import Engine
+from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.engines import machine as processor
-from radixrt.engines.base import Target
+from radixrt.engines.base import BuildOptions, Target
 from radixrt.engines.cpu.onnxruntime import OnnxRuntimeTarget
 from radixrt.engines.forms import choose as forms
 from radixrt.export.attention.forms import AttentionForm
-from radixrt.export.spec import Precision
-from radixrt.reuse import Reuse
+from radixrt.export.spec import BatchSpec, Precision
+from radixrt.judge.measure import Instruments
+from radixrt.options import DataChoice, EngineRequest, ModelChoice
+from radixrt.progress import LOGGER, Stages
+from radixrt.validate.gates import GateLimits
 from radixrt.validate.measure.latency import LatencyOptions, Runner, measure
+from radixrt.validate.rivals import Rivals
 from radixrt.validate.schema import Latency, Report
-from tests.cli_runner import radixrt as command
 from tests.engines.bundle.bundles import tiny_network
 from tests.photographs import write_photographs
 
@@ -33,20 +38,22 @@ REWRITE, RANGES, RECOVERY, ENGINE, TIMES, DRIFT = (
 PIXELS = {RANGES, RECOVERY, TIMES, DRIFT}
 
 
+def once(runners: Mapping[str, Runner], images: NDArray[np.float32], options: LatencyOptions) -> Latency:
+    return measure(runners, images, replace(options, rounds=1, min_rounds=1, warmup_seconds=0, pause_s=0))
+
+
+# Times are taken once, and no layer is profiled.
+QUICK = Instruments(timer=once, costs=lambda verdict, *_: verdict)
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A tiny network and photographs, in a cache of its own; times are taken once, no layer or form is measured."""
-
-    def once(runners: Mapping[str, Runner], images: NDArray[np.float32], options: LatencyOptions) -> Latency:
-        return measure(runners, images, replace(options, rounds=1, min_rounds=1, warmup_seconds=0, pause_s=0))
-
+    """A tiny network and photographs, in a cache of its own; no form is measured."""
     folder = tmp_path_factory.mktemp("reuse")
     (folder / "data").mkdir()
     write_photographs(folder / "data")
     tiny_network(folder / "tiny.onnx", "batch")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(radixrt.judge.judge, "measure", once)
-        patch.setattr(radixrt.build.target, "with_costs", lambda verdict, *_: verdict)
         patch.setattr(forms, "attention_form", lambda target, *_, **__: (target.attention_form(), "usual"))
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         yield folder
@@ -68,20 +75,41 @@ def listed(work: Path, called: Callable[[str], str] = str, name: str = "list.csv
     return work / name
 
 
-def build(work: Path, *words: object) -> tuple[dict[str, str], Report]:
-    """Under which key each stage of a build was looked for, and its report."""
-    given = ("--model", work / "tiny.onnx", "--target", "onnxruntime", "--input-size", "3,32,32", "--batch", "1..2")
-    keys: dict[str, str] = {}
-    find = Reuse.find
+class Keys(logging.Handler):
+    """Remembers under which key each step of a build was looked for."""
 
-    def look(self: Reuse, key: str, stage: str) -> Path | None:
-        keys[stage] = key
-        return find(self, key, stage)
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.keys: dict[str, str] = {}
 
-    with mock.patch.object(Reuse, "find", look):
-        done = command("engine", *given, "--max-drop", 50, "--data", listed(work), "-o", work / "bundle", *words)
-    assert done.code == 0, done.err
-    return keys, Report.read(work / "bundle" / "report.json")
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.DEBUG and isinstance(record.args, tuple):
+            step, _, key = record.args
+            self.keys[str(step)] = str(key)
+
+
+def build(work: Path, **changes: Any) -> tuple[dict[str, str], Report]:
+    """The keys of a build's steps, and its report; ``changes`` are of the request and of its parts."""
+    request = EngineRequest(
+        model=ModelChoice(name=str(work / "tiny.onnx")),
+        data=DataChoice(source=str(listed(work)), input_size="3,32,32"),
+        build=BuildOptions(Precision.INT8, BatchSpec(1, 2)),
+        targets=("onnxruntime",),
+        gates=GateLimits(max_drop=50),
+        output=work / "bundle",
+    )
+    for name in ("model", "data", "build"):
+        if name in changes:
+            changes[name] = replace(getattr(request, name), **changes[name])
+    heard, level = Keys(), LOGGER.level
+    LOGGER.addHandler(heard)
+    LOGGER.setLevel(logging.DEBUG)
+    try:
+        (result,) = Engine(replace(request, **changes), Stages(), QUICK).run()
+    finally:
+        LOGGER.removeHandler(heard)
+        LOGGER.setLevel(level)
+    return heard.keys, result.report
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -91,38 +119,38 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("option", "made"),
+    ("change", "made"),
     [
-        (("--batch", "1..3"), {REWRITE, ENGINE, TIMES, DRIFT}),
-        (("--precision", "fp32"), {REWRITE, RANGES, RECOVERY, ENGINE, TIMES, DRIFT}),
-        (("--method", "entropy"), {RECOVERY}),
-        (("--calibration-images", 3), {RANGES, RECOVERY}),
-        (("--test-images", 4), {TIMES}),
-        (("--mean", "0.5,0.4,0.3"), PIXELS),
-        (("--crop-pct", 0.9), PIXELS),
-        (("--interpolation", "nearest"), PIXELS),
-        (("--grouped-conv", "keep"), {REWRITE}),
-        (("--no-recovery",), {RECOVERY}),
-        (("--max-drop", 40), {TIMES}),
-        (("--min-cosine", 0.5), set()),
-        (("--strict", "--max-drop", 50), set()),
-        (("--threads", 1), {REWRITE, ENGINE, TIMES}),
-        (("--workspace-mb", 64), {ENGINE}),
-        (("--builder-level", 2), {ENGINE}),
-        (("--compute-capability", "8.6"), {ENGINE}),
-        (("--latency-rounds", 20), {TIMES}),
-        (("--batch-sweep", "2"), {TIMES}),
-        (("--seed", 3, "--logits", "logits"), set()),
+        ({"build": {"batch": BatchSpec(1, 3)}}, {REWRITE, ENGINE, TIMES, DRIFT}),
+        ({"build": {"precision": Precision.FP32}}, {REWRITE, RANGES, RECOVERY, ENGINE, TIMES, DRIFT}),
+        ({"calibration": CalibrationOptions(Method.ENTROPY)}, {RECOVERY}),
+        ({"data": {"calibration_images": 3}}, {RANGES, RECOVERY}),
+        ({"data": {"test_images": 4}}, {TIMES}),
+        ({"data": {"mean": "0.5,0.4,0.3"}}, PIXELS),
+        ({"data": {"crop_pct": 0.9}}, PIXELS),
+        ({"data": {"interpolation": "nearest"}}, PIXELS),
+        ({"grouped_conv": "keep"}, {REWRITE}),
+        ({"recovery": False}, {RECOVERY}),
+        ({"gates": GateLimits(max_drop=40)}, {TIMES}),
+        ({"gates": GateLimits(max_drop=50, min_cosine=0.5)}, set()),
+        ({"gates": GateLimits(max_drop=50, strict=True)}, set()),
+        ({"build": {"threads": 1}}, {REWRITE, ENGINE, TIMES}),
+        ({"build": {"workspace_bytes": 64 << 20}}, {ENGINE}),
+        ({"build": {"builder_level": 2}}, {ENGINE}),
+        ({"build": {"compute_capabilities": ("8.6",)}}, {ENGINE}),
+        ({"latency_rounds": 20}, {TIMES}),
+        ({"rivals": Rivals(sweep=(2,))}, {TIMES}),
+        ({"model": {"seed": 3, "logits": "logits"}}, set()),
     ],
-    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+    ids=str,
 )
 def test_an_option_changes_what_depends_on_it_and_nothing_else(
-    work: Path, first: dict[str, str], option: tuple[object, ...], made: set[str]
+    work: Path, first: dict[str, str], change: dict[str, Any], made: set[str]
 ) -> None:
     assert set(first) == {REWRITE, RANGES, RECOVERY, ENGINE, TIMES, DRIFT}
-    keys, report = build(work, *option)
+    keys, report = build(work, **change)
     assert changed(first, keys) == made
-    assert report.latency is not None and report.latency.method.threads == ("--threads" in option)
+    assert report.latency is not None and report.latency.method.threads == change.get("build", {}).get("threads", 0)
 
 
 @pytest.mark.slow
@@ -133,11 +161,12 @@ def test_what_the_data_or_the_machine_changes_is_measured_anew(
     assert keys == first
     # The same files with other labels: the hash of their contents does not know.
     swapped = listed(work, lambda name: {"ash": "beech", "beech": "ash"}.get(name, name), "swapped.csv")
-    _, after = build(work, "--data", swapped)
+    _, after = build(work, data={"source": str(swapped)})
     assert before.accuracy is not None and after.accuracy is not None
     assert after.accuracy.engine_top1 != before.accuracy.engine_top1
     # The same classes by other names, which the report gives.
-    _, after = build(work, "--data", listed(work, lambda name: f"{name} tree", "renamed.csv"))
+    renamed = listed(work, lambda name: f"{name} tree", "renamed.csv")
+    _, after = build(work, data={"source": str(renamed)})
     assert after.accuracy is not None and after.accuracy.classes[0].label == "ash tree"
 
     here = OnnxRuntimeTarget().capability()
@@ -158,8 +187,8 @@ def test_a_fresh_build_takes_nothing_and_measures_forms_anew(work: Path, first: 
         return target.attention_form(), "usual"
 
     with mock.patch.object(forms, "attention_form", usual):
-        _, report = build(work, "--fresh")
-        build(work, "--batch", "2..5")  # which no other test here asks for
+        _, report = build(work, fresh=True)
+        build(work, build={"batch": BatchSpec(2, 5)})  # which no other test here asks for
     assert not any(note.startswith("Taken from an earlier run") for note in report.notes)
     own, users = answers
     assert own is not None and not own.parent.exists() and users is None
@@ -168,5 +197,5 @@ def test_a_fresh_build_takes_nothing_and_measures_forms_anew(work: Path, first: 
 # A batch that the whole test does not fill has an error as well.
 @pytest.mark.slow
 def test_the_error_is_located_on_fewer_images_than_a_batch(work: Path) -> None:
-    _, report = build(work, "--batch", 64, "--precision", "fp16")
+    _, report = build(work, build={"batch": BatchSpec(64, 64), "precision": Precision.FP16})
     assert len(report.drift) == 1

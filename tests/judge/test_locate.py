@@ -12,14 +12,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from radixrt.build import target as one_target
 from radixrt.engines.base import BuildOptions, Capability
+from radixrt.export.graph.session import GraphSession
 from radixrt.export.passes.float16 import to_float16
 from radixrt.export.spec import BatchSpec, Precision
-from radixrt.judge.locate import Located, locate, measure
-from radixrt.progress import Stages
-from radixrt.reuse import Reuse
-from radixrt.validate.measure.drift import _Graph, watched
+from radixrt.judge.locate import Located, locate, locate_built, measure
+from radixrt.reuse import Kept, Reuse
+from radixrt.validate.measure.drift import watched
 from tests.validate.measure.test_drift import network
 
 CAPABILITY = Capability("tensorrt", True, True, "10.16.1")
@@ -37,7 +36,7 @@ class Device:
     def __init__(self, deploy: ir.Model, change: Callable[[str, Any], Any]) -> None:
         self.capability = CAPABILITY
         self.options = BuildOptions(Precision.FP16)
-        self._graph = _Graph(deploy, list(watched(deploy, deploy)), "deploy", 1)
+        self._graph = GraphSession(deploy, list(watched(deploy, deploy)), optimize=False, threads=1)
         self._change = change
 
     @contextmanager
@@ -102,35 +101,23 @@ class Images:
 
 
 # A table of the CPU that is taken again where the device could be asked, or the other way round, would go unnoticed.
-def test_a_build_keeps_what_the_device_showed_apart_from_what_the_cpu_computed(
-    tmp_path: Path,
-) -> None:
+def test_a_build_keeps_what_the_device_showed_apart_from_what_the_cpu_computed(tmp_path: Path) -> None:
     reference = network()
     deploy = to_float16(reference).model
-    doubled = Device(deploy, lambda name, array: array * np.float16(2) if name == "c2" else array)
-    build = BuildOptions(Precision.FP16, BatchSpec(2, 2))
+    doubled: Any = Device(deploy, lambda name, array: array * np.float16(2) if name == "c2" else array)
+    images: Any = Images()
     with Reuse(root=tmp_path) as reuse:
-        job: Any = SimpleNamespace(
-            request=SimpleNamespace(precision=Precision.FP16, batch=BatchSpec(2, 2), build=build),
-            prepared=SimpleNamespace(test=Images()),
-            stages=Stages(),
-            reuse=reuse,
-        )
 
-        def located(runs: bool) -> Located:
-            built: Any = SimpleNamespace(
-                target=SimpleNamespace(analysis=lambda file, options: doubled if runs else None),
-                deploy_file=tmp_path / "deploy.onnx",
-                deploy=SimpleNamespace(float32=reference, model=deploy),
-            )
-            return one_target._drift(job, built)
+        def located(plan: Any) -> Kept[Located]:
+            return locate_built(reference, deploy, images, 2, plan, reuse)
 
-        on_device, on_cpu = located(True), located(False)
-        assert reuse.taken == []
-        assert any(row.first_drop for row in on_device.rows) and not any(row.first_drop for row in on_cpu.rows)
-        assert "measured on the device" in on_device.notes[0] and on_cpu.notes == ()
-        assert (located(True), located(False)) == (on_device, on_cpu)
-        assert reuse.taken == ["drift", "drift"]
+        on_device, on_cpu = located(doubled), located(None)
+        assert on_device.reused == on_cpu.reused == ()
+        assert any(row.first_drop for row in on_device.value.rows)
+        assert not any(row.first_drop for row in on_cpu.value.rows)
+        assert "measured on the device" in on_device.value.notes[0] and on_cpu.value.notes == ()
+        assert located(doubled) == Kept(on_device.value, ("drift",))
+        assert located(None) == Kept(on_cpu.value, ("drift",))
 
 
 def test_validating_a_bundle_asks_the_device_as_well(tmp_path: Path) -> None:

@@ -1,14 +1,13 @@
-"""Holds one open engine against the reference: parity, accuracy and latency, on the same images."""
+"""Measures one open engine beside the reference: parity, accuracy and latency, on the same images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from radixrt.calibration.data.images import ImageBatch, ImageList
 from radixrt.engines.base import BuildOptions, Session, Target
@@ -17,6 +16,7 @@ from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
 from radixrt.judge.outputs import MatchedOutputs, match_outputs
 from radixrt.judge.rivals import opponents
+from radixrt.judge.verdict import Verdict
 from radixrt.options import DataChoice
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
@@ -25,38 +25,58 @@ from radixrt.validate.measure.accuracy import accuracy
 from radixrt.validate.measure.cold_start import cold_start
 from radixrt.validate.measure.findings import input_findings, logit_findings, speed_findings
 from radixrt.validate.measure.latency import ENGINE, LatencyOptions, measure
+from radixrt.validate.measure.latency import Runner as TimedRunner
 from radixrt.validate.measure.parity import ParityAccumulator
 from radixrt.validate.rivals import Rivals
-from radixrt.validate.schema import Accuracy, Latency, LatencyRow, LayerTime, MeasuredOn, Parity
-
-
-class Verdict(BaseModel):
-    """What was measured; ``accuracy`` is absent where labels do not fit the head or the weights are random.
-
-    ``measured`` is when; ``layer_times`` are those of the engine's own profiler, the slowest first; ``findings`` are
-    sentences on what is wrong with its inputs and outputs, ``notes`` on how they were taken. What was measured on the
-    CPU twin has no latency.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    measured: str
-    parity: Parity
-    accuracy: Accuracy | None
-    latency: Latency | None = None
-    layer_times: list[LayerTime] = []
-    findings: list[str] = []
-    notes: list[str] = []
-    measured_on: MeasuredOn = "engine"
+from radixrt.validate.schema import Accuracy, Latency, LatencyRow, LayerTime, Parity
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What the outputs of an engine, or of its twin, say."""
+class OutputsJudged:
+    """What the outputs of an engine, or of its stand-in, say."""
 
     parity: Parity
     accuracy: Accuracy | None
     findings: list[str]
+
+
+def with_costs(verdict: Verdict, target: Target, engine: Path, deploy: Path, build: BuildOptions) -> Verdict:
+    """Adds what an engine costs before its first answer, and the time of each of its layers.
+
+    Args:
+        verdict: what was measured so far.
+        target: what opens the engine.
+        engine: the file that the target opens.
+        deploy: the graph it was built from, for the layers' torch names.
+        build: the options it was built with.
+
+    Raises:
+        RadixRTError: a process of its own could not run the engine.
+    """
+    cold = cold_start(target, engine, threads=build.threads, batch=build.batch.min)
+    costs = {name: getattr(cold, name) for name in ("load_ms", "first_inference_ms", "peak_bytes")}
+    assert verdict.latency is not None
+    method = verdict.latency.method.model_copy(update=costs)
+    rows = target.inspect(engine, deploy, build).rows
+    times = [
+        LayerTime(name=row.origin[0] if row.origin else row.name, op_type=row.kind, ms=row.mean_us / 1000)
+        for row in rows
+        if row.mean_us is not None
+    ]
+    return verdict.model_copy(
+        update={
+            "latency": verdict.latency.model_copy(update={"method": method}),
+            "layer_times": sorted(times, key=lambda time: -time.ms),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What takes the times: of runners in turns, and of what an engine costs before its first answer."""
+
+    timer: Callable[[Mapping[str, TimedRunner], NDArray[np.float32], LatencyOptions], Latency] = measure
+    costs: Callable[[Verdict, Target, Path, Path, BuildOptions], Verdict] = with_costs
 
 
 @dataclass(frozen=True)
@@ -72,6 +92,7 @@ class Trial:
     rounds: int
     rivals: Rivals = field(default_factory=Rivals)
     threads: int = 0
+    instruments: Instruments = field(default_factory=Instruments)
 
 
 def judge(
@@ -144,7 +165,7 @@ def time_engines(
             def original(images: NDArray[np.float32]) -> Outputs:
                 return run(theirs[: len(images)])
 
-            times = measure({**engines, **rivals.runners, reference.name: original}, few, options)
+            times = trial.instruments.timer({**engines, **rivals.runners, reference.name: original}, few, options)
     return times, [*notes, *rivals.notes]
 
 
@@ -155,11 +176,11 @@ def judge_outputs(
     stages: Stages,
     engine_images: ImageList | None = None,
     what: str = "engine",
-) -> Judged:
+) -> OutputsJudged:
     """Holds the outputs of ``run`` over the test images against the reference's.
 
     Args:
-        run: the engine, or its twin, for any number of images.
+        run: the engine, or its stand-in, for any number of images.
         prepared: the original and its images.
         trial: how to try it.
         stages: where progress is shown.
@@ -209,7 +230,7 @@ def judge_outputs(
         drop = trial.limits.drop_limit
         right = accuracy(logits, engine_logits, labels, names=names, classes=prepared.labels, max_drop_points=drop)
     findings += [*matched.findings, *logit_findings(logits, engine_logits, prepared.labels)]
-    return Judged(close.result(), right, findings)
+    return OutputsJudged(close.result(), right, findings)
 
 
 def on_device(row: LatencyRow, session: Session, images: NDArray[np.float32], runs: int) -> LatencyRow:
@@ -224,34 +245,3 @@ def _exactly(images: ImageList, count: int) -> NDArray[np.float32]:
     """The first images, again and again where there are fewer than ``count``."""
     few = next(images.batches(count)).images
     return np.resize(few, (count, *few.shape[1:]))
-
-
-def with_costs(verdict: Verdict, target: Target, engine: Path, deploy: Path, build: BuildOptions) -> Verdict:
-    """Adds what an engine costs before its first answer, and the time of each of its layers.
-
-    Args:
-        verdict: what was measured so far.
-        target: what opens the engine.
-        engine: the file that the target opens.
-        deploy: the graph it was built from, for the layers' torch names.
-        build: the options it was built with.
-
-    Raises:
-        RadixRTError: a process of its own could not run the engine.
-    """
-    cold = cold_start(target, engine, threads=build.threads, batch=build.batch.min)
-    costs = {name: getattr(cold, name) for name in ("load_ms", "first_inference_ms", "peak_bytes")}
-    assert verdict.latency is not None
-    method = verdict.latency.method.model_copy(update=costs)
-    rows = target.inspect(engine, deploy, build).rows
-    times = [
-        LayerTime(name=row.origin[0] if row.origin else row.name, op_type=row.kind, ms=row.mean_us / 1000)
-        for row in rows
-        if row.mean_us is not None
-    ]
-    return verdict.model_copy(
-        update={
-            "latency": verdict.latency.model_copy(update={"method": method}),
-            "layer_times": sorted(times, key=lambda time: -time.ms),
-        }
-    )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from radixrt.engines.base import Session, TensorSpec
-from radixrt.judge.judge import on_device
+from radixrt.judge.measure import on_device
 from radixrt.validate.schema import LatencyRow
 
 

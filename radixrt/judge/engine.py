@@ -1,0 +1,165 @@
+"""Engines that were built here are held against the original, alone or against each other, each measured once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from radixrt.engines.base import BuildOptions, Session, Target
+from radixrt.engines.bundle.manifest import now
+from radixrt.engines.machine import machine
+from radixrt.engines.registry import FASTEST
+from radixrt.engines.runners import OutputsRunner, session_outputs
+from radixrt.export.spec import Precision
+from radixrt.files import sha256_of
+from radixrt.judge.measure import Trial, judge, judge_outputs, time_engines
+from radixrt.judge.stand_in import judge_stand_in
+from radixrt.judge.verdict import Verdict
+from radixrt.prepare import Prepared
+from radixrt.progress import Stages
+from radixrt.reuse import Codec, Kept, Reuse, Step, as_json
+from radixrt.validate.measure.findings import speed_findings
+from radixrt.validate.measure.latency import FLOAT32, in_float32, seen_from
+
+
+@dataclass(frozen=True)
+class EngineFiles:
+    """An engine and what it was made from.
+
+    Attributes:
+        files: the engine's, the first of which is the one to open.
+        deploy: the deploy graph's file.
+        float32: the deploy graph before it was typed.
+        options: those it was built with.
+    """
+
+    target: Target
+    files: tuple[Path, ...]
+    deploy: Path
+    float32: ir.Model
+    options: BuildOptions
+
+    @property
+    def runs(self) -> bool:
+        """Whether the engine itself can be measured here; else its stand-in is."""
+        return self.target.capability().runs
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the engines of one run are held against, and how."""
+
+    prepared: Prepared
+    trial: Trial
+    stages: Stages
+    reuse: Reuse
+
+
+def judge_engine(engine: EngineFiles, bench: Bench) -> Kept[Verdict]:
+    """Holds the engine against the original, or its stand-in where the engine cannot run here."""
+
+    def make() -> Verdict:
+        if not engine.runs:
+            return judge_stand_in(engine.deploy, engine.options, bench.prepared, bench.trial, now(), bench.stages)
+        with _opened(engine) as session, float_engine(engine, bench) as beside:
+            verdict = judge(session, bench.prepared, bench.trial, now(), bench.stages, beside=beside)
+        return add_costs(verdict, engine, bench)
+
+    return bench.reuse.step(_step(f"{engine.target.name} measurements", as_json(Verdict), [engine], bench), make)
+
+
+def judge_together(engines: Sequence[EngineFiles], bench: Bench) -> Kept[dict[str, Verdict]]:
+    """Holds every engine against the original, then times them all in one run. Costs are left to :func:`add_costs`.
+
+    Returns:
+        What was measured, by target.
+    """
+
+    def make() -> dict[str, Verdict]:
+        with ExitStack() as sessions:
+            runners, judged = {}, {}
+            for engine in engines:
+                name = engine.target.name
+                runners[name] = session_outputs(sessions.enter_context(_opened(engine)), bench.trial.batch)
+                beside = sessions.enter_context(float_engine(engine, bench))
+                runners |= {in_float32(name): run for run in beside.values()}
+                judged[name] = judge_outputs(runners[name], bench.prepared, bench.trial, bench.stages, what=name)
+            times, notes = time_engines(runners, bench.prepared, bench.trial, bench.stages)
+        verdicts = {}
+        for name, outputs in judged.items():
+            latency = seen_from(times, name)
+            verdicts[name] = Verdict(
+                measured=now(),
+                parity=outputs.parity,
+                accuracy=outputs.accuracy,
+                latency=latency,
+                findings=[*outputs.findings, *speed_findings(latency)],
+                notes=notes,
+            )
+        return verdicts
+
+    return bench.reuse.step(_step(f"{FASTEST} measurements", as_json(dict[str, Verdict]), engines, bench), make)
+
+
+def add_costs(verdict: Verdict, engine: EngineFiles, bench: Bench) -> Verdict:
+    """Adds what an engine costs before its first answer, and the time of each of its layers.
+
+    Raises:
+        RadixRTError: a process of its own could not run the engine.
+    """
+    with bench.stages.stage("Profiling layers and the first inference"):
+        costs = bench.trial.instruments.costs
+        return costs(verdict, engine.target, engine.files[0], engine.deploy, engine.options)
+
+
+def _opened(engine: EngineFiles) -> Session:
+    return engine.target.open(engine.files[0], threads=engine.options.threads)
+
+
+@contextmanager
+def float_engine(engine: EngineFiles, bench: Bench) -> Iterator[dict[str, OutputsRunner]]:
+    """What INT8 has to beat: the same graph in FP32 on the same runtime. Only where building it takes no time."""
+    if engine.options.precision is not Precision.INT8 or not engine.target.traits.cpu:
+        yield {}
+        return
+    options = replace(engine.options, precision=Precision.FP32)
+    with (
+        tempfile.TemporaryDirectory(prefix="radixrt-fp32-") as scratch,
+        engine.target.open_graph(engine.float32, Path(scratch), options) as session,
+    ):
+        yield {FLOAT32: session_outputs(session, bench.trial.batch)}
+
+
+def _step(name: str, codec: Codec[Any], engines: Sequence[EngineFiles], bench: Bench) -> Step[Any]:
+    """Measurements hold for these engines where they ran, these images, and this way of measuring."""
+    prepared, trial = bench.prepared, bench.trial
+    hashes = {
+        engine.target.name: " ".join(sha256_of(file) for file in (engine.files if engine.runs else (engine.deploy,)))
+        for engine in engines
+    }
+    capabilities = [engine.target.capability() for engine in engines]
+    return Step(
+        name,
+        codec,
+        inputs={**hashes, "graph": prepared.graph_sha256, "images": prepared.test.prepared_sha256},
+        options={
+            "engines": [(can.target, can.version, can.device, machine()) for can in capabilities],
+            "precision": engines[0].options.precision.value,
+            "original": prepared.model.source,
+            "batch": str(trial.batch),
+            "drop": trial.limits.drop_limit,
+            "images": prepared.test_images(trial.data),
+            # The images' hash knows neither their names and order nor what they show.
+            "test": [prepared.test.names, prepared.test.labels],
+            "classes": [prepared.labels, prepared.labelled],
+            "rounds": trial.rounds,
+            "rivals": [trial.rivals.identity(), trial.rivals.sweep],
+            "threads": trial.threads,
+        },
+    )
