@@ -107,21 +107,21 @@ class Preprocess(BaseModel):
     def with_file(self, path: Path) -> Preprocess:
         """Puts the choices of a JSON file in place of timm's.
 
-        The file holds the fields themselves, or holds them under ``data_config`` (as the sample networks do) or
-        ``pretrained_cfg`` (as timm's hub does). Other keys are left aside.
+        The file holds the fields at its top, or under ``data_config`` (as the sample networks do) or ``pretrained_cfg``
+        (as timm's hub does), which count where both are there. Other keys are left aside.
 
         Raises:
             InputError: the file is unreadable, no JSON object, or has a value that preprocessing cannot use.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"cannot read the preprocessing in {path}: {error}; it must be a JSON object") from error
         if not isinstance(content, dict):
             raise InputError(f"cannot read the preprocessing in {path}: it must be a JSON object")
         for nested in ("data_config", "pretrained_cfg"):
             if isinstance(content.get(nested), dict):
-                content = content[nested]
+                content = {**content, **content[nested]}
                 break
         known = {name: content[name] for name in type(self).model_fields if content.get(name) is not None}
         try:

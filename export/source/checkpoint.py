@@ -10,7 +10,6 @@ keys may carry the prefixes of wrappers.
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import re
 import warnings
@@ -196,30 +195,6 @@ def check_finite(module: torch.nn.Module, source: str) -> None:
             raise InputError(f"{source}: {name} holds {bad} values that are NaN or infinite: take an earlier one")
         if name.endswith("running_var") and bool((tensor < 0).any()):
             raise InputError(f"{source}: {name} holds negative variances: take an earlier one")
-
-
-def data_config_beside(path: Path) -> dict[str, Any]:
-    """Reads the preprocessing from the JSON file beside a checkpoint (``best.json`` for ``best.pth``), if any.
-
-    The keys are timm's: ``input_size``, ``mean``, ``std``, ``crop_pct``, ``crop_mode``, ``interpolation``, at the top
-    or under ``pretrained_cfg`` as in the files on timm's hub. Other keys are left alone.
-
-    Raises:
-        InputError: the file is not JSON.
-    """
-    beside = path.with_suffix(".json")
-    if not beside.is_file():
-        return {}
-    try:
-        content = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{beside}, beside the checkpoint, is not readable JSON: mend or remove it") from error
-    if not isinstance(content, dict):
-        return {}
-    nested = content.get("pretrained_cfg")
-    values = {**content, **(nested if isinstance(nested, dict) else {})}
-    keys = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
-    return {key: tuple(values[key]) if isinstance(values[key], list) else values[key] for key in keys if key in values}
 
 
 def _shorten(items: Iterable[str]) -> str:

@@ -176,7 +176,7 @@ def _sample_definition(sample: Sample) -> Definition:
 
 
 def _load_checkpoint(ref: ModelRef, definition: Definition, path: Path, num_classes: int | None) -> LoadedModel:
-    from radixrt.export.source.checkpoint import data_config_beside, load_weights, read_checkpoint, strip_prefixes
+    from radixrt.export.source.checkpoint import load_weights, read_checkpoint, strip_prefixes
 
     state = read_checkpoint(path)
     module = definition.build(None)
@@ -190,7 +190,7 @@ def _load_checkpoint(ref: ModelRef, definition: Definition, path: Path, num_clas
         if classes != _classes_of(module) and not definition.fixed_classes and classes > 0:
             module = definition.build(classes)
     load_weights(module, state, f"checkpoint {path}")
-    return _loaded(ref, module, "checkpoint", {**definition.data_config, **data_config_beside(path)})
+    return _loaded(ref, module, "checkpoint", definition.data_config)
 
 
 def _random(definition: Definition, num_classes: int | None, seed: int) -> torch.nn.Module:

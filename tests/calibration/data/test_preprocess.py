@@ -75,9 +75,14 @@ def test_a_json_file_beside_the_checkpoint_is_applied(tmp_path: Path, nesting: s
     beside = BASE.beside(tmp_path / "best.pth")
     assert (beside.input_size, beside.crop_pct, beside.mean) == ((3, 96, 96), 1.0, BASE.mean)
     assert BASE.beside(tmp_path / "other.pth") == BASE
+    (tmp_path / "best.json").write_text(json.dumps({**content, "mean": [0.5, 0.5, 0.5]}))
+    assert BASE.beside(tmp_path / "best.pth") == beside.with_overrides(mean=(0.5, 0.5, 0.5))
 
 
-@pytest.mark.parametrize("content", ["[1]", "{", '{"mean": "x"}', '{"input_size": 3}', '{"crop_mode": []}', "\ud800"])
+BAD = ["[1]", "{", "[" * 100_000, '{"mean": "x"}', '{"input_size": 3}', '{"crop_mode": []}', "\ud800"]
+
+
+@pytest.mark.parametrize("content", BAD)
 def test_a_bad_json_file_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "best.json"
     path.write_text(content, encoding="utf-8", errors="surrogatepass")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 from collections.abc import Callable
 from datetime import datetime
@@ -17,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from radixrt.errors import InputError
-from radixrt.export.source.checkpoint import data_config_beside, load_weights, read_checkpoint
+from radixrt.export.source.checkpoint import load_weights, read_checkpoint
 
 NOON = datetime(2026, 1, 1, 12)
 
@@ -199,15 +198,3 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "net.pth")
     with pytest.raises(InputError, match="holds no weights"):
         read_checkpoint(tmp_path / "net.pth")
-
-
-def test_preprocessing_beside_the_checkpoint(tmp_path: Path) -> None:
-    assert data_config_beside(tmp_path / "net.pth") == {}
-    beside = tmp_path / "net.json"
-    beside.write_text(
-        json.dumps({"input_size": [3, 128, 128], "architecture": "net", "pretrained_cfg": {"crop_pct": 1.0}})
-    )
-    assert data_config_beside(tmp_path / "net.pth") == {"input_size": (3, 128, 128), "crop_pct": 1.0}
-    beside.write_text("{")
-    with pytest.raises(InputError, match="not readable JSON"):
-        data_config_beside(tmp_path / "net.pth")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.errors import InputError
 from radixrt.export.source import load as zoo
 from radixrt.export.source import pretrained
@@ -159,7 +160,8 @@ def test_the_checkpoint_decides_the_number_of_classes(tmp_path: Path) -> None:
     (tmp_path / "best.json").write_text('{"input_size": [3, 96, 96], "mean": [0, 0, 0]}')
     model = load(TINY, checkpoint=path)
     assert (model.weights, model.num_classes) == ("checkpoint", 6)
-    assert model.data_config["input_size"] == (3, 96, 96) and model.data_config["mean"] == (0, 0, 0)
+    preprocess = Preprocess.from_config(model.data_config).beside(path)
+    assert preprocess.input_size == (3, 96, 96) and preprocess.mean == (0, 0, 0)
     assert model.module is not None
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(model.module(images), trained(images))
