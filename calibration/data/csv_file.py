@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,12 +78,12 @@ def _read_row(file: Path, row: Mapping[str, str | None], line: int) -> _Row:
     return _Row(Entry(image.relative_to(folder).as_posix(), image), label, split)
 
 
-def _number_labels(found: set[str], file: Path) -> tuple[tuple[str, ...], dict[str, int]]:
+def _number_labels(labels: set[str], file: Path) -> tuple[tuple[str, ...], dict[str, int]]:
     """Integers are the network's class indices, as they stand; other labels are names, numbered in sorted order."""
-    if not all(re.fullmatch(r"[+-]?[0-9]{1,9}", label) for label in found):
-        names = tuple(sorted(found))
+    if not all(re.fullmatch(r"[+-]?[0-9]{1,9}", label) for label in labels):
+        names = tuple(sorted(labels))
         return names, {name: index for index, name in enumerate(names)}
-    index = {label: int(label) for label in found}
+    index = {label: int(label) for label in labels}
     low, high = min(index.values()), max(index.values())
     if low < 0 or high > 100_000:
         raise InputError(f"{file}: the label {low if low < 0 else high} is no class index; classes start at 0")
@@ -90,5 +91,4 @@ def _number_labels(found: set[str], file: Path) -> tuple[tuple[str, ...], dict[s
 
 
 def _first_repeated(names: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
+    return next((name for name, count in Counter(names).items() if count > 1), None)

@@ -123,9 +123,9 @@ class Preprocess(BaseModel):
             if isinstance(content.get(nested), dict):
                 content = {**content, **content[nested]}
                 break
-        known = {name: content[name] for name in type(self).model_fields if content.get(name) is not None}
+        fields = {name: content[name] for name in type(self).model_fields if content.get(name) is not None}
         try:
-            return self.with_overrides(**known)
+            return self.with_overrides(**fields)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""A graph and its ranges become a strongly typed INT8 graph: symmetric Q/DQ pairs where the target wants them.
+"""A graph and its ranges become a strongly typed INT8 graph: symmetric Q/DQ pairs where the target needs them.
 
 The order: decide (``decision.py``), give every point a scale from the table, insert the Q/DQ pairs (``insert.py``),
 count what is left of float between INT8 layers (``round_trips.py``).

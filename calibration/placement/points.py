@@ -27,7 +27,7 @@ def points(layers: Layers, outputs: Int8Outputs) -> Iterator[ir.Value]:
 
     Args:
         layers: that run in INT8.
-        outputs: which of their outputs the target wants quantised.
+        outputs: which of their outputs the target needs quantised.
     """
     yield from (layer.data for layer in layers)
     match outputs:

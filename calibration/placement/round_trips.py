@@ -3,7 +3,7 @@
 A tensor enters INT8 again at a point (a Q/DQ pair). Going back from there, these do not leave INT8, because engines
 compute them on integers or inside a convolution's epilogue: the layer itself with its activation, operations that
 only move values, average pooling of a point, and an Add of points and layers. Anything else between two INT8 layers
-is a float round trip. The product of a feature map with its gate is one by design, and is told apart.
+is a float round trip. The product of a feature map with its gate is one by design, and is marked so.
 """
 
 from __future__ import annotations

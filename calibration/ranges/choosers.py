@@ -5,7 +5,7 @@ for a tensor that was zero throughout.
 
 - ``minmax``: the largest magnitude; nothing saturates.
 - ``percentile``: the magnitude below which the given share of the values lies.
-- ``entropy``: the threshold whose 128-level picture of the distribution has the least Kullback-Leibler divergence
+- ``entropy``: the threshold whose 128-level approximation of the distribution has the least Kullback-Leibler divergence
   from the clipped one (Migacz, "8-bit inference with TensorRT", 2017), on 2048 bins as TensorRT's calibrator uses.
 - ``mse``: the threshold with the least expected squared error, rounding and clipping together.
 """
@@ -79,7 +79,7 @@ def entropy(histogram: Histogram) -> float:
 
 
 def _divergence(counts: NDArray[np.float64], stop: int) -> float:
-    """KL divergence of the clipped distribution of ``counts[:stop]`` from its picture in 128 levels."""
+    """KL divergence of the clipped distribution of ``counts[:stop]`` from its approximation in 128 levels."""
     inside = counts[:stop]
     reference = inside.copy()
     reference[-1] += counts[stop:].sum()
@@ -89,12 +89,12 @@ def _divergence(counts: NDArray[np.float64], stop: int) -> float:
     sums = np.add.reduceat(inside, starts)
     holders = np.add.reduceat(occupied, starts)
     level = np.divide(sums, holders, out=np.zeros_like(sums), where=holders > 0)
-    picture = np.repeat(level, np.diff(np.append(starts, stop))) * occupied
-    total, picture_total = reference.sum(), picture.sum()
-    if picture_total == 0:
+    approximation = np.repeat(level, np.diff(np.append(starts, stop))) * occupied
+    total, approximated = reference.sum(), approximation.sum()
+    if approximated == 0:
         return float(np.inf)
-    p, q = reference / total, picture / picture_total
-    # A clipped tail may land in an empty bin, which no picture can show: a tiny floor keeps that finite and dear.
+    p, q = reference / total, approximation / approximated
+    # A clipped tail may land in an empty bin, whose approximation is zero: a tiny floor keeps that finite and costly.
     q = np.maximum(q, 1e-12)
     positive = p > 0
     return float((p[positive] * np.log(p[positive] / q[positive])).sum())

@@ -2,7 +2,7 @@
 
 The graph runs on onnxruntime, one image at a time (so that batch size cannot matter, not even through a runtime
 that picks another kernel for another batch), with probes on every tensor that any target's placement may quantise
-(``probes.py``). Extremes are taken over every value; histograms over an evenly strided sample of at most ``SAMPLE``
+(``outputs.py``). Extremes are taken over every value; histograms over an evenly strided sample of at most ``SAMPLE``
 values per tensor and image, whose stride depends on the tensor's shape alone. A stride co-prime to the tensor's
 size visits every channel, row and column.
 
@@ -62,7 +62,7 @@ def calibrate(
         options: how ranges are chosen.
         data_sha256: the images' content hash as their source tells it; made from the pixels where absent.
         state_path: where to keep what was observed, now and then and when the user stops it, so that an interrupted
-            calibration continues: a file found there counts for the first images of ``batches``. Removed once the
+            calibration continues: a file that lies there counts for the first images of ``batches``. Removed once the
             table is made.
         threads: of the runtime; 0 lets it choose.
         on_resume: called with the number of images that an interrupted run had read, where there was one.
@@ -83,7 +83,7 @@ def calibrate(
         _stream(inferred, batches, state, state_path, threads)
     except (KeyboardInterrupt, SystemExit):
         if state_path is not None:
-            with contextlib.suppress(InputError):  # the user asked for the end, not for news of the disk
+            with contextlib.suppress(InputError):  # the user asked to stop: a full disk changes nothing
                 save_state(state, state_path)
         raise
     if state.images == 0:
@@ -119,13 +119,13 @@ def _stream(
     skip = state.images
     saved = time.monotonic()
 
-    def take(images: Array, found: dict[str, Array]) -> None:
+    def take(images: Array, outputs: dict[str, Array]) -> None:
         nonlocal saved
         for i, image in enumerate(images):
             for observer in state.observers:
                 if observer.name == source:
                     observer.observe(image[None])
-            _observe(state, probes, found, i)
+            _observe(state, probes, outputs, i)
             _count(state, image)
         if state_path is not None and time.monotonic() - saved > _SAVE_EVERY_S:
             save_state(state, state_path)
@@ -139,20 +139,20 @@ def _stream(
             if skip >= len(images):
                 skip -= len(images)
                 continue
-            found = session(session.filled(images), names)
+            outputs = session(session.filled(images), names)
             if behind is not None:
                 behind.result()
-            behind = worker.submit(take, images, found)
+            behind = worker.submit(take, images, outputs)
         if behind is not None:
             behind.result()
 
 
-def _observe(state: CollectState, probes: list[Probe], found: dict[str, Array], index: int) -> None:
+def _observe(state: CollectState, probes: list[Probe], outputs: dict[str, Array], index: int) -> None:
     observers = {o.name: o for o in state.observers}
     for probe in probes:
-        maximum = found[probe.maximum][index].reshape(-1)
-        minimum = found[probe.minimum][index].reshape(-1) if probe.minimum else np.zeros_like(maximum)
-        observers[probe.tensor].observe_reduced(maximum, minimum, found[probe.sample][index])
+        maximum = outputs[probe.maximum][index].reshape(-1)
+        minimum = outputs[probe.minimum][index].reshape(-1) if probe.minimum else np.zeros_like(maximum)
+        observers[probe.tensor].observe_reduced(maximum, minimum, outputs[probe.sample][index])
 
 
 def _count(state: CollectState, image: Array) -> None:
@@ -194,8 +194,8 @@ def _range(observer: TensorObserver, options: CalibrationOptions, *, by_channel:
 
 
 def _quantiles(observer: TensorObserver) -> tuple[float, float, float, float, float]:
-    found = [min(percentile(observer.histogram, q), observer.amax) for q in _QUANTILES]
-    return found[0], found[1], found[2], found[3], found[4]
+    a, b, c, d, e = (min(percentile(observer.histogram, q), observer.amax) for q in _QUANTILES)
+    return a, b, c, d, e
 
 
 def _peak_bytes() -> int:

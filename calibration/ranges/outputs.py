@@ -1,4 +1,4 @@
-"""Small outputs that tell all calibration wants of a tensor, computed inside the graph.
+"""Small outputs that hold all that calibration keeps of a tensor, computed inside the graph.
 
 For each observed tensor ``x`` of shape (N, C, ...)::
 

@@ -86,10 +86,10 @@ class CalibrationTable(_Frozen):
         Raises:
             InputError: the table has no such tensor.
         """
-        found = self.find(name)
-        if found is None:
+        tensor = self.find(name)
+        if tensor is None:
             raise InputError(f"the calibration table has no range for {name!r}: calibrate this graph again")
-        return found.amax
+        return tensor.amax
 
     def with_amax(self, chosen: dict[str, float]) -> CalibrationTable:
         """The same table with other ranges for the tensors named."""

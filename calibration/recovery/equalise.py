@@ -35,8 +35,8 @@ from radixrt.export.graph.layers import Layer, layers_of
 
 Array = NDArray[Any]
 
-_MOST = 4
-"""Channels move by at most 2**4: beyond, one rare activation would decide."""
+_LARGEST_POWER = 4
+"""Channels are divided by at most 2**4: beyond that, one rare activation would decide."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Equalised:
 
 
 def chains(graph: ir.Graph) -> list[Chain]:
-    """Every pair of convolutions that can be equalised, in graph order."""
+    """Every two convolutions that can be equalised, in graph order."""
     layers = {id(layer.node): layer for layer in layers_of(graph) if layer.node.op_type == "Conv"}
-    found = []
+    result = []
     for first in layers.values():
         readers = first.output.consumers()
         if len(readers) != 1 or readers[0].op_type != "Relu" or first.output.is_graph_output():
@@ -77,8 +77,8 @@ def chains(graph: ir.Graph) -> list[Chain]:
         if second is None or middle.is_graph_output() or second.data is not middle:
             continue
         if _owned(first, with_bias=True) and _owned(second, with_bias=False):
-            found.append(Chain(first, middle, second))
-    return found
+            result.append(Chain(first, middle, second))
+    return result
 
 
 def equalised(model: ir.Model, table: CalibrationTable, layers: frozenset[str]) -> Equalised | None:
@@ -96,15 +96,15 @@ def equalised(model: ir.Model, table: CalibrationTable, layers: frozenset[str]) 
     divisors: dict[str, NDArray[np.float32]] = {}
     ranges: dict[str, TensorRange] = {}
     for chain in chains(copy.graph):
-        found = table.find(chain.middle.name or "")
-        if found is None or not found.channel_amax or chain.second.name not in layers:
+        middle = table.find(chain.middle.name or "")
+        if middle is None or not middle.channel_amax or chain.second.name not in layers:
             continue
-        s = _divisors(np.asarray(found.channel_amax), chain.second)
+        s = _divisors(np.asarray(middle.channel_amax), chain.second)
         if (s == 1).all():
             continue
         _rescale(copy.graph, chain, s)
         divisors[chain.first.name] = s
-        ranges[found.name] = _rescaled(found, s)
+        ranges[middle.name] = _rescaled(middle, s)
     if not divisors:
         return None
     tensors = tuple(ranges.get(t.name, t) for t in table.tensors)
@@ -125,7 +125,7 @@ def _divisors(reach: Array, second: Layer) -> NDArray[np.float32]:
     alive = (reach > 0) & (share > 0)
     if alive.any():
         wanted = np.log2(reach[alive] / share[alive]) / 2
-        s[alive] = np.exp2(np.clip(np.rint(wanted - wanted.mean()), -_MOST, _MOST))
+        s[alive] = np.exp2(np.clip(np.rint(wanted - wanted.mean()), -_LARGEST_POWER, _LARGEST_POWER))
     return s.astype(np.float32)
 
 
@@ -167,22 +167,22 @@ def _put(graph: ir.Graph, node: ir.Node, index: int, array: Array) -> None:
     graph.register_initializer(value)
 
 
-def _rescaled(found: TensorRange, s: NDArray[np.float32]) -> TensorRange:
+def _rescaled(tensor: TensorRange, s: NDArray[np.float32]) -> TensorRange:
     """The range of a tensor whose channels were divided.
 
     The largest magnitude is exact; what the other choosers would pick keeps its share of it.
     """
-    channels = np.asarray(found.channel_amax) / s
-    ratio = float(channels.max() / max(found.channel_amax))
-    picked = {name: value * ratio for name, value in found.candidates.model_dump().items()}
-    return found.model_copy(
+    channels = np.asarray(tensor.channel_amax) / s
+    ratio = float(channels.max() / max(tensor.channel_amax))
+    picked = {name: value * ratio for name, value in tensor.candidates.model_dump().items()}
+    return tensor.model_copy(
         update={
-            "amax": found.amax * ratio,
+            "amax": tensor.amax * ratio,
             "minimum": 0.0,
             "maximum": float(channels.max()),
-            "candidates": found.candidates.model_copy(update=picked),
-            "histogram": found.histogram.model_copy(
-                update={"quantiles": tuple(q * ratio for q in found.histogram.quantiles)}
+            "candidates": tensor.candidates.model_copy(update=picked),
+            "histogram": tensor.histogram.model_copy(
+                update={"quantiles": tuple(q * ratio for q in tensor.histogram.quantiles)}
             ),
             "channel_amax": tuple(float(a) for a in channels),
         }

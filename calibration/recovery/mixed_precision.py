@@ -3,8 +3,8 @@
 From the measured sensitivities, layers are ranked by the noise that INT8 adds there for each millisecond that it
 saves, as profiled on the target, or for each multiplication where the target cannot be profiled. The first k of that
 ranking in float, for k = 0, 1, 2, ..., are the Pareto front of noise against latency under the assumption that errors
-add up; the gate, which measures, is asked along it. Its answer improves with k, so a bisection finds the smallest k in
-about log2(layers) evaluations.
+add up. The gate measures placements on that front. The more layers stay in float, the sooner it passes, so a bisection
+finds the smallest k in about log2(layers) evaluations.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from radixrt.calibration.recovery.techniques import SearchProgress
 
 @dataclass(frozen=True)
 class MixedPrecision:
-    """What was found.
+    """The fewest layers in float with which a gate passes.
 
     Attributes:
         options: the placement, with the layers that stay in float excluded.
         excluded: these layers' torch modules (or node names), the worst first.
         int8_share: share of the multiplications still in INT8, 0 to 1.
         passed: whether the gate passed; False says that it cannot, not even with every layer in float.
-        evaluations: how often the gate was asked.
+        evaluations: how many placements the gate measured.
         forgone_ms: what INT8 would have saved in the excluded layers; None where that was not measured.
-        stopped: the user ended the search; what is here is the best that it had found.
+        stopped: the user ended the search; this is the best until then.
     """
 
     options: PlacementOptions
@@ -65,7 +65,7 @@ def keep_worst_in_float(
         rows: measured sensitivities.
         options: the placement to start from.
         gate: builds a placement, measures it, and says whether it is accurate enough.
-        on_progress: told after each evaluation.
+        on_progress: called after each evaluation.
     """
     order = ranking(rows)
     most = len(order).bit_length() + 2

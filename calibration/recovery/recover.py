@@ -123,7 +123,7 @@ def recover(
         images: calibration images, float32 (N, C, H, W), 32 to 128 of them, mixed: the first are fitted to, the last
             judge. Of a large network only the first few are used.
         options: the placement that will be used.
-        on_progress: told after each candidate.
+        on_progress: called after each candidate.
         threads: of the runtime; 0 lets it choose.
         work: multiplications that all forward passes together may take.
 

@@ -73,7 +73,7 @@ def sensitivity(
         images: float32 (N, C, H, W); a handful is enough, 16 say.
         options: the placement.
         gains: milliseconds that INT8 saves, by layer name, where somebody measured them.
-        on_progress: told after each layer.
+        on_progress: called after each layer.
         threads: of the runtime; 0 lets it choose.
 
     Returns:

@@ -55,7 +55,7 @@ class Setting:
         fitted: images that choices are made on.
         judges: images that they are judged on: a choice that only fits the images it was made on fails there.
         groups: of layers, whose biases are corrected one group after another.
-        on_progress: told after each candidate.
+        on_progress: called after each candidate.
         threads: of the runtime.
     """
 
