@@ -16,7 +16,7 @@ from radixrt.calibration.spec import CalibrationOptions, Recovery
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions, BuiltEngine, Session
 from radixrt.export.spec import BatchSpec, Precision
-from radixrt.options import DataChoice, ModelChoice
+from radixrt.options import DataOptions, ModelChoice
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
 from radixrt.reuse import Reuse
@@ -37,8 +37,8 @@ class Setting:
 
 def prepared(name: str, setting: Setting, reuse: Reuse) -> Prepared:
     """Loads a network and its images, and captures its graph."""
-    data = DataChoice(
-        source=setting.data,
+    data = DataOptions(
+        data=setting.data,
         input_size=setting.input_size,
         calibration_images=setting.calibration_images,
         test_images=setting.test_images,

@@ -9,11 +9,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
+from pydantic import Field
+from typing_extensions import Doc, Self
 
 from radixrt.errors import InputError, UnavailableError
 from radixrt.export.spec import BatchSpec, Precision, Traits
@@ -69,38 +70,22 @@ class TensorSpec:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class BuildOptions:
-    """What a user may choose about a build.
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """How the engine is built. Its precision and batch sizes are chosen beside this."""
 
-    A target ignores what only steers another's build (``workspace_bytes``, ``builder_level``, ``compute_capabilities``)
-    and refuses a property of the engine that it cannot give (``of_plans``).
-
-    Attributes:
-        cache_dir: where timings of kernels are kept between builds; None keeps none.
-        version_compatible: a later library of the same major version may open the plan, where it finds the lean runtime
-            of the version that built it.
-        hardware_compatible: every GPU from Ampere on may open it.
-        dla_core: the DLA core that takes the layers it can; the GPU takes the rest.
-        refit: the plan's weights can be replaced.
-        strip_weights: the plan holds no weights and takes those of the deploy graph beside it when it is opened.
-        debug_tensors: tensors of the deploy graph that a run of the plan can show. Marking them changes what is fused,
-            so this is for an analysis plan beside the one that is shipped, and never for that one.
-    """
-
-    precision: Precision
-    batch: BatchSpec = field(default_factory=BatchSpec)
-    threads: int = 0
-    workspace_bytes: int | None = None
-    builder_level: int | None = None
-    compute_capabilities: tuple[str, ...] = ()
-    cache_dir: Path | None = None
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-    dla_core: int | None = None
-    refit: bool = False
-    strip_weights: bool = False
-    debug_tensors: tuple[str, ...] = ()
+    threads: Annotated[int, Field(ge=0), Doc("CPU threads; 0 lets the runtime choose.")] = 0
+    workspace_mb: Annotated[int | None, Field(ge=1), Doc("TensorRT: builder workspace, in MiB.")] = None
+    builder_level: Annotated[int | None, Field(ge=0, le=5), Doc("TensorRT: builder optimisation level, 0 to 5.")] = None
+    dla_core: Annotated[
+        int | None, Doc("TensorRT: the DLA core that takes the layers it can; the GPU takes the rest.")
+    ] = None
+    refit: Annotated[bool, Doc("TensorRT: a plan whose weights can be replaced.")] = False
+    strip_plan: Annotated[bool, Doc("TensorRT: a plan without weights; it takes those of deploy.onnx.")] = False
+    version_compatible: Annotated[
+        bool, Doc("TensorRT: later versions of the same major one open it with this one's lean runtime.")
+    ] = False
+    hardware_compatible: Annotated[bool, Doc("TensorRT: every GPU from Ampere on may open it.")] = False
 
     @property
     def of_plans(self) -> tuple[str, ...]:
@@ -108,11 +93,32 @@ class BuildOptions:
         asked = {
             "--dla-core": self.dla_core is not None,
             "--refit": self.refit,
-            "--strip-plan": self.strip_weights,
+            "--strip-plan": self.strip_plan,
             "--version-compatible": self.version_compatible,
             "--hardware-compatible": self.hardware_compatible,
         }
         return tuple(name for name, given in asked.items() if given)
+
+
+@dataclass(frozen=True)
+class BuildOptions(PlanOptions):
+    """Everything that decides a build.
+
+    A target ignores what only steers another's build (``workspace_mb``, ``builder_level``, ``compute_capabilities``)
+    and refuses a property of the engine that it cannot give (``of_plans``).
+
+    Attributes:
+        compute_capabilities: the GPUs to compile for, such as ``8.6``; the target's usual ones where empty.
+        cache_dir: where timings of kernels are kept between builds; None keeps none.
+        debug_tensors: tensors of the deploy graph that a run of the plan can show. Marking them changes what is fused,
+            so this is for an analysis plan beside the one that is shipped, and never for that one.
+    """
+
+    precision: Precision
+    batch: BatchSpec = field(default_factory=BatchSpec)
+    compute_capabilities: tuple[str, ...] = field(default=(), kw_only=True)
+    cache_dir: Path | None = field(default=None, kw_only=True)
+    debug_tensors: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "errors"]
+
+
 def __getattr__(name: str) -> Any:
     if name in ("compile", "load"):
         return getattr(importlib.import_module("radixrt.api"), name)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,72 +15,29 @@ from typing_extensions import Self
 
 from radixrt.build.pipeline import Engine, Result
 from radixrt.calibration.data.pixels import ImageUnusableError, open_image, preprocess_image
-from radixrt.calibration.spec import CalibrationOptions, Method
-from radixrt.engines.base import BuildOptions, Session
+from radixrt.engines.base import Session
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.cache.device import device_cache
 from radixrt.engines.runners import Outputs, logits_of, session_outputs
 from radixrt.errors import InputError
-from radixrt.export.spec import BatchSpec, Precision
-from radixrt.options import DEFAULT_MODEL, DataChoice, EngineRequest, ModelChoice, ValidateRequest
+from radixrt.export.spec import BatchSpec
+from radixrt.files import make_room
+from radixrt.judge.validate import validate_engine
+from radixrt.options import CompileOptions, ShowOptions, ValidateOptions, as_path, takes
 from radixrt.progress import Stages, shown
-from radixrt.validate.gates import GateLimits
-from radixrt.validate.rivals import Rivals
+from radixrt.request import EngineRequest, ValidateRequest
+from radixrt.validate.report.junit import write_junit
 from radixrt.validate.schema import Report
-
-if TYPE_CHECKING:
-    import torch
 
 TOP = 5
 
 
-def compile(
-    model: str | Path | torch.nn.Module = DEFAULT_MODEL,
-    *,
-    precision: str = "int8",
-    target: str = "auto",
-    checkpoint: str | Path | None = None,
-    data: str | Path = "elpv",
-    input_size: tuple[int, int, int] | None = None,
-    batch: str | int = 1,
-    method: str = "minmax",
-    gates: GateLimits | None = None,
-    against: Sequence[str | Path] = (),
-    batch_sweep: Sequence[int] = (),
-    logits: str | None = None,
-    dla_core: int | None = None,
-    refit: bool = False,
-    strip_plan: bool = False,
-    version_compatible: bool = False,
-    hardware_compatible: bool = False,
-    output: str | Path | None = None,
-    progress: bool = False,
-) -> list[Result]:
+@takes(CompileOptions)
+def compile(options: CompileOptions) -> list[Result]:
     """Compiles a network into one bundle per target and holds each against the original.
 
-    Args:
-        model: what ``radixrt engine --model`` takes, or a module in memory that maps images (N, C, H, W), normalised,
-            to logits (N, classes), or to several tensors of which one is the logits.
-        precision: ``fp32``, ``fp16`` or ``int8``.
-        target: ``auto``, ``fastest`` (every target that runs here is built, and the quickest that keeps the gates is
-            kept), or names with commas between them.
-        checkpoint: trained weights; a module in memory has its own.
-        data: images that calibrate and judge.
-        input_size: channels, height, width, where timm does not know them.
-        batch: one size, or a range such as ``"1..8"``.
-        method: how ranges are chosen: ``minmax``, ``percentile``, ``entropy`` or ``mse``.
-        gates: limits that the engines must keep.
-        against: what else is timed beside the engine: ``"compile"`` (``torch.compile``, minutes), or earlier bundles.
-        batch_sweep: the batch sizes to time, where the engine takes them; its smallest and largest where empty.
-        logits: the output that is the logits, where a network has several; the first of two dimensions where absent.
-        dla_core: TensorRT: the DLA core that takes the layers it can; the GPU takes the rest.
-        refit: TensorRT: a plan whose weights can be replaced.
-        strip_plan: TensorRT: a plan without weights, which takes those of ``deploy.onnx``.
-        version_compatible: TensorRT: later libraries of the same major version may open the plan, with the lean runtime
-            of the version that built it.
-        hardware_compatible: TensorRT: every GPU from Ampere on may open it.
-        output: the bundle's folder, or the folder of several bundles.
-        progress: show the stages on standard error.
+    A module in memory maps images (N, C, H, W), normalised, to logits (N, classes), or to several tensors of which one
+    is the logits; its weights are its own. The keywords are the options of ``radixrt engine``.
 
     Returns:
         The bundle and the report of each target.
@@ -92,35 +48,13 @@ def compile(
         GateError: a limit was missed; the bundles are kept. With ``fastest`` no target keeps the limits, and there is
             no bundle.
     """
-    in_memory = None if isinstance(model, (str, Path)) else model
-    request = EngineRequest(
-        model=ModelChoice(
-            name=type(model).__name__ if in_memory is not None else str(model),
-            checkpoint=None if checkpoint is None else Path(checkpoint),
-            module=in_memory,
-            logits=logits,
-        ),
-        data=DataChoice(
-            source=str(data), input_size=None if input_size is None else ",".join(str(size) for size in input_size)
-        ),
-        build=BuildOptions(
-            Precision.parse(precision),
-            BatchSpec.parse(str(batch)),
-            dla_core=dla_core,
-            refit=refit,
-            strip_weights=strip_plan,
-            version_compatible=version_compatible,
-            hardware_compatible=hardware_compatible,
-        ),
-        targets=tuple(name.strip() for name in target.split(",")),
-        calibration=CalibrationOptions(Method.parse(method)),
-        gates=gates or GateLimits(),
-        rivals=Rivals.of([str(name) for name in against], batch_sweep),
-        output=None if output is None else Path(output),
-        command="radixrt.compile",
-    )
-    with _displayed(progress) as stages:
-        return Engine(request, stages).run()
+    make_room(as_path(options.junit))
+    with _display(options) as stages:
+        engine = Engine(EngineRequest.of(options), stages)
+        try:
+            return engine.run()
+        finally:
+            write_junit(as_path(options.junit), engine.reports)
 
 
 @dataclass(frozen=True)
@@ -144,6 +78,10 @@ class LoadedEngine:
         self._outputs = session_outputs(session, BatchSpec(*bundle.manifest.batch))
         self._run = logits_of(self._outputs, bundle.manifest.outputs[0].name)
         self._preprocess = bundle.manifest.preprocessing
+
+    def __repr__(self) -> str:
+        made = self.bundle.manifest
+        return f"LoadedEngine({made.model.name} {made.precision} on {made.target}, {self.bundle.path})"
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._run(images)
@@ -202,65 +140,31 @@ def load(bundle: str | Path, *, threads: int = 0, require_signature: str | Path 
     return LoadedEngine(found, found.open(threads=threads, cache_dir=device_cache()))
 
 
-def validate(
-    engine: str | Path,
-    *,
-    reference: str | Path | None = None,
-    checkpoint: str | Path | None = None,
-    data: str | Path = "elpv",
-    preprocess: str | Path | None = None,
-    test_images: int | None = None,
-    gates: GateLimits | None = None,
-    against: Sequence[str | Path] = (),
-    batch_sweep: Sequence[int] = (),
-    logits: str | None = None,
-    output: str | Path | None = None,
-    progress: bool = False,
-) -> Report:
+@takes(ValidateOptions)
+def validate(options: ValidateOptions) -> Report:
     """Holds a bundle, or an engine that somebody else made, against the original network.
 
-    Args:
-        engine: a bundle, or a plain ``.onnx``, OpenVINO ``.xml`` or TensorRT ``.plan``.
-        reference: the original network, as ``radixrt engine --model`` takes it; a bundle knows its own.
-        checkpoint: the original's trained weights.
-        data: images that judge.
-        preprocess: a JSON file that says how the original reads its images, where timm knows it wrongly.
-        test_images: at most so many images judge.
-        gates: limits that the engine must keep.
-        against: as for :func:`compile`.
-        batch_sweep: as for :func:`compile`.
-        logits: as for :func:`compile`; the one that a bundle was compiled with where absent.
-        output: a folder that takes the report; none is written without it.
-        progress: show the stages on standard error.
+    A bundle's engine reads its images as the bundle records, the original as it does by itself: where the two differ,
+    the report says how. Where a bundle's engine cannot run here, its CPU twin is judged, and the report says so. The
+    keywords are the options of ``radixrt validate``; no file is written without ``output`` or ``junit``.
+
+    Returns:
+        The report; whether the gates are kept is ``report.passed``.
 
     Raises:
         InputError: there is no such engine, no reference for it, or it is not one that turns images into logits.
         UnavailableError: an engine that somebody else made cannot run here.
     """
-    from radixrt.judge.validate import validate_engine
-
-    request = ValidateRequest(
-        engine=Path(engine),
-        reference=None if reference is None else str(reference),
-        checkpoint=None if checkpoint is None else Path(checkpoint),
-        data=DataChoice(
-            source=str(data),
-            preprocess_file=None if preprocess is None else Path(preprocess),
-            test_images=test_images,
-        ),
-        gates=gates or GateLimits(),
-        rivals=Rivals.of([str(name) for name in against], batch_sweep),
-        logits=logits,
-        output=None if output is None else Path(output),
-    )
-    with _displayed(progress) as stages:
-        return validate_engine(request, stages)
+    make_room(as_path(options.junit))
+    with _display(options) as stages:
+        report = validate_engine(ValidateRequest.of(options), stages)
+    write_junit(as_path(options.junit), [report])
+    return report
 
 
 @contextmanager
-def _displayed(progress: bool) -> Iterator[Stages]:
-    """A display on standard error, or none."""
-    if not progress:
+def _display(options: ShowOptions) -> Iterator[Stages]:
+    if not options.progress:
         yield Stages()
         return
     console = Console(stderr=True)

@@ -71,6 +71,20 @@ def replace_file(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def make_room(path: Path | None) -> None:
+    """Makes the folder of a file that is written at the end, so that minutes of work do not end at a closed door.
+
+    Raises:
+        InputError: there can be no such file.
+    """
+    if path is None:
+        return
+    with translate_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path} cannot be written: name a file in a folder that is writable")
+
+
 def unwritable(where: Path, error: OSError) -> InputError:
     """The sentence on a file or folder that cannot be written."""
     reason = os.strerror(error.errno).lower() if error.errno else str(error)

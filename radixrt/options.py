@@ -1,39 +1,89 @@
-"""What a user asks for: one frozen object per subject, so that every entry point asks for the same things."""
+"""What a user may ask for, said once: the command line and the Python calls are both derived from these objects.
+
+Each field has its type, its default, its bounds and its help. An object for a command gathers those of its subjects;
+a subject's title is the first sentence of its docstring. Fields take what a user writes (``"int8"``, ``"1..8"``); what
+was understood is a request (``radixrt.request``). Options of an engine's build and its limits are declared where
+they are used: ``PlanOptions`` and ``GateLimits``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from sys import version_info
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
-from radixrt.calibration.spec import CalibrationOptions, MaxDrop, Recovery
-from radixrt.engines.base import BuildOptions
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import Doc, ParamSpec
+
+from radixrt.calibration.spec import Method
+from radixrt.engines.base import PlanOptions
+from radixrt.engines.registry import DEFAULT
 from radixrt.errors import InputError
-from radixrt.export.spec import BatchSpec, Precision
-from radixrt.validate.gates import GateLimits
+from radixrt.export.spec import Precision
+from radixrt.validate.gates import GateLimits, read_gates
 from radixrt.validate.rivals import Rivals
 
 if TYPE_CHECKING:
-    import torch
+    from torch.nn import Module
+else:
+    Module = Any  # the library is too heavy to load for a type
+
+# Python 3.10 has the same module under its older name.
+tomllib = import_module("tomllib" if version_info >= (3, 11) else "tomli")
 
 DEFAULT_MODEL = "resnest-nano-elpv"
+MODEL_HELP = (
+    "A name from `radixrt models`, timm:NAME, resnest:NAME, pkg.module:factory, file.py:factory (both run that code), "
+    "or a path to an .onnx file."
+)
+O = TypeVar("O")  # noqa: E741  # an options object
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PrecisionName = Annotated[
+    Precision | Literal["fp32", "fp16", "int8"],
+    BeforeValidator(lambda value: Precision.parse(value) if isinstance(value, str) else value),
+    Doc("fp32, fp16 or int8."),
+]
+MethodName = Annotated[
+    Method | Literal["minmax", "percentile", "entropy", "mse"],
+    BeforeValidator(lambda value: Method.parse(value) if isinstance(value, str) else value),
+    Doc("How ranges are chosen: minmax, percentile, entropy or mse."),
+]
+Batch = Annotated[str | int, Doc("Batch sizes: one (8) or a range (1..8).")]
+CalibrationImages = Annotated[int, Field(ge=1), Doc("At most so many images calibrate.")]
+TestImages = Annotated[int | None, Field(ge=1), Doc("At most so many images judge. Default: all.")]
+ComputeCapability = Annotated[str | Sequence[str], Doc("tensorrt-rtx: such as 8.6,8.9,12.0.")]
+JUnit = Annotated[Path | str | None, Doc("Also write the gates as JUnit XML.")]
+OneTarget = Annotated[str, Doc("onnxruntime, openvino, tensorrt or tensorrt-rtx.")]
+Numbers = str | Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The network's weights and outputs."""
+
+    checkpoint: Annotated[Path | str | None, Doc("Trained weights: .pth, .pt or .safetensors.")] = None
+    num_classes: Annotated[int | None, Field(ge=1), Doc("Classes of the head, where no checkpoint decides.")] = None
+    seed: Annotated[int, Doc("Seed of weights that no one trained.")] = 0
+    logits: Annotated[
+        str | None,
+        Doc("The output that is the logits, where a network has several. Default: the first N x classes."),
+    ] = None
 
 
 @dataclass(frozen=True)
-class ModelChoice:
-    """Which network: a name that ``radixrt models`` lists or a path, and where its weights come from.
-
-    ``seed`` is for weights that no one trained; ``num_classes`` for a head that no checkpoint decides. ``module`` is a
-    network in memory, which ``name`` then only names. ``logits`` names the output that is the logits, where a network
-    has several and it is not the first of two dimensions.
-    """
+class ModelChoice(ModelOptions):
+    """A network: a name that ``radixrt models`` lists, a path, or ``module`` in memory, which ``name`` only names."""
 
     name: str = DEFAULT_MODEL
-    checkpoint: Path | None = None
-    num_classes: int | None = None
-    seed: int = 0
-    module: torch.nn.Module | None = None
-    logits: str | None = None
+    module: Module | None = None
 
     @property
     def slug(self) -> str:
@@ -43,119 +93,318 @@ class ModelChoice:
         return self.name if self.module is not None else resolve(self.name).name
 
 
-@dataclass(frozen=True)
-class DataChoice:
-    """Which images, how they are prepared, and how many are used.
+@dataclass(frozen=True, kw_only=True)
+class PreprocessOptions:
+    """The images, and how they are prepared."""
 
-    Attributes:
-        source: ``elpv``, a folder or a CSV.
-        preprocess: overrides of what timm resolves, as ``Preprocess.with_overrides`` takes them; text as typed.
-        preprocess_file: a JSON file with such overrides.
-        calibration_images: at most so many images choose the ranges.
-        test_images: at most so many images judge the engine; all where ``None`` and the labels fit the head, else 64.
-    """
-
-    source: str = "elpv"
-    input_size: str | None = None
-    mean: str | None = None
-    std: str | None = None
-    crop_pct: float | None = None
-    interpolation: str | None = None
-    preprocess_file: Path | None = None
-    calibration_images: int = 256
-    test_images: int | None = None
+    data: Annotated[Path | str, Doc("elpv, a folder of class folders, a flat folder, or a CSV of path,label.")] = "elpv"
+    input_size: Annotated[str | Sequence[int] | None, Doc("Channels, height, width: 3,128,128.")] = None
+    mean: Annotated[Numbers | None, Doc("Mean per channel, on the scale 0 to 1.")] = None
+    std: Annotated[Numbers | None, Doc("Standard deviation per channel, on the scale 0 to 1.")] = None
+    crop_pct: Annotated[float | None, Doc("Share of the resized image that the centre crop keeps.")] = None
+    interpolation: Annotated[str | None, Doc("bilinear, bicubic, nearest, ...")] = None
+    preprocess: Annotated[Path | str | None, Doc("A JSON file with the preprocessing.")] = None
 
 
-@dataclass(frozen=True)
-class EngineRequest:
-    """Everything that decides what ``radixrt engine`` makes."""
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(PreprocessOptions):
+    """The images, how they are prepared, and how many are used."""
 
-    model: ModelChoice = field(default_factory=ModelChoice)
-    data: DataChoice = field(default_factory=DataChoice)
-    build: BuildOptions = field(default_factory=lambda: BuildOptions(precision=Precision.INT8))
-    targets: tuple[str, ...] = ("auto",)
-    grouped_conv: str = "auto"
-    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
-    recovery: bool = True
-    gates: GateLimits = field(default_factory=GateLimits)
-    latency_rounds: int = 30
-    rivals: Rivals = field(default_factory=Rivals)
-    output: Path | None = None
-    fresh: bool = False
-    sign_key: Path | None = None
-    command: str = ""
-
-    @property
-    def precision(self) -> Precision:
-        return self.build.precision
-
-    @property
-    def batch(self) -> BatchSpec:
-        return self.build.batch
-
-    def recover(self, labelled: bool) -> Recovery:
-        """How accuracy is brought back; a limit on the drop that the user gave decides what stays in float."""
-        points = self.gates.max_drop
-        return Recovery(self.recovery, None if points is None else MaxDrop(points, self.gates.strict, labelled))
-
-    def bundle_path(self, target: str, bundles: int) -> Path:
-        """Where a target's bundle goes: ``--output`` itself where there is one bundle, a folder inside it for more."""
-        name = f"{self.model.slug}-{self.precision.value}-{target}"
-        if self.output is None:
-            return Path("build") / name
-        return self.output if bundles == 1 else self.output / name
+    calibration_images: CalibrationImages = 256
+    test_images: TestImages = None
 
 
-@dataclass(frozen=True)
-class ValidateRequest:
-    """Everything that decides what ``radixrt validate`` does.
+@dataclass(frozen=True, kw_only=True)
+class GateOptions(GateLimits):
+    """Limits that the engine must keep."""
 
-    Attributes:
-        engine: a bundle, or a plain ``.onnx``, OpenVINO ``.xml`` or TensorRT ``.plan``.
-        reference: the original network, as ``radixrt engine --model`` takes it; a bundle knows its own.
-        checkpoint: the original's trained weights.
-        data: the images, how the original reads them where timm knows it wrongly, and how many judge.
-        gates: the limits.
-        rivals: what else is timed, and at which batch sizes.
-        logits: the original's output that is the logits, where it has several; the first of two dimensions where
-            absent, or the one that the bundle was compiled with.
-        output: a folder that takes ``report.json``, ``report.md`` and ``report.html``; none are written without it.
-        command: what the report says it was made by.
-    """
+    gates: Annotated[Path | str | GateLimits | None, Doc("A gates.toml; options take precedence.")] = None
 
-    engine: Path
-    reference: str | None = None
-    checkpoint: Path | None = None
-    data: DataChoice = field(default_factory=DataChoice)
-    gates: GateLimits = field(default_factory=GateLimits)
-    rivals: Rivals = field(default_factory=Rivals)
-    logits: str | None = None
-    output: Path | None = None
-    command: str = "radixrt.validate"
+    def limits(self) -> GateLimits:
+        """The limits of the file or object, with the options in the place of its own.
+
+        Raises:
+            InputError: the file cannot be used.
+        """
+        own = {field.name: getattr(self, field.name) for field in fields(GateLimits)}
+        own["strict"] = self.strict or None
+        if isinstance(self.gates, GateLimits):
+            theirs = {field.name: getattr(self.gates, field.name) for field in fields(GateLimits)}
+            return GateLimits(**{name: theirs[name] if value is None else value for name, value in own.items()})
+        return read_gates(as_path(self.gates), **own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingOptions:
+    """What is timed."""
+
+    latency_rounds: Annotated[int, Field(ge=1), Doc("Timed rounds per batch size; at least 10 are taken.")] = 30
+    against: Annotated[
+        str | Path | Sequence[str | Path],
+        Doc("Also time `compile` (torch.compile, minutes) or an earlier BUNDLE."),
+    ] = ()
+    batch_sweep: Annotated[str | Sequence[int], Doc("Batch sizes to time, where the engine takes them: 1,2,4,8.")] = ()
+
+    def rivals(self) -> Rivals:
+        """What is timed beside the engine and its original.
+
+        Raises:
+            InputError: a size is not a positive number, or a path is no bundle whose files are as its manifest says.
+        """
+        given = self.batch_sweep if isinstance(self.batch_sweep, str) else ",".join(map(str, self.batch_sweep))
+        try:
+            sizes = [int(size) for size in given.split(",")] if given else []
+        except ValueError as error:
+            raise InputError(f"the batch sweep is {given!r}: give sizes from 1 up, such as 1,2,4,8") from error
+        return Rivals.of(words(self.against), sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions:
+    """What is shown while it runs; the command line always shows it."""
+
+    progress: Annotated[bool, Doc("Show the stages on standard error.")] = False
 
 
 @dataclass(frozen=True)
-class SensitivityRequest:
-    """Everything that decides what ``radixrt sensitivity`` measures.
+class CompileOptions(ModelOptions, DataOptions, PlanOptions, GateOptions, TimingOptions, ShowOptions):
+    """What is compiled, for what, and where it goes."""
 
-    Attributes:
-        model: a network, or a bundle's folder, whose network, preprocessing and target are taken.
-        images: calibration images that each layer is measured on.
-        target: the bundle's or ONNX Runtime where absent.
-    """
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
-    model: ModelChoice = field(default_factory=ModelChoice)
-    data: DataChoice = field(default_factory=DataChoice)
-    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
-    images: int = 16
-    target: str | None = None
+    model: Annotated[str | Path | Module, Doc(MODEL_HELP)] = DEFAULT_MODEL
+    _: KW_ONLY
+    precision: PrecisionName = "int8"
+    target: Annotated[
+        str | Sequence[str],
+        Doc("auto, fastest, or targets with commas or one by one: onnxruntime,openvino."),
+    ] = "auto"
+    batch: Batch = 1
+    output: Annotated[
+        Path | str | None,
+        Doc("The bundle's folder, or the folder of several bundles. Default: build/MODEL-PRECISION-TARGET."),
+    ] = None
+    method: MethodName = "minmax"
+    recovery: Annotated[bool, Doc("Bring INT8's accuracy back; without, ranges and biases stay as calibrated.")] = True
+    grouped_conv: Annotated[str, Doc("Grouped convolutions: keep, split, merge, dense or auto (measured).")] = "auto"
+    compute_capability: ComputeCapability = ()
+    junit: JUnit = None
+    sign_key: Annotated[Path | str | None, Doc("An Ed25519 private key: sign the bundle.")] = None
+    fresh: Annotated[bool, Doc("Take nothing from earlier runs.")] = False
 
 
-def positive(what: str, value: int | None) -> None:
-    """Refuses a count that is not one.
+@dataclass(frozen=True)
+class ValidateOptions(PreprocessOptions, GateOptions, TimingOptions, ShowOptions):
+    """What is judged, and where the report goes."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    engine: Annotated[Path | str, Doc("A bundle, or somebody else's .onnx, .xml, .plan or .engine file.")]
+    _: KW_ONLY
+    reference: Annotated[str | None, Doc("The original network; a bundle knows its own.")] = None
+    checkpoint: Annotated[Path | str | None, Doc("The original's trained weights.")] = None
+    logits: Annotated[
+        str | None, Doc("The original's output that is the logits, where it has several; a bundle knows its own.")
+    ] = None
+    test_images: TestImages = None
+    output: Annotated[Path | str | None, Doc("The folder that takes the report. On the command line: validation.")] = (
+        None
+    )
+    junit: JUnit = None
+
+
+@dataclass(frozen=True)
+class SensitivityOptions(ModelOptions, PreprocessOptions):
+    """What is measured, and what is shown."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    model: Annotated[
+        str, Doc(f"A bundle, whose network, preprocessing and target are taken; or a network. {MODEL_HELP}")
+    ]
+    _: KW_ONLY
+    target: Annotated[str | None, Doc(f"Default: the bundle's, or {DEFAULT}.")] = None
+    method: MethodName = "minmax"
+    calibration_images: CalibrationImages = 256
+    images: Annotated[int, Field(ge=1), Doc("Calibration images that each layer is measured on.")] = 16
+    top: Annotated[int | None, Field(ge=1), Doc("Print only so many layers, the most sensitive ones.")] = None
+    json: Annotated[Path | None, Doc("Write the table as JSON, - for the terminal.")] = None
+    html: Annotated[Path | None, Doc("Write the table and its plot as one self-contained page.")] = None
+
+
+@dataclass(frozen=True)
+class ExportOptions(ModelOptions, PreprocessOptions):
+    """What is captured, and where it goes."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    model: Annotated[str, Doc(MODEL_HELP)]
+    _: KW_ONLY
+    output: Annotated[Path, Doc("The file to write.")]
+    batch: Batch = 1
+
+
+@dataclass(frozen=True)
+class CalibrateOptions(PreprocessOptions):
+    """What is calibrated, and where the table goes."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    graph: Annotated[Path, Doc("An .onnx file.")]
+    _: KW_ONLY
+    output: Annotated[Path, Doc("The file to write.")] = Path("calibration.json")
+    method: MethodName = "minmax"
+    calibration_images: CalibrationImages = 256
+    to_cache: Annotated[
+        Path | None, Doc("Also write the ranges as a TensorRT calibration cache, for TensorRT <= 10 and DLA.")
+    ] = None
+    from_cache: Annotated[
+        Path | None, Doc("A TensorRT calibration cache of this graph, whose ranges are taken instead.")
+    ] = None
+    tensorrt_version: Annotated[str, Doc("With --to-cache: the TensorRT that will read it.")] = "8.5.2"
+
+
+@dataclass(frozen=True)
+class EngineBuildOptions(PlanOptions):
+    """What is built, and where it goes."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    graph: Annotated[Path, Doc("A deploy graph, an .onnx file.")]
+    _: KW_ONLY
+    output: Annotated[Path, Doc("The folder that takes the engine's files.")]
+    target: OneTarget = DEFAULT
+    precision: PrecisionName = "fp32"
+    batch: Batch = 1
+    compute_capability: ComputeCapability = ()
+
+
+def part(options: object, cls: type[O], **more: Any) -> O:
+    """The fields of one subject as an object of its own; ``more`` gives what ``options`` does not have."""
+    names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: getattr(options, name) for name in names if hasattr(options, name)} | more)
+
+
+def fill(cls: type[O], given: Mapping[str, Any], spell: Callable[[str], str] = str) -> O:
+    """Makes an options object of what was given, and checks it.
+
+    Args:
+        cls: its class.
+        given: values by field; what is absent has its default.
+        spell: how the user writes a field's name.
 
     Raises:
-        InputError: the value is below 1.
+        InputError: a name is unknown (the nearest is offered), a value is missing, or one is not of its kind.
     """
-    if value is not None and value < 1:
-        raise InputError(f"{what} is {value}: it must be 1 or more")
+    try:
+        return TypeAdapter(cls).validate_python(dict(given))
+    except ValidationError as error:
+        first = max(error.errors(include_url=False), key=lambda one: len(one["loc"]))
+        name = str(first["loc"][0])
+        if first["type"] == "unexpected_keyword_argument":
+            raise InputError(f"unknown option {spell(name)}{nearest(name, cls, spell)}") from error
+        if first["type"].startswith("missing"):
+            raise InputError(f"{spell(name)} is missing") from error
+        said = first["msg"][:1].lower() + first["msg"][1:]
+        raise InputError(f"{spell(name)} is {first['input']!r}: {said.replace('input should', 'it must')}") from error
+
+
+def takes(cls: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R]]:
+    """Gives a function that takes an options object the keywords of that object instead.
+
+    Editors and type checkers see the class's own parameters, and so does ``inspect.signature``.
+    """
+    assert isinstance(cls, type)
+    bare, own = get_type_hints(cls), inspect.signature(cls).parameters
+    names = [name for subject in subjects_of(cls).values() for name in subject]
+    shown = [own[name].replace(annotation=bare[name]) for name in names]
+
+    def derive(body: Callable[[O], R]) -> Callable[P, R]:
+        returned = inspect.signature(body).return_annotation
+        signature = inspect.Signature(shown, return_annotation=returned)
+
+        @functools.wraps(body)
+        def call(*args: P.args, **given: P.kwargs) -> R:
+            return body(fill(cls, signature.bind_partial(*args).arguments | given))
+
+        helps = "".join(f"\n        {name}: {help_of(cls, name)}" for name in names)
+        call.__doc__ = (body.__doc__ or "").replace("\n    Returns:", f"\n    Args:{helps}\n\n    Returns:", 1)
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        return call
+
+    return derive
+
+
+def subjects_of(cls: type) -> dict[str, tuple[str, ...]]:
+    """The names of a class's fields under the title of each subject, its own first."""
+    inherited = {base: tuple(field.name for field in fields(base)) for base in cls.__bases__ if base is not object}
+    theirs = {name for names in inherited.values() for name in names}
+    own = tuple(field.name for field in fields(cls) if field.name not in theirs)
+    return {(subject.__doc__ or "").split(".")[0]: names for subject, names in ({cls: own} | inherited).items()}
+
+
+def help_of(cls: type, name: str) -> str:
+    """What a field's help says."""
+    return next(mark.documentation for mark in hints_of(cls)[name].__metadata__ if isinstance(mark, Doc))
+
+
+@functools.cache
+def hints_of(cls: type) -> dict[str, Any]:
+    """The types of an options object's fields, with their bounds and help."""
+    return get_type_hints(cls, include_extras=True)
+
+
+def nearest(name: str, cls: type, spell: Callable[[str], str] = str) -> str:
+    """What else a name could have meant, as the rest of a sentence."""
+    known = [field.name for field in fields(cls)]
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    return f": did you mean {' or '.join(map(spell, near))}?" if near else f"; known are {', '.join(map(spell, known))}"
+
+
+# The tables of a recipe: a subject's fields may stand under its name.
+TABLES: dict[str, type] = {
+    "preprocess": PreprocessOptions,
+    "gates": GateLimits,
+    "plan": PlanOptions,
+    "timing": TimingOptions,
+}
+
+
+def from_toml(cls: type[O], path: Path, **over: Any) -> O:
+    """Fills an options object from a TOML file; what is given beside the file stands over it.
+
+    Raises:
+        InputError: the file cannot be read, is not TOML, or holds an unknown key or a value that is not of its kind.
+    """
+    try:
+        loaded = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a TOML file: {error}") from error
+    given: dict[str, Any] = {}
+    for key, value in loaded.items():
+        if not isinstance(value, dict):
+            given[key] = value
+            continue
+        if key not in TABLES or not issubclass(cls, TABLES[key]):
+            raise InputError(f"{path}: unknown table [{key}]; a recipe has [{'], ['.join(TABLES)}]")
+        for name in value:
+            if name not in {field.name for field in fields(TABLES[key])}:
+                raise InputError(f"{path}: unknown key {name} in [{key}]{nearest(name, TABLES[key])}")
+        given |= value
+    try:
+        return fill(cls, given | over)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def as_path(path: Path | str | None) -> Path | None:
+    """A path that a user wrote as text."""
+    return None if path is None else Path(path)
+
+
+def words(text: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+    """What a user wrote one by one, or with commas between: ``"a,b"`` and ``["a", "b"]`` are the same."""
+    several = (text,) if isinstance(text, (str, Path)) else text
+    return tuple(word.strip() for one in several for word in str(one).split(",") if word.strip())

@@ -14,7 +14,7 @@ from radixrt.export.graph.save import write_onnx
 from radixrt.export.source.load import LoadedModel, from_module, load
 from radixrt.export.source.names import resolve
 from radixrt.export.spec import BatchSpec
-from radixrt.options import DataChoice, ModelChoice
+from radixrt.options import DataOptions, ModelChoice, as_path
 from radixrt.progress import Stages
 from radixrt.reference import Reference, onnx_reference, torch_reference
 from radixrt.reuse import Codec, Kept, Reuse, Step, weights_sha256
@@ -51,7 +51,7 @@ class Prepared:
     capture_error: float | None
     reused: tuple[str, ...] = ()
 
-    def test_images(self, choice: DataChoice) -> int:
+    def test_images(self, choice: DataOptions) -> int:
         """How many images judge the engine: all where accuracy can be measured, else enough for parity."""
         available = len(self.test)
         wanted = choice.test_images or (available if self.labelled else IMAGES_WITHOUT_LABELS)
@@ -71,7 +71,7 @@ class Prepared:
         return self.data.test if self.data.test is not None else self.data.calibration
 
 
-def prepare(choice: ModelChoice, data: DataChoice, batch: BatchSpec | None, stages: Stages, reuse: Reuse) -> Prepared:
+def prepare(choice: ModelChoice, data: DataOptions, batch: BatchSpec | None, stages: Stages, reuse: Reuse) -> Prepared:
     """Loads a network and its images, captures its graph and holds it against the original.
 
     Args:
@@ -92,7 +92,7 @@ def prepare(choice: ModelChoice, data: DataChoice, batch: BatchSpec | None, stag
         else:
             model = load(
                 ref,
-                checkpoint=choice.checkpoint,
+                checkpoint=as_path(choice.checkpoint),
                 num_classes=choice.num_classes,
                 seed=choice.seed,
                 batch=batch,
@@ -102,7 +102,7 @@ def prepare(choice: ModelChoice, data: DataChoice, batch: BatchSpec | None, stag
             stages.note(text)
         preprocess = resolve_preprocess(model, choice, data)
         images = load_data(
-            data.source,
+            str(data.data),
             preprocess,
             calibration_limit=data.calibration_images,
             labels=model.labels or None,
@@ -143,7 +143,7 @@ def prepare(choice: ModelChoice, data: DataChoice, batch: BatchSpec | None, stag
     )
 
 
-def resolve_preprocess(model: LoadedModel, choice: ModelChoice, data: DataChoice) -> Preprocess:
+def resolve_preprocess(model: LoadedModel, choice: ModelChoice, data: DataOptions) -> Preprocess:
     """What timm resolves, then the JSON beside the checkpoint, then a JSON the user names, then single options.
 
     Raises:
@@ -151,9 +151,9 @@ def resolve_preprocess(model: LoadedModel, choice: ModelChoice, data: DataChoice
     """
     preprocess = Preprocess.from_config(model.data_config)
     if choice.checkpoint is not None:
-        preprocess = preprocess.beside(choice.checkpoint)
-    if data.preprocess_file is not None:
-        preprocess = preprocess.with_file(data.preprocess_file)
+        preprocess = preprocess.beside(Path(choice.checkpoint))
+    if data.preprocess is not None:
+        preprocess = preprocess.with_file(Path(data.preprocess))
     return preprocess.with_overrides(
         input_size=data.input_size,
         mean=data.mean,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-import typer
+from cyclopts import Parameter, run, validators
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
@@ -145,9 +146,9 @@ def save(sample: Sample, module: nn.Module, images: int, recipe: Recipe) -> None
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="Sample networks; all of them when none is named.")] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = Recipe.epochs,
-    seed: Annotated[int, typer.Option(min=0)] = Recipe.seed,
+    *names: Annotated[str, Parameter(help="Sample networks; all of them when none is named.")],
+    epochs: Annotated[int, Parameter(validator=validators.Number(gte=1))] = Recipe.epochs,
+    seed: Annotated[int, Parameter(validator=validators.Number(gte=0))] = Recipe.seed,
 ) -> None:
     """Trains the sample networks on the training split of ELPV."""
     console = Console()
@@ -155,8 +156,8 @@ def main(
     samples = [sample for sample in chosen if sample is not None]
     if len(samples) != len(chosen):
         known = ", ".join(sample.name for sample in SAMPLES)
-        console.print(f"unknown sample network among {', '.join(names or ())}: choose from {known}")
-        raise typer.Exit(InputError.exit_code)
+        console.print(f"unknown sample network among {', '.join(names)}: choose from {known}")
+        sys.exit(InputError.exit_code)
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # sums over several threads depend on their number
     recipe = Recipe(seed=seed, epochs=epochs)
@@ -174,4 +175,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,23 +14,26 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "samples" / "README.md"])
 # Options of other programs that the manual names.
 OTHERS = {"--durations", "--no-deps"}
+# Of the program, or of every command.
+SHARED = {"--help", "-h", "--version", "--install-completion"}
 
 
 def commands() -> dict[str, set[str]]:
     """The options of each ``radixrt`` command."""
-    import typer
-
     from radixrt.cli import app
 
-    group = typer.main.get_command(app)
-    return {name: {o for p in c.params for o in (*p.opts, *p.secondary_opts)} for name, c in group.commands.items()}  # type: ignore[attr-defined]
+    names = [name for name in app if not name.startswith("-")]
+    return {
+        name: {option for found in app[name].assemble_argument_collection() for option in found.names} | SHARED
+        for name in names
+    }
 
 
 def script_options() -> set[str]:
     """The options of what is no ``radixrt`` command: run.py, the benchmarks, the harnesses, the samples' training."""
     files = [ROOT / "engines" / "bundle" / "run_bundle.py", *ROOT.glob("benchmarks/*.py"), *ROOT.glob("tests/**/*.py")]
     text = "".join(file.read_text(encoding="utf-8") for file in [*files, ROOT / "samples" / "train.py"])
-    typed = {f"--{name.replace('_', '-')}" for name in re.findall(r"(\w+): Annotated\[[^\]]*\btyper\.Option", text)}
+    typed = {f"--{name.replace('_', '-')}" for name in re.findall(r"(\w+): Annotated\[[^\]]*\bParameter", text)}
     return typed | set(re.findall(r"add_argument\(\s*\"(--[a-z-]+)", text))
 
 
@@ -50,14 +54,13 @@ def test_commands_and_options_exist(page: Path) -> None:
 
 def test_python_in_the_manual_calls_what_exists() -> None:
     import radixrt
-    from radixrt.judge.validate import validate_engine
     from radixrt.validate.gates import GateLimits
 
     signatures = {
         "compile": inspect.signature(radixrt.compile).parameters,
         "load": inspect.signature(radixrt.load).parameters,
-        "validate": {"bundle": None, **inspect.signature(validate_engine).parameters},
-        "GateLimits": GateLimits.model_fields,
+        "validate": inspect.signature(radixrt.validate).parameters,
+        "GateLimits": {field.name for field in fields(GateLimits)},
     }
     calls = []
     for page in PAGES:

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import Doc
 
 from radixrt.errors import GateError, InputError
 from radixrt.validate.measure.latency import FLOAT32
@@ -32,29 +35,29 @@ NO_TRUTH = "top-1 needs trained weights and labels that fit the head"
 ON_TWIN = "Measured on the CPU twin of the same numbers, not on the engine."
 
 
-class GateLimits(BaseModel):
-    """The limits of ``gates.toml``; an absent one is not judged.
+@dataclass(frozen=True, kw_only=True)
+class GateLimits:
+    """Limits that the engine must keep; an absent one is not judged."""
 
-    Attributes:
-        max_drop: top-1 points the engine may lose.
-        min_agreement: share of images, 0 to 1, on which both give the same top-1 answer.
-        min_cosine: smallest cosine over all images, of the logits and of every other output.
-        max_p95_ms: 95th percentile of the engine's latency at its smallest batch, in milliseconds.
-        max_engine_bytes: size of the engine's files.
-        min_speedup: the baseline's median latency over the engine's.
-        strict: judge ``max_drop`` by the bound of its 95 % interval, not by the point estimate, and let a latency gate
-            fail where the times were not steady.
-    """
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", revalidate_instances="always")
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_drop: float | None = Field(default=None, ge=0, le=100)
-    min_agreement: float | None = Field(default=None, ge=0, le=1)
-    min_cosine: float | None = Field(default=None, ge=-1, le=1)
-    max_p95_ms: float | None = Field(default=None, gt=0)
-    max_engine_bytes: int | None = Field(default=None, gt=0)
-    min_speedup: float | None = Field(default=None, gt=0)
-    strict: bool = False
+    max_drop: Annotated[
+        float | None,
+        Field(ge=0, le=100),
+        Doc("Top-1 points the engine may lose (1.0); given to a build of int8, layers stay in float until that holds."),
+    ] = None
+    min_cosine: Annotated[
+        float | None, Field(ge=-1, le=1), Doc("Smallest cosine over all images, of the logits and every other output.")
+    ] = None
+    min_agreement: Annotated[float | None, Field(ge=0, le=1), Doc("Share of equal top-1 answers, 0 to 1.")] = None
+    max_p95_ms: Annotated[
+        float | None, Field(gt=0), Doc("95th percentile of the latency at the smallest batch, in milliseconds.")
+    ] = None
+    max_engine_bytes: Annotated[int | None, Field(gt=0), Doc("Size of the engine's files.")] = None
+    min_speedup: Annotated[float | None, Field(gt=0), Doc("Median latency of the original over the engine's.")] = None
+    strict: Annotated[
+        bool, Doc("Judge the drop by the bound of its 95 % interval, and let unsteady times fail the gates of latency.")
+    ] = False
 
     @property
     def drop_limit(self) -> float:
@@ -80,11 +83,11 @@ def read_gates(path: Path | None = None, **options: float | int | bool | None) -
         table = inner if isinstance(inner, dict) else {"gates": inner}
     merged = {**table, **{k: v for k, v in options.items() if v is not None}}
     try:
-        return GateLimits.model_validate(merged)
+        return TypeAdapter(GateLimits).validate_python(merged)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(GateLimits.model_fields)
+        known = ", ".join(field.name for field in fields(GateLimits))
         where = f"{path}" if path is not None and name in table else "the options"
         raise InputError(f"bad gate {name!r} in {where}: {first['msg']}; the gates are {known}") from error
 

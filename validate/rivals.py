@@ -31,26 +31,6 @@ class Rivals:
     sweep: tuple[int, ...] = ()
 
     @classmethod
-    def parse(cls, against: Sequence[str], sweep: str | None) -> Rivals:
-        """Reads what was typed, and refuses what cannot be before anything long starts.
-
-        Args:
-            against: ``compile`` or paths of bundles, each also several with commas between them.
-            sweep: sizes with commas between them.
-
-        Raises:
-            InputError: a size is not a positive number, or a path is no bundle whose files are as its manifest says.
-        """
-        names = [name.strip() for text in against for name in text.split(",") if name.strip()]
-        try:
-            sizes = [int(size) for size in sweep.split(",")] if sweep else []
-        except ValueError as error:
-            raise InputError(
-                f"--batch-sweep is {sweep!r}: give sizes from 1 up with commas, such as 1,2,4,8"
-            ) from error
-        return cls.of(names, sizes)
-
-    @classmethod
     def of(cls, names: Sequence[str], sizes: Sequence[int]) -> Rivals:
         """Takes names and sizes as they are, each once, and refuses what cannot be.
 

@@ -62,7 +62,7 @@ def built_for(target: Target, options: BuildOptions, built: BuiltEngine) -> Buil
         hardware_compatible=options.hardware_compatible,
         dla_core=options.dla_core,
         refittable=options.refit,
-        stripped=options.strip_weights,
+        stripped=options.strip_plan,
     )
 
 

@@ -143,7 +143,7 @@ def check_options(api: TrtApi, options: BuildOptions) -> None:
 
 def plan_name(options: BuildOptions) -> str:
     """The file name of a plan, which says whether its weights are in it."""
-    return f"engine{STRIPPED if options.strip_weights else ''}.plan"
+    return f"engine{STRIPPED if options.strip_plan else ''}.plan"
 
 
 def _configure(api: TrtApi, builder: trt.Builder, config: trt.IBuilderConfig, options: BuildOptions) -> None:
@@ -151,8 +151,8 @@ def _configure(api: TrtApi, builder: trt.Builder, config: trt.IBuilderConfig, op
     api.set_precision_flags(
         config, half=options.precision is not Precision.FP32, int8=options.precision is Precision.INT8
     )
-    if options.workspace_bytes is not None:
-        api.set_workspace(config, options.workspace_bytes)
+    if options.workspace_mb is not None:
+        api.set_workspace(config, options.workspace_mb << 20)
     if options.builder_level is not None:
         api.set_builder_level(config, options.builder_level)
     if options.version_compatible:
@@ -161,7 +161,7 @@ def _configure(api: TrtApi, builder: trt.Builder, config: trt.IBuilderConfig, op
         api.set_hardware_compatible(config)
     if options.refit:
         api.set_flag(config, "REFIT", "refittable plans")
-    if options.strip_weights:
+    if options.strip_plan:
         api.set_flag(config, "STRIP_PLAN", "plans without weights")
     if options.dla_core is not None:
         if options.batch.dynamic or options.precision is Precision.FP32:

@@ -133,7 +133,7 @@ class PlanAnalysis(Analysis):
         options = replace(
             self.options,
             debug_tensors=tuple(names),
-            strip_weights=False,
+            strip_plan=False,
             compute_capabilities=(find_gpu().capability,),
         )
         with tempfile.TemporaryDirectory(prefix="radixrt-analysis-") as folder:

@@ -99,7 +99,7 @@ class TensorRtRtxTarget(PlanTarget):
     def _check_plan_options(self, options: BuildOptions) -> None:
         api = self._api
         check_options(api, _with_capabilities(options))
-        if (options.refit or options.strip_weights) and not find_gpu().usable:
+        if (options.refit or options.strip_plan) and not find_gpu().usable:
             raise InputError(
                 f"TensorRT for RTX {api.version_text} compiles refittable and stripped plans on a GPU only, and "
                 f"{find_gpu().reason}: leave --refit and --strip-plan out, or build where the GPU is"

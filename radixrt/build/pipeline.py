@@ -16,11 +16,12 @@ from radixrt.engines.registry import FASTEST, auto_targets, get, runnable_target
 from radixrt.errors import GateError, InputError, UnavailableError
 from radixrt.judge.engine import Bench, judge_engine
 from radixrt.judge.measure import Instruments, Trial
-from radixrt.options import EngineRequest
 from radixrt.prepare import prepare
 from radixrt.progress import Stages
+from radixrt.request import EngineRequest
 from radixrt.reuse import Reuse
 from radixrt.validate.gates import missed
+from radixrt.validate.schema import Report
 
 __all__ = ["Engine", "Result", "choose_targets"]
 
@@ -40,6 +41,16 @@ class Engine:
     results: list[Result] = field(default_factory=list)
     comparison: Path | None = None
     race: Race = field(default_factory=Race)
+
+    def __repr__(self) -> str:
+        request = self.request
+        done = "; ".join(map(str, self.results)) or "nothing is finished"
+        return f"Engine({request.model.name} {request.precision.value} for {', '.join(request.targets)}: {done})"
+
+    @property
+    def reports(self) -> list[Report]:
+        """Of what is finished; of every target that was tried where a race has no winner."""
+        return [result.report for result in self.results] or self.race.losers
 
     def run(self) -> list[Result]:
         """Builds every target that was asked for.

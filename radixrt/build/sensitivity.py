@@ -17,9 +17,10 @@ from radixrt.engines.bundle.manifest import MANIFEST_NAME
 from radixrt.engines.registry import DEFAULT, get
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.judge.validate import original_of
-from radixrt.options import SensitivityRequest, positive
+from radixrt.options import as_path
 from radixrt.prepare import prepare
 from radixrt.progress import Stages
+from radixrt.request import SensitivityRequest
 from radixrt.reuse import Reuse
 
 
@@ -59,7 +60,6 @@ def measure_sensitivity(request: SensitivityRequest, stages: Stages) -> Sensitiv
     Raises:
         InputError: the network, the bundle or the images cannot be used.
     """
-    positive("--images", request.images)
     bundle, target = _source(request)
     with ExitStack() as stack:
         reuse = stack.enter_context(Reuse())
@@ -110,11 +110,11 @@ def _source(request: SensitivityRequest) -> tuple[Bundle | None, Target]:
 def _of_bundle(request: SensitivityRequest, bundle: Bundle, scratch: Path) -> SensitivityRequest:
     """The same, for the network that a bundle was made from, with the preprocessing that it records."""
     manifest = bundle.manifest
-    name = original_of(bundle, request.model.checkpoint)
+    name = original_of(bundle, as_path(request.model.checkpoint))
     model = replace(request.model, name=name, logits=manifest.model.logits)
     data = request.data
-    if data.preprocess_file is None:
+    if data.preprocess is None:
         recorded = scratch / "preprocess.json"
         recorded.write_text(manifest.preprocessing.model_dump_json(), encoding="utf-8")
-        data = replace(data, preprocess_file=recorded)
+        data = replace(data, preprocess=recorded)
     return replace(request, model=model, data=data)

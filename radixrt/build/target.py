@@ -25,8 +25,10 @@ from radixrt.judge.engine import Bench, EngineFiles
 from radixrt.judge.locate import Located, locate_built
 from radixrt.judge.report import Subject, build_report, flipped, write_reports
 from radixrt.judge.verdict import Verdict
-from radixrt.options import EngineRequest
+from radixrt.request import EngineRequest
 from radixrt.reuse import Codec, Kept, Step, library_versions
+from radixrt.validate.gates import engine_row
+from radixrt.validate.report.summary import verdict as headline
 from radixrt.validate.schema import Candidate, Report, Size
 
 _RECORD = "built.json"
@@ -38,6 +40,12 @@ class Result:
 
     bundle: Bundle
     report: Report
+
+    def __repr__(self) -> str:
+        report = self.report
+        p50 = f", median {engine_row(report.latency).p50_ms:.2f} ms" if report.latency else ""
+        said = f"{report.model.name} {report.precision} on {report.target}: {headline(report).title}{p50}"
+        return f"Result({said}, {self.bundle.path})"
 
 
 @dataclass(frozen=True)

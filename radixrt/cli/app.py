@@ -1,101 +1,76 @@
-"""What the commands share: the application, the consoles, and options that mean the same everywhere."""
+"""What the commands share: the application, the consoles, and what is written where the user said."""
 
 from __future__ import annotations
 
-import os
+import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from cyclopts import App, Parameter
 from rich.console import Console
 from rich.text import Text
-
-from radixrt.errors import InputError
 
 if TYPE_CHECKING:
     from radixrt.progress import Stages
 
-app = typer.Typer(
-    name="radixrt",
-    help="Compile channel-attention CNNs into FP32, FP16 and INT8 engines, and prove them against the original.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+# A command's module is imported when the command is called, so that the list of commands is there at once.
+COMMANDS = {
+    "engine": "Compile a network into an engine, hold it against the original, and leave a bundle with its report.",
+    "models": "List the networks that have a name, or count their attention blocks.",
+    "targets": "Tell for each target whether it builds and runs here, or why not and how to install it.",
+    "run": "Classify images with a bundle's engine.",
+    "validate": "Hold an engine against the original network, and write the report.",
+    "compare": "Put several bundles on one page, with the Pareto front of accuracy against latency.",
+    "inspect": "Look into an engine: layers with precision, torch module, and time; compiled kernels where it cannot "
+    "run here.",
+    "bundle": "Write a bundle into a Triton model repository.",
+    "cache": "Show what earlier runs left to be taken again, or remove it: results of stages, and what libraries "
+    "compiled.",
+    "sensitivity": "Measure what INT8 costs and saves in each layer: the logits' SQNR with that layer alone in INT8, "
+    "and its time.",
+    "export": "Capture a network as a simplified ONNX graph, held against PyTorch on real images.",
+    "rewrite": "Rewrite any ONNX file: attention into its canonical form, grouped convolutions into the form that runs "
+    "best.",
+    "calibrate": "Choose a range for each tensor of a graph from images, and write the calibration table.",
+    "quantize": "Give a graph the types of a precision: INT8 as Q/DQ pairs with ranges from a table, FP16 as tensor "
+    "types.",
+    "build": "Build an engine from a deploy graph, without a bundle around it.",
+}
+MODULES = {
+    "radixrt.cli.engine": ("engine", "models", "targets"),
+    "radixrt.cli.bundle": ("run", "validate", "compare", "inspect", "bundle", "cache"),
+    "radixrt.cli.sensitivity": ("sensitivity",),
+    "radixrt.cli.steps": ("export", "rewrite", "calibrate", "quantize", "build"),
+}
+
+
+def _version() -> str:
+    from radixrt import __version__
+
+    return __version__
+
+
 # A pipe has no width: tables get one that cuts no name. Nothing in brackets is markup: paths and layers have them too.
 out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False)
-
-MODEL_HELP = (
-    "A name from `radixrt models`, timm:NAME, resnest:NAME, pkg.module:factory, file.py:factory (both run that code), "
-    "or a path to an .onnx file."
+app = App(
+    name="radixrt",
+    help="Compile channel-attention CNNs into FP32, FP16 and INT8 engines, and prove them against the original.",
+    help_format="plaintext",
+    version=_version,
+    version_flags=["--version"],
+    default_parameter=Parameter(negative=()),
 )
-ModelOpt = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
-ModelArg = Annotated[str, typer.Argument(help=MODEL_HELP)]
-CheckpointOpt = Annotated[Path | None, typer.Option(help="Trained weights: .pth, .pt or .safetensors.")]
-ClassesOpt = Annotated[int | None, typer.Option(help="Classes of the head, where no checkpoint decides.")]
-SeedOpt = Annotated[int, typer.Option(help="Seed of weights that no one trained.")]
-PrecisionOpt = Annotated[str, typer.Option("--precision", "-p", help="fp32, fp16 or int8.")]
-DataOpt = Annotated[str, typer.Option(help="elpv, a folder of class folders, a flat folder, or a CSV of path,label.")]
-BatchOpt = Annotated[str, typer.Option(help="Batch sizes: one (8) or a range (1..8).")]
-SizeOpt = Annotated[str | None, typer.Option(help="Channels, height, width: 3,128,128.")]
-MeanOpt = Annotated[str | None, typer.Option(help="Mean per channel, on the scale 0 to 1.")]
-StdOpt = Annotated[str | None, typer.Option(help="Standard deviation per channel, on the scale 0 to 1.")]
-CropOpt = Annotated[float | None, typer.Option(help="Share of the resized image that the centre crop keeps.")]
-InterpolationOpt = Annotated[str | None, typer.Option(help="bilinear, bicubic, nearest, ...")]
-PreprocessOpt = Annotated[Path | None, typer.Option(help="A JSON file with the preprocessing.")]
-CalibrationImagesOpt = Annotated[int, typer.Option(min=1, help="At most so many images calibrate.")]
-TestImagesOpt = Annotated[int | None, typer.Option(min=1, help="At most so many images judge. Default: all.")]
-MethodOpt = Annotated[str, typer.Option(help="minmax, percentile, entropy or mse.")]
-GroupedOpt = Annotated[str, typer.Option(help="Grouped convolutions: keep, split, merge, dense or auto (measured).")]
-LogitsOpt = Annotated[
-    str | None,
-    typer.Option(help="The output that is the logits, where a network has several. Default: the first N x classes."),
-]
-AgainstOpt = Annotated[
-    list[str] | None, typer.Option(help="Also time `compile` (torch.compile, minutes) or an earlier BUNDLE.")
-]
-SweepOpt = Annotated[str | None, typer.Option(help="Batch sizes to time, where the engine takes them: 1,2,4,8.")]
-MinCosineOpt = Annotated[float | None, typer.Option(help="Smallest cosine of the logits.")]
-MinAgreementOpt = Annotated[float | None, typer.Option(help="Share of equal top-1 answers, 0 to 1.")]
-MaxP95Opt = Annotated[float | None, typer.Option(help="95th percentile of the latency, in milliseconds.")]
-MaxBytesOpt = Annotated[int | None, typer.Option(help="Size of the engine's files.")]
-MinSpeedupOpt = Annotated[float | None, typer.Option(help="Median latency of the original over the engine's.")]
-StrictOpt = Annotated[bool, typer.Option("--strict", help="Judge --max-drop by the bound of its 95 % interval.")]
-GatesOpt = Annotated[Path | None, typer.Option(help="A gates.toml; options take precedence.")]
-JUnitOpt = Annotated[Path | None, typer.Option(help="Also write the gates as JUnit XML.")]
-DlaOpt = Annotated[
-    int | None, typer.Option(help="TensorRT: the DLA core that takes the layers it can; the GPU the rest.")
-]
-RefitOpt = Annotated[bool, typer.Option("--refit", help="TensorRT: a plan whose weights can be replaced.")]
-StripOpt = Annotated[
-    bool, typer.Option("--strip-plan", help="TensorRT: a plan without weights; it takes those of deploy.onnx.")
-]
-VersionOpt = Annotated[
-    bool, typer.Option("--version-compatible", help="TensorRT: later versions open it with this one's lean runtime.")
-]
-HardwareOpt = Annotated[
-    bool, typer.Option("--hardware-compatible", help="TensorRT: every GPU from Ampere on may open it.")
-]
-OutputFile = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
-OneTarget = Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt or tensorrt-rtx.")]
+for _module, _names in MODULES.items():
+    for _name in _names:
+        app.command(f"{_module}:{_name}", name=_name, help=COMMANDS[_name], sort_key=[*COMMANDS].index(_name))
+app.register_install_completion_command()
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from radixrt import __version__
-
-        out.print(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def _all_commands(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None: ...
+def typed() -> str:
+    """The command as it was typed, for the report."""
+    return shlex.join(["radixrt", *sys.argv[1:]])
 
 
 def say(text: str | Text) -> None:
@@ -109,26 +84,9 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose a folder that is writable") from error
+    from radixrt.files import replace_file
 
-
-def make_room(path: Path | None) -> None:
-    """Makes the folder of a file that is written at the end, so that minutes of work do not end at a closed door.
-
-    Raises:
-        InputError: there can be no such file.
-    """
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose a folder that is writable") from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"cannot write {path}: name a file in a folder that is writable")
+    replace_file(path, text.encode())
 
 
 def stages() -> Stages:

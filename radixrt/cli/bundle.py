@@ -2,50 +2,34 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.table import Table
 
-from radixrt.cli.app import (
-    AgainstOpt,
-    DataOpt,
-    GatesOpt,
-    JUnitOpt,
-    LogitsOpt,
-    MaxBytesOpt,
-    MaxP95Opt,
-    MinAgreementOpt,
-    MinCosineOpt,
-    MinSpeedupOpt,
-    PreprocessOpt,
-    StrictOpt,
-    SweepOpt,
-    TestImagesOpt,
-    app,
-    make_room,
-    out,
-    say,
-    stages,
-    write_text,
-)
+from radixrt.cli.app import out, say, stages, typed, write_text
+from radixrt.cli.command import Switch, command, whole
 from radixrt.cli.engine import print_result
+from radixrt.options import ValidateOptions, as_path
 
-BundleArg = Annotated[Path, typer.Argument(help="A bundle: the folder that `radixrt engine` left.")]
+BundleArg = Annotated[Path, Parameter(help="A bundle: the folder that `radixrt engine` left.")]
+Positive = Annotated[int, Parameter(converter=whole, validator=Number(gte=1))]
+NotNegative = Annotated[int, Parameter(converter=whole, validator=Number(gte=0))]
 
 
-@app.command()
 def run(
     bundle: BundleArg,
-    images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
-    top: Annotated[int, typer.Option(min=1, help="How many classes to print.")] = 5,
-    require_signature: Annotated[Path | None, typer.Option(help="An Ed25519 public key of the maker.")] = None,
+    images: Annotated[list[Path], Parameter(help="Photographs, or folders of them.")],
+    /,
+    *,
+    top: Annotated[Positive, Parameter(help="How many classes to print.")] = 5,
+    require_signature: Annotated[Path | None, Parameter(help="An Ed25519 public key of the maker.")] = None,
 ) -> None:
-    """Classify images with a bundle's engine."""
+    """Runs ``radixrt run``."""
     from radixrt.api import load
 
     table = Table("image", "class", "probability")
@@ -56,74 +40,31 @@ def run(
     out.print(table)
 
 
-@app.command()
-def validate(
-    engine: Annotated[Path, typer.Argument(help="A bundle, or somebody else's .onnx, .xml, .plan or .engine file.")],
-    reference: Annotated[str | None, typer.Option(help="The original network; a bundle knows its own.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="The original's trained weights.")] = None,
-    data: DataOpt = "elpv",
-    preprocess: PreprocessOpt = None,
-    test_images: TestImagesOpt = None,
-    max_drop: Annotated[float | None, typer.Option(help="Top-1 points the engine may lose (1.0).")] = None,
-    min_cosine: MinCosineOpt = None,
-    min_agreement: MinAgreementOpt = None,
-    max_p95_ms: MaxP95Opt = None,
-    max_engine_bytes: MaxBytesOpt = None,
-    min_speedup: MinSpeedupOpt = None,
-    strict: StrictOpt = False,
-    gates: GatesOpt = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder that takes the report.")] = Path(
-        "validation"
-    ),
-    against: AgainstOpt = None,
-    batch_sweep: SweepOpt = None,
-    logits: LogitsOpt = None,
-    junit: JUnitOpt = None,
-) -> None:
-    """Hold an engine against the original network, and write the report."""
+@command(ValidateOptions)
+def validate(options: ValidateOptions) -> None:
+    """Runs ``radixrt validate``; its report always goes to a folder."""
     from radixrt.errors import GateError
+    from radixrt.files import make_room
     from radixrt.judge.validate import validate_engine
-    from radixrt.options import DataChoice, ValidateRequest
-    from radixrt.validate.gates import read_gates
-    from radixrt.validate.rivals import Rivals
+    from radixrt.request import ValidateRequest
+    from radixrt.validate.report.junit import write_junit
 
+    output, junit = Path(options.output or "validation"), as_path(options.junit)
     make_room(junit)
-    request = ValidateRequest(
-        engine=engine,
-        reference=reference,
-        checkpoint=checkpoint,
-        data=DataChoice(source=data, preprocess_file=preprocess, test_images=test_images),
-        gates=read_gates(
-            gates,
-            max_drop=max_drop,
-            min_cosine=min_cosine,
-            min_agreement=min_agreement,
-            max_p95_ms=max_p95_ms,
-            max_engine_bytes=max_engine_bytes,
-            min_speedup=min_speedup,
-            strict=strict or None,
-        ),
-        rivals=Rivals.parse(against or (), batch_sweep),
-        logits=logits,
-        output=output,
-        command=shlex.join(["radixrt", *sys.argv[1:]]),
-    )
-    report = validate_engine(request, stages())
-    if junit is not None:
-        from radixrt.validate.report.junit import render_junit
-
-        write_text(junit, render_junit([report]))
+    report = validate_engine(ValidateRequest.of(replace(options, output=output), typed()), stages())
+    write_junit(junit, [report])
     print_result(output, report)
     if not report.passed:
         raise GateError(f"a gate failed: see {output / 'report.html'}")
 
 
-@app.command()
 def compare(
-    bundles: Annotated[list[Path], typer.Argument(help="Bundles, or their report.json files.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("compare.html"),
+    bundles: Annotated[list[Path], Parameter(help="Bundles, or their report.json files.")],
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=("--output", "-o"), help="The page to write.")] = Path("compare.html"),
 ) -> None:
-    """Put several bundles on one page, with the Pareto front of accuracy against latency."""
+    """Runs ``radixrt compare``."""
     from radixrt.validate.report.compare import render_comparison
     from radixrt.validate.schema import Report
 
@@ -132,14 +73,15 @@ def compare(
     say(f"{output}: {len(reports)} reports side by side")
 
 
-@app.command()
 def inspect(
     source: BundleArg,
-    json: Annotated[Path | None, typer.Option(help="Write the table as JSON.")] = None,
-    device: Annotated[str, typer.Option(help="tensorrt-rtx: devices to estimate, with commas.")] = "",
-    top: Annotated[int, typer.Option(min=1, help="How many layers to print, the costliest first.")] = 20,
+    /,
+    *,
+    json: Annotated[Path | None, Parameter(help="Write the table as JSON.")] = None,
+    device: Annotated[str, Parameter(help="tensorrt-rtx: devices to estimate, with commas.")] = "",
+    top: Annotated[Positive, Parameter(help="How many layers to print, the costliest first.")] = 20,
 ) -> None:
-    """Look into an engine: layers with precision, torch module, and time; compiled kernels where it cannot run here."""
+    """Runs ``radixrt inspect``."""
     from radixrt.engines.base import BuildOptions
     from radixrt.engines.bundle.folder import Bundle
     from radixrt.engines.registry import get
@@ -173,16 +115,17 @@ def inspect(
         say(note)
 
 
-@app.command()
 def bundle(
     source: BundleArg,
-    triton: Annotated[Path, typer.Option(help="Write it as a model into this Triton model repository.")],
-    name: Annotated[str, typer.Option(help="The model's name there. Default: the bundle's.")] = "",
-    instances: Annotated[int, typer.Option(min=1, help="Copies of the model on each device.")] = 1,
-    queue_delay_us: Annotated[int, typer.Option(min=0, help="How long the server may wait to fill a batch.")] = 100,
-    gpu: Annotated[bool, typer.Option("--gpu", help="Run an ONNX model on a GPU.")] = False,
+    /,
+    *,
+    triton: Annotated[Path, Parameter(help="Write it as a model into this Triton model repository.")],
+    name: Annotated[str, Parameter(help="The model's name there. Default: the bundle's.")] = "",
+    instances: Annotated[Positive, Parameter(help="Copies of the model on each device.")] = 1,
+    queue_delay_us: Annotated[NotNegative, Parameter(help="How long the server may wait to fill a batch.")] = 100,
+    gpu: Annotated[Switch, Parameter(help="Run an ONNX model on a GPU.")] = False,
 ) -> None:
-    """Write a bundle into a Triton model repository."""
+    """Runs ``radixrt bundle``."""
     from radixrt.engines.bundle.folder import Bundle
     from radixrt.engines.bundle.triton import TritonOptions, write_model
 
@@ -190,15 +133,15 @@ def bundle(
     say(f"{model}: ready for `tritonserver --model-repository {triton}`")
 
 
-@app.command()
 def cache(
-    prune: Annotated[bool, typer.Option("--prune", help="Remove what was not used for longest.")] = False,
-    max_mb: Annotated[int, typer.Option(min=0, help="With --prune: keep at most so many MB.")] = 0,
+    *,
+    prune: Annotated[Switch, Parameter(help="Remove what was not used for longest.")] = False,
+    max_mb: Annotated[NotNegative, Parameter(help="With --prune: keep at most so many MB.")] = 0,
     older_than_days: Annotated[
-        float | None, typer.Option(min=0, help="With --prune: only what is older than this.")
+        float | None, Parameter(validator=Number(gte=0), help="With --prune: only what is older than this.")
     ] = None,
 ) -> None:
-    """Show what earlier runs left to be taken again, or remove it: results of stages, and what libraries compiled."""
+    """Runs ``radixrt cache``."""
     from radixrt.engines.cache.device import cache_home, device_files, prune_device_files
     from radixrt.engines.cache.results import StageCache
 

@@ -6,82 +6,56 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
-from radixrt.cli.app import (
-    BatchOpt,
-    CalibrationImagesOpt,
-    CheckpointOpt,
-    ClassesOpt,
-    CropOpt,
-    DataOpt,
-    DlaOpt,
-    GroupedOpt,
-    HardwareOpt,
-    InterpolationOpt,
-    LogitsOpt,
-    MeanOpt,
-    MethodOpt,
-    ModelArg,
-    OneTarget,
-    OutputFile,
-    PrecisionOpt,
-    PreprocessOpt,
-    RefitOpt,
-    SeedOpt,
-    SizeOpt,
-    StdOpt,
-    StripOpt,
-    VersionOpt,
-    app,
-    err,
-    make_room,
-    say,
-    stages,
-    write_text,
-)
+from radixrt.cli.app import err, say, stages, write_text
+from radixrt.cli.command import command
 from radixrt.engines.registry import DEFAULT
+from radixrt.options import (
+    CalibrateOptions,
+    CompileOptions,
+    DataOptions,
+    EngineBuildOptions,
+    ExportOptions,
+    ModelChoice,
+    help_of,
+    part,
+    words,
+)
 
-GraphArg = Annotated[Path, typer.Argument(help="An .onnx file.")]
+TargetOpt = Annotated[str, Parameter(help=help_of(EngineBuildOptions, "target"))]
+PrecisionOpt = Annotated[str, Parameter(name=("--precision", "-p"), help=help_of(EngineBuildOptions, "precision"))]
+GraphArg = Annotated[Path, Parameter(help="An .onnx file.")]
 
 
-@app.command()
-def export(
-    model: ModelArg,
-    output: OutputFile,
-    checkpoint: CheckpointOpt = None,
-    num_classes: ClassesOpt = None,
-    seed: SeedOpt = 0,
-    batch: BatchOpt = "1",
-    data: DataOpt = "elpv",
-    input_size: SizeOpt = None,
-    logits: LogitsOpt = None,
-) -> None:
-    """Capture a network as a simplified ONNX graph, held against PyTorch on real images."""
+@command(ExportOptions)
+def export(options: ExportOptions) -> None:
+    """Runs ``radixrt export``."""
     from radixrt.export.reader.simplify import write_onnx
     from radixrt.export.spec import BatchSpec
-    from radixrt.options import DataChoice, ModelChoice
     from radixrt.prepare import prepare
     from radixrt.reuse import Reuse
 
-    choice = ModelChoice(model, checkpoint, num_classes, seed, logits=logits)
+    choice = part(options, ModelChoice, name=options.model)
     with Reuse() as reuse:
-        prepared = prepare(choice, DataChoice(data, input_size), BatchSpec.parse(batch), stages(), reuse)
-    write_onnx(prepared.graph, output)
+        batch = BatchSpec.parse(str(options.batch))
+        prepared = prepare(choice, part(options, DataOptions), batch, stages(), reuse)
+    write_onnx(prepared.graph, options.output)
     if prepared.capture_error is not None:
-        say(f"{output}: differs from PyTorch by at most {prepared.capture_error:.2g} on real images")
+        say(f"{options.output}: differs from PyTorch by at most {prepared.capture_error:.2g} on real images")
 
 
-@app.command()
 def rewrite(
     graph: GraphArg,
-    output: OutputFile,
-    report: Annotated[Path | None, typer.Option(help="Where to write what was done, as JSON.")] = None,
-    target: OneTarget = DEFAULT,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=("--output", "-o"), help="The file to write.")],
+    report: Annotated[Path | None, Parameter(help="Where to write what was done, as JSON.")] = None,
+    target: TargetOpt = DEFAULT,
     precision: PrecisionOpt = "fp32",
-    grouped_conv: GroupedOpt = "auto",
+    grouped_conv: Annotated[str, Parameter(help=help_of(CompileOptions, "grouped_conv"))] = "auto",
 ) -> None:
-    """Rewrite any ONNX file: attention into its canonical form, grouped convolutions into the form that runs best."""
+    """Runs ``radixrt rewrite``."""
     from radixrt.engines.forms.choose import rewrite_options
     from radixrt.engines.registry import get
     from radixrt.export.passes.pipeline import rewrite as do_rewrite
@@ -107,72 +81,49 @@ def rewrite(
         err.print(f"refused {refusal.node}: {refusal.reason}", markup=False)
 
 
-@app.command()
-def calibrate(
-    graph: GraphArg,
-    output: OutputFile = Path("calibration.json"),
-    data: DataOpt = "elpv",
-    method: MethodOpt = "minmax",
-    calibration_images: CalibrationImagesOpt = 256,
-    input_size: SizeOpt = None,
-    mean: MeanOpt = None,
-    std: StdOpt = None,
-    crop_pct: CropOpt = None,
-    interpolation: InterpolationOpt = None,
-    preprocess: PreprocessOpt = None,
-    to_cache: Annotated[
-        Path | None,
-        typer.Option(help="Also write the ranges as a TensorRT calibration cache, for TensorRT <= 10 and DLA."),
-    ] = None,
-    from_cache: Annotated[
-        Path | None, typer.Option(help="A TensorRT calibration cache of this graph, whose ranges are taken instead.")
-    ] = None,
-    tensorrt_version: Annotated[str, typer.Option(help="With --to-cache: the TensorRT that will read it.")] = "8.5.2",
-) -> None:
-    """Choose a range for each tensor of a graph from images, and write the calibration table."""
+@command(CalibrateOptions)
+def calibrate(options: CalibrateOptions) -> None:
+    """Runs ``radixrt calibrate``."""
     from radixrt.build.deploy import calibrated
     from radixrt.calibration.ranges.table import write_table
     from radixrt.calibration.ranges.trt_cache import export_cache, import_cache
     from radixrt.calibration.spec import CalibrationOptions, Method
     from radixrt.errors import InputError
     from radixrt.export.reader.plain import demand_float
-    from radixrt.options import DataChoice, ModelChoice
     from radixrt.prepare import prepare
     from radixrt.reuse import Reuse
 
-    choice = DataChoice(
-        data, input_size, mean, std, crop_pct, interpolation, preprocess, calibration_images=calibration_images
-    )
-    display = stages()
-    options = CalibrationOptions(Method.parse(method))
+    graph, output, display = options.graph, options.output, stages()
     with Reuse() as reuse:
-        prepared = prepare(ModelChoice(str(graph)), choice, None, display, reuse)
+        prepared = prepare(ModelChoice(str(graph)), part(options, DataOptions), None, display, reuse)
         with display.stage(f"Calibrating on {len(prepared.data.calibration)} images"):
             # As it stands, like `quantize`: simplifying once more could leave another graph than the file's.
             if prepared.model.foreign is None:
                 raise InputError(f"{graph} is no .onnx file: make one with `radixrt export {graph} -o graph.onnx`")
             model = prepared.model.foreign.graph
             demand_float(model, graph)
-            table = calibrated(model, prepared.data.calibration, options, display, reuse).table
-    if from_cache is not None:
-        table = import_cache(from_cache, table)
-    if to_cache is not None:
-        text = export_cache(table, tensorrt_version, model=model)
-        write_text(to_cache, text)
-        say(f"{to_cache}: {text.count(chr(10)) - 1} scales")
+            how = CalibrationOptions(Method.parse(options.method))
+            table = calibrated(model, prepared.data.calibration, how, display, reuse).table
+    if options.from_cache is not None:
+        table = import_cache(options.from_cache, table)
+    if options.to_cache is not None:
+        text = export_cache(table, options.tensorrt_version, model=model)
+        write_text(options.to_cache, text)
+        say(f"{options.to_cache}: {text.count(chr(10)) - 1} scales")
     write_table(table, output)
     say(f"{output}: ranges of {len(table.tensors)} tensors from {table.images} images")
 
 
-@app.command()
 def quantize(
     graph: GraphArg,
-    output: OutputFile,
-    table: Annotated[Path | None, typer.Option(help="The calibration table, for int8.")] = None,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=("--output", "-o"), help="The file to write.")],
+    table: Annotated[Path | None, Parameter(help="The calibration table, for int8.")] = None,
     precision: PrecisionOpt = "int8",
-    target: OneTarget = DEFAULT,
+    target: TargetOpt = DEFAULT,
 ) -> None:
-    """Give a graph the types of a precision: INT8 as Q/DQ pairs with ranges from a table, FP16 as tensor types."""
+    """Runs ``radixrt quantize``."""
     from radixrt.build.deploy import typed_graph
     from radixrt.calibration.ranges.table import read_table
     from radixrt.errors import InputError
@@ -193,48 +144,34 @@ def quantize(
     say(f"{output}: {chosen.value}{quantised}")
 
 
-@app.command()
-def build(
-    graph: GraphArg,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder that takes the engine's files.")],
-    target: OneTarget = DEFAULT,
-    precision: PrecisionOpt = "fp32",
-    batch: BatchOpt = "1",
-    compute_capability: Annotated[str | None, typer.Option(help="tensorrt-rtx: such as 8.6,8.9,12.0.")] = None,
-    dla_core: DlaOpt = None,
-    refit: RefitOpt = False,
-    strip_plan: StripOpt = False,
-    version_compatible: VersionOpt = False,
-    hardware_compatible: HardwareOpt = False,
-) -> None:
-    """Build an engine from a deploy graph, without a bundle around it."""
-    from radixrt.engines.base import BuildOptions
+@command(EngineBuildOptions)
+def build(options: EngineBuildOptions) -> None:
+    """Runs ``radixrt build``."""
+    from radixrt.engines.base import BuildOptions, PlanOptions
     from radixrt.engines.cache.device import device_cache
     from radixrt.engines.registry import get
     from radixrt.export.reader.plain import demand_float
     from radixrt.export.reader.sandbox import read_graph
     from radixrt.export.spec import BatchSpec, Precision
+    from radixrt.files import make_room
 
+    graph, output = options.graph, options.output
     # The builders believe a graph.
-    demand_float(read_graph(graph), graph, Precision.parse(precision))
-    capabilities = tuple(compute_capability.split(",")) if compute_capability else ()
-    options = BuildOptions(
-        Precision.parse(precision),
-        BatchSpec.parse(batch),
-        compute_capabilities=capabilities,
+    demand_float(read_graph(graph), graph, Precision.parse(options.precision))
+    asked = part(
+        part(options, PlanOptions),
+        BuildOptions,
+        precision=Precision.parse(options.precision),
+        batch=BatchSpec.parse(str(options.batch)),
+        compute_capabilities=words(options.compute_capability),
         cache_dir=device_cache(),
-        dla_core=dla_core,
-        refit=refit,
-        strip_weights=strip_plan,
-        version_compatible=version_compatible,
-        hardware_compatible=hardware_compatible,
     )
-    chosen, display = get(target), stages()
+    chosen, display = get(options.target), stages()
     make_room(output / "engine")
     # Whole files or none: a build that is stopped leaves nothing in the folder.
     with tempfile.TemporaryDirectory(dir=output, prefix=".radixrt-") as folder:
         with display.stage(f"Building the {chosen.name} engine"):
-            built = chosen.build(graph, Path(folder), options, progress=display.phase)
+            built = chosen.build(graph, Path(folder), asked, progress=display.phase)
         files = [file.replace(output / file.name) for file in built.files]
     for file in files:
         say(f"{file}: {file.stat().st_size / 1e6:.1f} MB")

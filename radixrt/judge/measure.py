@@ -17,7 +17,7 @@ from radixrt.export.spec import BatchSpec
 from radixrt.judge.outputs import MatchedOutputs, match_outputs
 from radixrt.judge.rivals import opponents
 from radixrt.judge.verdict import Verdict
-from radixrt.options import DataChoice
+from radixrt.options import DataOptions
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
 from radixrt.validate.gates import GateLimits
@@ -87,7 +87,7 @@ class Trial:
     """
 
     batch: BatchSpec
-    data: DataChoice
+    data: DataOptions
     limits: GateLimits
     rounds: int
     rivals: Rivals = field(default_factory=Rivals)

@@ -22,13 +22,12 @@ from radixrt.judge.measure import Trial, judge
 from radixrt.judge.report import Subject, build_report, flipped, write_reports
 from radixrt.judge.stand_in import judge_stand_in
 from radixrt.judge.verdict import Verdict
-from radixrt.options import ModelChoice, ValidateRequest
+from radixrt.options import ModelChoice
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
+from radixrt.request import ValidateRequest
 from radixrt.reuse import Kept, Reuse
 from radixrt.validate.schema import Report, Size
-
-ROUNDS = 30
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,9 @@ def validate_engine(request: ValidateRequest, stages: Stages | None = None) -> R
         # An ONNX file keeps its own batch: it may be a static one, and other than the engine's.
         asked = None if choice.name.endswith(".onnx") else batch
         prepared = prepare(choice, request.data, asked, stages, stack.enter_context(Reuse()))
-        trial = Trial(batch=batch, data=request.data, limits=request.gates, rounds=ROUNDS, rivals=request.rivals)
+        trial = Trial(
+            batch=batch, data=request.data, limits=request.gates, rounds=request.latency_rounds, rivals=request.rivals
+        )
         verdict = _measured(found, session, prepared, trial, stages)
         located = _located(found, prepared, batch, stages)
     report = build_report(found.subject(request), prepared, request.gates, Kept(verdict), Kept(located))

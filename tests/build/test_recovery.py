@@ -25,12 +25,11 @@ from radixrt.calibration.recovery.recover import recover, shifted
 from radixrt.calibration.recovery.sensitivity import LayerSensitivity
 from radixrt.calibration.recovery.techniques import SearchProgress, Technique
 from radixrt.calibration.spec import CalibrationOptions, MaxDrop, Method, Recovery
-from radixrt.engines.base import BuildOptions
 from radixrt.engines.registry import get
 from radixrt.export.graph.layers import layers_of, macs_of
-from radixrt.export.spec import Precision
-from radixrt.options import EngineRequest
+from radixrt.options import CompileOptions
 from radixrt.progress import Stages, shown
+from radixrt.request import EngineRequest
 from radixrt.reuse import Reuse
 from radixrt.validate.gates import GateLimits
 from tests.calibration.nets import Net, images, logits, se_block
@@ -205,7 +204,7 @@ def test_a_limit_that_so_few_images_cannot_show_is_said_to_be_out_of_reach(photo
 
 
 def test_the_request_decides_what_is_done() -> None:
-    request = EngineRequest(build=BuildOptions(precision=Precision.INT8))
+    request = EngineRequest.of(CompileOptions())
     assert request.recover(True) == Recovery()
     assert not replace(request, recovery=False).recover(True).enabled
     asked = replace(request, gates=GateLimits(max_drop=0.2, strict=True)).recover(labelled=True)

@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from radixrt.build.pipeline import Engine
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.engines import machine as processor
-from radixrt.engines.base import BuildOptions, Target
+from radixrt.engines.base import Target
 from radixrt.engines.cpu.onnxruntime import OnnxRuntimeTarget
 from radixrt.engines.forms import choose as forms
 from radixrt.export.attention.forms import AttentionForm
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.judge.measure import Instruments
-from radixrt.options import DataChoice, EngineRequest, ModelChoice
+from radixrt.options import CompileOptions
 from radixrt.progress import LOGGER, Stages
+from radixrt.request import EngineRequest
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.measure.latency import LatencyOptions, Runner, measure
 from radixrt.validate.rivals import Rivals
@@ -90,14 +91,16 @@ class Keys(logging.Handler):
 
 def build(work: Path, **changes: Any) -> tuple[dict[str, str], Report]:
     """The keys of a build's steps, and its report; ``changes`` are of the request and of its parts."""
-    request = EngineRequest(
-        model=ModelChoice(name=str(work / "tiny.onnx")),
-        data=DataChoice(source=str(listed(work)), input_size="3,32,32"),
-        build=BuildOptions(Precision.INT8, BatchSpec(1, 2)),
-        targets=("onnxruntime",),
-        gates=GateLimits(max_drop=50),
+    asked = CompileOptions(
+        model=work / "tiny.onnx",
+        data=listed(work),
+        input_size="3,32,32",
+        batch="1..2",
+        target="onnxruntime",
+        max_drop=50,
         output=work / "bundle",
     )
+    request = EngineRequest.of(asked)
     for name in ("model", "data", "build"):
         if name in changes:
             changes[name] = replace(getattr(request, name), **changes[name])

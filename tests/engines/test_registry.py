@@ -34,9 +34,9 @@ def test_auto_leaves_an_engine_that_runs() -> None:
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_what_only_plans_can_be_is_refused_elsewhere(name: str) -> None:
     target = registry.get(name)
-    target.check_options(BuildOptions(Precision.INT8, workspace_bytes=1, builder_level=3))
+    target.check_options(BuildOptions(Precision.INT8, workspace_mb=1, builder_level=3))
     with pytest.raises(InputError, match=f"{name} has no --refit and no --strip-plan, which is for TensorRT"):
-        target.check_options(BuildOptions(Precision.INT8, refit=True, strip_weights=True))
+        target.check_options(BuildOptions(Precision.INT8, refit=True, strip_plan=True))
 
 
 # `radixrt targets` must answer at once; importing the registry must not drag runtimes in.

@@ -12,6 +12,7 @@ from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
 from radixrt.judge import rivals as against
 from radixrt.judge.rivals import opponents
+from radixrt.options import TimingOptions
 from radixrt.validate.rivals import Rivals
 from tests.engines.bundle.bundles import SIZE, write_bundle
 
@@ -31,7 +32,7 @@ class Slow(torch.nn.Module):  # type: ignore[name-defined, misc]
 
 
 def test_only_sizes_that_the_engine_takes_are_timed_and_the_others_are_said() -> None:
-    sizes, notes = Rivals.parse((), "8,1,2").sizes(BatchSpec(1, 4))
+    sizes, notes = TimingOptions(batch_sweep="8,1,2").rivals().sizes(BatchSpec(1, 4))
     assert sizes == (1, 2) and notes == ["Not timed at batch 8: the engine takes 1 to 4."]
     assert Rivals().sizes(BatchSpec(1, 4)) == ((1, 4), [])
 
@@ -39,12 +40,12 @@ def test_only_sizes_that_the_engine_takes_are_timed_and_the_others_are_said() ->
 @pytest.mark.parametrize("text", ["0,1", "many", "1,,2"])
 def test_a_sweep_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"batch.sweep"):
-        Rivals.parse((), text)
+        TimingOptions(batch_sweep=text).rivals()
 
 
 def test_a_bundle_that_is_not_there_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="missing"):
-        Rivals.parse([f"compile,{tmp_path / 'missing'}"], None)
+        TimingOptions(against=f"compile,{tmp_path / 'missing'}").rivals()
 
 
 def test_an_earlier_bundle_answers_beside_the_engine(tmp_path: Path) -> None:

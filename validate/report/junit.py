@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from xml.etree import ElementTree
 
+from radixrt.files import replace_file
 from radixrt.validate.report.rows import steadiness
 from radixrt.validate.report.summary import gate_limit, gate_title, gate_value, speedup
 from radixrt.validate.schema import Report
@@ -22,6 +24,16 @@ def render_junit(reports: Sequence[Report]) -> str:
     # As bytes, because Python 3.10 names the locale's encoding in text, and the file is UTF-8.
     text: bytes = ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)
     return text.decode() + "\n"
+
+
+def write_junit(path: Path | None, reports: Sequence[Report]) -> None:
+    """Writes the gates of a run where the user asked for them and there is an engine to speak of.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if path is not None and reports:
+        replace_file(path, render_junit(reports).encode())
 
 
 def _suite(report: Report) -> ElementTree.Element:

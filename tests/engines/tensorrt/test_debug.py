@@ -216,7 +216,7 @@ def test_an_analysis_plan_shows_what_it_was_asked_for(
     shown.module = recorded_api.load(version, shown.answers)
     monkeypatch.setattr(TrtApi, "load", classmethod(lambda cls, name: cls(shown.module)))
     deploy = graphs.save(tmp_path, "int8", "batch")
-    stripped = BuildOptions(Precision.INT8, BatchSpec(1, 4), strip_weights=True)
+    stripped = BuildOptions(Precision.INT8, BatchSpec(1, 4), strip_plan=True)
     plan = PlanAnalysis(Capability(target, True, True), stripped, TrtApi.load(target), deploy)
     with plan.showing(("relu", "logits")) as values:
         found = values(rows(2))

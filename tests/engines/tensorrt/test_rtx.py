@@ -90,7 +90,7 @@ def test_a_plan_that_cannot_run_here_says_so(tmp_path: Path) -> None:
         # NVIDIA: engines are not compatible between releases. The builder takes the flag, and it promises nothing.
         ({"version_compatible": True}, "with the release that built it and with no other"),
         ({"refit": True}, "on a GPU only"),
-        ({"strip_weights": True}, "on a GPU only"),
+        ({"strip_plan": True}, "on a GPU only"),
     ],
 )
 def test_what_it_cannot_give_is_refused_before_it_builds(tmp_path: Path, asked: dict[str, Any], said: str) -> None:

@@ -55,7 +55,7 @@ def test_a_build_makes_only_calls_that_the_version_has(version: str) -> None:
     plan = build_plan(
         library,
         graphs.tiny("int8", "batch").SerializeToString(),
-        options(workspace_bytes=1 << 28),
+        options(workspace_mb=256),
         timing_cache=b"" if not library.rtx else None,
         progress=lambda phase, done, total: not progress.append(phase),
     )
@@ -120,8 +120,8 @@ def test_host_code_is_never_allowed(version: str) -> None:
     [
         ("8.5", {"version_compatible": True}, "cannot make version-compatible plans"),
         ("8.5", {"hardware_compatible": True}, "cannot make hardware-compatible plans"),
-        ("8.5", {"strip_weights": True}, "cannot make plans without weights"),
-        ("8.6", {"strip_weights": True}, "cannot make plans without weights"),
+        ("8.5", {"strip_plan": True}, "cannot make plans without weights"),
+        ("8.6", {"strip_plan": True}, "cannot make plans without weights"),
         ("8.5", {"builder_level": 5}, "no builder levels"),
         ("10.16", {"dla_core": 2}, "DLA core 2 is not there"),
         ("10.16", {"dla_core": 0, "batch": BatchSpec(1, 8)}, "a DLA core takes one batch size"),
@@ -147,7 +147,7 @@ def test_every_option_is_a_call_that_newer_versions_have(version: str) -> None:
         version_compatible=True,
         hardware_compatible=True,
         refit=True,
-        strip_weights=strip,
+        strip_plan=strip,
         builder_level=5,
         dla_core=1,
         batch=BatchSpec(),
@@ -166,7 +166,7 @@ def test_a_refittable_plan_sets_its_flag_and_no_other(version: str) -> None:
 
 
 def test_a_plan_without_weights_says_so_in_its_name() -> None:
-    assert plan_name(options(strip_weights=True)) == "engine.stripped.plan"
+    assert plan_name(options(strip_plan=True)) == "engine.stripped.plan"
     assert plan_name(options()) == "engine.plan"
 
 

@@ -1,0 +1,176 @@
+"""What was asked for, as it was understood: one frozen object for each of the long jobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from radixrt.calibration.spec import CalibrationOptions, MaxDrop, Method, Recovery
+from radixrt.engines.base import BuildOptions, PlanOptions
+from radixrt.export.spec import BatchSpec, Precision
+from radixrt.options import (
+    CompileOptions,
+    DataOptions,
+    ModelChoice,
+    SensitivityOptions,
+    ValidateOptions,
+    as_path,
+    part,
+    words,
+)
+from radixrt.validate.gates import GateLimits
+from radixrt.validate.rivals import Rivals
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRequest:
+    """Everything that decides what ``radixrt engine`` makes."""
+
+    model: ModelChoice
+    data: DataOptions
+    build: BuildOptions
+    targets: tuple[str, ...]
+    grouped_conv: str
+    calibration: CalibrationOptions
+    recovery: bool
+    gates: GateLimits
+    latency_rounds: int
+    rivals: Rivals
+    output: Path | None
+    fresh: bool
+    sign_key: Path | None
+    command: str
+
+    @classmethod
+    def of(cls, options: CompileOptions, command: str = "radixrt.compile") -> EngineRequest:
+        """Understands what a user wrote.
+
+        Args:
+            options: what was asked for.
+            command: what the report says it was made by.
+
+        Raises:
+            InputError: a value cannot be used.
+        """
+        module = None if isinstance(options.model, (str, Path)) else options.model
+        return cls(
+            model=part(
+                options,
+                ModelChoice,
+                name=str(options.model) if module is None else type(module).__name__,
+                module=module,
+            ),
+            data=part(options, DataOptions),
+            build=part(
+                part(options, PlanOptions),
+                BuildOptions,
+                precision=Precision.parse(options.precision),
+                batch=BatchSpec.parse(str(options.batch)),
+                compute_capabilities=words(options.compute_capability),
+            ),
+            targets=words(options.target),
+            grouped_conv=options.grouped_conv,
+            calibration=CalibrationOptions(Method.parse(options.method)),
+            recovery=options.recovery,
+            gates=options.limits(),
+            latency_rounds=options.latency_rounds,
+            rivals=options.rivals(),
+            output=as_path(options.output),
+            fresh=options.fresh,
+            sign_key=as_path(options.sign_key),
+            command=command,
+        )
+
+    @property
+    def precision(self) -> Precision:
+        return self.build.precision
+
+    @property
+    def batch(self) -> BatchSpec:
+        return self.build.batch
+
+    def recover(self, labelled: bool) -> Recovery:
+        """How accuracy is brought back; a limit on the drop that the user gave decides what stays in float."""
+        points = self.gates.max_drop
+        return Recovery(self.recovery, None if points is None else MaxDrop(points, self.gates.strict, labelled))
+
+    def bundle_path(self, target: str, bundles: int) -> Path:
+        """Where a target's bundle goes: ``--output`` itself where there is one bundle, a folder inside it for more."""
+        name = f"{self.model.slug}-{self.precision.value}-{target}"
+        if self.output is None:
+            return Path("build") / name
+        return self.output if bundles == 1 else self.output / name
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateRequest:
+    """Everything that decides what ``radixrt validate`` does.
+
+    Attributes:
+        engine: a bundle, or a plain ``.onnx``, OpenVINO ``.xml`` or TensorRT ``.plan``.
+        reference: the original network, as ``radixrt engine`` takes it; a bundle knows its own.
+        checkpoint: the original's trained weights.
+        data: the images, how the original reads them where timm knows it wrongly, and how many judge.
+        gates: the limits.
+        latency_rounds: timed rounds per batch size.
+        rivals: what else is timed, and at which batch sizes.
+        logits: the original's output that is the logits, where it has several; the first of two dimensions where
+            absent, or the one that the bundle was compiled with.
+        output: a folder that takes ``report.json``, ``report.md`` and ``report.html``; none are written without it.
+        command: what the report says it was made by.
+    """
+
+    engine: Path
+    reference: str | None
+    checkpoint: Path | None
+    data: DataOptions
+    gates: GateLimits
+    latency_rounds: int
+    rivals: Rivals
+    logits: str | None
+    output: Path | None
+    command: str
+
+    @classmethod
+    def of(cls, options: ValidateOptions, command: str = "radixrt.validate") -> ValidateRequest:
+        """Understands what a user wrote, as :meth:`EngineRequest.of` does."""
+        return cls(
+            engine=Path(options.engine),
+            reference=None if options.reference is None else str(options.reference),
+            checkpoint=as_path(options.checkpoint),
+            data=part(options, DataOptions),
+            gates=options.limits(),
+            latency_rounds=options.latency_rounds,
+            rivals=options.rivals(),
+            logits=options.logits,
+            output=as_path(options.output),
+            command=command,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityRequest:
+    """Everything that decides what ``radixrt sensitivity`` measures.
+
+    Attributes:
+        model: a network, or a bundle's folder, whose network, preprocessing and target are taken.
+        images: calibration images that each layer is measured on.
+        target: the bundle's or the default one where absent.
+    """
+
+    model: ModelChoice
+    data: DataOptions
+    calibration: CalibrationOptions
+    images: int
+    target: str | None
+
+    @classmethod
+    def of(cls, options: SensitivityOptions) -> SensitivityRequest:
+        """Understands what a user wrote, as :meth:`EngineRequest.of` does."""
+        return cls(
+            model=part(options, ModelChoice, name=options.model),
+            data=part(options, DataOptions),
+            calibration=CalibrationOptions(Method.parse(options.method)),
+            images=options.images,
+            target=options.target,
+        )
