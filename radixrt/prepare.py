@@ -8,7 +8,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from radixrt.calibration.data.source import DataSource, ImageList, Preprocess, load_data
+from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.preprocess import Preprocess
+from radixrt.calibration.data.source import DataSource, load_data
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.graph.save import write_onnx
 from radixrt.export.source.load import LoadedModel, from_module, load

@@ -9,7 +9,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from radixrt.calibration.data.source import DataSource, Preprocess, load_data
+from radixrt.calibration.data.preprocess import Preprocess
+from radixrt.calibration.data.source import DataSource, load_data
 from radixrt.errors import RadixRTError
 from radixrt.export.source.samples import SAMPLES, Sample
 

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from radixrt.calibration.data.pixels import open_image, shape_image
-from radixrt.calibration.data.source import Preprocess, load_training_data
+from radixrt.calibration.data.preprocess import Preprocess
+from radixrt.calibration.data.source import load_training_data
 from radixrt.errors import InputError
 from radixrt.export.source.samples import LABELS, SAMPLES, Sample, find
 

@@ -23,12 +23,10 @@ from pathlib import Path
 from radixrt.calibration.data.csv_file import read_csv
 from radixrt.calibration.data.elpv import read_elpv
 from radixrt.calibration.data.folder import read_folder
-from radixrt.calibration.data.images import Entry, ImageBatch, ImageList, Skipped
+from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.splits import Splits, mixed
 from radixrt.errors import InputError
-
-__all__ = ["DataSource", "Entry", "ImageBatch", "ImageList", "Preprocess", "Skipped", "load_data", "load_training_data"]
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,12 @@ class _Walker:
                 continue
             seen.add(id(node))
             if current is not value and self._integer(current):
-                return RoundTrip(current.name or "", value.name or "", tuple(reversed(through)), attention)
+                return RoundTrip(
+                    source=current.name or "",
+                    target=value.name or "",
+                    through=tuple(reversed(through)),
+                    attention=attention,
+                )
             wide = [v for v in node.inputs if v is not None and is_wide(v)]
             through.append(node.op_type)
             attention = attention or (node.op_type == "Mul" and len(wide) < len(node.inputs))

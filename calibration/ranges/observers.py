@@ -100,7 +100,7 @@ class Histogram:
 
     def merge(self, other: Histogram) -> None:
         """Adds what another observer saw: the same as if this one had seen it."""
-        grown = Histogram(other.exponent, other.counts.copy(), other.zeros)
+        grown = Histogram(exponent=other.exponent, counts=other.counts.copy(), zeros=other.zeros)
         exponent = max(self.exponent, other.exponent)
         grown.grow(exponent)
         self.grow(exponent)

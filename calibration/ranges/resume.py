@@ -75,9 +75,19 @@ def load_state(path: Path, fresh: CollectState) -> CollectState:
                 strict=True,
             )
             observers = [
-                TensorObserver(name, high, low, Histogram(int(exponent), counts.astype(np.int64), int(zeros)))
+                TensorObserver(
+                    name=name,
+                    maximum=high,
+                    minimum=low,
+                    histogram=Histogram(exponent=int(exponent), counts=counts.astype(np.int64), zeros=int(zeros)),
+                )
                 for name, exponent, zeros, counts, high, low in columns
             ]
-            return CollectState(fresh.model_sha256, observers, int(data["images"]), int(str(data["data_sum"]), 16))
+            return CollectState(
+                model_sha256=fresh.model_sha256,
+                observers=observers,
+                images=int(data["images"]),
+                data_sum=int(str(data["data_sum"]), 16),
+            )
     except Exception:  # a damaged archive makes zipfile, zlib and NumPy raise a dozen kinds
         return fresh

@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from radixrt.export.graph.session import open_session
 from radixrt.export.graph.shapes import Array, Concrete
 
 _FLOATS = (np.float16, np.float32)
@@ -120,9 +121,6 @@ def _run(
     if double:
         (result,) = ReferenceEvaluator(model).run(None, arrays)
         return np.asarray(result)
-    import onnxruntime
-
     model.ir_version = min(model.ir_version, 10)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (result,) = session.run(None, arrays)
+    (result,) = open_session(model, optimize=True).run(None, arrays)
     return np.asarray(result)

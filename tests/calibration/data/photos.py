@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from radixrt.calibration.data.source import ImageList, Preprocess
+from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.preprocess import Preprocess
 
 SMALL = Preprocess(input_size=(3, 16, 16), mean=(0.5,), std=(0.25,), crop_pct=1.0, interpolation="bilinear")
 

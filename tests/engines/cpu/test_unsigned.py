@@ -36,21 +36,21 @@ def quantised(model: ir.Model, target: str, **more: Ends) -> ir.Model:
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
 @pytest.mark.parametrize("ends", list(Ends))
-def test_twin_equals_the_signed_graph_number_for_number(block: str, target: str, ends: Ends) -> None:
+def test_the_unsigned_form_equals_the_signed_graph_number_for_number(block: str, target: str, ends: Ends) -> None:
     signed = quantised(BLOCKS[block](), target, first=ends, last=ends)
-    twin = to_unsigned(signed)
-    onnx.checker.check_model(ir.to_proto(twin), full_check=True)
-    kinds = {v.dtype for n in twin.graph if n.op_type == "QuantizeLinear" for v in n.outputs}
+    unsigned = to_unsigned(signed)
+    onnx.checker.check_model(ir.to_proto(unsigned), full_check=True)
+    kinds = {v.dtype for n in unsigned.graph if n.op_type == "QuantizeLinear" for v in n.outputs}
     assert kinds == {ir.DataType.UINT8}
     x = images(4, seed=2)
     want = logits(signed, x, optimize=False)
-    got = logits(twin, x, optimize=False)
+    got = logits(unsigned, x, optimize=False)
     assert np.array_equal(want, got)
 
 
 @pytest.mark.parametrize("positive", [True, False])
 def test_integer_kernels_agree_to_one_step(positive: bool) -> None:
-    # Large weights and saturating activations: without VNNI, x86 overflows here unless the twin guards against it.
+    # Large weights and saturating activations: without VNNI, x86 overflows here where the unsigned form has no guard.
     net = Net(channels=32, size=12)
     x = net.op("Relu", ["input"], "x") if positive else "input"
     net.op("Relu", [net.conv(x, "conv", 32)], "relu")
@@ -71,11 +71,11 @@ def test_integer_kernels_agree_to_one_step(positive: bool) -> None:
 def test_convolutions_run_in_integers_on_the_cpu(tmp_path: object) -> None:
     import onnxruntime as ort
 
-    twin = to_unsigned(quantised(plain(), "onnxruntime", first=Ends.INT8, last=Ends.INT8))
+    unsigned = to_unsigned(quantised(plain(), "onnxruntime", first=Ends.INT8, last=Ends.INT8))
     options = ort.SessionOptions()
     options.optimized_model_filepath = f"{tmp_path}/optimised.onnx"
     options.log_severity_level = 3
-    ort.InferenceSession(ir.to_proto(twin).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    ort.InferenceSession(ir.to_proto(unsigned).SerializeToString(), options, providers=["CPUExecutionProvider"])
     kinds = [n.op_type for n in onnx.load(f"{tmp_path}/optimised.onnx").graph.node]
     assert kinds.count("QLinearConv") == 4
     assert "Conv" not in kinds and "FusedConv" not in kinds

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.layers import SelectiveKernel, SEModule, SplitAttn
 
-from radixrt.calibration.data.source import Preprocess, load_data, load_training_data
+from radixrt.calibration.data.preprocess import Preprocess
+from radixrt.calibration.data.source import load_data, load_training_data
 from radixrt.errors import InputError
 from radixrt.export.source.samples import SAMPLES, Sample, find
 from samples.accuracy import evaluate
