@@ -20,6 +20,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from radixrt.export.graph.constants import forget
+from radixrt.export.graph.writer import GraphWriter
+
 _LIMIT = 64
 _MULTIPLY = ("Conv", "Gemm", "MatMul")
 
@@ -38,26 +41,23 @@ def saturates() -> bool:
 def to_seven_bits(model: ir.Model) -> ir.Model:
     """Returns a copy of an INT8 deploy graph whose weights have seven bits."""
     model = model.clone()
+    writer = GraphWriter(model.graph)
     for node in model.graph:
-        if node.op_type == "DequantizeLinear" and any(u.node.op_type in _MULTIPLY for u in node.outputs[0].uses()):
-            _halve(node)
+        if node.op_type == "DequantizeLinear" and any(n.op_type in _MULTIPLY for n in node.outputs[0].consumers()):
+            _halve(node, writer)
+    writer.append()
     return model
 
 
-def _halve(node: ir.Node) -> None:
+def _halve(node: ir.Node, writer: GraphWriter) -> None:
     weight, scale = node.inputs[0], node.inputs[1]
     if weight is None or scale is None or weight.const_value is None or scale.const_value is None:
         return
     # A weight that another node reads too would be halved twice.
-    if weight.const_value.dtype is not ir.DataType.INT8 or len(tuple(weight.uses())) != 1 or node.graph is None:
+    if weight.const_value.dtype is not ir.DataType.INT8 or len(weight.uses()) != 1:
         return
     values = np.round(weight.const_value.numpy().astype(np.float32) / 2).clip(-_LIMIT, _LIMIT - 1).astype(np.int8)
     weight.const_value = ir.tensor(values, name=weight.name)
-    steps = scale.const_value.numpy() * 2
-    doubled = ir.Value(name=f"{scale.name}_of_{weight.name}_doubled")
-    doubled.const_value = ir.tensor(steps.astype(scale.const_value.numpy().dtype), name=doubled.name)
-    doubled.dtype, doubled.shape = scale.const_value.dtype, ir.Shape(steps.shape)
-    node.graph.register_initializer(doubled)
-    node.replace_input_with(1, doubled)
-    if not tuple(scale.uses()) and scale.name is not None and scale.name in node.graph.initializers:
-        del node.graph.initializers[scale.name]
+    steps = (scale.const_value.numpy() * 2).astype(scale.const_value.numpy().dtype)
+    node.replace_input_with(1, writer.constant(steps, f"{scale.name}_of_{weight.name}_doubled"))
+    forget(writer.graph, scale)

@@ -12,30 +12,26 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from radixrt.export.graph.constants import constant
+from radixrt.export.graph.writer import GraphWriter
+
 
 def remove_pairs(model: ir.Model) -> ir.Model:
     """Returns a copy of the graph with every Q/DQ pair taken out."""
     model = ir.from_proto(ir.to_proto(model))
     graph = model.graph
+    writer = GraphWriter(graph)
     for node in tuple(graph):
-        if node.op_type != "DequantizeLinear":
-            continue
-        source = node.inputs[0]
-        assert source is not None
-        quantiser = source.producer()
         result = node.outputs[0]
-        if quantiser is not None and quantiser.op_type == "QuantizeLinear" and quantiser.inputs[0] is not None:
-            replacement = quantiser.inputs[0]
-        elif source.const_value is not None:
-            replacement = _dequantised(graph, node)
-        else:
+        if node.op_type != "DequantizeLinear" or result.is_graph_output():
             continue
-        if result.is_graph_output():
-            continue
-        ir.convenience.replace_all_uses_with(result, replacement)
-        graph.remove(node, safe=True)
+        replacement = _before_pair(node) or _dequantised(node, writer)
+        if replacement is not None:
+            ir.convenience.replace_all_uses_with(result, replacement)
+            graph.remove(node, safe=True)
+    writer.append()
     for node in tuple(graph):
-        if node.op_type == "QuantizeLinear" and not any(True for _ in node.outputs[0].uses()):
+        if node.op_type == "QuantizeLinear" and not node.outputs[0].uses():
             graph.remove(node, safe=True)
     return model
 
@@ -47,25 +43,23 @@ def float16_twin(deploy: Path) -> bytes:
     return bytes(ir.to_proto(to_float16(remove_pairs(ir.load(deploy))).model).SerializeToString())
 
 
-def _dequantised(graph: ir.Graph, node: ir.Node) -> ir.Value:
-    """Computes a constant's DequantizeLinear and registers the result as a weight."""
-    source, scale = node.inputs[0], node.inputs[1]
-    assert source is not None and source.const_value is not None and scale is not None and scale.const_value is not None
-    values = source.const_value.numpy().astype(np.float32)
-    scales = scale.const_value.numpy()
-    if len(node.inputs) > 2 and node.inputs[2] is not None and node.inputs[2].const_value is not None:
-        points = node.inputs[2].const_value.numpy().astype(np.float32)
-    else:
-        points = np.zeros_like(scales, dtype=np.float32)
+def _before_pair(node: ir.Node) -> ir.Value | None:
+    """What a DequantizeLinear restores, where a QuantizeLinear stands in front of it."""
+    quantiser = None if node.inputs[0] is None else node.inputs[0].producer()
+    return quantiser.inputs[0] if quantiser is not None and quantiser.op_type == "QuantizeLinear" else None
+
+
+def _dequantised(node: ir.Node, writer: GraphWriter) -> ir.Value | None:
+    """The weight that the DequantizeLinear of a constant gives."""
+    source, scale, *zero_point = node.inputs
+    codes, scales = constant(source), constant(scale)
+    if source is None or codes is None or scales is None:
+        return None
+    points = constant(zero_point[0]) if zero_point else None
+    points = np.zeros_like(scales) if points is None else points
     if scales.ndim == 1 and scales.size > 1:
-        axis = node.attributes.get_int("axis", 1)
-        shape = [1] * values.ndim
-        shape[axis] = -1
+        shape = [1] * codes.ndim
+        shape[node.attributes.get_int("axis", 1)] = -1
         scales, points = scales.reshape(shape), points.reshape(shape)
-    result = ((values - points) * scales.astype(np.float32)).astype(scales.dtype)
-    weight = ir.Value(
-        name=f"{source.name}_dequantised", const_value=ir.tensor(result, name=f"{source.name}_dequantised")
-    )
-    weight.dtype, weight.shape = ir.DataType.from_numpy(result.dtype), ir.Shape(result.shape)
-    graph.register_initializer(weight)
-    return weight
+    weight = (codes.astype(np.float32) - points.astype(np.float32)) * scales.astype(np.float32)
+    return writer.constant(weight.astype(scales.dtype), f"{source.name}_dequantised")

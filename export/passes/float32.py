@@ -17,6 +17,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from radixrt.export.graph.writer import GraphWriter
+
 # Below this many values a weight is not worth a Cast of its own.
 _SMALL = 256
 
@@ -45,9 +47,10 @@ def to_float32(model: ir.Model, *, keep_half_weights: bool = False) -> ir.Model:
         if value.dtype is ir.DataType.FLOAT16:
             value.dtype = ir.DataType.FLOAT
     _remove_casts(graph)
+    writer = GraphWriter(graph)
     for value in tuple(graph.initializers.values()):
-        if value.dtype is ir.DataType.FLOAT16:
-            _retype_weight(graph, value, keep_half_weights)
+        if value.const_value is not None and value.dtype is ir.DataType.FLOAT16:
+            _retype_weight(value, value.const_value, keep_half_weights, writer)
     return model
 
 
@@ -89,17 +92,15 @@ def _remove_casts(graph: ir.Graph) -> None:
             graph.remove(node, safe=True)
 
 
-def _retype_weight(graph: ir.Graph, value: ir.Value, keep_half: bool) -> None:
-    assert value.const_value is not None and value.name is not None
+def _retype_weight(value: ir.Value, tensor: ir.TensorProtocol, keep_half: bool, writer: GraphWriter) -> None:
     users = tuple(value.uses())
     quantiser = any(use.node.op_type in ("QuantizeLinear", "DequantizeLinear") for use in users)
-    if keep_half and not quantiser and value.const_value.size > _SMALL and users:
-        cast = ir.node("Cast", [value], attributes={"to": ir.DataType.FLOAT.value}, name=f"{value.name}_to_float32")
-        cast.outputs[0].name = f"{value.name}_float32"
-        cast.outputs[0].dtype, cast.outputs[0].shape = ir.DataType.FLOAT, value.shape
+    if keep_half and not quantiser and tensor.size > _SMALL and users:
+        to = {"to": ir.DataType.FLOAT.value}
+        cast = writer.op("Cast", [value], f"{value.name}_float32", to, dtype=ir.DataType.FLOAT, shape=value.shape)
+        writer.insert_behind(value)
         for use in users:
-            use.node.replace_input_with(use.idx, cast.outputs[0])
-        graph.insert_before(next(iter(graph)), cast)
+            use.node.replace_input_with(use.idx, cast)
     else:
-        value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
+        value.const_value = ir.tensor(tensor.numpy().astype(np.float32), name=value.name)
         value.dtype = ir.DataType.FLOAT
