@@ -117,7 +117,7 @@ class Accuracy(_Frozen):
     ``delta`` is engine minus reference; ``delta_ci95`` its paired 95 % interval (Tango's score interval).
     ``conclusion`` says in one sentence what can be concluded from this many images; ``images_needed`` is how many would
     be enough to tell, where these are not. The confusion matrices (rows: label, columns: answer, both in the head's
-    order) are empty for heads of more than 64 classes; ``confusion_changes`` always has the largest differences.
+    order) are empty for more than 64 classes; ``confusion_changes`` always has the largest differences.
     """
 
     samples: int

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from radixrt.errors import InputError, first_line
 from radixrt.export.graph.origin import NAME_SCOPES, set_module
 from radixrt.export.reader.onnx_file import BATCH_DIM
-from radixrt.export.source.outputs import OUTPUT_NAME, Heads, heads_of
+from radixrt.export.source.outputs import OUTPUT_NAME, NamedOutputs, named_outputs
 from radixrt.export.source.quiet import quiet
 from radixrt.export.spec import BatchSpec
 
@@ -59,7 +59,7 @@ def capture(
     module.eval()
     # A batch of one would be taken for a constant where the batch is dynamic.
     example = torch.zeros(max(2, batch.max) if batch.dynamic else batch.max, *input_size)
-    heads = _heads(module, example, logits)
+    named = _outputs(module, example, logits)
     shapes: Any = ({0: torch.export.Dim(BATCH_DIM, min=batch.min, max=batch.max)},) if batch.dynamic else None
     try:
         with quiet("torch", "onnxscript", "onnx_ir"):
@@ -69,7 +69,7 @@ def capture(
                 dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT_NAME],
-                output_names=list(heads.tensors),
+                output_names=list(named.tensors),
                 dynamic_shapes=shapes,
                 verbose=False,
             )
@@ -78,12 +78,12 @@ def capture(
     assert program is not None
     model: ir.Model = program.model
     outputs = {value.name: value for value in model.graph.outputs}
-    model.graph.outputs[:] = [outputs[name] for name in heads.ordered]
+    model.graph.outputs[:] = [outputs[name] for name in named.ordered]
     _name_convolutions(model)
     return model
 
 
-def _heads(module: torch.nn.Module, example: torch.Tensor, logits: str | None) -> Heads:
+def _outputs(module: torch.nn.Module, example: torch.Tensor, logits: str | None) -> NamedOutputs:
     import torch
 
     shape = "x".join(str(size) for size in example.shape)
@@ -92,15 +92,15 @@ def _heads(module: torch.nn.Module, example: torch.Tensor, logits: str | None) -
             output = module(example)
     except Exception as error:  # a module may raise anything
         raise InputError(f"the model does not run on an input of {shape}: {first_line(_root_cause(error))}") from error
-    heads = heads_of(output, logits)
-    for name, tensor in heads.tensors.items():
+    named = named_outputs(output, logits)
+    for name, tensor in named.tensors.items():
         if tensor.ndim == 0 or tensor.shape[0] != example.shape[0] or tensor.dtype != torch.float32:
             found = f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
             raise InputError(
                 f"the model returns {name} as {found} for an input of {shape}: wrap it in a module whose outputs are "
                 "float32 and have one row per image"
             )
-    return heads
+    return named
 
 
 def _name_convolutions(model: ir.Model) -> None:

@@ -19,7 +19,7 @@ OUTPUT_NAME = "logits"
 
 
 @dataclass(frozen=True)
-class Heads:
+class NamedOutputs:
     """What a module returned: tensors by name, in the order in which ``torch.export`` flattens them."""
 
     tensors: dict[str, torch.Tensor]
@@ -31,7 +31,7 @@ class Heads:
         return {self.logits: self.tensors[self.logits], **self.tensors}
 
 
-def heads_of(result: object, wanted: str | None = None) -> Heads:
+def named_outputs(result: object, wanted: str | None = None) -> NamedOutputs:
     """Names what a module returned.
 
     The tensors of a dictionary or a named tuple have their own names. Those of a tuple are called by their place
@@ -64,7 +64,7 @@ def heads_of(result: object, wanted: str | None = None) -> Heads:
     if isinstance(result, (tuple, list)) and not hasattr(result, "_fields"):
         found = {OUTPUT_NAME if name == logits else name: tensor for name, tensor in found.items()}
         logits = OUTPUT_NAME
-    return Heads(found, logits)
+    return NamedOutputs(found, logits)
 
 
 def choose_logits(shapes: Mapping[str, Sequence[object]], wanted: str | None, what: str) -> str:

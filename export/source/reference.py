@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from radixrt.errors import RadixRTError
 from radixrt.export.graph.session import open_session
-from radixrt.export.source.outputs import heads_of
+from radixrt.export.source.outputs import named_outputs
 
 _ROUNDING = 4  # the graph may be this many times as far from float64 as PyTorch in float32 is
 
@@ -24,7 +24,7 @@ def torch_outputs(module: torch.nn.Module, logits: str | None = None) -> Callabl
 
     Args:
         module: the network, which is put into eval mode.
-        logits: which of several outputs is the logits, as :func:`radixrt.export.source.outputs.heads_of` takes it.
+        logits: which of several outputs is the logits, as :func:`radixrt.export.source.outputs.named_outputs` takes it.
     """
     import torch
 
@@ -33,7 +33,7 @@ def torch_outputs(module: torch.nn.Module, logits: str | None = None) -> Callabl
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         with torch.inference_mode():
             result = module(torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)))
-        return {name: tensor.numpy() for name, tensor in heads_of(result, logits).ordered.items()}
+        return {name: tensor.numpy() for name, tensor in named_outputs(result, logits).ordered.items()}
 
     return run
 
@@ -71,7 +71,7 @@ def _in_float64(module: torch.nn.Module, images: np.ndarray, logits: str | None)
 
     with torch.inference_mode():
         result = copy.deepcopy(module).double()(torch.from_numpy(images.astype(np.float64)))
-    return [tensor.numpy() for tensor in heads_of(result, logits).ordered.values()]
+    return [tensor.numpy() for tensor in named_outputs(result, logits).ordered.values()]
 
 
 def hold_against(

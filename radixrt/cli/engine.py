@@ -57,11 +57,11 @@ def print_candidates(candidates: Sequence[Candidate]) -> None:
 
 def print_result(path: Path, report: object) -> None:
     """The few numbers that answer whether the engine is good, and where the rest stands."""
-    from radixrt.validate.report.summary import tiles, verdict
+    from radixrt.validate.report.summary import headline, tiles
     from radixrt.validate.schema import Report
 
     assert isinstance(report, Report)
-    said = verdict(report)
+    said = headline(report)
     colour = {"good": "green", "bad": "red", "unproved": "yellow"}[said.tone]
     say(Text.assemble("\n", (str(path), "bold"), "  ", (said.title, colour)))
     table = Table.grid(padding=(0, 2))

@@ -89,16 +89,16 @@ def compiled(module: torch.nn.Module, images: NDArray[np.float32], sizes: Sequen
     """
     import torch
 
-    from radixrt.export.source.outputs import heads_of
+    from radixrt.export.source.outputs import named_outputs
 
     quick = torch.compile(module.eval(), dynamic=False)
 
     def run(batch: NDArray[np.float32]) -> Logits:
         with torch.no_grad():
-            heads = heads_of(quick(torch.from_numpy(np.ascontiguousarray(batch))))
+            named = named_outputs(quick(torch.from_numpy(np.ascontiguousarray(batch))))
         # Every output comes out, as it does of the runners that it is timed against.
-        found = {name: tensor.numpy() for name, tensor in heads.tensors.items()}
-        return found[heads.logits]
+        found = {name: tensor.numpy() for name, tensor in named.tensors.items()}
+        return found[named.logits]
 
     with _at_most(COMPILE_SECONDS):
         for size in sizes:

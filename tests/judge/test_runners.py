@@ -21,7 +21,7 @@ from tests.photographs import write_photographs
 LOGITS, MAP = np.zeros((2, 4)), np.zeros((2, 3, 5, 5))
 
 
-def two_heads(path: Path) -> Path:
+def two_outputs(path: Path) -> Path:
     """The tiny network with its pooled map as the first output, before the logits."""
     tiny_network(path, "batch")
     model = onnx.load(path)
@@ -34,7 +34,7 @@ def two_heads(path: Path) -> Path:
 def test_from_the_file_to_the_served_bundle(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     data = write_photographs(tmp_path / "data")
-    network = two_heads(tmp_path / "two.onnx")
+    network = two_outputs(tmp_path / "two.onnx")
     words = ("--model", network, "--data", data, "--input-size", "3,32,32", "--precision", "int8", "--batch", "1..4")
     done = radixrt(
         "engine",

@@ -80,8 +80,6 @@ def drift(
     batches: Iterable[Array],
     *,
     values: Values | None = None,
-    threads: int = 0,
-    progress: Callable[[int], None] | None = None,
 ) -> list[DriftRow]:
     """Holds two graphs against each other, layer by layer.
 
@@ -91,8 +89,6 @@ def drift(
         batches: images (N, C, H, W) as both take them; small batches keep the memory small, since every layer's
             output is held for one batch of both.
         values: what an engine computed for the tensors that :func:`watched` names; None runs the deploy graph.
-        threads: threads of the runtime; 0 is its own choice.
-        progress: called after each batch with how many are done.
 
     Raises:
         InputError: the graphs share no layer, the runtime refuses one, there is no batch, or the reference is not
@@ -101,13 +97,13 @@ def drift(
     layers = match_layers(reference, deploy)
     pairs = list(dict.fromkeys(pair for layer in layers for pair in layer.pairs))
     sources = [pair.tensor for pair in pairs]
-    run_reference = _open(reference, [layer.reference for layer in layers], "reference", threads)
+    run_reference = _open(reference, [layer.reference for layer in layers], "reference")
     measured = values is not None
     if values is None:
-        values = _open(deploy, [layer.deploy for layer in layers] + sources, "deploy", threads)
+        values = _open(deploy, [layer.deploy for layer in layers] + sources, "deploy")
     feed = deploy.graph.inputs[0].name or ""
     tally = _Tally([_Sums() for _ in layers], {pair: _Own() for pair in pairs})
-    done = 0
+    seen = False
     for batch in batches:
         expected = run_reference(batch)
         # The graph's input cannot be asked for as an output, and the first pair quantises it.
@@ -122,10 +118,8 @@ def drift(
         for pair in pairs:
             if pair.tensor in found:
                 _add_own(tally.pairs[pair], pair, found[pair.tensor])
-        done += 1
-        if progress:
-            progress(done)
-    if not done:
+        seen = True
+    if not seen:
         raise InputError("no images to compare layers with: give test images")
     return _rows(layers, tally)
 
@@ -205,8 +199,8 @@ def _add_own(own: _Own, pair: Pair, tensor: Array) -> None:
         own.rounding += max(0.0, float(np.dot(error, error)) - clipped)
 
 
-def _open(model: ir.Model, tensors: list[str], what: str, threads: int) -> GraphSession:
+def _open(model: ir.Model, tensors: list[str], what: str) -> GraphSession:
     try:
-        return GraphSession(model, tensors, optimize=False, threads=threads)
+        return GraphSession(model, tensors, optimize=False)
     except InputError as error:
         raise InputError(f"the {what} graph cannot be run layer by layer: {error}") from error

@@ -56,8 +56,6 @@ class LatencyOptions:
         steady: two windows are steady where their medians differ by less than this share.
         pause_s: rest between two runs, so that the worker threads of one runtime stop spinning before the next starts.
         threads: threads each runner uses, for the report; 0 means the runtime's choice.
-        includes_transfers: host-to-device copies are part of the times.
-        clock: which clock took the times, for the report.
     """
 
     baseline: str = ""
@@ -69,8 +67,6 @@ class LatencyOptions:
     steady: float = 0.05
     pause_s: float = 0.02
     threads: int = 0
-    includes_transfers: bool = True
-    clock: str = "host"
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,6 @@ def measure(
     options: LatencyOptions | None = None,
     *,
     clock: Clock | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
 ) -> Latency:
     """Times runners against each other.
 
@@ -97,7 +92,6 @@ def measure(
         images: at least as many as the largest batch, (N, C, H, W); each batch size takes the first ones.
         options: how to measure.
         clock: where time comes from.
-        progress: called with a stage in words, rounds done and rounds in all.
 
     Raises:
         InputError: there is no runner, an unknown baseline, or there are too few images.
@@ -115,7 +109,7 @@ def measure(
     timings = {}
     for batch in batches:
         feed = np.ascontiguousarray(images[:batch])
-        timings[batch] = _measure_batch(runners, feed, options, clock, before.cores, progress)
+        timings[batch] = _measure_batch(runners, feed, options, clock, before.cores)
     after = clock.machine()
 
     rows = [_row(name, batch, timings[batch].rounds.times[name]) for name in names for batch in batches]
@@ -138,13 +132,12 @@ def measure(
             warmup_rounds=max(t.warmup_rounds for t in timings.values()),
             threads=options.threads,
             interleaved=True,
-            includes_transfers=options.includes_transfers,
+            includes_transfers=True,
             baseline=baseline,
             others_cores=max(t.rounds.others_cores for t in timings.values()),
             load_before=before.load,
             load_after=after.load,
             warnings=found,
-            clock=options.clock,
             machine=readings(before, after),
         ),
     )
@@ -197,7 +190,6 @@ def _measure_batch(
     options: LatencyOptions,
     clock: Clock,
     cores: int,
-    progress: Callable[[str, int, int], None] | None,
 ) -> _Timing:
     slots: list[Slot] = [(name, partial(run, feed)) for name, run in runners.items()]
     warm: dict[str, list[float]] = {name: [] for name, _ in slots}
@@ -210,8 +202,7 @@ def _measure_batch(
         if clock.now() - began > options.warmup_seconds and turns >= 2:
             break
     rules = RoundRules(options.rounds, options.min_rounds, options.seconds, options.pause_s)
-    told = partial(progress, f"latency, batch {len(feed)}") if progress else None
-    rounds = take_rounds(slots, rules, clock, cores, (lambda done: told(done, options.rounds)) if told else None)
+    rounds = take_rounds(slots, rules, clock, cores)
     return _Timing(rounds, turns, steady)
 
 

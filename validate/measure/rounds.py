@@ -101,7 +101,6 @@ def take_rounds(
     rules: RoundRules,
     clock: Clock,
     cores: int,
-    progress: Callable[[int], None] | None = None,
 ) -> Rounds:
     """Takes rounds until enough were undisturbed, or as many again were not.
 
@@ -110,7 +109,6 @@ def take_rounds(
         rules: how many, how long.
         clock: where time and the load come from.
         cores: how many this process may use; other work on more than a tenth of them disturbs.
-        progress: told of the rounds that count so far.
     """
     kept: list[list[tuple[str, float]]] = []
     thrown: list[list[tuple[str, float]]] = []
@@ -136,8 +134,6 @@ def take_rounds(
         calm = others <= MOST_OTHERS * cores
         (kept if calm else thrown).extend(stretch)
         (busy_kept if calm else busy_thrown).append((len(stretch), others))
-        if progress:
-            progress(len(kept))
     disturbed = len(kept) < rules.min_rounds
     if disturbed:
         kept, busy_kept, thrown = kept + thrown, busy_kept + busy_thrown, []

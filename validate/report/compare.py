@@ -26,17 +26,16 @@ from radixrt.validate.report.figures import (
     set_log_axis,
 )
 from radixrt.validate.report.html import render_page
-from radixrt.validate.report.markdown import table
 from radixrt.validate.report.rows import Row
 from radixrt.validate.report.summary import (
     RANDOM_WEIGHTS,
+    headline,
     milliseconds,
     on_twin,
     percent,
     size,
     speedup,
     subject,
-    verdict,
 )
 from radixrt.validate.schema import Report
 
@@ -182,24 +181,11 @@ def render_comparison(reports: Sequence[Report]) -> str:
         rows=[[row[i] for i in kept] for row in rows],
         numbers=[place for place, i in enumerate(kept) if HEAD[i] in NUMBERS],
         untold=[entry.title for entry in untold(comparison.entries)],
-        kept=any(e.on_front and verdict(e.report).tone == "good" for e in comparison.entries),
+        kept=any(e.on_front and headline(e.report).tone == "good" for e in comparison.entries),
         quality="accurate" if comparison.score_name == BY_TOP1 else "close to the original",
-        front=[f"{e.title} ({verdict(e.report).title})" for e in comparison.entries if e.on_front],
+        front=[f"{e.title} ({headline(e.report).title})" for e in comparison.entries if e.on_front],
         schema_version=reports[0].schema_version,
     )
-
-
-def render_comparison_markdown(reports: Sequence[Report]) -> str:
-    """The comparison as a Markdown table.
-
-    Raises:
-        InputError: there is no report.
-    """
-    comparison = compare(reports)
-    lines = ["# Comparison", ""]
-    lines += [f"- {note}" for note in comparison.notes] + ([""] if comparison.notes else [])
-    lines += table(HEAD, [_row(entry) for entry in comparison.entries])
-    return "\n".join(lines).rstrip() + "\n"
 
 
 HEAD = (
@@ -234,7 +220,7 @@ def _row(entry: Entry) -> Row:
         speedup(latency) if latency else absent,
         size(report.size.engine_bytes),
         report.model.weights,
-        verdict(report).title.partition(":")[0],
+        headline(report).title.partition(":")[0],
     )
 
 

@@ -27,10 +27,10 @@ from radixrt.validate.report.summary import (
     gate_state,
     gate_title,
     gate_value,
+    headline,
     on_twin,
     subject,
     tiles,
-    verdict,
 )
 from radixrt.validate.schema import Flip, Report
 
@@ -80,7 +80,7 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] | None = None) -
         title=f"{report.model.name}, {report.precision}, {report.target}",
         report=report,
         page=_page(report, thumbnails or {}),
-        verdict=verdict(report),
+        verdict=headline(report),
         tiles=tiles(report),
         random_weights=RANDOM_WEIGHTS,
         count=count,

@@ -12,10 +12,10 @@ from radixrt.validate.report.summary import (
     gate_state,
     gate_title,
     gate_value,
+    headline,
     on_twin,
     subject,
     tiles,
-    verdict,
 )
 from radixrt.validate.schema import Report
 
@@ -49,7 +49,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield ""
     yield f"# {escape(report.model.name)}, {escape(report.precision)}, {escape(report.target)}"
     yield ""
-    said = verdict(report)
+    said = headline(report)
     yield f"**{said.title}.**"
     yield ""
     for sentence in (*said.sentences, *report.findings):

@@ -16,7 +16,7 @@ Tone = Literal["good", "bad", "unproved"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Headline:
     """``tone`` colours it; ``title`` must be enough on its own."""
 
     title: str
@@ -33,7 +33,7 @@ class Tile:
     note: str
 
 
-def verdict(report: Report) -> Verdict:
+def headline(report: Report) -> Headline:
     """The one line that decides, and the sentences that a reader must not miss."""
     failed = [gate for gate in report.gates if not gate.passed]
     judged = [gate for gate in report.gates if gate.value is not None]
@@ -60,23 +60,23 @@ def verdict(report: Report) -> Verdict:
             title += f": {of} not kept"
         if any(gate in failed for gate in twin):
             title += ", measured on the CPU twin"
-        return Verdict(title, "bad", tuple(sentences))
+        return Headline(title, "bad", tuple(sentences))
     if not report.executed:
         title = "Built, not executed here"
         if twin:
             title += f"; its CPU twin kept {count(len(twin), 'gate')}"
-        return Verdict(title, "unproved", tuple(sentences))
+        return Headline(title, "unproved", tuple(sentences))
     if not judged:
-        return Verdict("Built and executed; no gate was judged", "unproved", tuple(sentences))
+        return Headline("Built and executed; no gate was judged", "unproved", tuple(sentences))
     kept = "the one gate was kept" if len(judged) == 1 else f"all {len(judged)} judged gates were kept"
     if waiting := unsteady_gates(report):
         names = " and ".join(gate_title(gate) for gate in waiting)
-        return Verdict(
+        return Headline(
             f"{kept[0].upper()}{kept[1:]}; not judged, because the times were not steady: {names}",
             "unproved",
             tuple(sentences),
         )
-    return Verdict(f"Passed: {kept}", "good", tuple(sentences))
+    return Headline(f"Passed: {kept}", "good", tuple(sentences))
 
 
 def unsteady_gates(report: Report) -> list[Gate]:

@@ -44,7 +44,7 @@ def test_ranges_from_noise_fail_their_gate_and_the_layers_are_named() -> None:
     with pytest.raises(GateError, match="min_cosine is 0") as caught:
         demand(judge_gates(read_gates(min_cosine=0.99), parity=parity(expected, found)))
     assert caught.value.exit_code == 3
-    sentences = " ".join(layer_findings(drift(reference, bad, test[:2], threads=1)))
+    sentences = " ".join(layer_findings(drift(reference, bad, test[:2])))
     assert "stage.0" in sentences and "clipping" in sentences and "too narrow" in sentences
 
 
@@ -72,7 +72,7 @@ def test_a_graph_that_another_tool_quantised_is_judged(tmp_path: Path) -> None:
     )
     close = parity(answers(reference, test), answers(tmp_path / "foreign.onnx", test))
     assert 0.95 < close.cosine_min < 1.0
-    rows = drift(reference, ir.load(tmp_path / "foreign.onnx"), test[:2], threads=1)
+    rows = drift(reference, ir.load(tmp_path / "foreign.onnx"), test[:2])
     convs = [row for row in rows if row.op_type == "Conv"]
     assert len(convs) == 5
     for row in convs:

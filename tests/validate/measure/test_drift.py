@@ -71,7 +71,7 @@ def case() -> Case:
 def test_an_overflow_of_fp16_is_named_where_it_begins(case: Case) -> None:
     # The products and sums of its errors are not numbers, which once ended a build with a traceback.
     reference = tampered(case.reference, "w1", 1e5)
-    rows = drift(reference, to_float16(reference).model, case.batches, threads=1)
+    rows = drift(reference, to_float16(reference).model, case.batches)
     first = next(row for row in rows if row.nonfinite)
     assert named(first).endswith("stage.2")
     [sentence] = layer_findings(rows)
@@ -81,14 +81,14 @@ def test_an_overflow_of_fp16_is_named_where_it_begins(case: Case) -> None:
 def test_large_numbers_have_a_drift_as_well(case: Case) -> None:
     # Their squares leave float32 and not float64.
     reference = tampered(case.reference, "w4", 1e24)
-    rows = drift(reference, reference, case.batches, threads=1)
+    rows = drift(reference, reference, case.batches)
     assert all(row.gain == 1.0 and row.sqnr_db == 200.0 for row in rows)
 
 
 def test_a_reference_that_overflows_by_itself_is_refused(case: Case) -> None:
     reference = tampered(tampered(case.reference, "w1", 1e30), "w2", 1e30)
     with pytest.raises(InputError, match=r"stage\.4 is NaN or infinite in float32"):
-        drift(reference, reference, case.batches, threads=1)
+        drift(reference, reference, case.batches)
 
 
 def tampered(model: ir.Model, value: str, change: float) -> ir.Model:
@@ -109,7 +109,7 @@ def layer(index: int) -> str:
 
 
 def test_every_layer_has_a_row_by_its_module_in_order(case: Case) -> None:
-    rows = drift(case.reference, case.int8, case.batches, threads=1)
+    rows = drift(case.reference, case.int8, case.batches)
     assert [named(row) for row in rows] == [layer(i) for i in range(CONVS)] + ["stage.10", "stage.13"]
     assert [row.depth for row in rows] == list(range(7))
     for row in rows[:CONVS]:
@@ -120,17 +120,17 @@ def test_every_layer_has_a_row_by_its_module_in_order(case: Case) -> None:
 
 
 def test_a_sound_graph_is_accused_of_nothing(case: Case) -> None:
-    assert layer_findings(drift(case.reference, case.int8, case.batches, threads=1)) == []
+    assert layer_findings(drift(case.reference, case.int8, case.batches)) == []
 
 
 def test_the_reference_against_itself_is_equal(case: Case) -> None:
-    rows = drift(case.reference, case.reference, case.batches, threads=1)
+    rows = drift(case.reference, case.reference, case.batches)
     assert all(row.sqnr_db == 200.0 and row.gain == pytest.approx(1.0) for row in rows)
     assert not any(row.first_drop for row in rows)
 
 
 def test_one_layer_with_a_doubled_weight_scale_is_named(case: Case) -> None:
-    rows = drift(case.reference, tampered(case.int8, "w2_scale", 2.0), case.batches, threads=1)
+    rows = drift(case.reference, tampered(case.int8, "w2_scale", 2.0), case.batches)
     [first] = [row for row in rows if row.first_drop]
     assert named(first) == layer(2)
     assert first.gain == pytest.approx(2.0, abs=0.15)
@@ -142,7 +142,7 @@ def test_one_layer_with_a_doubled_weight_scale_is_named(case: Case) -> None:
 @pytest.mark.parametrize(("change", "cause"), [(1 / 16, "clipping"), (64.0, "rounding")])
 def test_a_wrong_activation_range_is_named_with_its_cause(case: Case, change: float, cause: str) -> None:
     # The pair behind r2 feeds the fourth convolution: too small a scale clips, too large a one rounds.
-    rows = drift(case.reference, tampered(case.int8, "r2_scale", change), case.batches, threads=1)
+    rows = drift(case.reference, tampered(case.int8, "r2_scale", change), case.batches)
     [first] = [row for row in rows if row.first_drop]
     assert named(first) == layer(3)
     share = first.clipping_share if cause == "clipping" else first.rounding_share
@@ -153,7 +153,7 @@ def test_a_wrong_activation_range_is_named_with_its_cause(case: Case, change: fl
 def test_shares_follow_the_quantiser(case: Case) -> None:
     # Computed here from the definition, for one pair: error outside the range is clipping, inside it rounding.
     tight = tampered(case.int8, "r2_scale", 0.85)
-    row = drift(case.reference, tight, case.batches, threads=1)[3]
+    row = drift(case.reference, tight, case.batches)[3]
     scale = float(tight.graph.initializers["r2_scale"].const_value.numpy())  # type: ignore[union-attr]
     import onnxruntime as ort
 
@@ -183,10 +183,10 @@ def test_graphs_that_share_no_layer_and_no_images_are_refused(case: Case) -> Non
     with pytest.raises(InputError, match="no layer of the deploy graph"):
         match_layers(case.reference, other)
     with pytest.raises(InputError, match="no images"):
-        drift(case.reference, case.int8, [], threads=1)
+        drift(case.reference, case.int8, [])
 
 
 def test_neither_graph_is_changed(case: Case) -> None:
     before = [v.name for v in case.int8.graph.outputs], len(case.int8.graph)
-    drift(case.reference, case.int8, case.batches[:1], threads=1)
+    drift(case.reference, case.int8, case.batches[:1])
     assert ([v.name for v in case.int8.graph.outputs], len(case.int8.graph)) == before
