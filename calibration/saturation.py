@@ -4,18 +4,19 @@ Without VNNI, x86 adds the products of two neighbouring weights in 16 bits: ``25
 so two weights of one sign may make up at most 128. Few pairs do not fit. A channel either gets a coarser scale, or
 these pairs are made smaller, or something between: whichever is closest to the original.
 
-Neighbours are those in channels-last order, in which convolutions run, and those in the order of the graph.
+Neighbours are those in channels-last order, in which ONNX Runtime runs convolutions, those in the order of the graph,
+and those of one position: oneDNN, which OpenVINO runs on, adds pairs of one position's channels, the last one alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.calibration.int8 import channel_amax, channel_scales, quantize
+from radixrt.calibration.int8 import channel_amax, channel_scales, dequantize, quantize
 
 Array = NDArray[Any]
 
@@ -44,14 +45,35 @@ def quantize_in_pairs(
         InputError: a magnitude is NaN or infinite.
     """
     amax = channel_amax(weight, axis)
+    return _closest(weight, axis, lambda widening: channel_scales(amax * widening, bias=bias, input_scale=input_scale))
+
+
+def requantize_in_pairs(
+    integers: NDArray[np.int8], scales: NDArray[np.float32], axis: int = 0
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Changes weights that are integers already so that no pair overflows; no channel's scale becomes finer.
+
+    Args:
+        integers: (O, I, H, W), or a matrix.
+        scales: one per channel, shape (C,).
+        axis: counts the output channels.
+    """
+    return _closest(dequantize(integers, scales, axis), axis, lambda widening: np.float32(widening) * scales)
+
+
+def _closest(
+    weight: Array, axis: int, scales_at: Callable[[float], NDArray[np.float32]]
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Each channel at the widening of its scale that leaves it closest to the original."""
     other = tuple(i for i in range(weight.ndim) if i != axis)
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
     best, chosen, least = None, None, None
     # No pair is larger than twice the largest weight, which at twice the scale is 127.
     for widening in np.linspace(1.0, 2.0, 2 * _STEPS + 1):
-        scales = channel_scales(amax * widening, bias=bias, input_scale=input_scale)
+        scales = scales_at(float(widening))
         integers = shrunk(quantize(weight, scales, axis), axis)
-        error = ((integers * scales.reshape(shape) - weight) ** 2).sum(axis=other)
+        # In double precision: the square of a float32 overflows from 1e19 on.
+        error = ((integers * scales.reshape(shape).astype(np.float64) - weight) ** 2).sum(axis=other)
         if best is None or chosen is None or least is None:
             best, chosen, least = integers, scales, error
             continue
@@ -82,11 +104,15 @@ def fits(integers: Array, axis: int = 0) -> bool:
 
 def _pairs(rows: Array) -> Iterator[Array]:
     """Neighbours in each order, shape (2, O, pairs): changes to what is yielded are written back into ``rows``."""
-    for last in (False, True):
-        order = np.moveaxis(rows, 1, -1) if last else rows
-        flat = order.reshape(len(rows), -1).copy()
-        padded = np.pad(flat, ((0, 0), (0, flat.shape[1] % 2)))
+    channels = rows.shape[1]
+    # With an even number of channels a position's pairs are those of channels-last order.
+    runs = (0, -1, channels) if channels % 2 and rows.ndim > 2 else (0, -1)
+    for run in runs:
+        order = np.moveaxis(rows, 1, -1) if run else rows
+        length = run if run > 0 else order[0].size
+        flat = order.reshape(len(rows), -1, length)
+        padded = np.pad(flat, ((0, 0), (0, 0), (0, length % 2)))
         pairs = np.ascontiguousarray(np.moveaxis(padded.reshape(len(rows), -1, 2), -1, 0))
         yield pairs
-        back = np.moveaxis(pairs, 0, -1).reshape(len(rows), -1)[:, : flat.shape[1]].reshape(order.shape)
-        rows[...] = np.moveaxis(back, -1, 1) if last else back
+        back = np.moveaxis(pairs, 0, -1).reshape(padded.shape)[..., :length].reshape(order.shape)
+        rows[...] = np.moveaxis(back, -1, 1) if run else back

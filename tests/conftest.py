@@ -1,8 +1,14 @@
-"""Two workers share two cores, and no test may find results that another run left in the user's cache."""
+"""Two workers share two cores, and no test may find results that another run left in the user's cache.
+
+What depends on the machine is set or said: SIGINT is not ignored, as it is under nohup and cron, and the first lines of
+a run name the processor and its instructions, on which the kernels of every runtime depend.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +16,30 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
+from radixrt.engines.machine import processor
+
+# Children inherit what is ignored, and some tests interrupt them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+_INSTRUCTIONS = re.compile(r"(avx|fma|f16c|amx|sve|asimd|bf16|i8mm).*")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    # Not pytest_report_header: -q leaves headers out.
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and not hasattr(session.config, "workerinput"):
+        reporter.write_line(f"processor: {processor()}; {' '.join(instructions()) or 'instructions not known'}")
+
+
+def instructions() -> tuple[str, ...]:
+    """The vector instructions that this processor lists."""
+    try:
+        listed = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ()
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", listed, re.MULTILINE)
+    return tuple(sorted(flag for flag in found[1].split() if _INSTRUCTIONS.fullmatch(flag))) if found else ()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -121,6 +121,8 @@ class Manifest(_Frozen):
     Attributes:
         built_for: where the engine may be opened; absent where it opens wherever its library does.
         executed: the engine ran when the bundle was made; a plan built without a GPU has not.
+        inference_precision: what an OpenVINO engine computes in where it is not INT8, which every loader sets. Absent
+            where the engine's own types say it.
         engine: the file to open; ``deploy`` is the graph that it was built from.
         created: UTC, ISO 8601 to the second.
         files: every file but the manifest and its signature, by name.
@@ -137,6 +139,7 @@ class Manifest(_Frozen):
     batch: tuple[Positive, Positive] = (1, 1)
     built_for: BuiltFor | None = None
     executed: bool
+    inference_precision: Annotated[str, Field(pattern=r"^f32$")] | None = None
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     preprocessing: Preprocess

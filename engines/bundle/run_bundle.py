@@ -37,6 +37,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", "
 # TensorRT 8 reads neither opset 18 nor FP16 tensors beside Q/DQ; where a bundle serves it, this graph lies in it.
 DEPLOY_FOR_TENSORRT_8 = "deploy-trt8.onnx"
 MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+PRECISIONS = (None, "f32")  # of OpenVINO; None stands in bundles of other engines, and in old ones
 Run = Callable[[np.ndarray], np.ndarray]  # from (N, C, H, W) to logits (N, classes)
 
 
@@ -67,6 +68,10 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
         if not {manifest["engine"], manifest["deploy"]} <= set(listed):
             raise BadInputError(f"{path} lists no hash for its engine or its graph: copy the bundle again")
         low, high = manifest["batch"]
+        if manifest.get("inference_precision") not in PRECISIONS:
+            raise BadInputError(
+                f"{path} asks for a precision that this runner does not know: use the run.py made with it"
+            )
         if not 1 <= low <= high or len(manifest["preprocessing"]["input_size"]) != 3:
             raise ValueError("batch or input_size")
         # What is only read later must be there too.
@@ -147,7 +152,9 @@ def open_openvino(engine: Path) -> Run:
     """Opens an .xml and .bin pair, or an .onnx file, on the CPU."""
     openvino = load_module("openvino")
     try:
-        model = openvino.Core().compile_model(str(engine), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+        # By itself it takes bfloat16 where the processor has it, and gives other numbers than the build measured.
+        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        model = openvino.Core().compile_model(str(engine), "CPU", config)
     except RuntimeError as error:
         raise UnavailableError(f"{engine} does not open with openvino {openvino.__version__}: {error}") from error
     return lambda batch: np.asarray(model([batch])[model.output(0)])

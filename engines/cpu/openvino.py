@@ -1,8 +1,9 @@
 """OpenVINO: Intel CPUs, GPUs and NPUs, and ARM CPUs, from the same deploy graph.
 
 The engine is OpenVINO's own ``.xml`` with its weights in a ``.bin`` beside it. Q/DQ pairs become OpenVINO's INT8
-kernels; what is left runs in BF16 where the processor multiplies it natively, else in FP32. An FP16 deploy graph
-keeps its FP16 weights in the file.
+kernels; what is left runs in FP32 on every processor. Left to itself, OpenVINO takes BF16 or FP16 where the processor
+multiplies it natively, and the same file gives other numbers there. An FP16 deploy graph keeps its FP16 weights in the
+file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Progress, Session, Target, TensorSpec
-from radixrt.engines.cpu.seven_bits import saturates, to_seven_bits
+from radixrt.engines.cpu.seven_bits import to_seven_bits
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision, Traits
 
@@ -27,6 +28,13 @@ _INSTALL = "Install it with `pip install openvino`."
 # OpenVINO's device, most useful first. "AUTO" is not used: it starts on the CPU and moves, which would measure two
 # things.
 _DEVICE = "CPU"
+_NOTES = {
+    Precision.FP32: "OpenVINO computes in FP32 on every processor, also where it would take BF16 by itself.",
+    Precision.FP16: "OpenVINO keeps the FP16 weights and computes in FP32 on every processor.",
+    Precision.INT8: "OpenVINO computes what is not INT8 in FP32 on every processor.",
+}
+INFERENCE_PRECISION = "f32"
+"""What is not INT8 is computed in this, whatever the processor prefers; the manifest says so to ``run.py``."""
 
 
 class OpenVinoSession(Session):
@@ -42,7 +50,11 @@ class OpenVinoSession(Session):
     def __init__(self, engine: Path, threads: int, *, profile: bool = False, cache_dir: Path | None = None) -> None:
         import openvino as ov
 
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
+        config: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+            "INFERENCE_PRECISION_HINT": INFERENCE_PRECISION,
+        }
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
         if profile:
@@ -124,12 +136,10 @@ class OpenVinoTarget(Target):
         import openvino as ov
 
         started = time.perf_counter()
-        notes = []
         try:
-            if options.precision is Precision.INT8 and saturates():
+            if options.precision is Precision.INT8:
                 graph = ir.to_proto(to_seven_bits(ir.load(deploy))).SerializeToString()
                 model = ov.Core().read_model(graph, b"")
-                notes.append("This processor has no VNNI: weights have seven bits here, so that sums cannot saturate.")
             else:
                 model = ov.Core().read_model(str(deploy))
         except Exception as error:  # OpenVINO's and protobuf's own, which share no base
@@ -144,7 +154,7 @@ class OpenVinoTarget(Target):
         return BuiltEngine(
             (engine, engine.with_suffix(".bin")),
             time.perf_counter() - started,
-            (*notes, f"OpenVINO computes what is not INT8 in {rest.upper()} on this processor."),
+            (_NOTES[options.precision],),
             {"inference_precision": rest},
         )
 

@@ -235,6 +235,7 @@ def _manifest(job: Job, built: Built) -> Manifest:
         batch=(request.batch.min, request.batch.max),
         built_for=built_for(built.target, request.build, built.engine),
         executed=built.files.runs,
+        inference_precision=built.engine.facts.get("inference_precision"),
         inputs=tuple(TensorInfo.of(value) for value in graph.inputs),
         outputs=tuple(TensorInfo.of(value) for value in graph.outputs),
         preprocessing=prepared.preprocess,

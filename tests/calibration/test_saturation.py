@@ -21,10 +21,12 @@ SHAPES = [(4, 6, 3, 3), (5, 3, 1, 1), (3, 7, 5, 5), (8, 9)]
 
 
 def overflow(integers: np.ndarray) -> int:
-    """The worst 16-bit sum of two neighbours beside activations of 0 or 255, by brute force, in both orders."""
+    """The worst 16-bit sum of two neighbours beside activations of 0 or 255, by brute force, in each order."""
     worst = 0
-    for order in (integers, np.moveaxis(integers, 1, -1)):
-        for row in order.reshape(len(integers), -1).astype(int):
+    last = np.moveaxis(integers, 1, -1)
+    positions = last.reshape(-1, last.shape[-1])
+    for order in (integers.reshape(len(integers), -1), last.reshape(len(integers), -1), positions):
+        for row in order.astype(int):
             for k in range(0, len(row) - 1, 2):
                 for a in (0, 255):
                     for b in (0, 255):

@@ -237,6 +237,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    # nohup and many CI runners ignore it, and the forked commands would too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in PRELOAD:
         importlib.import_module(name)
     started = time.monotonic()

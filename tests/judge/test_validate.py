@@ -138,8 +138,8 @@ def test_an_openvino_model_is_judged_against_its_onnx_original(
     # Such a file, like a .plan, cannot be looked into: the user must hear it, not wonder why no layer is named.
     assert any("not located: foreign.xml holds no ONNX graph" in note for note in report.notes)
     assert report.size.engine_bytes == sum((tmp_path / f"foreign.{end}").stat().st_size for end in ("xml", "bin"))
-    # Some processors compute in BF16, which has eight bits too.
-    assert report.parity is not None and report.parity.cosine_min > 0.999
+    # Also on processors that would compute in BF16 by themselves.
+    assert report.parity is not None and report.parity.cosine_min > 0.999999
 
 
 # The gate on the size must not pass an engine whose weights lie in another file.

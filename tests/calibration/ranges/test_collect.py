@@ -63,7 +63,10 @@ def test_ranges_are_those_of_all_activations(reference: CalibrationTable) -> Non
     seen = np.concatenate([graph(DATA[i : i + 1])["out"] for i in range(len(DATA))])
     found = reference.find("out")
     assert found is not None
-    assert found.candidates.minmax == float(seen.max())
+    # Two graphs with other outputs: ONNX Runtime fuses them differently, and each rounds its sums of 3 x 3 x 16
+    # products in an order of its own, by at most one eps of float32 a product.
+    rounding = 3 * 3 * 16 * float(np.finfo(np.float32).eps)
+    assert found.candidates.minmax == pytest.approx(float(seen.max()), rel=rounding)
     assert found.minimum == 0.0
     assert found.histogram.zeros == int((seen == 0).sum())
     dead = tuple(int(c) for c in np.flatnonzero(seen.max(axis=(0, 2, 3)) == 0))
