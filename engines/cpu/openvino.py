@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Progress, Session, Target, TensorSpec
-from radixrt.engines.cpu.seven_bits import to_seven_bits
+from radixrt.engines.cpu.saturation import unsaturated
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision, Traits
 
@@ -138,7 +138,7 @@ class OpenVinoTarget(Target):
         started = time.perf_counter()
         try:
             if options.precision is Precision.INT8:
-                graph = ir.to_proto(to_seven_bits(ir.load(deploy))).SerializeToString()
+                graph = ir.to_proto(unsaturated(ir.load(deploy))).SerializeToString()
                 model = ov.Core().read_model(graph, b"")
             else:
                 model = ov.Core().read_model(str(deploy))

@@ -28,7 +28,7 @@ from tests.engines import graphs
 pytest.importorskip("openvino")
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="limits are of x86")
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # AVX2 and AVX512_CORE have no VNNI: they add pairs of products in 16 bits.
 SETS = ("AVX2", "AVX512_CORE", "ALL")
 IN_16_BITS = ("AVX2", "AVX512_CORE")
@@ -45,7 +45,7 @@ def under(instruction_set: str, *command: object) -> subprocess.CompletedProcess
 # 8-bit weights are wrong by up to a quarter where sums saturate; what an engine gets must not be, in any layout.
 @pytest.mark.parametrize("instruction_set", SETS)
 def test_no_sum_saturates(instruction_set: str, tmp_path: Path) -> None:
-    done = under(instruction_set, "-m", "tests.engines.saturating", tmp_path)
+    done = under(instruction_set, "-m", "tests.engines.cpu.saturating", tmp_path)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert len(told) == 18

@@ -1,6 +1,6 @@
 """Layers whose sums saturate in 16 bits, computed by OpenVINO; run as a program, in a process with an instruction set.
 
-    ONEDNN_MAX_CPU_ISA=AVX2 python -m tests.engines.saturating FOLDER
+    ONEDNN_MAX_CPU_ISA=AVX2 python -m tests.engines.cpu.saturating FOLDER
 
 builds and runs each layer in FOLDER and prints JSON: by name the largest error, relative to the largest output, of the
 weights as they are and of those that an engine gets, and the kernels that were used.
@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.cpu.openvino import OpenVinoSession, OpenVinoTarget
-from radixrt.engines.cpu.seven_bits import to_seven_bits
+from radixrt.engines.cpu.saturation import unsaturated
 from radixrt.export.spec import Precision
 from tests.engines import graphs
 
@@ -87,7 +87,7 @@ def main() -> None:
             ov.save_model(ov.Core().read_model(folder / "deploy.onnx"), folder / "plain.xml", compress_to_fp16=False)
             plain, _ = error(model, folder / "plain.xml")
             engine = OpenVinoTarget().build(folder / "deploy.onnx", folder, BuildOptions(Precision.INT8)).files[0]
-            fitting = ir.to_proto(to_seven_bits(ir.from_proto(model)))
+            fitting = ir.to_proto(unsaturated(ir.from_proto(model)))
             ours, kernel = error(fitting, engine)
             told[f"{name}, {'s8' if signed else 'u8'}"] = (plain, ours, kernel)
     print(json.dumps(told))

@@ -1,10 +1,10 @@
-"""INT8 weights of which two neighbours share seven bits, for OpenVINO on x86 processors without VNNI.
+"""INT8 weights whose products fit 16 bits in pairs, for OpenVINO on x86 processors without VNNI.
 
 Those processors add pairs of u8 x s8 products in 16 bits, which saturate at 32767 without a word: 255 * 127 * 2 does
 not fit. OpenVINO turns symmetric activations into u8 around 128, so this happens in ordinary layers, and results are
 wrong by several steps. Nothing can saturate where two neighbours of one sign make up at most 128
-(:mod:`radixrt.calibration.saturation`). A CPU's deploy graph has such weights beside activations that are never negative;
-the others get them here. NNCF halves all weights instead, under the name "overflow fix", which costs 6 dB.
+(:mod:`radixrt.calibration.saturation`). A CPU's deploy graph has such weights beside activations that are never
+negative; the others get them here. NNCF halves all weights instead, under the name "overflow fix", which costs 6 dB.
 
 This is done on every machine, whatever its own processor would need: a bundle is carried to others.
 """
@@ -18,7 +18,7 @@ from radixrt.calibration.saturation import fits, requantize_in_pairs
 _MULTIPLY = ("Conv", "Gemm", "MatMul")
 
 
-def to_seven_bits(model: ir.Model) -> ir.Model:
+def unsaturated(model: ir.Model) -> ir.Model:
     """Returns a copy of an INT8 deploy graph in which no sum of two products leaves 16 bits."""
     model = model.clone()
     for node in model.graph:
