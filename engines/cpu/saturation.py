@@ -11,9 +11,12 @@ This is done on every machine, whatever its own processor would need: a bundle i
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from radixrt.calibration.saturation import fits, requantize_in_pairs
+from radixrt.export.graph.constants import forget
+from radixrt.export.graph.writer import GraphWriter
 
 _MULTIPLY = ("Conv", "Gemm", "MatMul")
 
@@ -21,29 +24,26 @@ _MULTIPLY = ("Conv", "Gemm", "MatMul")
 def unsaturated(model: ir.Model) -> ir.Model:
     """Returns a copy of an INT8 deploy graph in which no sum of two products leaves 16 bits."""
     model = model.clone()
+    writer = GraphWriter(model.graph)
     for node in model.graph:
-        if node.op_type == "DequantizeLinear" and any(u.node.op_type in _MULTIPLY for u in node.outputs[0].uses()):
-            _shrink(node)
+        if node.op_type == "DequantizeLinear" and any(n.op_type in _MULTIPLY for n in node.outputs[0].consumers()):
+            _shrink(node, writer)
+    writer.append()
     return model
 
 
-def _shrink(node: ir.Node) -> None:
+def _shrink(node: ir.Node, writer: GraphWriter) -> None:
     weight, scale = node.inputs[0], node.inputs[1]
     if weight is None or scale is None or weight.const_value is None or scale.const_value is None:
         return
     # A weight that another node reads too would be changed twice.
-    if weight.const_value.dtype is not ir.DataType.INT8 or len(tuple(weight.uses())) != 1 or node.graph is None:
+    if weight.const_value.dtype is not ir.DataType.INT8 or len(weight.uses()) != 1:
         return
     axis = node.attributes.get_int("axis", 1)
     integers, steps = weight.const_value.numpy(), scale.const_value.numpy()
     if fits(integers, axis):
         return
-    integers, wider = requantize_in_pairs(integers, steps.astype("float32"), axis)
+    integers, wider = requantize_in_pairs(integers, steps.astype(np.float32), axis)
     weight.const_value = ir.tensor(integers, name=weight.name)
-    widened = ir.Value(name=f"{scale.name}_of_{weight.name}_widened")
-    widened.const_value = ir.tensor(wider.astype(steps.dtype), name=widened.name)
-    widened.dtype, widened.shape = scale.const_value.dtype, ir.Shape(wider.shape)
-    node.graph.register_initializer(widened)
-    node.replace_input_with(1, widened)
-    if not tuple(scale.uses()) and scale.name is not None and scale.name in node.graph.initializers:
-        del node.graph.initializers[scale.name]
+    node.replace_input_with(1, writer.constant(wider.astype(steps.dtype), f"{scale.name}_of_{weight.name}_widened"))
+    forget(writer.graph, scale)
