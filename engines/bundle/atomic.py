@@ -19,7 +19,6 @@ import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -77,17 +76,15 @@ def lock_path(output: Path) -> Path:
 
 
 @contextlib.contextmanager
-def exclusive(output: Path, wait_s: float = 0) -> Iterator[None]:
+def exclusive(output: Path) -> Iterator[None]:
     """Holds the lock of ``output``; the file is removed on the way out.
 
     Args:
         output: the folder to be written; its parent exists.
-        wait_s: how long to wait for another writer.
 
     Raises:
         InputError: another writer holds it.
     """
-    deadline = time.monotonic() + wait_s
     path = lock_path(output)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -102,12 +99,10 @@ def exclusive(output: Path, wait_s: float = 0) -> Iterator[None]:
         except BlockingIOError as error:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
-            if time.monotonic() >= deadline:
-                who = f"process {holder}" if holder.isdigit() else "another process"
-                raise InputError(
-                    f"{output} is being written by {who}: wait until it is done, or choose another output"
-                ) from error
-            time.sleep(0.05)
+            who = f"process {holder}" if holder.isdigit() else "another process"
+            raise InputError(
+                f"{output} is being written by {who}: wait until it is done, or choose another output"
+            ) from error
         except OSError:
             os.close(descriptor)
             raise
@@ -149,13 +144,11 @@ class AtomicFolder:
 
     Args:
         output: what is made or replaced; its parents are created.
-        wait_s: how long to wait for another writer of the same output.
     """
 
-    def __init__(self, output: Path, *, wait_s: float = 0) -> None:
+    def __init__(self, output: Path) -> None:
         # A link to a folder is replaced where it points, not turned into a folder.
         self.output = output.absolute().resolve()
-        self._wait_s = wait_s
         self._stack = contextlib.ExitStack()
         self._folder: Path | None = None
 
@@ -169,7 +162,7 @@ class AtomicFolder:
     def __enter__(self) -> Self:
         with translate_disk_errors(self.output), contextlib.ExitStack() as stack:
             self.output.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(exclusive(self.output, self._wait_s))
+            stack.enter_context(exclusive(self.output))
             restore(self.output)
             self.clean()
             folder = self.output.with_name(f".{self.output.name}.tmp-{secrets.token_hex(4)}")

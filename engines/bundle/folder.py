@@ -84,14 +84,13 @@ class BundleWriter:
 
     Args:
         output: the bundle to make or to replace.
-        wait_s: how long to wait for another build of the same output before refusing.
 
     Raises:
         InputError: the output is taken, not writable, or holds something that is not a bundle.
     """
 
-    def __init__(self, output: Path, *, wait_s: float = 0) -> None:
-        self._atomic = AtomicFolder(output, wait_s=wait_s)
+    def __init__(self, output: Path) -> None:
+        self._atomic = AtomicFolder(output)
         self.output = self._atomic.output
 
     @property
@@ -211,16 +210,6 @@ class Bundle:
     def deploy(self) -> Path:
         """The strongly typed graph that the engine was built from."""
         return self.path / self.manifest.deploy
-
-    @property
-    def report_path(self) -> Path:
-        return self.path / REPORT_NAME
-
-    @property
-    def calibration_path(self) -> Path | None:
-        """The calibration table, where the precision has one."""
-        path = self.path / CALIBRATION_NAME
-        return path if path.exists() else None
 
     @property
     def signed(self) -> bool:

@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from radixrt.engines.base import Session
 from radixrt.engines.forms.cache import Answer
+from radixrt.engines.rounds import one_round
 from radixrt.errors import InputError
 
 Clock = Callable[[], float]
@@ -79,33 +80,32 @@ def answer_by_clock(
         clock: seconds, monotonic.
     """
     rules = rules or ClockRules()
-    names = list(runs)
-    original = names[0]
-    repeats = 1
-    for name in names:
-        runs[name]()
-        runs[name]()
-    single = _sample(runs[original], 1, clock)
+    original = next(iter(runs))
+    for run in runs.values():
+        run()
+        run()
+    ((_, single),) = one_round([(original, runs[original])], 0, clock)
     repeats = max(1, min(50, math.ceil(rules.sample_s / max(single, 1e-9))))
-    times: dict[str, list[float]] = {name: [] for name in names}
+    slots = [(name, _repeated(run, repeats)) for name, run in runs.items()]
+    times: dict[str, list[float]] = {name: [] for name in runs}
     started = clock()
     for done in range(1, rules.max_rounds + 1):
-        # Each round starts elsewhere, so that nobody always runs in the wake of the same neighbour.
-        for name in names[done % len(names) :] + names[: done % len(names)]:
-            times[name].append(_sample(runs[name], repeats, clock))
+        for name, seconds in one_round(slots, done, clock):
+            times[name].append(seconds / repeats)
         if done == 3:
             limit = rules.hopeless * max(times[original])
-            names = [name for name in names if name == original or min(times[name]) <= limit]
-        if len(names) == 1 or (done >= rules.min_rounds and clock() - started > rules.budget_s):
+            slots = [(name, run) for name, run in slots if name == original or min(times[name]) <= limit]
+        if len(slots) == 1 or (done >= rules.min_rounds and clock() - started > rules.budget_s):
             break
-    return _judge_times(original, {name: times[name] for name in names}, rules)
+    return _judge_times(original, {name: times[name] for name, _ in slots}, rules)
 
 
-def _sample(run: Callable[[], object], repeats: int, clock: Clock) -> float:
-    started = clock()
-    for _ in range(repeats):
-        run()
-    return (clock() - started) / repeats
+def _repeated(run: Callable[[], object], times: int) -> Callable[[], None]:
+    def repeated() -> None:
+        for _ in range(times):
+            run()
+
+    return repeated
 
 
 def _judge_times(original: str, times: Mapping[str, list[float]], rules: ClockRules) -> Answer:

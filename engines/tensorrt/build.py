@@ -43,7 +43,7 @@ class BuildLog:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuiltPlan:
     """A built plan, and what the builder said meanwhile."""
 
     data: bytes
@@ -58,7 +58,7 @@ def build_plan(
     *,
     timing_cache: bytes | None = None,
     progress: Progress | None = None,
-) -> Plan:
+) -> BuiltPlan:
     """Builds a plan.
 
     Args:
@@ -111,7 +111,7 @@ def build_plan(
             f"{api.product} {api.version_text} cannot build this graph ({said}): try another precision or a "
             "larger workspace"
         )
-    return Plan(bytes(memoryview(plan)), log, bytes(memoryview(cache.serialize())) if cache is not None else b"")
+    return BuiltPlan(bytes(memoryview(plan)), log, bytes(memoryview(cache.serialize())) if cache is not None else b"")
 
 
 def _build_in_thread(

@@ -105,7 +105,7 @@ class Engine:
 
 
 def _compile(job: Job, target: Target, path: Path) -> Result:
-    with BundleWriter(path, wait_s=0) as writer:
+    with BundleWriter(path) as writer:
         built = build(job, target, writer.folder)
         return finish(job, built, judge_engine(built.files, job.bench), writer)
 

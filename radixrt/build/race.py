@@ -47,7 +47,7 @@ def run_race(job: Job, paths: Mapping[str, Path], race: Race) -> Result:
     """
     with ExitStack() as stack:
         # Held from the start: another build of the same bundle is refused now, not after minutes of measuring.
-        writers = {path: stack.enter_context(BundleWriter(path, wait_s=0)) for path in sorted(set(paths.values()))}
+        writers = {path: stack.enter_context(BundleWriter(path)) for path in sorted(set(paths.values()))}
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="radixrt-race-")))
         built, refused = _build_all(job, paths, scratch)
         kept = judge_together([b.files for b in built], job.bench)

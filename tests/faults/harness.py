@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from radixrt.engines.bundle.folder import Bundle
+from radixrt.engines.bundle.folder import REPORT_NAME, Bundle
 from radixrt.engines.cache.results import StageCache
 from radixrt.validate.schema import Report
 
@@ -180,7 +180,7 @@ class Harness:
         else:
             self.counts["left the new bundle"] += 1
             assert bundle.manifest.precision == run.precision, "a bundle of another run"
-            command = Report.model_validate_json(bundle.report_path.read_bytes()).command
+            command = Report.model_validate_json((bundle.path / REPORT_NAME).read_bytes()).command
             assert f"--seed {run.seed} " in command, "a report of another run"
         root = self.work / "cache" / "radixrt" / "stages"
         with StageCache(root) as cache:

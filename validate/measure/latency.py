@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from radixrt.engines.rounds import Slot
 from radixrt.errors import InputError
 from radixrt.validate.measure.machine import readings, warnings
 from radixrt.validate.measure.rounds import (
@@ -24,7 +25,6 @@ from radixrt.validate.measure.rounds import (
     Ratio,
     RoundRules,
     Rounds,
-    Slot,
     ratio,
     take_round,
     take_rounds,

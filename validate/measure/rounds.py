@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from radixrt.engines.rounds import Slot, one_round
 from radixrt.validate.measure.machine import MOST_OTHERS, CpuTime, MachineState, read_cpu, read_machine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-Slot = tuple[str, Callable[[], object]]
 
 STRETCH_S = 0.5
 """Rounds are kept or repeated together in stretches of this length: the system counts busy cores in hundredths of a
@@ -84,16 +83,8 @@ class Ratio(NamedTuple):
 
 
 def take_round(slots: Sequence[Slot], turn: int, pause_s: float, clock: Clock) -> list[tuple[str, float]]:
-    """Runs every slot once, starting with another one each time, and returns the seconds of each."""
-    taken = []
-    first = turn % len(slots)
-    for name, run in (*slots[first:], *slots[:first]):
-        if pause_s:
-            clock.sleep(pause_s)
-        start = clock.now()
-        run()
-        taken.append((name, clock.now() - start))
-    return taken
+    """Takes one round (:func:`radixrt.engines.rounds.one_round`), with a rest before each run."""
+    return one_round(slots, turn, clock.now, (lambda: clock.sleep(pause_s)) if pause_s else None)
 
 
 def take_rounds(
