@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -223,7 +224,7 @@ def test_times_of_a_machine_that_does_not_calm_down_are_not_steady() -> None:
     gates = {gate.name: gate for gate in judge_gates(asked, latency=found)}
     for name in ("max_p95_ms", "min_speedup"):
         assert gates[name].value is None and gates[name].passed and "not steady" in gates[name].reason
-    strict = judge_gates(asked.model_copy(update={"strict": True}), latency=found)
+    strict = judge_gates(replace(asked, strict=True), latency=found)
     assert {gate.name for gate in strict if not gate.passed} == {"max_p95_ms", "min_speedup"}
 
 
