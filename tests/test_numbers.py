@@ -19,7 +19,7 @@ from radixrt.engines.registry import get
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.source.reference import onnx_runner
 from radixrt.export.spec import BatchSpec, Precision
-from tests.validate.measure.test_drift import network
+from tests.networks.chain import network
 
 IMAGES = np.random.default_rng(1).normal(size=(4, 3, 16, 16)).astype(np.float32)
 

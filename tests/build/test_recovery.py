@@ -32,7 +32,7 @@ from radixrt.progress import Stages, shown
 from radixrt.request import EngineRequest
 from radixrt.reuse import Reuse
 from radixrt.validate.gates import GateLimits
-from tests.calibration.nets import Net, images, logits, se_block
+from tests.networks.residual import Net, images, logits, se_block
 
 TARGET = get("onnxruntime")
 OPTIONS = PlacementOptions(TARGET.traits)

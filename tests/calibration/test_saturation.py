@@ -15,7 +15,7 @@ from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.saturation import fits, quantize_in_pairs, shrunk
 from radixrt.engines.registry import get
-from tests.calibration.nets import images, plain
+from tests.networks.residual import images, plain
 
 SHAPES = [(4, 6, 3, 3), (5, 3, 1, 1), (3, 7, 5, 5), (8, 9)]
 

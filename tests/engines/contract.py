@@ -14,7 +14,7 @@ from radixrt.engines import registry
 from radixrt.engines.base import Array, BuildOptions, Session, Target
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
-from tests.engines import graphs
+from tests.networks import gated
 
 
 def resident_bytes() -> int:
@@ -39,7 +39,7 @@ class EngineContract:
     @pytest.fixture(scope="class")
     def built(self, target: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp(self.name)
-        deploy = graphs.save(folder, "fp32")
+        deploy = gated.save(folder, "fp32")
         return target.build(deploy, folder, BuildOptions(Precision.FP32)).files[0]
 
     @pytest.fixture
@@ -51,22 +51,22 @@ class EngineContract:
         (spec,) = session.inputs
         (result,) = session.outputs
         assert (spec.name, spec.shape, spec.dtype) == ("input", (1, 3, 16, 16), np.float32)
-        assert (result.name, result.shape, result.dtype) == ("logits", (1, graphs.CLASSES), np.float32)
+        assert (result.name, result.shape, result.dtype) == ("logits", (1, gated.CLASSES), np.float32)
 
     @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
     def test_results_are_those_of_the_reference(self, target: Target, tmp_path: Path, kind: str) -> None:
-        deploy = graphs.save(tmp_path, kind)
+        deploy = gated.save(tmp_path, kind)
         engine = target.build(deploy, tmp_path, BuildOptions(Precision(kind))).files[0]
-        array = graphs.images(1)
+        array = gated.images(1)
         with target.open(engine, threads=1) as session:
             got = session.run({"input": array})["logits"]
-        want = graphs.reference(graphs.tiny(kind), array)
+        want = gated.reference(gated.tiny(kind), array)
         np.testing.assert_allclose(got, want, rtol=0, atol=self.tolerance[kind])
 
     def test_a_dynamic_batch_takes_every_size_and_mixes_no_images(self, target: Target, tmp_path: Path) -> None:
-        deploy = graphs.save(tmp_path, "fp32", "batch")
+        deploy = gated.save(tmp_path, "fp32", "batch")
         engine = target.build(deploy, tmp_path, BuildOptions(Precision.FP32, BatchSpec(1, 4))).files[0]
-        array = graphs.images(4)
+        array = gated.images(4)
         with target.open(engine, threads=1) as session:
             assert session.inputs[0].shape == (-1, 3, 16, 16)
             whole = session.run({"input": array})["logits"]
@@ -77,27 +77,27 @@ class EngineContract:
     @pytest.mark.parametrize(
         ("feeds", "said"),
         [
-            ({"image": graphs.images(1)}, "takes inputs"),
+            ({"image": gated.images(1)}, "takes inputs"),
             ({}, "takes inputs"),
-            ({"input": graphs.images(1).astype(np.float64)}, "float64"),
-            ({"input": graphs.images(2)}, "shape"),
-            ({"input": graphs.images(1)[0]}, "shape"),
+            ({"input": gated.images(1).astype(np.float64)}, "float64"),
+            ({"input": gated.images(2)}, "shape"),
+            ({"input": gated.images(1)[0]}, "shape"),
         ],
     )
     def test_a_wrong_input_is_refused(self, session: Session, feeds: dict[str, Array], said: str) -> None:
         with pytest.raises(InputError, match=said):
             session.run(feeds)
-        assert session.run({"input": graphs.images(1)})["logits"].shape == (1, graphs.CLASSES)
+        assert session.run({"input": gated.images(1)})["logits"].shape == (1, gated.CLASSES)
 
     def test_a_closed_session_says_so(self, target: Target, built: Path) -> None:
         session = target.open(built, threads=1)
         session.close()
         session.close()
         with pytest.raises(InputError, match="closed"):
-            session.run({"input": graphs.images(1)})
+            session.run({"input": gated.images(1)})
 
     def test_two_sessions_do_not_disturb_each_other(self, target: Target, built: Path) -> None:
-        first, second = graphs.images(1, seed=1), graphs.images(1, seed=2)
+        first, second = gated.images(1, seed=1), gated.images(1, seed=2)
         with target.open(built, threads=1) as one, target.open(built, threads=1) as two:
             kept = one.run({"input": first})["logits"]
             copy = kept.copy()
@@ -109,7 +109,7 @@ class EngineContract:
             assert np.abs(other - copy).max() > 0
 
     def test_ten_thousand_runs_hold_no_more_memory(self, session: Session) -> None:
-        array = graphs.images(1)
+        array = gated.images(1)
         for _ in range(100):
             session.run({"input": array})
         gc.collect()

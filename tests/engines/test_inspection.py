@@ -12,7 +12,7 @@ from radixrt.engines.tensorrt.plan_cost import Kernel, KernelTensor, PlanCost
 from radixrt.engines.tensorrt.roofline import DEVICES, Device, devices_for, find_device
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
-from tests.engines import graphs
+from tests.networks import gated
 
 # Torch's names as the exporter leaves them.
 MODULES = {"/net/conv": "stem.conv", "/net/relu": "stem.act", "/net/gate": "attn.fc", "/net/logits": "head.fc"}
@@ -20,7 +20,7 @@ MODULES = {"/net/conv": "stem.conv", "/net/relu": "stem.act", "/net/gate": "attn
 
 @pytest.fixture
 def deploy(tmp_path: Path) -> Path:
-    model = graphs.tiny("fp32")
+    model = gated.tiny("fp32")
     for node in model.graph.node:
         if node.name in MODULES:
             scopes = node.metadata_props.add()
@@ -59,7 +59,7 @@ def test_an_rtx_plan_shows_kernels_and_calls_its_times_estimates(deploy: Path, t
     assert seen.total_us is None
     assert all(row.mean_us is None for row in seen.rows)
     assert {e.device for e in seen.estimates} == {"RTX A6000"}
-    assert seen.macs == 32 * 16 * 16 * 27 + 32 * 32 + graphs.CLASSES * 32
+    assert seen.macs == 32 * 16 * 16 * 27 + 32 * 32 + gated.CLASSES * 32
     assert "stem.conv" in {module for row in seen.rows for module in row.origin}
     assert any("estimate" in note for note in seen.notes)
     one = target.inspect(engine, deploy, options, devices=("RTX 4090",))

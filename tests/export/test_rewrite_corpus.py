@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
-from tests.export.exported import export, randomise, run
+from tests.networks.exported import export, randomise, run
 
 # The classes whose instances are one block each, in timm and in the authors' package.
 ATTENTION = frozenset(

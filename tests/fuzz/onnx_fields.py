@@ -23,8 +23,8 @@ from radixrt.errors import InputError
 from radixrt.export.reader.onnx_file import read_onnx, with_batch
 from radixrt.export.reader.simplify import simplify
 from radixrt.export.spec import BatchSpec
-from tests.engines import graphs
 from tests.export.reader.test_onnx_file import tiny
+from tests.networks import gated
 
 SECONDS = 60
 MEMORY = 8 << 30
@@ -73,9 +73,9 @@ def seeds() -> tuple[onnx.ModelProto, ...]:
         tiny(),
         tiny(batch=2),
         tiny(opset=11),
-        graphs.tiny("fp32"),
-        graphs.tiny("int8"),
-        graphs.tiny("fp32", "batch"),
+        gated.tiny("fp32"),
+        gated.tiny("int8"),
+        gated.tiny("fp32", "batch"),
     )
 
 

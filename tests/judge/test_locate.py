@@ -19,7 +19,7 @@ from radixrt.export.spec import BatchSpec, Precision
 from radixrt.judge.locate import Located, locate, locate_built, measure
 from radixrt.reuse import Kept, Reuse
 from radixrt.validate.measure.drift import watched
-from tests.validate.measure.test_drift import network
+from tests.networks.chain import network
 
 CAPABILITY = Capability("tensorrt", True, True, "10.16.1")
 BATCH = np.random.default_rng(1).normal(size=(2, 3, 16, 16)).astype(np.float32)

@@ -14,7 +14,7 @@ from timm.data import create_transform
 from radixrt.calibration.data import pixels
 from radixrt.calibration.data.pixels import ImageUnusableError, open_image, preprocess_image
 from radixrt.calibration.data.preprocess import Preprocess
-from tests.calibration.data.photos import png_bomb, write_image
+from tests.photographs import png_bomb, write_image
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

@@ -13,7 +13,7 @@ import pytest
 from radixrt.calibration.data import elpv
 from radixrt.calibration.data.source import load_data, load_training_data
 from radixrt.errors import InputError, UnavailableError
-from tests.calibration.data.photos import SMALL, all_pixels, write_classes, write_image
+from tests.photographs import SMALL, all_pixels, write_classes, write_image
 
 
 def refuses(spec: Path | str, reason: str) -> None:

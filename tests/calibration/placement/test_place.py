@@ -15,7 +15,7 @@ from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.engines.registry import get
 from radixrt.errors import InputError
 from radixrt.export.graph.facts import Signs
-from tests.calibration.nets import Net, gate, images, logits, plain, se_block, split_block, stem
+from tests.networks.residual import Net, gate, images, logits, plain, se_block, split_block, stem
 
 ALL = {"first": Ends.INT8, "last": Ends.INT8}
 

@@ -19,7 +19,7 @@ from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.errors import InputError
 from radixrt.export.graph.session import GraphSession
-from tests.calibration.nets import Net, images, plain, split_block
+from tests.networks.residual import Net, images, plain, split_block
 
 DATA = images(6)
 

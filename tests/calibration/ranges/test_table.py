@@ -12,7 +12,7 @@ from radixrt.calibration.ranges.table import CalibrationTable, read_table, write
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.errors import InputError
 from radixrt.export.graph.hash import model_sha256
-from tests.calibration.nets import images, plain, se_block
+from tests.networks.residual import images, plain, se_block
 
 DATA_HASH = "d" * 64
 

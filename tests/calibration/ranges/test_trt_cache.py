@@ -11,7 +11,7 @@ from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.calibration.ranges.trt_cache import export_cache, import_cache
 from radixrt.errors import InputError
-from tests.calibration.nets import images, plain
+from tests.networks.residual import images, plain
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from radixrt.calibration.recovery.techniques import Technique
 from radixrt.engines.registry import get
 from radixrt.export.graph.hash import model_sha256
 from radixrt.export.graph.layers import layers_of
-from tests.calibration.nets import Net, images, logits, plain, se_block, split_block
+from tests.networks.residual import Net, images, logits, plain, se_block, split_block
 
 X = images(8)
 

@@ -13,7 +13,7 @@ from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.recovery.recover import shifted
 from radixrt.engines.registry import get
 from radixrt.export.graph.layers import layers_of
-from tests.calibration.nets import Net, images, logits
+from tests.networks.residual import Net, images, logits
 
 X = images(8)
 

@@ -17,7 +17,7 @@ from radixrt.calibration.recovery.techniques import SearchProgress
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.engines.registry import get
 from radixrt.errors import InputError
-from tests.calibration.nets import images, logits, plain, se_block, split_block
+from tests.networks.residual import images, logits, plain, se_block, split_block
 
 X = images(8)
 BLOCKS = {"plain": plain, "se": se_block, "split": split_block}

@@ -22,7 +22,7 @@ from radixrt.engines.base import BuildOptions
 from radixrt.engines.cpu.openvino import OpenVinoSession, OpenVinoTarget
 from radixrt.engines.cpu.saturation import unsaturated
 from radixrt.export.spec import Precision
-from tests.engines import graphs
+from tests.networks import gated
 
 # Input channels, kernel, groups: what divides evenly into pairs of channels, and what does not.
 LAYERS = {
@@ -74,7 +74,7 @@ def error(model: onnx.ModelProto, engine: Path) -> tuple[float, str]:
     with OpenVinoSession(engine, 1, profile=True) as session:
         found = session.run({"input": image})["logits"]
         kernels = [row.exec_type for row in session.profiling() if row.node_type == "Convolution"]
-    expected = graphs.reference(model, image)
+    expected = gated.reference(model, image)
     return float(np.abs(found - expected).max() / np.abs(expected).max()), " ".join(kernels)
 
 

@@ -23,7 +23,7 @@ from radixrt.engines.bundle.folder import Bundle, BundleWriter
 from radixrt.engines.bundle.manifest import Manifest, ModelIdentity, TensorInfo
 from radixrt.engines.cpu.openvino import OpenVinoTarget
 from radixrt.export.spec import Precision
-from tests.engines import graphs
+from tests.networks import gated
 
 pytest.importorskip("openvino")
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="limits are of x86")
@@ -62,7 +62,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A bundle that this processor built."""
     kind, spec = str(request.param), {"dtype": "float32"}
     with BundleWriter(tmp_path_factory.mktemp("built") / kind) as writer:
-        graph = graphs.save(writer.folder, kind).rename(writer.folder / "deploy.onnx")
+        graph = gated.save(writer.folder, kind).rename(writer.folder / "deploy.onnx")
         built = OpenVinoTarget().build(graph, writer.folder, BuildOptions(Precision(kind)))
         return writer.finish(
             Manifest(
@@ -74,7 +74,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
                 executed=True,
                 inference_precision=built.facts["inference_precision"],
                 inputs=(TensorInfo(name="input", shape=(1, 3, 16, 16), **spec),),
-                outputs=(TensorInfo(name="logits", shape=(1, graphs.CLASSES), **spec),),
+                outputs=(TensorInfo(name="logits", shape=(1, gated.CLASSES), **spec),),
                 preprocessing=Preprocess(input_size=(3, 16, 16), mean=(0.5,) * 3, std=(0.25,) * 3),
                 engine=built.files[0].name,
             )
@@ -110,7 +110,7 @@ np.save(sys.argv[4], np.stack([ours, run.open_openvino(bundle / "engine.xml")(im
 def test_a_bundle_gives_the_numbers_of_its_maker_elsewhere(
     bundle: Bundle, instruction_set: str, hint: str, tmp_path: Path
 ) -> None:
-    image = graphs.images(1)
+    image = gated.images(1)
     np.save(tmp_path / "image.npy", image)
     with bundle.open(threads=1) as session:
         expected = session.run({"input": image})["logits"]

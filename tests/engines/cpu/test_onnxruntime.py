@@ -10,8 +10,8 @@ import pytest
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions
 from radixrt.export.spec import Precision
-from tests.engines import graphs
 from tests.engines.contract import EngineContract
+from tests.networks import gated
 
 
 class TestOnnxRuntime(EngineContract):
@@ -21,15 +21,15 @@ class TestOnnxRuntime(EngineContract):
 # ONNX Runtime switches the thread of a process's first session to flush-to-zero: the ranges of a calibration in the
 # same process would depend on whether an engine was opened before.
 def test_an_open_engine_leaves_the_caller_its_denormals(tmp_path: Path) -> None:
-    deploy = graphs.save(tmp_path, "fp32")
+    deploy = gated.save(tmp_path, "fp32")
     program = """
 import sys
 from pathlib import Path
 import numpy as np
 from radixrt.engines import registry
-from tests.engines import graphs
+from tests.networks import gated
 with registry.get("onnxruntime").open(Path(sys.argv[1]), threads=1) as session:
-    session.run({"input": graphs.images(1)})
+    session.run({"input": gated.images(1)})
 assert (np.full(8, 1e-40, np.float32) * np.float32(1)).max() > 0, "denormals are flushed"
 """
     subprocess.run([sys.executable, "-c", program, str(deploy)], check=True, timeout=120)
@@ -38,7 +38,7 @@ assert (np.full(8, 1e-40, np.float32) * np.float32(1)).max() > 0, "denormals are
 # The engine must open on another machine and another version: no operator in it may be ONNX Runtime's own.
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
 def test_the_engine_is_standard_onnx(tmp_path: Path, kind: str) -> None:
-    deploy = graphs.save(tmp_path, kind)
+    deploy = gated.save(tmp_path, kind)
     engine = registry.get("onnxruntime").build(deploy, tmp_path, BuildOptions(Precision(kind))).files[0]
     model = onnx.load(engine)
     onnx.checker.check_model(model, full_check=True)
@@ -47,7 +47,7 @@ def test_the_engine_is_standard_onnx(tmp_path: Path, kind: str) -> None:
 
 # x86 kernels take unsigned activations; a signed one falls to a slow path.
 def test_int8_activations_are_unsigned_with_zero_point_128(tmp_path: Path) -> None:
-    deploy = graphs.save(tmp_path, "int8")
+    deploy = gated.save(tmp_path, "int8")
     engine = registry.get("onnxruntime").build(deploy, tmp_path, BuildOptions(Precision.INT8)).files[0]
     model = onnx.load(engine)
     zero_points = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer}
@@ -58,7 +58,7 @@ def test_int8_activations_are_unsigned_with_zero_point_128(tmp_path: Path) -> No
 
 # The promise of a half-size file, and of a sentence about what is computed in which type.
 def test_fp16_keeps_half_weights_and_says_that_it_computes_in_fp32(tmp_path: Path) -> None:
-    deploy = graphs.save(tmp_path, "fp16")
+    deploy = gated.save(tmp_path, "fp16")
     built = registry.get("onnxruntime").build(deploy, tmp_path, BuildOptions(Precision.FP16))
     weights = {w.name: w.data_type for w in onnx.load(built.files[0]).graph.initializer}
     assert weights["w"] == onnx.TensorProto.FLOAT16

@@ -18,7 +18,7 @@ from radixrt.engines.cpu.relu_behind_pool import ReluBehindPool
 from radixrt.engines.registry import get
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.spec import Precision
-from tests.export.passes.conv_nets import clone, run
+from tests.networks.convolutions import clone, run
 
 STEM = """
 <ir_version: 10, opset_import: ["" : 18]>

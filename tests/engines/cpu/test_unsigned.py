@@ -17,7 +17,7 @@ from radixrt.engines.cpu.unsigned import to_unsigned
 from radixrt.engines.registry import get
 from radixrt.export.graph.session import GraphSession
 from radixrt.export.spec import Traits
-from tests.calibration.nets import Net, images, logits, plain, se_block, split_block
+from tests.networks.residual import Net, images, logits, plain, se_block, split_block
 
 BLOCKS = {"plain": plain, "se": se_block, "split": split_block}
 

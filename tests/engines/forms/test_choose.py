@@ -32,7 +32,7 @@ from radixrt.export.passes.conv_shape import DENSE, KEEP, SPLIT, ConvShape, Form
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.passes.pool_conv import PoolConvShape
 from radixrt.export.spec import Precision
-from tests.export.passes.conv_nets import run as run_ort
+from tests.networks.convolutions import run as run_ort
 
 RESNEXT = ConvShape(1, 32, 32, 8, (3, 3), pads=(1, 1, 1, 1), height=8, width=8)
 TRAITS = get("onnxruntime").traits

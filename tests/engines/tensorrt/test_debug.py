@@ -32,11 +32,11 @@ from radixrt.errors import InputError, RadixRTError
 from radixrt.export.passes.float16 import to_float16
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.validate.measure.drift import watched
-from tests.engines import graphs
 from tests.engines.tensorrt import recorded_api, simulated_cuda
 from tests.engines.tensorrt.test_session import Plan, rows
 from tests.engines.tensorrt.test_surfaces import scenario
-from tests.validate.measure.test_drift import network
+from tests.networks import gated
+from tests.networks.chain import network
 
 SHOWING = ("10.16", "11.4", "rtx-1.7")
 OPTIONS = BuildOptions(Precision.INT8, BatchSpec(1, 4), compute_capabilities=("8.6",))
@@ -129,7 +129,7 @@ def build(version: str, debug_tensors: tuple[str, ...]) -> list[str]:
     layers = network_of(lambda: holder.module, ["conv", "relu", "logits"], marked)
     holder.module = recorded_api.load(version, scenario(**layers))
     options = BuildOptions(Precision.INT8, BatchSpec(1, 4), compute_capabilities=("8.6",), debug_tensors=debug_tensors)
-    build_plan(TrtApi(holder.module), graphs.tiny("int8", "batch").SerializeToString(), options)
+    build_plan(TrtApi(holder.module), gated.tiny("int8", "batch").SerializeToString(), options)
     return marked
 
 
@@ -215,7 +215,7 @@ def test_an_analysis_plan_shows_what_it_was_asked_for(
     )
     shown.module = recorded_api.load(version, shown.answers)
     monkeypatch.setattr(TrtApi, "load", classmethod(lambda cls, name: cls(shown.module)))
-    deploy = graphs.save(tmp_path, "int8", "batch")
+    deploy = gated.save(tmp_path, "int8", "batch")
     stripped = BuildOptions(Precision.INT8, BatchSpec(1, 4), strip_plan=True)
     plan = PlanAnalysis(Capability(target, True, True), stripped, TrtApi.load(target), deploy)
     with plan.showing(("relu", "logits")) as values:

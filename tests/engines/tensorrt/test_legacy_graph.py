@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from radixrt.engines.tensorrt.legacy_graph import to_opset_17
 from radixrt.errors import InputError
-from tests.engines import graphs
+from tests.networks import gated
 
 
 def reduced(*, constant: bool) -> onnx.ModelProto:
@@ -37,7 +37,7 @@ def test_opset_18_forms_become_opset_17_forms_of_the_same_value() -> None:
     onnx.checker.check_model(after, full_check=True)
     assert after.opset_import[0].version == 17
     array = np.random.default_rng(0).normal(0, 1, (1, 4, 8, 8)).astype(np.float32)
-    np.testing.assert_array_equal(graphs.reference(after, array), graphs.reference(before, array))
+    np.testing.assert_array_equal(gated.reference(after, array), gated.reference(before, array))
 
 
 def test_axes_that_are_computed_are_refused_by_name() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from radixrt.engines.tensorrt.plan_cost import Kernel, KernelTensor, PlanCost, compare_int8, cost_of_layers, node_macs
 from radixrt.errors import InputError
-from tests.engines import graphs
+from tests.networks import gated
 
 # Two kernels of a real log: a convolution in FP16, and the cast in front of it, which carries the convolution's name
 # too.
@@ -68,10 +68,10 @@ def test_a_product_with_a_vector_is_counted_too() -> None:
 
 
 def test_multiply_adds_of_a_graph_are_those_of_the_formula() -> None:
-    counts = node_macs(graphs.tiny("fp32", "batch").SerializeToString(), batch=2)
+    counts = node_macs(gated.tiny("fp32", "batch").SerializeToString(), batch=2)
     assert counts["/net/conv"] == 2 * 32 * 16 * 16 * 27
     assert counts["/net/gate"] == 2 * 32 * 32
-    assert counts["/net/logits"] == 2 * graphs.CLASSES * 32
+    assert counts["/net/logits"] == 2 * gated.CLASSES * 32
 
 
 def plan(size: int, dtype: str = "Half") -> PlanCost:

@@ -21,7 +21,7 @@ from radixrt.engines.tensorrt.plan_cost import PlanCost, plan_cost
 from radixrt.engines.tensorrt.rtx import TensorRtRtxTarget
 from radixrt.errors import InputError, UnavailableError
 from radixrt.export.spec import BatchSpec, Precision
-from tests.engines import graphs
+from tests.networks import gated
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -31,7 +31,7 @@ OPTIONS = BuildOptions(Precision.FP16, compute_capabilities=("8.6",))
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
 def test_a_plan_is_built_with_its_kernels_beside_it(tmp_path: Path, kind: str) -> None:
     options = BuildOptions(Precision(kind), compute_capabilities=("8.6", "12.0"))
-    built = registry.get("tensorrt-rtx").build(graphs.save(tmp_path, kind), tmp_path, options)
+    built = registry.get("tensorrt-rtx").build(gated.save(tmp_path, kind), tmp_path, options)
     assert [file.name for file in built.files] == ["engine.plan", "engine.kernels.json"]
     assert built.files[0].stat().st_size > 10_000
     assert built.facts["compute_capabilities"] == "8.6, 12.0"
@@ -60,14 +60,14 @@ def test_without_a_choice_the_gpu_that_is_here_is_compiled_for(
 ) -> None:
     monkeypatch.setattr(tensorrt_rtx, "find_gpu", lambda: Gpu("", here))
     built = registry.get("tensorrt-rtx").build(
-        graphs.save(tmp_path, "fp16"), tmp_path, replace(OPTIONS, compute_capabilities=())
+        gated.save(tmp_path, "fp16"), tmp_path, replace(OPTIONS, compute_capabilities=())
     )
     assert built.facts["compute_capabilities"] == compiled_for
 
 
 def test_a_dynamic_batch_is_built_for_its_whole_range(tmp_path: Path) -> None:
     options = BuildOptions(Precision.FP16, BatchSpec(1, 8), compute_capabilities=("8.6",))
-    built = registry.get("tensorrt-rtx").build(graphs.save(tmp_path, "fp16", "batch"), tmp_path, options)
+    built = registry.get("tensorrt-rtx").build(gated.save(tmp_path, "fp16", "batch"), tmp_path, options)
     assert built.files[0].exists()
 
 
@@ -76,7 +76,7 @@ def test_a_plan_that_cannot_run_here_says_so(tmp_path: Path) -> None:
     target = registry.get("tensorrt-rtx")
     if target.capability().runs:
         pytest.skip("an RTX GPU is here")
-    built = target.build(graphs.save(tmp_path, "fp16"), tmp_path, OPTIONS)
+    built = target.build(gated.save(tmp_path, "fp16"), tmp_path, OPTIONS)
     assert any("not executed" in note for note in built.notes)
     with pytest.raises(UnavailableError, match="not executed"):
         target.open(built.files[0])
@@ -98,14 +98,14 @@ def test_what_it_cannot_give_is_refused_before_it_builds(tmp_path: Path, asked: 
     if target.capability().runs and "only" in said:
         pytest.skip("a GPU is here, where such plans can be built")
     with pytest.raises(InputError, match=said):
-        target.build(graphs.save(tmp_path, "fp16"), tmp_path, replace(OPTIONS, **asked))
+        target.build(gated.save(tmp_path, "fp16"), tmp_path, replace(OPTIONS, **asked))
     assert not list(tmp_path.glob("*.plan"))
 
 
 def test_a_build_tells_of_its_phases(tmp_path: Path) -> None:
     seen: dict[str, list[tuple[int, int]]] = {}
     registry.get("tensorrt-rtx").build(
-        graphs.save(tmp_path, "fp16"),
+        gated.save(tmp_path, "fp16"),
         tmp_path,
         OPTIONS,
         progress=lambda phase, done, total: not seen.setdefault(phase, []).append((done, total)),
@@ -120,12 +120,12 @@ def test_what_goes_wrong_in_the_display_is_raised_as_it_is(tmp_path: Path) -> No
         raise BrokenPipeError("the reader has gone")
 
     with pytest.raises(BrokenPipeError, match="the reader has gone"):
-        registry.get("tensorrt-rtx").build(graphs.save(tmp_path, "fp16"), tmp_path, OPTIONS, progress=gone)
+        registry.get("tensorrt-rtx").build(gated.save(tmp_path, "fp16"), tmp_path, OPTIONS, progress=gone)
 
 
 # Ctrl-C inside a callback would have to pass through the library's C++, which ends the process without tidying up.
 def test_ctrl_c_stops_a_build_and_leaves_no_plan(tmp_path: Path) -> None:
-    graph = graphs.save(tmp_path, "fp16")
+    graph = gated.save(tmp_path, "fp16")
     steps: list[str] = []
 
     def interrupt(phase: str, done: int, total: int) -> bool:
@@ -143,7 +143,7 @@ def test_ctrl_c_stops_a_build_and_leaves_no_plan(tmp_path: Path) -> None:
 
 
 def test_a_node_that_it_cannot_take_is_named_with_a_way_out(tmp_path: Path) -> None:
-    model = graphs.tiny("fp32")
+    model = gated.tiny("fp32")
     nodes = list(model.graph.node)
     odd = helper.make_node("Det", ["relu"], ["det"], name="head.odd")
     scopes = odd.metadata_props.add()
@@ -159,7 +159,7 @@ def test_a_node_that_it_cannot_take_is_named_with_a_way_out(tmp_path: Path) -> N
 
 # Half the weights and half the activations: a counter that missed a section would not see it.
 def test_an_fp16_plan_moves_about_half_of_what_fp32_moves() -> None:
-    full = plan_cost(graphs.tiny("fp32", size=64).SerializeToString(), BuildOptions(Precision.FP32))
-    half = plan_cost(graphs.tiny("fp16", size=64).SerializeToString(), OPTIONS)
+    full = plan_cost(gated.tiny("fp32", size=64).SerializeToString(), BuildOptions(Precision.FP32))
+    half = plan_cost(gated.tiny("fp16", size=64).SerializeToString(), OPTIONS)
     assert 0.4 < half.bytes_moved / full.bytes_moved < 0.75
     assert half.macs == full.macs > 32 * 64 * 64 * 27

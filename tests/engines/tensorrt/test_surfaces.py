@@ -18,8 +18,8 @@ from radixrt.engines.tensorrt.build import build_plan, check_options, plan_name
 from radixrt.engines.tensorrt.legacy_graph import for_version
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
-from tests.engines import graphs
 from tests.engines.tensorrt import recorded_api
+from tests.networks import gated
 
 CLASSIC = ("8.5", "8.6", "10.16", "11.4")
 
@@ -54,7 +54,7 @@ def test_a_build_makes_only_calls_that_the_version_has(version: str) -> None:
     progress: list[str] = []
     plan = build_plan(
         library,
-        graphs.tiny("int8", "batch").SerializeToString(),
+        gated.tiny("int8", "batch").SerializeToString(),
         options(workspace_mb=256),
         timing_cache=b"" if not library.rtx else None,
         progress=lambda phase, done, total: not progress.append(phase),
@@ -79,7 +79,7 @@ def test_a_build_makes_only_calls_that_the_version_has(version: str) -> None:
 def test_precision_flags_are_set_on_8_only(version: str, flags: set[str]) -> None:
     seen: set[str] = set()
     library = api(version, **{"IBuilderConfig.set_flag": lambda _, flag: seen.add(flag.name)})
-    build_plan(library, graphs.tiny("int8", "batch").SerializeToString(), options())
+    build_plan(library, gated.tiny("int8", "batch").SerializeToString(), options())
     assert seen == flags
 
 
@@ -134,7 +134,7 @@ def test_host_code_is_never_allowed(version: str) -> None:
 def test_what_a_library_lacks_is_said_in_a_sentence(version: str, asked: dict[str, Any], said: str) -> None:
     asked = {"batch": BatchSpec(), **asked}
     with pytest.raises(InputError, match=said):
-        build_plan(api(version), graphs.tiny("fp32", "batch").SerializeToString(), options(**asked))
+        build_plan(api(version), gated.tiny("fp32", "batch").SerializeToString(), options(**asked))
     # The same before anything long starts, without a graph.
     with pytest.raises(InputError, match=said):
         check_options(api(version), options(**asked))
@@ -153,7 +153,7 @@ def test_every_option_is_a_call_that_newer_versions_have(version: str) -> None:
         batch=BatchSpec(),
     )
     check_options(api(version), every)
-    assert build_plan(api(version), graphs.tiny("fp32", "batch").SerializeToString(), every).data == b"plan"
+    assert build_plan(api(version), gated.tiny("fp32", "batch").SerializeToString(), every).data == b"plan"
 
 
 # What only one version has must not be asked of it by a build that does not want it, nor be forgotten by one that does.
@@ -161,7 +161,7 @@ def test_every_option_is_a_call_that_newer_versions_have(version: str) -> None:
 def test_a_refittable_plan_sets_its_flag_and_no_other(version: str) -> None:
     seen: set[str] = set()
     library = api(version, **{"IBuilderConfig.set_flag": lambda _, flag: seen.add(flag.name)})
-    build_plan(library, graphs.tiny("fp32", "batch").SerializeToString(), options(refit=True))
+    build_plan(library, gated.tiny("fp32", "batch").SerializeToString(), options(refit=True))
     assert seen - {"FP16", "INT8"} == {"REFIT"}
 
 
@@ -178,13 +178,13 @@ def test_a_build_that_progress_stops_is_called_stopped() -> None:
 
     library = api("10.16", **{"Builder.build_serialized_network": build})
     with pytest.raises(InputError, match="was stopped"):
-        build_plan(library, graphs.tiny("fp32").SerializeToString(), options(), progress=lambda *_: False)
+        build_plan(library, gated.tiny("fp32").SerializeToString(), options(), progress=lambda *_: False)
 
 
 # The user knows torch modules, not the builder's tensor numbers.
 @pytest.mark.parametrize("version", recorded_api.VERSIONS)
 def test_a_parser_error_names_the_torch_module_and_a_way_out(version: str) -> None:
-    model = graphs.tiny("fp32")
+    model = gated.tiny("fp32")
     node = model.graph.node[0]
     entry = node.metadata_props.add()
     entry.key, entry.value = "pkg.torch.onnx.name_scopes", "['', 'layer1', 'layer1.0.conv2', 'conv2d']"
@@ -206,21 +206,21 @@ def test_a_parser_error_names_the_torch_module_and_a_way_out(version: str) -> No
 def test_a_build_that_fails_says_what_the_builder_said() -> None:
     library = api("10.16", **{"Builder.build_serialized_network": lambda *_: None})
     with pytest.raises(InputError, match="try another precision"):
-        build_plan(library, graphs.tiny("fp32", "batch").SerializeToString(), options())
+        build_plan(library, gated.tiny("fp32", "batch").SerializeToString(), options())
 
 
 # An open image size would need a second profile dimension, and would fail in the builder with a riddle.
 def test_an_open_image_size_is_refused() -> None:
     with pytest.raises(InputError, match="fixed image size"):
         build_plan(
-            api("10.16", **{"ITensor.shape": (-1, 3, -1, -1)}), graphs.tiny("fp32").SerializeToString(), options()
+            api("10.16", **{"ITensor.shape": (-1, 3, -1, -1)}), gated.tiny("fp32").SerializeToString(), options()
         )
 
 
 # TensorRT 8.x reads opset 17 and FP32 scales; later versions get the typed graph untouched.
 @pytest.mark.parametrize("version", CLASSIC)
 def test_each_version_gets_a_graph_that_it_reads(version: str, tmp_path: Path) -> None:
-    model = graphs.tiny("fp16")
+    model = gated.tiny("fp16")
     model.opset_import[0].version = 18
     deploy = tmp_path / "deploy.onnx"
     onnx.save(model, deploy)

@@ -13,8 +13,8 @@ from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.available import Gpu
 from radixrt.engines.tensorrt.target import TensorRtTarget
 from radixrt.export.spec import Precision
-from tests.engines import graphs
 from tests.engines.tensorrt import recorded_api
+from tests.networks import gated
 
 ORIN = Gpu("Orin (nvgpu)", "8.7")
 
@@ -47,7 +47,7 @@ class Here:
 
 # Timings of another device or version would choose its kernels: slow at best.
 def test_timings_are_kept_for_one_device_and_one_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    here, deploy = Here(monkeypatch), graphs.save(tmp_path, "fp16")
+    here, deploy = Here(monkeypatch), gated.save(tmp_path, "fp16")
     options = BuildOptions(Precision.FP16, cache_dir=tmp_path / "devices")
     for version, gpu in (
         ("10.16", ORIN),
@@ -66,7 +66,7 @@ def test_timings_are_kept_for_one_device_and_one_version(monkeypatch: pytest.Mon
 
 # A cache that was cut short by a power cut would be read, refused and written again at every build.
 def test_timings_that_the_library_refuses_are_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    here, deploy = Here(monkeypatch), graphs.save(tmp_path, "fp16")
+    here, deploy = Here(monkeypatch), gated.save(tmp_path, "fp16")
     options = BuildOptions(Precision.FP16, cache_dir=tmp_path / "devices")
     target = here.has("10.16", ORIN)
     target.build(deploy, tmp_path, options)
@@ -81,7 +81,7 @@ def test_timings_that_the_library_refuses_are_replaced(monkeypatch: pytest.Monke
 def test_timings_that_cannot_be_kept_do_not_cost_the_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "devices").write_text("a file is where the folder should be")
     options = BuildOptions(Precision.FP16, cache_dir=tmp_path / "devices")
-    built = Here(monkeypatch).has("10.16", ORIN).build(graphs.save(tmp_path, "fp16"), tmp_path, options)
+    built = Here(monkeypatch).has("10.16", ORIN).build(gated.save(tmp_path, "fp16"), tmp_path, options)
     assert built.files[0].read_bytes() == b"plan"
 
 

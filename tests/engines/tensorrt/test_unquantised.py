@@ -9,30 +9,30 @@ import pytest
 
 from radixrt.engines.tensorrt.unquantised import float16_twin, remove_pairs
 from radixrt.export.passes.float16 import to_float16
-from tests.engines import graphs
+from tests.networks import gated
 
 
 # What is compared with the INT8 plan must be the same network: the weights as they were dequantised, nothing lost.
 def test_without_pairs_the_network_is_the_same_but_for_the_rounding_of_its_input() -> None:
-    quantised = graphs.tiny("int8")
+    quantised = gated.tiny("int8")
     plain = ir.to_proto(remove_pairs(ir.from_proto(quantised)))
     onnx.checker.check_model(plain, full_check=True)
     assert not [node for node in plain.graph.node if "Linear" in node.op_type]
     # Values on the grid of the input's scale pass Q/DQ unchanged, so there the two must agree to float rounding.
     step = np.float32(3 / 127)
-    array = np.round(graphs.images(1).clip(-2.9, 2.9) / step).astype(np.float32) * step
-    np.testing.assert_allclose(graphs.reference(plain, array), graphs.reference(quantised, array), rtol=0, atol=1e-5)
+    array = np.round(gated.images(1).clip(-2.9, 2.9) / step).astype(np.float32) * step
+    np.testing.assert_allclose(gated.reference(plain, array), gated.reference(quantised, array), rtol=0, atol=1e-5)
 
 
 # The deploy graph of this family has FP16 between its pairs already; typing it again must change nothing.
 @pytest.mark.parametrize("half", [False, True])
 def test_the_fp16_twin_is_half_throughout(tmp_path: Path, half: bool) -> None:
-    model = ir.from_proto(graphs.tiny("int8"))
+    model = ir.from_proto(gated.tiny("int8"))
     ir.save(to_float16(model).model if half else model, tmp_path / "deploy.onnx")
     twin = onnx.load_from_string(float16_twin(tmp_path / "deploy.onnx"))
     onnx.checker.check_model(twin, full_check=True)
     assert {w.data_type for w in twin.graph.initializer} == {onnx.TensorProto.FLOAT16}
-    array = graphs.images(1).clip(-2.9, 2.9)
+    array = gated.images(1).clip(-2.9, 2.9)
     np.testing.assert_allclose(
-        graphs.reference(twin, array), graphs.reference(graphs.tiny("int8"), array), rtol=0, atol=3e-2
+        gated.reference(twin, array), gated.reference(gated.tiny("int8"), array), rtol=0, atol=3e-2
     )

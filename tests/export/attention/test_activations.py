@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
-from tests.export.attention.blocks import Net, SqueezeExcite
 from tests.export.attention.test_recognise import look
-from tests.export.exported import export, images, run
+from tests.networks.attention_blocks import Net, SqueezeExcite
+from tests.networks.exported import export, images, run
 
 SPELLINGS: dict[str, tuple[Callable[[Tensor], Tensor], str, tuple[float, ...]]] = {
     "gelu": (F.gelu, "Gelu", ()),

@@ -20,8 +20,8 @@ from radixrt.export.graph.origin import module_of
 from radixrt.export.graph.shapes import Concrete, Sizes, concretise
 from radixrt.export.graph.writer import GraphWriter
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
-from tests.export.attention.blocks import Net, SelectiveKernel, SplitAttention, SqueezeExcite
-from tests.export.exported import export, images, op_types, run
+from tests.networks.attention_blocks import Net, SelectiveKernel, SplitAttention, SqueezeExcite
+from tests.networks.exported import export, images, op_types, run
 
 
 def check(module: nn.Module, *, blocks: int = 1, options: RewriteOptions | None = None, **how: object) -> set[str]:

@@ -11,9 +11,9 @@ from radixrt.export.attention.interpret import interpret
 from radixrt.export.attention.recognise import Recognised, recognise
 from radixrt.export.graph.shapes import Sizes, concretise
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
-from tests.export.attention.blocks import Net, SelectiveKernel, SplitAttention, SqueezeExcite, StackedFirst
-from tests.export.exported import export, images, run
-from tests.export.graphs import graph
+from tests.networks.attention_blocks import Net, SelectiveKernel, SplitAttention, SqueezeExcite, StackedFirst
+from tests.networks.exported import export, images, run
+from tests.networks.onnx_text import graph
 
 FC = "<float[4,8,1,1] w1, float[8,4,1,1] w2>"
 SE = """

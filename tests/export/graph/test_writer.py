@@ -8,8 +8,8 @@ import pytest
 
 from radixrt.export.graph.origin import module_of, set_module
 from radixrt.export.graph.writer import GraphWriter
-from tests.export.exported import run
-from tests.export.graphs import graph
+from tests.networks.exported import run
+from tests.networks.onnx_text import graph
 
 TEXT = """net (float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y) <float[2, 2, 1, 1] w> {
     a = Conv(x, w)

@@ -16,9 +16,9 @@ from radixrt.export.passes.report import PassResult
 from radixrt.export.passes.squeeze_early import SqueezeEarly
 from tests.engines.tensorrt.rtx_passes.test_join_shortcut import tail
 from tests.engines.tensorrt.rtx_passes.test_space_to_depth import stem
-from tests.export.passes.conv_nets import conv_model
 from tests.export.passes.test_golden import read
 from tests.export.passes.test_squeeze_early import bottleneck_tail
+from tests.networks.convolutions import conv_model
 
 
 def readers(model: ir.Model) -> dict[str, list[tuple[str | None, int]]]:

@@ -27,7 +27,7 @@ from radixrt.export.passes.fold_shapes import FoldShapes
 from radixrt.export.passes.grouped_conv import GroupedConv
 from radixrt.export.passes.pool_conv import PoolConv
 from radixrt.export.passes.squeeze_early import SqueezeEarly
-from tests.export.exported import images, run
+from tests.networks.exported import images, run
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -20,8 +20,7 @@ from radixrt.export.passes.conv_shape import (
     read_shape,
 )
 from radixrt.export.passes.grouped_conv import GroupedConv
-
-from .conv_nets import SCOPES, activation, clone, constant, conv_model, model_of, run, whole
+from tests.networks.convolutions import SCOPES, activation, clone, constant, conv_model, model_of, run, whole
 
 
 def always(form: Form) -> ChooseForm:

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from radixrt.export.passes.pool_conv import PoolConv, PoolConvShape, PoolForm
-
-from .conv_nets import SCOPES, activation, clone, constant, model_of, run, whole
+from tests.networks.convolutions import SCOPES, activation, clone, constant, model_of, run, whole
 
 
 def to_conv(shape: PoolConvShape) -> tuple[PoolForm, str]:

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from radixrt.export.graph.equivalence import Proof
 from radixrt.export.graph.origin import module_of
 from radixrt.export.passes.squeeze_early import SqueezeEarly
-
-from .conv_nets import SCOPES, activation, clone, constant, model_of, run, whole
+from tests.networks.convolutions import SCOPES, activation, clone, constant, model_of, run, whole
 
 
 def bottleneck_tail(

@@ -13,8 +13,8 @@ from radixrt.errors import InputError
 from radixrt.export.reader.onnx_file import read_onnx, with_batch
 from radixrt.export.reader.sandbox import read_foreign
 from radixrt.export.spec import BatchSpec
-from tests.export.reader.nets import CHANNELS, Net, images, outputs, se_net
 from tests.export.reader.test_onnx_file import save
+from tests.networks.onnx_files import CHANNELS, Net, images, outputs, se_net
 
 
 def baked(batch: int) -> Net:

@@ -17,8 +17,8 @@ from radixrt.export.passes.pipeline import rewrite
 from radixrt.export.reader.onnx_file import read_onnx
 from radixrt.export.reader.simplify import simplify
 from radixrt.export.spec import Precision
-from tests.export.reader.nets import images, outputs, se_net
 from tests.export.reader.test_onnx_file import save
+from tests.networks.onnx_files import images, outputs, se_net
 
 
 @pytest.mark.parametrize("opset", [9, 11, 12, 13, 15, 17, 18, 20, 22])

@@ -14,8 +14,8 @@ from radixrt.export.reader.onnx_file import read_onnx
 from radixrt.export.reader.plain import demand_float, in_float32
 from radixrt.export.reader.simplify import simplify
 from radixrt.export.spec import Precision
-from tests.export.reader.nets import Net, images, in_half, outputs, quantised, se_net
 from tests.export.reader.test_onnx_file import save
+from tests.networks.onnx_files import Net, images, in_half, outputs, quantised, se_net
 
 
 def read(file: onnx.ModelProto, folder: Path) -> tuple[ir.Model, ir.Model, list[str]]:

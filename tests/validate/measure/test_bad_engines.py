@@ -20,7 +20,7 @@ from radixrt.validate.gates import demand, judge_gates, read_gates
 from radixrt.validate.measure.drift import drift
 from radixrt.validate.measure.findings import layer_findings
 from radixrt.validate.measure.parity import parity
-from tests.validate.measure.test_drift import network
+from tests.networks.chain import network
 
 
 def images(scale: float = 1.0, seed: int = 1, batches: int = 8) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ from radixrt.export.graph.equivalence import Proof
 from radixrt.export.graph.origin import module_of
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.spec import Precision
-from tests.export.passes.conv_nets import SCOPES, activation, clone, constant, model_of, whole
+from tests.networks.convolutions import SCOPES, activation, clone, constant, model_of, whole
 
 
 def tail(

@@ -9,7 +9,7 @@ from radixrt.engines.tensorrt.rtx_passes.space_to_depth import SpaceToDepth
 from radixrt.export.graph.equivalence import Proof
 from radixrt.export.graph.origin import module_of
 from radixrt.export.passes.conv_shape import ConvShape
-from tests.export.passes.conv_nets import clone, conv_model, run, whole
+from tests.networks.convolutions import clone, conv_model, run, whole
 
 
 def stem(kernel: tuple[int, int] = (3, 3), pads: tuple[int, int, int, int] = (1, 1, 1, 1), **how: object) -> ConvShape:

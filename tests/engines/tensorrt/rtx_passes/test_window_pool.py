@@ -6,8 +6,8 @@ import onnx_ir as ir
 import pytest
 
 from radixrt.engines.tensorrt.rtx_passes.window_pool import WindowPool
-from tests.export.passes.conv_nets import activation, clone, constant, model_of, run, whole
 from tests.export.passes.test_squeeze_early import bottleneck_tail
+from tests.networks.convolutions import activation, clone, constant, model_of, run, whole
 
 
 @pytest.mark.parametrize("reduce_mean", [False, True])
