@@ -87,19 +87,7 @@ def prepare(choice: ModelChoice, data: DataOptions, batch: BatchSpec | None, sta
         InputError: the network, its weights, the images or the graph cannot be used.
     """
     with stages.stage("Loading the network and its images"):
-        ref = None if choice.module is not None else resolve(choice.name)
-        if ref is None:
-            assert choice.module is not None
-            model = from_module(choice.module, choice.name)
-        else:
-            model = load(
-                ref,
-                checkpoint=as_path(choice.checkpoint),
-                num_classes=choice.num_classes,
-                seed=choice.seed,
-                batch=batch,
-                logits=choice.logits,
-            )
+        model, pinned = _loaded(choice, batch)
         for text in model.remarks:
             stages.note(text)
         preprocess = resolve_preprocess(model, choice, data)
@@ -113,18 +101,12 @@ def prepare(choice: ModelChoice, data: DataOptions, batch: BatchSpec | None, sta
 
     with stages.stage("Capturing the graph"):
         ready = _Statistics(model, images.calibration)
-        error: float | None = None
-        reused: tuple[str, ...] = ()
         if model.module is None:
             assert model.foreign is not None
-            graph = model.foreign.simplified
+            kept = Kept(_Captured(model.foreign.simplified, None))
         else:
-            how = ready, preprocess, batch or BatchSpec(), choice.logits
-            if ref is not None and ref.kind in PINNED_KINDS:
-                kept = reuse.step(_capture_step(*how), lambda: _capture(*how))
-            else:
-                kept = Kept(_capture(*how))
-            graph, error, reused = kept.value.graph, kept.value.error, kept.reused
+            kept = _captured(ready, preprocess, batch or BatchSpec(), choice.logits, reuse if pinned else None)
+    graph = kept.value.graph
     if model.module is None:
         assert model.foreign is not None
         reference = onnx_reference(model.foreign.graph)
@@ -140,9 +122,25 @@ def prepare(choice: ModelChoice, data: DataOptions, batch: BatchSpec | None, sta
         graph_sha256=graph_sha256(graph),
         labels=tuple(model.labels or (images.labels if labelled else ())),
         labelled=labelled and model.weights != "random",
-        capture_error=error,
-        reused=reused,
+        capture_error=kept.value.error,
+        reused=kept.reused,
     )
+
+
+def _loaded(choice: ModelChoice, batch: BatchSpec | None) -> tuple[LoadedModel, bool]:
+    """The network, and whether equal weights mean an equal network."""
+    if choice.module is not None:
+        return from_module(choice.module, choice.name), False
+    ref = resolve(choice.name)
+    model = load(
+        ref,
+        checkpoint=as_path(choice.checkpoint),
+        num_classes=choice.num_classes,
+        seed=choice.seed,
+        batch=batch,
+        logits=choice.logits,
+    )
+    return model, ref.kind in PINNED_KINDS
 
 
 def resolve_preprocess(model: LoadedModel, choice: ModelChoice, data: DataOptions) -> Preprocess:
@@ -185,10 +183,41 @@ class _Statistics:
 
 @dataclass(frozen=True)
 class _Captured:
-    """A module's graph, and the largest difference of its outputs from the module's on real images."""
+    """A network's graph; ``error`` is the largest difference of its outputs from a module's, on real images."""
 
     graph: ir.Model
-    error: float
+    error: float | None
+
+
+def _captured(
+    statistics: _Statistics, preprocess: Preprocess, batch: BatchSpec, logits: str | None, reuse: Reuse | None
+) -> Kept[_Captured]:
+    """Captures a module's graph; ``reuse`` is where an earlier capture may lie that can be taken for it."""
+    from radixrt.export.reader.simplify import simplify
+    from radixrt.export.source.capture import capture
+    from radixrt.export.source.reference import hold_against
+
+    model, module = statistics.model, statistics.model.module
+    assert module is not None
+
+    def make() -> _Captured:
+        statistics.fit()
+        graph = simplify(capture(module, preprocess.input_size, batch, logits=logits))
+        few = next(statistics.images.batches(IMAGES_HELD_AGAINST)).images
+        return _Captured(graph, hold_against(module, graph, few, logits=logits))
+
+    if reuse is None:
+        return Kept(make())
+    step = Step(
+        "capture",
+        Codec(_write_captured, _read_captured),
+        inputs={
+            "weights": weights_sha256(module),
+            "statistics": statistics.images.prepared_sha256 if model.weights == "random" else "",
+        },
+        options={"source": model.source, "input_size": preprocess.input_size, "batch": str(batch), "logits": logits},
+    )
+    return reuse.step(step, make)
 
 
 def _write_captured(captured: _Captured, folder: Path) -> None:
@@ -198,35 +227,6 @@ def _write_captured(captured: _Captured, folder: Path) -> None:
 
 def _read_captured(folder: Path) -> _Captured:
     return _Captured(ir.load(folder / "graph.onnx"), float((folder / "error.txt").read_text()))
-
-
-def _capture(statistics: _Statistics, preprocess: Preprocess, batch: BatchSpec, logits: str | None) -> _Captured:
-    from radixrt.export.reader.simplify import simplify
-    from radixrt.export.source.capture import capture
-    from radixrt.export.source.reference import hold_against
-
-    module = statistics.model.module
-    assert module is not None
-    statistics.fit()
-    graph = simplify(capture(module, preprocess.input_size, batch, logits=logits))
-    few = next(statistics.images.batches(IMAGES_HELD_AGAINST)).images
-    return _Captured(graph, hold_against(module, graph, few, logits=logits))
-
-
-def _capture_step(
-    statistics: _Statistics, preprocess: Preprocess, batch: BatchSpec, logits: str | None
-) -> Step[_Captured]:
-    model = statistics.model
-    assert model.module is not None
-    return Step(
-        "capture",
-        Codec(_write_captured, _read_captured),
-        inputs={
-            "weights": weights_sha256(model.module),
-            "statistics": statistics.images.prepared_sha256 if model.weights == "random" else "",
-        },
-        options={"source": model.source, "input_size": preprocess.input_size, "batch": str(batch), "logits": logits},
-    )
 
 
 def _labels_fit(data: Sequence[str], model: LoadedModel, graph: ir.Model) -> bool:

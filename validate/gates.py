@@ -32,7 +32,7 @@ DEFAULT_MAX_DROP = 1.0
 OUTPUT_GATES = ("max_drop", "min_agreement", "min_cosine")
 LATENCY_GATES = ("max_p95_ms", "min_speedup")
 NO_TRUTH = "top-1 needs trained weights and labels that fit the head"
-ON_TWIN = "Measured on the CPU twin of the same numbers, not on the engine."
+ON_STAND_IN = "Measured on the CPU twin of the same numbers, not on the engine."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ def judge_gates(
     if measured_on == "engine":
         return judged
     return [
-        gate.model_copy(update={"reason": f"{gate.reason} {ON_TWIN}".strip()})
+        gate.model_copy(update={"reason": f"{gate.reason} {ON_STAND_IN}".strip()})
         if gate.name in OUTPUT_GATES and gate.value is not None
         else gate
         for gate in judged

@@ -14,7 +14,6 @@ from radixrt.engines.base import Analysis, Array
 from radixrt.errors import InputError
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.spec import BatchSpec
-from radixrt.prepare import Prepared
 from radixrt.reuse import Kept, Reuse, Step, as_json
 from radixrt.validate.measure.drift import drift, watched
 from radixrt.validate.schema import DriftRow
@@ -94,26 +93,29 @@ def locate_built(
     return reuse.step(step, lambda: measure(float32, deploy, lambda: whole_batches(images, size), plan))
 
 
-def locate(graph: Path, prepared: Prepared, batch: BatchSpec, plan: Analysis | None = None) -> Located:
+def locate(
+    graph: Path, reference: ir.Model, images: ImageList, batch: BatchSpec, plan: Analysis | None = None
+) -> Located:
     """Runs a graph beside the original, layer by layer.
 
     Args:
         graph: a bundle's deploy graph, or an ONNX file that another tool made of the original.
-        prepared: the original and its images.
+        reference: the original.
+        images: those to look at.
         batch: the batch sizes that the graph takes.
         plan: as for :func:`measure`.
 
     Returns:
         What was found: no rows where the two compute the same, or where a note says why.
     """
-    shape, size = prepared.graph.graph.inputs[0].shape, batch.max
+    shape, size = reference.graph.inputs[0].shape, batch.max
     takes = shape is None or shape[0] == size or not isinstance(shape[0], int)
 
     def batches() -> Iterable[Array]:
-        return whole_batches(prepared.test, size) if takes else ()
+        return whole_batches(images, size) if takes else ()
 
     try:
-        located = measure(prepared.graph, ir.load(graph), batches, plan)
+        located = measure(reference, ir.load(graph), batches, plan)
     except InputError as error:
         return Located(notes=(f"Where the error comes from was not located: {str(error).rstrip('.')}.",))
     return located if any(row.sqnr_db < EXACT_DB for row in located.rows) else replace(located, rows=())

@@ -159,7 +159,7 @@ def _located(found: _Found, prepared: Prepared, batch: BatchSpec, stages: Stages
         )
     with stages.stage("Locating the error, layer by layer"):
         plan = found.target.analysis(graph, found.options) if found.options is not None else None
-        return locate(graph, prepared, batch, plan)
+        return locate(graph, prepared.graph, prepared.test, batch, plan)
 
 
 def original_of(bundle: Bundle, checkpoint: Path | None, reference: str | None = None) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from radixrt.calibration.data.images import ImageBatch
 from radixrt.engines.base import BuildOptions, Capability
 from radixrt.export.graph.session import GraphSession
 from radixrt.export.passes.float16 import to_float16
@@ -97,7 +97,7 @@ class Images:
     prepared_sha256 = "0"
 
     def batches(self, size: int, limit: int) -> Iterator[Any]:
-        yield from (SimpleNamespace(images=part) for part in (BATCH, BATCH[:1]))
+        yield from (ImageBatch(part, None, ()) for part in (BATCH, BATCH[:1]))
 
 
 # A table of the CPU that is taken again where the device could be asked, or the other way round, would go unnoticed.
@@ -125,7 +125,7 @@ def test_validating_a_bundle_asks_the_device_as_well(tmp_path: Path) -> None:
     deploy = to_float16(reference).model
     ir.save(deploy, tmp_path / "deploy.onnx")
     plan: Any = Device(deploy, lambda name, array: array * np.float16(2) if name == "c2" else array)
-    prepared: Any = SimpleNamespace(graph=reference, test=Images())
-    located = locate(tmp_path / "deploy.onnx", prepared, BatchSpec(1, 2), plan)
+    images: Any = Images()
+    located = locate(tmp_path / "deploy.onnx", reference, images, BatchSpec(1, 2), plan)
     assert any(row.first_drop for row in located.rows)
     assert "measured on the device" in located.notes[0]

@@ -52,7 +52,7 @@ def logits(images: int, noise: float, seed: int = 0) -> tuple[NDArray[np.float64
 def make_report(
     *,
     executed: bool = True,
-    twin: bool = False,
+    stand_in: bool = False,
     weights: str = "checkpoint",
     noise: float = 0.02,
     limits: GateLimits | None = None,
@@ -62,15 +62,15 @@ def make_report(
 ) -> Report:
     """A whole report; ``milliseconds`` is what the engine takes for one image on the fake clock.
 
-    ``twin`` makes it one of an engine that was not executed and whose CPU twin was.
+    ``stand_in`` makes it one of an engine that was not executed and whose stand-in was.
     """
-    executed = executed and not twin
+    executed = executed and not stand_in
     limits = limits or GateLimits()
     size = Size(deploy_onnx_bytes=6_200_000, engine_bytes=1_900_000)
     right = close = times = None
     drift: list[DriftRow] = []
     layers: list[LayerTime] = []
-    if executed or twin:
+    if executed or stand_in:
         reference, engine, labels = logits(500, noise)
         names = [f"{HOSTILE}{i}.png" for i in range(len(labels))]
         right = accuracy(reference, engine, labels, names=names, classes=CLASSES, max_drop_points=limits.drop_limit)
@@ -102,7 +102,7 @@ def make_report(
             for i in range(10)
         ]
         layers = [LayerTime(name=f"layer1.{i}", op_type="Conv", ms=0.1 * (i + 1)) for i in range(30)]
-    measured_on: MeasuredOn = "cpu twin" if twin else "engine"
+    measured_on: MeasuredOn = "cpu twin" if stand_in else "engine"
     gates = judge_gates(
         limits, parity=close, accuracy=right, latency=times, size=size, executed=executed, measured_on=measured_on
     )

@@ -67,17 +67,17 @@ def match_layers(reference: ir.Model, deploy: ir.Model) -> list[MatchedLayer]:
         output = node.outputs[0].name or ""
         # onnxruntime's quantiser gives the name of an output that it quantises to what follows.
         found = (by_node.get(node.name or ""), by_value.get(output), by_value.get(f"{output}_QuantizeLinear_Input"))
-        twin = next((other for other in found if other is not None and other.op_type == node.op_type), None)
-        if twin is None:
+        match = next((other for other in found if other is not None and other.op_type == node.op_type), None)
+        if match is None:
             continue
         matched.append(
             MatchedLayer(
                 name=module_of(node) or output,
                 op_type=node.op_type,
                 reference=output,
-                deploy=twin.outputs[0].name or "",
+                deploy=match.outputs[0].name or "",
                 feeders=tuple(sorted(_feeders(node, place))),
-                pairs=tuple(_pairs(twin)),
+                pairs=tuple(_pairs(match)),
             )
         )
         place[output] = len(matched) - 1

@@ -31,7 +31,7 @@ from radixrt.validate.report.summary import (
     RANDOM_WEIGHTS,
     headline,
     milliseconds,
-    on_twin,
+    on_stand_in,
     percent,
     size,
     speedup,
@@ -100,7 +100,7 @@ def compare(reports: Sequence[Report]) -> Comparison:
     idle = [entry.title for entry in entries if not entry.report.executed]
     if idle:
         notes.append(f"Built and not executed here, so without a point in the plot: {'; '.join(idle)}.")
-    if any(on_twin(report) for report in reports):
+    if any(on_stand_in(report) for report in reports):
         notes.append("Figures measured on the CPU twin are those of the same numbers run on a CPU, not of the engine.")
     if not labelled and len({report.model.name for report in executed}) > 1:
         notes.append("Each network's answers are held against its own original: that does not rank the networks.")
@@ -209,7 +209,7 @@ def _row(entry: Entry) -> Row:
         report.model.name,
         report.precision,
         report.target,
-        subject(report) if report.executed or on_twin(report) else "not executed",
+        subject(report) if report.executed or on_stand_in(report) else "not executed",
         "yes" if entry.on_front else "",
         percent(accuracy.engine_top1) if accuracy else absent,
         change,

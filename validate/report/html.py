@@ -28,7 +28,7 @@ from radixrt.validate.report.summary import (
     gate_title,
     gate_value,
     headline,
-    on_twin,
+    on_stand_in,
     subject,
     tiles,
 )
@@ -87,7 +87,7 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] | None = None) -
         subject=subject(report),
         output_head=rows.OUTPUT_HEAD,
         latency_head=rows.latency_head,
-        of_twin=" of the CPU twin" if on_twin(report) else "",
+        of_stand_in=" of the CPU twin" if on_stand_in(report) else "",
         gate_title=gate_title,
         gate_limit=gate_limit,
         gate_value=gate_value,

@@ -13,7 +13,7 @@ from radixrt.validate.report.summary import (
     gate_title,
     gate_value,
     headline,
-    on_twin,
+    on_stand_in,
     subject,
     tiles,
 )
@@ -88,7 +88,7 @@ def _accuracy(report: Report) -> Iterator[str]:
         return
     low, high = accuracy.delta_ci95
     who = subject(report)
-    yield "## Accuracy of the CPU twin" if on_twin(report) else "## Accuracy"
+    yield "## Accuracy of the CPU twin" if on_stand_in(report) else "## Accuracy"
     yield ""
     yield (
         f"{accuracy.samples} images; change {accuracy.delta * 100:+.2f} points, 95 % interval {low * 100:+.2f} to "
@@ -108,7 +108,7 @@ def _accuracy(report: Report) -> Iterator[str]:
 def _parity(report: Report) -> Iterator[str]:
     if report.parity is None:
         return
-    yield f"## Parity{' of the CPU twin' if on_twin(report) else ''} with {escape(report.reference)}"
+    yield f"## Parity{' of the CPU twin' if on_stand_in(report) else ''} with {escape(report.reference)}"
     yield ""
     yield from table(["over the logits", ""], rows.parity_rows(report.parity))
     if outputs := rows.output_rows(report.parity):

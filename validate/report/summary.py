@@ -52,7 +52,7 @@ def headline(report: Report) -> Headline:
         if report.latency.unsteady:
             sentences.append(f"The times are not steady: {'; '.join(report.latency.unsteady)}.")
         sentences += report.latency.method.warnings
-    twin = [gate for gate in judged if gate.name in OUTPUT_GATES] if on_twin(report) else []
+    twin = [gate for gate in judged if gate.name in OUTPUT_GATES] if on_stand_in(report) else []
     if failed or not report.passed:
         title = "Failed"
         if failed:
@@ -93,14 +93,14 @@ def speedup(latency: Latency) -> str:
     return f"{latency.speedup_p50:.2f}x ({doubt})"
 
 
-def on_twin(report: Report) -> bool:
+def on_stand_in(report: Report) -> bool:
     """Whether parity and accuracy are those of the CPU twin of an engine that was not executed."""
     return report.measured_on == "cpu twin"
 
 
 def subject(report: Report) -> str:
     """Whose outputs were measured, in words."""
-    return "CPU twin" if on_twin(report) else "engine"
+    return "CPU twin" if on_stand_in(report) else "engine"
 
 
 def tiles(report: Report) -> list[Tile]:
@@ -109,7 +109,7 @@ def tiles(report: Report) -> list[Tile]:
 
 
 def _tiles(report: Report) -> Iterator[Tile]:
-    of = ", CPU twin" if on_twin(report) else ""
+    of = ", CPU twin" if on_stand_in(report) else ""
     if accuracy := report.accuracy:
         low, high = accuracy.delta_ci95
         yield Tile(

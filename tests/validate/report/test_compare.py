@@ -41,7 +41,7 @@ def test_an_engine_that_was_not_executed_is_listed_without_a_point() -> None:
 
 
 def test_figures_of_a_cpu_twin_are_marked_and_have_no_point() -> None:
-    found = compare([report(0.9, 4), make_report(twin=True, target="tensorrt-rtx")])
+    found = compare([report(0.9, 4), make_report(stand_in=True, target="tensorrt-rtx")])
     assert (found.entries[1].score, found.entries[1].on_front) == (None, False)
     assert any("measured on the CPU twin" in note and "not of the engine" in note for note in found.notes)
     page = render_comparison([entry.report for entry in found.entries])

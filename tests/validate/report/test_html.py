@@ -91,7 +91,7 @@ def test_verdict_and_warning_come_first() -> None:
 
 
 def test_the_page_labels_what_the_cpu_twin_answered() -> None:
-    report = make_report(twin=True, noise=0.3, limits=GateLimits(max_drop=90))
+    report = make_report(stand_in=True, noise=0.3, limits=GateLimits(max_drop=90))
     page = render_html(report)
     words = Page(page).words
     assert "Built, not executed here; its CPU twin kept 1 gate" in words

@@ -27,7 +27,7 @@ def test_what_was_not_judged_is_skipped() -> None:
 
 
 def test_a_gate_that_the_twin_kept_says_so_in_the_ci_system() -> None:
-    suite = ElementTree.fromstring(render_junit([make_report(twin=True)]))[0]
+    suite = ElementTree.fromstring(render_junit([make_report(stand_in=True)]))[0]
     (said,) = [case.findtext("system-out") for case in suite.iter("testcase")]
     assert said is not None and "CPU twin" in said and "not on the engine" in said
 

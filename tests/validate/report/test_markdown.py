@@ -33,7 +33,7 @@ def test_what_was_not_executed_shows_no_figure() -> None:
 
 # Nobody may take the figures of a CPU run for those of the plan: each place that shows one says what it is of.
 def test_what_the_cpu_twin_answered_is_labelled_wherever_it_stands() -> None:
-    report = make_report(twin=True, target="tensorrt-rtx", noise=0.3, limits=GateLimits(max_drop=90))
+    report = make_report(stand_in=True, target="tensorrt-rtx", noise=0.3, limits=GateLimits(max_drop=90))
     text = render_markdown(report)
     assert text.split("\n")[2] == "**Built, not executed here; its CPU twin kept 1 gate.**"
     assert "measured on its CPU twin" in text and "and not on the engine" in text
@@ -41,7 +41,7 @@ def test_what_the_cpu_twin_answered_is_labelled_wherever_it_stands() -> None:
     assert "## Latency" not in text
     head = [line for line in text.split("\n") if line.startswith("| ") and "PyTorch" in line]
     assert head and not any("engine" in line for line in head)
-    failed = make_report(twin=True, noise=0.3, limits=GateLimits(min_agreement=0.999))
+    failed = make_report(stand_in=True, noise=0.3, limits=GateLimits(min_agreement=0.999))
     assert "gates not kept, measured on the CPU twin.**" in render_markdown(failed).split("\n")[2]
 
 
