@@ -5,7 +5,7 @@ Read is a product of a tensor with a function of itself.
 ::
 
     x * sigmoid(c x)                                     Swish(c): SiLU, and quick GELU where c = 1.702
-    x * hard_sigmoid(x), x * clip(x + 3, 0, 6)           HardSwish, six times HardSwish
+    x * hard_sigmoid(x)                                  HardSwish
     x * tanh(softplus(x))                                Mish
     x * (1 + erf(x / sqrt 2))                            twice Gelu
     x * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))      twice GeluTanh
@@ -67,8 +67,6 @@ def _gated(x: Affine, gate: Affine) -> Affine | None:
     elif basis.kind == "HardSigmoid":
         slope, start = basis.params
         found = _hard_swish(x, _scale(inner, 6 * slope), 6 * start - 3)
-    elif basis.kind == "Clip" and basis.params == (0.0, 6.0):
-        found = _hard_swish(x, inner, -3.0, 6.0)
     elif basis.kind == "Tanh" and isinstance(soft := sole_basis(inner), Activated) and soft.kind == "Softplus":
         found = _times(x, soft.inner, Activated("Mish", soft.inner))
     else:
@@ -187,6 +185,8 @@ def write_activation(value: ir.Value, activation: Activation, role: str, to: Wri
         return _half(value, to.op("Tanh", [argument], f"{role}.curve"), role, to)
     if kind == "Pow":
         return to.op("Pow", [value, number(params[0], "exponent")], role)
+    if kind == "PRelu":
+        return to.op("PRelu", [value, to.constant(np.asarray(params).reshape(-1, 1, 1), f"{role}.slope")], role)
     if kind == "Clip":
         ends = [number(p, end) for end, p in zip(("min", "max"), params, strict=True)]
         return to.op("Clip", [value, *ends], role)

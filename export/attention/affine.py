@@ -75,6 +75,10 @@ class Affine:
         diagonal = sparse.diags_array(factors, format="csr")
         return Affine(tuple((b, sparse.csr_matrix(diagonal @ m)) for b, m in self.terms), self.bias * factors)
 
+    def scale_terms(self, factor: float) -> Affine:
+        """Multiplies all but the bias, as another unit of the bases does."""
+        return Affine(tuple((b, m * factor) for b, m in self.terms), self.bias)
+
     def shift(self, offsets: Floats) -> Affine:
         """Adds ``offsets[i]`` to element ``i``."""
         return Affine(self.terms, self.bias + offsets)

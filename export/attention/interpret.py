@@ -117,24 +117,30 @@ def interpret(graph: ir.Graph, found: Concrete) -> Interpretation:
 
 
 def _unknown(node: ir.Node, state: Interpretation) -> bool:
-    """A node that is not understood passes on that its output hangs on a pool, unless the output has space again.
+    """A node that is not understood passes on that its output hangs on a pool, unless it makes a new feature map.
 
-    An Expand over space (expand_as) is still a gate: only what computes a new feature map is not.
+    It makes one where it takes another map in, or where it has space to spread the pooled numbers over; an Expand over
+    space (expand_as) is still a gate.
     """
     for value in node.inputs:
         known = state.known.get(value) if value is not None else None
         if isinstance(known, Small | Opaque):
             reason = known.reason if isinstance(known, Opaque) else _why_unknown(node, known, state)
             for output in node.outputs:
-                if node.op_type == "Expand" or not _has_space(state.found.shapes.get(output)):
+                if node.op_type == "Expand" or not _makes_a_map(node, output, state):
                     state.known[output] = Opaque(reason)
             return True
     return True
 
 
-def _has_space(shape: tuple[int, ...] | None) -> bool:
-    """Whether a tensor is a feature map of more than one pixel, with the channels second or last."""
-    return shape is not None and len(shape) >= 4 and prod(shape[2:]) != 1 and prod(shape[1:-1]) != 1
+def _makes_a_map(node: ir.Node, output: ir.Value, state: Interpretation) -> bool:
+    shape = state.found.shapes.get(output)
+    if shape is None or len(shape) < 4 or prod(shape[2:]) == 1 or prod(shape[1:-1]) == 1:
+        return False
+    fed = [v for v in node.inputs if v is not None and state.found.constant(v) is None]
+    if not all(isinstance(state.known.get(v), Small | Opaque) for v in fed):
+        return True
+    return prod(shape) > sum(prod(state.found.shapes.get(v, ())) for v in fed)
 
 
 def _why_unknown(node: ir.Node, small: Small, state: Interpretation) -> str:
@@ -151,8 +157,8 @@ def _squeeze(node: ir.Node, state: Interpretation) -> bool:
         "GlobalMaxPool": "max", "ReduceMax": "max", "MaxPool": "max",
     }  # fmt: skip
     kind = kinds.get(node.op_type)
-    if kind is not None and _is_channels_last(node, state):
-        state.known[node.outputs[0]] = Opaque("it pools a channels-last map (N, H, W, C), whose FCs need no other form")
+    if kind is not None and (reason := _other_axes(node, state)) is not None:
+        state.known[node.outputs[0]] = Opaque(reason)
         return True
     view = state.whole(_start(node, state)) if kind is not None else None
     if kind is None or view is None or view.batch:
@@ -180,12 +186,18 @@ def _squeeze(node: ir.Node, state: Interpretation) -> bool:
     return True
 
 
-def _is_channels_last(node: ir.Node, state: Interpretation) -> bool:
+def _other_axes(node: ir.Node, state: Interpretation) -> str | None:
+    """Why a reduction of a feature map to one axis beside the batch is no pool over space."""
     value = node.inputs[0]
     axes = axes_of(node, state.found) if node.op_type.startswith("Reduce") else None
     if value is None or axes is None or state.wide(value) is None or len(state.found.shapes[value]) != 4:
-        return False
-    return sorted(a % 4 for a in axes) == [1, 2]
+        return None
+    reduced = sorted(axis % 4 for axis in axes)
+    if len(reduced) != 2 or reduced[0] == 0 or reduced == [2, 3]:
+        return None
+    shape = " x ".join(["N", *map(str, state.found.shapes[value][1:])])
+    space = "space only in a channels-last map" if reduced == [1, 2] else "not space"
+    return f"its pool runs over axes {reduced[0]} and {reduced[1]} of {shape}, which is {space}"
 
 
 def _start(node: ir.Node, state: Interpretation) -> ir.Value | None:

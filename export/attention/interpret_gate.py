@@ -1,9 +1,9 @@
 """The operators between a global pool and its gate, read as affine maps, activations and layout.
 
 Part of the recogniser's interpretation (:mod:`radixrt.export.attention.interpret`). Understood: convolutions whose
-window sees one pixel, Gemm and MatMul with constant weights, BatchNormalization, arithmetic with constants, elementwise
-activations (also spelled out, as ``x * sigmoid(x)`` or ``x * clip(x + 3, 0, 6) / 6``), Softmax over one
-axis, and every layout operator.
+window sees one pixel, Gemm and MatMul with constant weights, BatchNormalization, arithmetic with constants, whatever is
+piecewise linear (:mod:`radixrt.export.attention.interpret_elementwise`), other elementwise activations (also spelled
+out, as ``x * sigmoid(x)``), Softmax over one axis, and every layout operator.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import onnx_ir as ir
 from scipy import sparse
 
 from radixrt.export.attention.activations import product
-from radixrt.export.attention.affine import Activated, Affine, Floats, identity, sole_basis, stack
+from radixrt.export.attention.affine import Activated, Affine, identity, stack
+from radixrt.export.attention.interpret_elementwise import choice, elementwise
+from radixrt.export.attention.piecewise import plainest
 from radixrt.export.attention.values import LAYOUT_OPS, Abstract, Small, axes_of, dims_axis, relocate, without
 from radixrt.export.graph.shapes import Concrete
 
-_PLAIN = frozenset({"Relu", "Sigmoid", "HardSwish", "Tanh", "Softplus", "Mish", "Erf"})
+_PLAIN = frozenset({"Sigmoid", "HardSwish", "Tanh", "Softplus", "Mish", "Erf"})
 
 
 class State(Protocol):
@@ -65,7 +67,12 @@ def _interpret(
     if small.batch:
         # Tensors stacked along a new first axis: only what leaves the batch where it is.
         alone = len(smalls) == 1 and inputs[0] is small
-        return _activate(node, small, state.found) if alone else None
+        if not alone:
+            return None
+        return elementwise(node, state.known, state.found) or _activate(node, small, state.found)
+    bent = elementwise(node, state.known, state.found) or choice(node, state.known, state.found)
+    if bent is not None:
+        return bent
     if node.op_type == "Expand":
         return _expand(node, small, state.found)
     if len(smalls) == 2 and len(node.inputs) == 2:
@@ -132,9 +139,9 @@ def _binary(node: ir.Node, left: Small, right: Small) -> list[Small] | None:
         return None
     a, b = _spread_to(left, dims), _spread_to(right, dims)
     if node.op_type == "Add":
-        return [Small(a.plus(b), dims)]
+        return [Small(plainest(a.plus(b)), dims)]
     if node.op_type == "Sub":
-        return [Small(a.plus(b.scale(np.full(b.size, -1.0))), dims)]
+        return [Small(plainest(a.plus(b.scale(np.full(b.size, -1.0)))), dims)]
     if node.op_type == "Mul":
         multiplied = product(a, b)
         return None if multiplied is None else [Small(multiplied, dims)]
@@ -147,7 +154,7 @@ def _sum(smalls: list[Small]) -> list[Small] | None:
     total = smalls[0].vector
     for small in smalls[1:]:
         total = total.plus(small.vector)
-    return [Small(total, smalls[0].dims)]
+    return [Small(plainest(total), smalls[0].dims)]
 
 
 def _spread_to(small: Small, dims: tuple[int, ...]) -> Affine:
@@ -173,21 +180,10 @@ def _arithmetic(node: ir.Node, small: Small, first: bool, found: Concrete) -> li
             return None
         values = 1.0 / values
     if node.op_type in ("Mul", "Div"):
-        return [Small(_hard_sigmoid(vector, values) or vector.scale(values), dims[1:])]
+        return [Small(vector.scale(values), dims[1:])]
     if node.op_type == "Sub":
         vector, values = (vector, -values) if first else (vector.scale(np.full(vector.size, -1.0)), values)
     return [Small(vector.shift(values), dims[1:])]
-
-
-def _hard_sigmoid(vector: Affine, factors: Floats) -> Affine | None:
-    """``clip(x, 0, hi) / hi`` is a hard sigmoid whose slope is ``1 / hi``."""
-    basis = sole_basis(vector)
-    if not isinstance(basis, Activated) or basis.kind != "Clip" or basis.params[0] != 0.0:
-        return None
-    high = basis.params[1]
-    if not np.allclose(factors * high, 1.0, rtol=1e-6, atol=0.0):
-        return None
-    return identity(Activated("HardSigmoid", basis.inner, (1.0 / high, 0.0)))
 
 
 def _linear(node: ir.Node, small: Small, found: Concrete) -> list[Small] | None:
@@ -274,10 +270,8 @@ def _activate(node: ir.Node, small: Small, found: Concrete) -> list[Small] | Non
     op = node.op_type
     if op in _PLAIN:
         basis = Activated(op, small.vector)
-    elif op == "HardSigmoid":
-        basis = Activated(op, small.vector, (_number(node, "alpha", 0.2), _number(node, "beta", 0.5)))
-    elif op in ("LeakyRelu", "Swish", "Elu"):
-        basis = Activated(op, small.vector, (_number(node, "alpha", 0.01 if op == "LeakyRelu" else 1.0),))
+    elif op in ("Swish", "Elu"):
+        basis = Activated(op, small.vector, (_number(node, "alpha", 1.0),))
     elif op == "Gelu":
         approximate = node.attributes.get_string("approximate", "none")
         basis = Activated("GeluTanh" if approximate == "tanh" else "Gelu", small.vector)
@@ -286,11 +280,6 @@ def _activate(node: ir.Node, small: Small, found: Concrete) -> list[Small] | Non
         if exponent is None or exponent.size != 1:
             return None
         basis = Activated(op, small.vector, (float(exponent.item()),))
-    elif op == "Clip":
-        bounds = _bounds(node, found)
-        if bounds is None:
-            return None
-        basis = Activated("Relu", small.vector) if bounds == (0.0, np.inf) else Activated(op, small.vector, bounds)
     elif op == "Softmax":
         group_of = _softmax_groups(node, small, found)
         if group_of is None:
@@ -299,19 +288,6 @@ def _activate(node: ir.Node, small: Small, found: Concrete) -> list[Small] | Non
     else:
         return None
     return [Small(identity(basis), small.dims, batch=small.batch)]
-
-
-def _bounds(node: ir.Node, found: Concrete) -> tuple[float, float] | None:
-    if "min" in node.attributes or "max" in node.attributes:
-        return _number(node, "min", -np.inf), _number(node, "max", np.inf)
-    ends = []
-    for place, default in ((1, -np.inf), (2, np.inf)):
-        value = node.inputs[place] if len(node.inputs) > place else None
-        array = found.constant(value)
-        if value is not None and array is None:
-            return None
-        ends.append(default if array is None else float(array.reshape(())))
-    return ends[0], ends[1]
 
 
 def _softmax_groups(node: ir.Node, small: Small, found: Concrete) -> npt.NDArray[np.int64] | None:

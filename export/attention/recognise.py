@@ -236,7 +236,14 @@ def _layers(excite: Affine) -> tuple[Activation | None, Layer | None, Affine]:
     squeezed = stack([basis.inner for basis in acted])
     if not all(isinstance(basis, Pooled) for basis, _ in squeezed.terms):
         raise _NotABlockError("it has more than two FCs")
-    return Activation(acted[0].kind, acted[0].params), Layer(_dense(excite), excite.bias), squeezed
+    act = Activation(acted[0].kind, acted[0].params)
+    if act.kind == "PRelu" and len(acted) > 1:
+        raise _NotABlockError("its FCs mix activations that differ from channel to channel")
+    if act.kind == "HardSigmoid" and act.params[1] == 0.0:
+        # A ReLU6 between the FCs, for which engines have a kernel.
+        slope = act.params[0]
+        act, excite = Activation("Clip", (0.0, 1.0 / slope)), excite.scale_terms(slope)
+    return act, Layer(_dense(excite), excite.bias), squeezed
 
 
 def _dense(vector: Affine) -> Floats:

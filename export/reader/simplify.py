@@ -21,6 +21,7 @@ import onnx_ir.passes.common as common
 from radixrt.errors import InputError, first_line
 from radixrt.export.graph.origin import NAME_SCOPES, copy_origin
 from radixrt.export.graph.save import PROTOBUF_LIMIT, weight_bytes, write_onnx
+from radixrt.export.reader.softmax import name_softmax_axes
 
 __all__ = ["check", "infer_shapes", "simplify", "strip_metadata", "write_onnx"]
 
@@ -49,6 +50,7 @@ def simplify(model: ir.Model) -> ir.Model:
             # The exporter adds nodes of its own, to split a tensor for instance: they belong to what they work on.
             copy_origin(maker, node)
     strip_metadata(result)
+    name_softmax_axes(result)
     infer_shapes(result)
     check(result)
     return result

@@ -6,6 +6,7 @@ What a name means is :mod:`radixrt.export.source.names`; how a definition become
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,6 +219,7 @@ def _loaded(
 ) -> LoadedModel:
     from radixrt.export.source.checkpoint import check_finite
 
+    _check_inputs(module, ref.source)
     module.eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
@@ -228,6 +230,21 @@ def _loaded(
     return LoadedModel(
         ref.name, ref.source, weights, parameters, module, None, config, _classes_of(module), labels, note
     )
+
+
+def _check_inputs(module: torch.nn.Module, what: str) -> None:
+    """Refuses a module that cannot be called with one tensor."""
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):  # compiled code may have no signature; whether it runs will show
+        return
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [p.name for p in parameters if p.kind in kinds and p.default is p.empty]
+    if len(needed) > 1:
+        raise InputError(
+            f"{what} takes {len(needed)} inputs ({', '.join(needed)}), and a network of one image is what can be "
+            "compiled: wrap it in a module that takes the image alone"
+        )
 
 
 def _resolve_data_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from radixrt.errors import InputError
+from radixrt.errors import InputError, first_line
 
 ENLIVENED = 0.2
 """What a zero scale becomes.
@@ -60,6 +60,9 @@ def fit_statistics(module: torch.nn.Module, batches: Iterable[np.ndarray]) -> No
                 if len(batch) >= 2:
                     module(torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32)))
                     seen += len(batch)
+    except Exception as error:  # a module may raise anything
+        shape = "x".join(str(size) for size in batch.shape)
+        raise InputError(f"the model does not run on an input of {shape}: {first_line(error)}") from error
     finally:
         for layer, training, momentum in kept:
             layer.train(training)

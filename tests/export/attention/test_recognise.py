@@ -271,7 +271,13 @@ LOOK_ALIKES = {
     "channels last": (
         "g11 (float[1,6,6,8] x) => (float[1,6,6,8] y) <float[8,4] w1, float[4,8] w2, int64[2] over = {1, 2}> {"
         " s = ReduceMean(x, over) h = MatMul(s, w1) z = Relu(h) a = MatMul(z, w2) g = Sigmoid(a) y = Mul(x, g) }",
-        "channels-last map",
+        "its pool runs over axes 1 and 2 of N x 6 x 6 x 8, which is space only in a channels-last map",
+    ),
+    "a pool over channels and width": (
+        "g13 (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[6,4] w1, float[4,6] w2, int64[2] over = {1, 3}> {"
+        " s = ReduceMean<keepdims=0>(x, over) h = MatMul(s, w1) z = Relu(h) a = MatMul(z, w2) g = Sigmoid(a)"
+        " y = Mul(x, g) }",
+        "its pool runs over axes 1 and 3 of N x 8 x 6 x 6, which is not space",
     ),
     "a learned sum instead of a pool (GC)": (
         "g12 (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[8,8,6,6] w2> {"
