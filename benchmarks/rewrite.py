@@ -32,7 +32,7 @@ from radixrt.calibration.ranges.collect import calibrate
 from radixrt.engines.base import GRAPH_NAME, BuildOptions
 from radixrt.engines.forms.choose import rewrite_options
 from radixrt.engines.registry import get
-from radixrt.engines.tensorrt.plan_cost import plan_cost
+from radixrt.engines.tensorrt.rtx.plan_cost import plan_cost
 from radixrt.export.passes.float16 import to_float16
 from radixrt.export.passes.pipeline import rewrite
 from radixrt.export.spec import BatchSpec, Precision

@@ -434,6 +434,10 @@ class Target(ABC):
         """Returns what shows the inside of an engine of this graph on its device; None where nothing can."""
         return None
 
+    def files_of(self, engine: Path) -> set[Path]:
+        """Returns an engine file that somebody else made, with what it reads beside itself."""
+        return {engine}
+
     def write_beside(self, deploy: Path) -> Path | None:
         """Writes what a bundle's stand-alone runner needs beside the deploy graph, and returns the file."""
         return None

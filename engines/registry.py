@@ -22,7 +22,7 @@ DEFAULT = "onnxruntime"
 # In the order in which they are shown. A module is imported when its target is asked for.
 _TARGETS: dict[str, str | type[Target]] = {
     "tensorrt": "radixrt.engines.tensorrt.target:TensorRtTarget",
-    "tensorrt-rtx": "radixrt.engines.tensorrt.rtx:TensorRtRtxTarget",
+    "tensorrt-rtx": "radixrt.engines.tensorrt.rtx.target:TensorRtRtxTarget",
     "onnxruntime": "radixrt.engines.cpu.onnxruntime:OnnxRuntimeTarget",
     "openvino": "radixrt.engines.cpu.openvino:OpenVinoTarget",
 }

@@ -140,6 +140,12 @@ class OnnxRuntimeTarget(Target):
 
         return (ReluBehindPool(),) if precision is Precision.INT8 else ()
 
+    def files_of(self, engine: Path) -> set[Path]:
+        import onnx_ir as ir
+
+        values = (value.const_value for value in ir.load(engine).graph.initializers.values())
+        return {engine, *(Path(value.path) for value in values if isinstance(value, ir.ExternalTensor))}
+
     def _layers(self, engine: Path, origins: Origins, options: BuildOptions, runs: int) -> tuple[LayerRow, ...]:
         from radixrt.engines.cpu.inspect import onnxruntime_layers
 

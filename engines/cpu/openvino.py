@@ -124,6 +124,9 @@ class OpenVinoTarget(Target):
             return Capability(self.name, False, False, reason=f"openvino does not load ({error})", hint=_INSTALL)
         return Capability(self.name, True, True, version=ov.__version__.split("-")[0], device=device)
 
+    def files_of(self, engine: Path) -> set[Path]:
+        return {engine, engine.with_suffix(".bin")}
+
     def _layers(self, engine: Path, origins: Origins, options: BuildOptions, runs: int) -> tuple[LayerRow, ...]:
         from radixrt.engines.cpu.inspect import openvino_layers
 

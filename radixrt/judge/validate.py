@@ -6,8 +6,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx_ir as ir
-
 from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.data.source import load_data
 from radixrt.engines.base import BuildOptions, Session, Target
@@ -62,16 +60,10 @@ class _Found:
 
     @property
     def files(self) -> set[Path]:
-        """The engine with what it reads beside itself: OpenVINO's weights, an ONNX file's outside data."""
+        """The engine with what it reads beside itself."""
         if self.bundle is not None:
             return set(self.file.parent.glob(f"{self.file.stem}.*"))
-        found = {self.file}
-        if self.file.suffix == ".xml":
-            found.add(self.file.with_suffix(".bin"))
-        if self.file.suffix == ".onnx":
-            values = (value.const_value for value in ir.load(self.file).graph.initializers.values())
-            found |= {Path(value.path) for value in values if isinstance(value, ir.ExternalTensor)}
-        return found
+        return self.target.files_of(self.file)
 
 
 def validate_engine(request: ValidateRequest, stages: Stages | None = None) -> Report:

@@ -7,9 +7,9 @@ import pytest
 
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions
-from radixrt.engines.tensorrt.inspect import estimate, layers_of
-from radixrt.engines.tensorrt.plan_cost import Kernel, KernelTensor, PlanCost
-from radixrt.engines.tensorrt.roofline import DEVICES, Device, devices_for, find_device
+from radixrt.engines.tensorrt.inspect import layers_of
+from radixrt.engines.tensorrt.rtx.plan_cost import Kernel, KernelTensor, PlanCost
+from radixrt.engines.tensorrt.rtx.roofline import DEVICES, Device, devices_for, estimate, find_device
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
 from tests.networks import gated

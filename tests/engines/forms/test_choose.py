@@ -23,8 +23,8 @@ from radixrt.engines.forms.choose import (
 from radixrt.engines.forms.graphs import grouped_conv_graph, pool_conv_graph, radix_graph
 from radixrt.engines.forms.judge import ClockRules, answer_by_clock
 from radixrt.engines.registry import get
-from radixrt.engines.tensorrt.plan_cost import Kernel, KernelTensor, PlanCost
-from radixrt.engines.tensorrt.plan_judge import PlanJudge
+from radixrt.engines.tensorrt.rtx.plan_cost import Kernel, KernelTensor, PlanCost
+from radixrt.engines.tensorrt.rtx.plan_judge import PlanJudge
 from radixrt.engines.tensorrt.target import TensorRtTarget
 from radixrt.errors import InputError
 from radixrt.export.attention.forms import AttentionForm, Combine, Parts

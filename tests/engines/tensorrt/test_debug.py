@@ -26,7 +26,7 @@ from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.available import Gpu
 from radixrt.engines.tensorrt.build import build_plan
 from radixrt.engines.tensorrt.debug import PlanAnalysis
-from radixrt.engines.tensorrt.rtx import TensorRtRtxTarget
+from radixrt.engines.tensorrt.rtx.target import TensorRtRtxTarget
 from radixrt.engines.tensorrt.session import CudaSession
 from radixrt.errors import InputError, RadixRTError
 from radixrt.export.passes.float16 import to_float16

@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from radixrt.engines.tensorrt.rtx_passes.join_shortcut import JoinShortcut
-from radixrt.engines.tensorrt.rtx_passes.space_to_depth import SpaceToDepth
+from radixrt.engines.tensorrt.rtx.join_shortcut import JoinShortcut
+from radixrt.engines.tensorrt.rtx.space_to_depth import SpaceToDepth
 from radixrt.errors import InputError
 from radixrt.export.attention.rewrite import LowerAttention
 from radixrt.export.graph.equivalence import Proof
@@ -14,8 +14,8 @@ from radixrt.export.passes.base import Pass, stray_reader
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.passes.report import PassResult
 from radixrt.export.passes.squeeze_early import SqueezeEarly
-from tests.engines.tensorrt.rtx_passes.test_join_shortcut import tail
-from tests.engines.tensorrt.rtx_passes.test_space_to_depth import stem
+from tests.engines.tensorrt.rtx.test_join_shortcut import tail
+from tests.engines.tensorrt.rtx.test_space_to_depth import stem
 from tests.export.passes.test_golden import read
 from tests.export.passes.test_squeeze_early import bottleneck_tail
 from tests.networks.convolutions import conv_model

@@ -14,9 +14,9 @@ import onnx_ir as ir
 import pytest
 
 from radixrt.engines.cpu.relu_behind_pool import ReluBehindPool
-from radixrt.engines.tensorrt.rtx_passes.join_shortcut import JoinShortcut
-from radixrt.engines.tensorrt.rtx_passes.space_to_depth import SpaceToDepth
-from radixrt.engines.tensorrt.rtx_passes.window_pool import WindowPool
+from radixrt.engines.tensorrt.rtx.join_shortcut import JoinShortcut
+from radixrt.engines.tensorrt.rtx.space_to_depth import SpaceToDepth
+from radixrt.engines.tensorrt.rtx.window_pool import WindowPool
 from radixrt.export.attention.forms import AttentionForm, Combine, Parts, Squeeze
 from radixrt.export.attention.rewrite import LowerAttention
 from radixrt.export.passes.base import Pass

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixrt.engines.tensorrt.rtx_passes.space_to_depth import SpaceToDepth
+from radixrt.engines.tensorrt.rtx.space_to_depth import SpaceToDepth
 from radixrt.export.graph.equivalence import Proof
 from radixrt.export.graph.origin import module_of
 from radixrt.export.passes.conv_shape import ConvShape

@@ -1,4 +1,4 @@
-"""Peak rates of a few GPUs, for roofline estimates: a table with its sources, small on purpose.
+"""Roofline estimates of plans that cannot run here, from the peak rates of a few GPUs: a table with its sources.
 
 Rates are dense (no structured sparsity), and for FP16 those with FP32 accumulation, which is how convolutions are
 computed. They are what the maker publishes, at boost clock; no device sustains them. A device whose figures could not
@@ -10,6 +10,9 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
+from radixrt.engines.inspection import Estimate, Inspection, LayerRow
+from radixrt.engines.layer_origin import Origins
+from radixrt.engines.tensorrt.rtx.plan_cost import PlanCost
 from radixrt.errors import InputError
 
 
@@ -92,3 +95,48 @@ def find_device(name: str) -> Device:
 def devices_for(capabilities: tuple[str, ...]) -> tuple[Device, ...]:
     """Returns the devices of the table with one of these compute capabilities; all where none is named."""
     return tuple(d for d in DEVICES if not capabilities or d.compute_capability in capabilities)
+
+
+def from_cost(target: str, cost: PlanCost, origins: Origins, devices: tuple[Device, ...]) -> Inspection:
+    """Makes the table of a plan that cannot run here from its compiled kernels."""
+    rows = tuple(
+        LayerRow(
+            name=row.name,
+            kind=row.kind,
+            precision=row.precision,
+            origin=origins.of(row.nodes),
+            bytes_moved=row.bytes_read + row.bytes_written,
+            macs=row.macs,
+        )
+        for row in cost.rows
+    )
+    return Inspection(
+        target=target,
+        measured=False,
+        runs=0,
+        rows=rows,
+        total_us=None,
+        kernels=cost.kernels,
+        bytes_moved=cost.bytes_moved,
+        macs=cost.macs,
+        estimates=tuple(estimate(cost, device) for device in devices),
+        notes=(
+            "The plan was not executed: kernels, types and bytes are the builder's own list, and times are estimates.",
+            "An estimate takes each kernel at the device's peak bandwidth and peak rate, with nothing cached and no "
+            "time between kernels: it ranks plans, and no device reaches it.",
+        ),
+    )
+
+
+def estimate(cost: PlanCost, device: Device) -> Estimate:
+    """Returns the sum of the kernels' rooflines on a device."""
+    moved = [row.bytes_read + row.bytes_written for row in cost.rows]
+    times = [device.seconds(row.precision, row.macs, size) for row, size in zip(cost.rows, moved, strict=True)]
+    memory = sum(t for t, size in zip(times, moved, strict=True) if t <= size / (device.bandwidth_gb_s * 1e9))
+    total = sum(times)
+    return Estimate(
+        device=device.name,
+        compute_capability=device.compute_capability,
+        total_us=total * 1e6,
+        memory_bound_share=memory / total if total else 0.0,
+    )

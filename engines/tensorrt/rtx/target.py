@@ -19,12 +19,12 @@ from radixrt.engines.inspection import Inspection
 from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.available import find_gpu, library_here
 from radixrt.engines.tensorrt.build import build_plan, check_options, plan_name
-from radixrt.engines.tensorrt.plan_cost import PlanCost, compare_int8, cost_of_layers, node_macs, plan_cost
-from radixrt.engines.tensorrt.plan_judge import PlanJudge
 from radixrt.engines.tensorrt.plan_target import FP16_GROUPS, INT8_GROUP_MULTIPLE, PlanTarget
-from radixrt.engines.tensorrt.rtx_passes.join_shortcut import JoinShortcut
-from radixrt.engines.tensorrt.rtx_passes.space_to_depth import SpaceToDepth
-from radixrt.engines.tensorrt.rtx_passes.window_pool import WindowPool
+from radixrt.engines.tensorrt.rtx.join_shortcut import JoinShortcut
+from radixrt.engines.tensorrt.rtx.plan_cost import PlanCost, compare_int8, cost_of_layers, node_macs, plan_cost
+from radixrt.engines.tensorrt.rtx.plan_judge import PlanJudge
+from radixrt.engines.tensorrt.rtx.space_to_depth import SpaceToDepth
+from radixrt.engines.tensorrt.rtx.window_pool import WindowPool
 from radixrt.errors import InputError
 from radixrt.export.attention.forms import AttentionForm, Combine, Parts, Squeeze
 from radixrt.export.passes.base import Pass
@@ -88,8 +88,7 @@ class TensorRtRtxTarget(PlanTarget):
 
     def _estimate(self, engine: Path, deploy: Path, options: BuildOptions, devices: tuple[str, ...]) -> Inspection:
         from radixrt.engines.layer_origin import Origins
-        from radixrt.engines.tensorrt.inspect import from_cost
-        from radixrt.engines.tensorrt.roofline import devices_for, find_device
+        from radixrt.engines.tensorrt.rtx.roofline import devices_for, find_device, from_cost
 
         chosen = tuple(find_device(name) for name in devices) or devices_for(options.compute_capabilities)
         kernels = engine.with_name(KERNELS_NAME)
@@ -131,7 +130,7 @@ class TensorRtRtxTarget(PlanTarget):
         return BuiltEngine(tuple(files), time.perf_counter() - started, tuple(notes), facts)
 
     def _compare_with_fp16(self, deploy: Path, cost: PlanCost, options: BuildOptions) -> list[str]:
-        from radixrt.engines.tensorrt.unquantised import float16_twin
+        from radixrt.engines.tensorrt.rtx.unquantised import float16_twin
 
         twin = plan_cost(float16_twin(deploy), dataclasses.replace(options, precision=Precision.FP16))
         return list(compare_int8(cost, twin).notes)

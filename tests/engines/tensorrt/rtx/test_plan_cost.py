@@ -4,7 +4,14 @@ import onnx
 import onnx.parser
 import pytest
 
-from radixrt.engines.tensorrt.plan_cost import Kernel, KernelTensor, PlanCost, compare_int8, cost_of_layers, node_macs
+from radixrt.engines.tensorrt.rtx.plan_cost import (
+    Kernel,
+    KernelTensor,
+    PlanCost,
+    compare_int8,
+    cost_of_layers,
+    node_macs,
+)
 from radixrt.errors import InputError
 from tests.networks import gated
 

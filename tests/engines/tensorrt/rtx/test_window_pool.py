@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from radixrt.engines.tensorrt.rtx_passes.window_pool import WindowPool
+from radixrt.engines.tensorrt.rtx.window_pool import WindowPool
 from tests.export.passes.test_squeeze_early import bottleneck_tail
 from tests.networks.convolutions import activation, clone, constant, model_of, run, whole
 

@@ -15,10 +15,10 @@ from onnx import helper
 
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions
-from radixrt.engines.tensorrt import rtx as tensorrt_rtx
 from radixrt.engines.tensorrt.available import Gpu
-from radixrt.engines.tensorrt.plan_cost import PlanCost, plan_cost
-from radixrt.engines.tensorrt.rtx import TensorRtRtxTarget
+from radixrt.engines.tensorrt.rtx import target as tensorrt_rtx
+from radixrt.engines.tensorrt.rtx.plan_cost import PlanCost, plan_cost
+from radixrt.engines.tensorrt.rtx.target import TensorRtRtxTarget
 from radixrt.errors import InputError, UnavailableError
 from radixrt.export.spec import BatchSpec, Precision
 from tests.networks import gated

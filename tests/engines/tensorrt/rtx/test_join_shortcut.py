@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixrt.engines.registry import get
-from radixrt.engines.tensorrt.rtx_passes.join_shortcut import JoinShortcut
+from radixrt.engines.tensorrt.rtx.join_shortcut import JoinShortcut
 from radixrt.export.graph.equivalence import Proof
 from radixrt.export.graph.origin import module_of
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite

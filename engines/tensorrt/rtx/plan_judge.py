@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 
 from radixrt.engines.forms.cache import Answer
-from radixrt.engines.tensorrt.plan_cost import PlanCost
-from radixrt.engines.tensorrt.roofline import Device
+from radixrt.engines.tensorrt.rtx.plan_cost import PlanCost
+from radixrt.engines.tensorrt.rtx.roofline import Device
 from radixrt.errors import InputError
 
 WEIGHED_FOR = Device(

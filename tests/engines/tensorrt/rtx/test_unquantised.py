@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from radixrt.engines.tensorrt.unquantised import float16_twin, remove_pairs
+from radixrt.engines.tensorrt.rtx.unquantised import float16_twin, remove_pairs
 from radixrt.export.passes.float16 import to_float16
 from tests.networks import gated
 
