@@ -14,7 +14,8 @@ from rich.console import Console
 from radixrt.build.deploy import DeployOptions, deploy_graph
 from radixrt.calibration.spec import CalibrationOptions, Recovery
 from radixrt.engines import registry
-from radixrt.engines.base import BuildOptions, BuiltEngine, Session
+from radixrt.engines.base import BuildOptions, BuiltEngine
+from radixrt.engines.session import Session
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.options import DataOptions, ModelChoice
 from radixrt.prepare import Prepared, prepare

@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Annotated, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import Doc, Self
 
+from radixrt.engines.session import Array, Session
 from radixrt.errors import InputError, UnavailableError
 from radixrt.export.spec import BatchSpec, Precision, Traits
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from radixrt.engines.layer_origin import Origins
     from radixrt.export.attention.forms import AttentionForm
     from radixrt.export.passes.base import Pass
-
-Array = NDArray[Any]
 
 GRAPH_NAME = "deploy.onnx"
 """The deploy graph's file, beside the engine that was built from it."""
@@ -59,15 +56,6 @@ class Capability:
     device: str = ""
     reason: str = ""
     hint: str = ""
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output of an engine. A dynamic dimension is -1."""
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,79 +129,6 @@ class BuiltEngine:
         record = json.loads(text)
         files = tuple(folder / name for name in record["files"])
         return cls(files, record["seconds"], tuple(record["notes"]), record["facts"])
-
-
-class Session(ABC):
-    """An open engine. Use it as a context manager; closing twice is harmless, running after close is an error."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    _closed: bool = False
-
-    def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
-        """Runs one batch.
-
-        Args:
-            feeds: every input by name, of the dtype and shape that ``inputs`` says (-1 takes any).
-
-        Returns:
-            Every output by name.
-
-        Raises:
-            InputError: a name, dtype or shape does not fit, or the session is closed.
-        """
-        if self._closed:
-            raise InputError("the session is closed: open the engine again")
-        self._check(feeds)
-        return self._run(feeds)
-
-    def device_times_ms(self, feeds: dict[str, Array], runs: int) -> list[float]:
-        """Times the kernels of one batch alone, on the device's own clock, without the copies to it and from it.
-
-        Args:
-            feeds: as for :meth:`run`.
-            runs: how often.
-
-        Returns:
-            Milliseconds of each run; none where the engine runs in host memory.
-
-        Raises:
-            InputError: a name, dtype or shape does not fit, or the session is closed.
-        """
-        return []
-
-    def _check(self, feeds: dict[str, Array]) -> None:
-        if set(feeds) != {spec.name for spec in self.inputs}:
-            raise InputError(f"the engine takes inputs {[s.name for s in self.inputs]}, not {sorted(feeds)}")
-        for spec in self.inputs:
-            array = feeds[spec.name]
-            if array.dtype != spec.dtype:
-                raise InputError(f"input {spec.name!r} is {array.dtype}, not {spec.dtype}: convert it first")
-            fits = len(array.shape) == len(spec.shape) and all(
-                want in (-1, got) for want, got in zip(spec.shape, array.shape, strict=True)
-            )
-            if not fits:
-                raise InputError(f"input {spec.name!r} has shape {array.shape}, the engine takes {spec.shape}")
-
-    @abstractmethod
-    def _run(self, feeds: dict[str, Array]) -> dict[str, Array]: ...
-
-    @abstractmethod
-    def _release(self) -> None: ...
-
-    def close(self) -> None:
-        """Frees what the session holds."""
-        if not self._closed:
-            self._closed = True
-            self._release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True)

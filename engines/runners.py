@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.engines.base import Array, Session
+from radixrt.engines.session import Array, Session
 from radixrt.export.spec import BatchSpec
 
 Logits = NDArray[np.float32]

@@ -15,10 +15,10 @@ from typing_extensions import Self
 
 from radixrt.build.pipeline import Engine, Result
 from radixrt.calibration.data.pixels import ImageUnusableError, open_image, preprocess_image
-from radixrt.engines.base import Session
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.cache.device import device_cache
 from radixrt.engines.runners import Outputs, logits_of, session_outputs
+from radixrt.engines.session import Session
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
 from radixrt.files import make_room

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from radixrt.engines.base import Session
 from radixrt.engines.cpu.onnxruntime import OnnxRuntimeTarget
+from radixrt.engines.session import Session
 from radixrt.reference import onnx_reference, torch_reference
 from tests.engines.bundle.bundles import tiny_network
 

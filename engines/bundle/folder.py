@@ -17,12 +17,12 @@ from types import TracebackType
 from typing_extensions import Self
 
 from radixrt.engines import registry
-from radixrt.engines.base import Session
 from radixrt.engines.bundle.atomic import AtomicFolder, restore_if_abandoned
 from radixrt.engines.bundle.compatibility import check_fits, this_host
 from radixrt.engines.bundle.manifest import MANIFEST_NAME, MAX_BYTES, SIGNATURE_NAME, FileEntry, Manifest
 from radixrt.engines.bundle.runner import write_runner
 from radixrt.engines.bundle.signing import sign, verify
+from radixrt.engines.session import Session
 from radixrt.errors import InputError
 from radixrt.files import sha256_of, translate_disk_errors
 

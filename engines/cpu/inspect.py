@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from radixrt.engines.base import Array, BuildOptions, Session
+from radixrt.engines.base import BuildOptions
 from radixrt.engines.cpu.onnxruntime import OnnxRuntimeSession
 from radixrt.engines.cpu.openvino import OpenVinoSession
 from radixrt.engines.inspection import LayerRow
 from radixrt.engines.layer_origin import Origins
+from radixrt.engines.session import Array, Session
 
 # The first runs allocate and settle; they are not counted.
 _WARM_UP = 3

@@ -22,18 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from radixrt.engines.base import (
-    Array,
-    BuildOptions,
-    BuiltEngine,
-    Capability,
-    Progress,
-    Session,
-    Target,
-    TensorSpec,
-    TritonBackend,
-)
+from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress, Target, TritonBackend
 from radixrt.engines.cpu.float_layers import keep_float_layers
+from radixrt.engines.session import Array, Session, TensorSpec
 from radixrt.errors import InputError, first_line
 from radixrt.export.passes.float32 import has_half, to_float32
 from radixrt.export.spec import Precision, Traits

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Progress, Session, Target, TensorSpec
+from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress, Target
 from radixrt.engines.cpu.saturation import unsaturated
+from radixrt.engines.session import Array, Session, TensorSpec
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision, Traits
 

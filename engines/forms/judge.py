@@ -18,9 +18,9 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.engines.base import Session
 from radixrt.engines.forms.cache import Answer
 from radixrt.engines.rounds import one_round
+from radixrt.engines.session import Session
 from radixrt.errors import InputError
 
 Clock = Callable[[], float]

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from radixrt.engines.base import Analysis, Array
+from radixrt.engines.base import Analysis
+from radixrt.engines.session import Array
 from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.available import find_gpu
 from radixrt.errors import InputError, RadixRTError

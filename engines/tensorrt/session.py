@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from radixrt.engines.base import GRAPH_NAME, Array, Session, TensorSpec
+from radixrt.engines.base import GRAPH_NAME
 from radixrt.engines.cache.device import keep, read_kept
+from radixrt.engines.session import Array, Session, TensorSpec
 from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.build import STRIPPED
 from radixrt.engines.tensorrt.cuda_graph import CudaGraph, find_driver

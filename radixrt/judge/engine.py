@@ -11,11 +11,12 @@ from typing import Any
 
 import onnx_ir as ir
 
-from radixrt.engines.base import BuildOptions, Session, Target
+from radixrt.engines.base import BuildOptions, Target
 from radixrt.engines.bundle.manifest import now
 from radixrt.engines.machine import machine
 from radixrt.engines.registry import FASTEST
 from radixrt.engines.runners import OutputsRunner, session_outputs
+from radixrt.engines.session import Session
 from radixrt.export.spec import Precision
 from radixrt.files import sha256_of
 from radixrt.judge.measure import Trial, judge, judge_outputs, time_engines

@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from radixrt.calibration.data.images import ImageList
-from radixrt.engines.base import Analysis, Array
+from radixrt.engines.base import Analysis
+from radixrt.engines.session import Array
 from radixrt.errors import InputError
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.spec import BatchSpec

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.calibration.data.images import ImageBatch, ImageList
-from radixrt.engines.base import BuildOptions, Session, Target
+from radixrt.engines.base import BuildOptions, Target
 from radixrt.engines.runners import Logits, Outputs, OutputsRunner, session_outputs
+from radixrt.engines.session import Session
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
 from radixrt.judge.outputs import MatchedOutputs, match_outputs

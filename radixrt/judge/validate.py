@@ -8,10 +8,11 @@ from pathlib import Path
 
 from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.data.source import load_data
-from radixrt.engines.base import BuildOptions, Session, Target
+from radixrt.engines.base import BuildOptions, Target
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.bundle.manifest import now
 from radixrt.engines.registry import get, target_of_file
+from radixrt.engines.session import Session
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.files import translate_disk_errors

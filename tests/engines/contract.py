@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from radixrt.engines import registry
-from radixrt.engines.base import Array, BuildOptions, Session, Target
+from radixrt.engines.base import BuildOptions, Target
+from radixrt.engines.session import Array, Session
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
 from tests.networks import gated

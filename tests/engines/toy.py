@@ -10,7 +10,8 @@ import onnx
 import onnx.version_converter
 from onnx.reference import ReferenceEvaluator
 
-from radixrt.engines.base import Array, BuildOptions, BuiltEngine, Capability, Progress, Session, Target, TensorSpec
+from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress, Target
+from radixrt.engines.session import Array, Session, TensorSpec
 from radixrt.export.spec import Traits
 
 

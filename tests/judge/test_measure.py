@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from radixrt.engines.base import Session, TensorSpec
+from radixrt.engines.session import Session, TensorSpec
 from radixrt.judge.measure import on_device
 from radixrt.validate.schema import LatencyRow
 

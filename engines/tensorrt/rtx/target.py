@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 from types import MappingProxyType
 
-from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress, Session
+from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress
 from radixrt.engines.forms.judge import FormJudge
 from radixrt.engines.inspection import Inspection
+from radixrt.engines.session import Session
 from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.available import find_gpu, library_here
 from radixrt.engines.tensorrt.build import build_plan, check_options, plan_name
