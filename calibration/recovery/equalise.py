@@ -29,6 +29,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from radixrt.calibration.ranges.table import CalibrationTable, TensorRange
+from radixrt.export.graph.constants import array_of
 from radixrt.export.graph.facts import infer
 from radixrt.export.graph.hash import model_sha256
 from radixrt.export.graph.layers import Layer, layers_of
@@ -152,19 +153,18 @@ def _rescale(graph: ir.Graph, chain: Chain, s: NDArray[np.float32]) -> None:
 
 
 def _array(value: ir.Value | None) -> Array:
-    assert value is not None and value.const_value is not None
-    return np.asarray(value.const_value.numpy())
+    assert value is not None, "a layer that is rescaled has constants of its own"
+    return array_of(value)
 
 
 def _put(graph: ir.Graph, node: ir.Node, index: int, array: Array) -> None:
     old = node.inputs[index]
     assert old is not None and old.name is not None
     # A clone shares its initializers with the original: replace, never mutate.
-    tensor = ir.tensor(array.astype(np.float32), name=old.name)
-    value = ir.Value(name=old.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    node.replace_input_with(index, value)
+    new = ir.tape.Tape().initializer(ir.tensor(array.astype(np.float32), name=old.name))
+    node.replace_input_with(index, new)
     del graph.initializers[old.name]
-    graph.register_initializer(value)
+    graph.register_initializer(new)
 
 
 def _rescaled(tensor: TensorRange, s: NDArray[np.float32]) -> TensorRange:

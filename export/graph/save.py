@@ -9,11 +9,14 @@ import onnx_ir as ir
 
 from radixrt.files import fsync, replacing
 
-PROTOBUF_LIMIT = (1 << 31) - (1 << 26)
+PROTOBUF_LIMIT = (1 << 31) - 1
+"""Bytes of one protobuf message, and so of one ONNX file without its data files."""
+
+WEIGHTS_LIMIT = (1 << 31) - (1 << 26)
 """Bytes of weights that one ONNX file can hold: what protobuf allows, less generous room for the graph itself."""
 
 
-def write_onnx(model: ir.Model, path: Path, *, limit: int = PROTOBUF_LIMIT) -> None:
+def write_onnx(model: ir.Model, path: Path, *, limit: int = WEIGHTS_LIMIT) -> None:
     """Writes ``model`` to ``path``.
 
     Args:

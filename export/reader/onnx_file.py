@@ -23,6 +23,7 @@ import onnx_ir.passes.common as common
 from onnx import TensorProto
 
 from radixrt.errors import InputError, first_line
+from radixrt.export.graph.save import PROTOBUF_LIMIT
 from radixrt.export.reader.batch import fixed_batch
 from radixrt.export.reader.opset import OLDEST_OPSET, convert_opset, run_once
 from radixrt.export.reader.quantised import quantised_arithmetic
@@ -32,7 +33,6 @@ from radixrt.export.spec import BatchSpec
 
 BATCH_DIM = "batch"
 _IR_VERSION = 8  # of opset 18; before 4, weights had to be inputs as well
-_PROTOBUF_LIMIT = (1 << 31) - 1
 _LARGEST_VALUE = 1 << 29  # elements: 2 GB of float32; a 64-channel map of 1024 x 1024 is 1 << 26
 _NAMES = ("name", "input", "output", "op_type", "domain", "dim_param", "overload")
 _UNBOUNDED = ("Loop", "Scan", "SequenceMap")
@@ -98,7 +98,7 @@ def with_batch(model: ir.Model, batch: BatchSpec) -> ir.Model:
 def _parse(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise InputError(f"no ONNX file at {path}")
-    if path.stat().st_size > _PROTOBUF_LIMIT:
+    if path.stat().st_size > PROTOBUF_LIMIT:
         raise InputError(f"{path} is larger than 2 GB, which no ONNX file can be: keep its weights as external data")
     proto = onnx.ModelProto()
     try:

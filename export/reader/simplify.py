@@ -20,7 +20,7 @@ import onnx_ir.passes.common as common
 
 from radixrt.errors import InputError, first_line
 from radixrt.export.graph.origin import NAME_SCOPES, copy_origin
-from radixrt.export.graph.save import PROTOBUF_LIMIT, weight_bytes, write_onnx
+from radixrt.export.graph.save import WEIGHTS_LIMIT, weight_bytes, write_onnx
 from radixrt.export.reader.softmax import name_softmax_axes
 
 __all__ = ["check", "infer_shapes", "simplify", "strip_metadata", "write_onnx"]
@@ -34,7 +34,7 @@ def simplify(model: ir.Model) -> ir.Model:
     Raises:
         InputError: the graph is not valid ONNX, cannot be simplified, or a shape in it cannot be inferred.
     """
-    if weight_bytes(model) >= PROTOBUF_LIMIT:
+    if weight_bytes(model) >= WEIGHTS_LIMIT:
         raise InputError("the model has 2 GB of weights or more, which is more than onnxsim takes")
     model = model.clone()
     if model.functions:

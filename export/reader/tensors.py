@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto
 
 from radixrt.errors import InputError
+from radixrt.export.graph.save import WEIGHTS_LIMIT
 
 SUPPORTED: dict[int, int] = {
     TensorProto.FLOAT: 4,
@@ -29,7 +30,6 @@ SUPPORTED: dict[int, int] = {
 }
 """Element types that a graph may hold, and their sizes in bytes."""
 
-_LARGEST_TOTAL = (1 << 31) - (1 << 26)  # what a protobuf message holds, less room for the graph
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 
@@ -74,7 +74,7 @@ def load_tensors(model: onnx.ModelProto, path: Path) -> None:
     for name, tensor in itertools.chain(_tensors(model.graph), *inlined):
         size = _declared_bytes(name, tensor, path)
         total += size
-        if total > _LARGEST_TOTAL:
+        if total > WEIGHTS_LIMIT:
             raise InputError(f"{path} claims more than 2 GB of weights, which is more than this compiler takes on")
         if tensor.data_location == TensorProto.EXTERNAL:
             tensor.raw_data = _read_external(name, tensor, folder, size, path)
