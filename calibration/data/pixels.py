@@ -70,10 +70,10 @@ def preprocess_image(image: Image.Image, preprocess: Any) -> np.ndarray:
         image: mode RGB or L, as :func:`open_image` gives it.
         preprocess: anything with the attributes ``input_size`` (C, H, W), ``mean`` and ``std`` (C values each, on the
             scale 0..1), ``crop_pct``, ``crop_mode`` (one of :data:`CROP_MODES`) and ``interpolation`` (one of
-            :data:`INTERPOLATIONS`).
+            :data:`INTERPOLATIONS`); where it has a ``layout`` of ``nhwc``, the channels come last.
 
     Returns:
-        float32, shape (C, H, W).
+        float32, shape (C, H, W), or (H, W, C).
     """
     pixels = np.asarray(shape_image(image, preprocess))
     if pixels.ndim == 2:
@@ -84,6 +84,8 @@ def preprocess_image(image: Image.Image, preprocess: Any) -> np.ndarray:
     std = np.asarray(preprocess.std, dtype=np.float32).reshape(-1, 1, 1)
     planes -= mean
     planes /= std
+    if getattr(preprocess, "layout", "nchw") == "nhwc":
+        planes = np.ascontiguousarray(planes.transpose(1, 2, 0))
     return planes
 
 

@@ -17,8 +17,9 @@ Numbers = str | Sequence[float]
 class Preprocess(BaseModel):
     """The steps from a decoded image to a network's input; the manifest records it.
 
-    ``input_size`` is (C, H, W) with one or three channels; ``mean`` and ``std`` have C values on the scale 0..1 (one
-    value stands for all channels). What the steps do with them is
+    ``input_size`` is (C, H, W) with one or three channels, also where the network takes its images as (N, H, W, C):
+    that is their ``layout``, which the network's file decides. ``mean`` and ``std`` have C values on the scale 0..1
+    (one value stands for all channels). What the steps do with them is
     :func:`radixrt.calibration.data.pixels.preprocess_image`.
     """
 
@@ -30,6 +31,7 @@ class Preprocess(BaseModel):
     crop_pct: float = Field(default=0.875, gt=0, le=4)
     crop_mode: Literal["center", "squash", "border"] = "center"
     interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = "bicubic"
+    layout: Literal["nchw", "nhwc"] = "nchw"
 
     @model_validator(mode="before")
     @classmethod
@@ -124,6 +126,7 @@ class Preprocess(BaseModel):
                 content = {**content, **content[nested]}
                 break
         fields = {name: content[name] for name in type(self).model_fields if content.get(name) is not None}
+        fields.pop("layout", None)  # which the network's file decides
         try:
             return self.with_overrides(**fields)
         except InputError as error:

@@ -154,6 +154,7 @@ def _read(request: dict[str, Any], remark: Callable[[str], None]) -> list[ir.Mod
     from radixrt.export.reader.onnx_file import read_onnx, with_batch
     from radixrt.export.reader.plain import in_float32
     from radixrt.export.reader.simplify import simplify
+    from radixrt.export.reader.transposes import cancel_transposes
 
     path = Path(request["path"])
     graph = read_onnx(path, request["logits"], remark)
@@ -161,4 +162,5 @@ def _read(request: dict[str, Any], remark: Callable[[str], None]) -> list[ir.Mod
         return [graph]
     batch = request["simplified"]["batch"]
     plain = in_float32(graph, path, remark)
-    return [graph, simplify(with_batch(plain, BatchSpec(*batch)) if batch else plain)]
+    simple = simplify(with_batch(plain, BatchSpec(*batch)) if batch else plain)
+    return [graph, cancel_transposes(simple)]

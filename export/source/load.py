@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KnownModel", "LoadedModel", "ModelRef", "Weights", "known_models", "load", "resolve"]
 
+_CHANNELS = (1, 3)
+
 Weights = Literal["checkpoint", "pretrained", "random"]
 
 
@@ -148,12 +150,16 @@ def _load_onnx(
     if num_classes not in (None, found):
         raise InputError(f"{ref.target} has {found} classes, not {num_classes}")
     config: dict[str, Any] = {}
+    layout: dict[str, str] = {}
     if size is not None and all(isinstance(side, int) for side in size[1:]):
-        config["input_size"] = tuple(size[1:])
+        first, height, last = size[1:]
+        nhwc = first not in _CHANNELS and last in _CHANNELS
+        config["input_size"] = (last, first, height) if nhwc else (first, height, last)
+        layout = {"layout": "nhwc"} if nhwc else {}
     parameters = sum(
         value.const_value.size for value in graph.graph.initializers.values() if value.const_value is not None
     )
-    data_config = _resolve_data_config(config)
+    data_config = _resolve_data_config(config) | layout
     return LoadedModel(
         ref.name, ref.source, "checkpoint", parameters, None, foreign, data_config, found, remarks=foreign.remarks
     )

@@ -4,6 +4,10 @@ The fuzzer that changes bytes rarely gets past the protobuf parser. This one cha
 of files that parse, so that the checker, shape inference, the runtime and onnxsim meet them. Each file is read in a
 fork of its own, as the command reads it in a child: a crash of the C++ libraries ends the fork, and is counted.
 Anything but a graph, a refusal in one sentence or such an end is a bug of ours.
+
+Every second file is changed as a whole first, into another valid form of itself: another opset and IR version, FP16 or
+Q/DQ pairs, weights among the inputs, a batch that is baked in. Such a file alone is taken, rewritten for a target, and
+must compute what it did: there is no refusal to hide behind.
 """
 
 from __future__ import annotations
@@ -17,14 +21,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 
 from radixrt.errors import InputError
+from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.reader.onnx_file import read_onnx, with_batch
+from radixrt.export.reader.plain import in_float32
 from radixrt.export.reader.simplify import simplify
+from radixrt.export.reader.transposes import cancel_transposes
 from radixrt.export.spec import BatchSpec
 from tests.export.reader.test_onnx_file import tiny
 from tests.networks import gated
+from tests.networks.onnx_files import CHANNELS, images, in_half, outputs, se_net
 
 SECONDS = 60
 MEMORY = 8 << 30
@@ -140,12 +150,73 @@ def _other(value: Any, source: random.Random) -> Any:
     return bytes(data[: source.randrange(len(data) + 1)] if source.random() < 0.3 else data)
 
 
+OPSETS = (7, 9, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22)
+
+
+def varied(source: random.Random) -> onnx.ModelProto:
+    """A valid file: an SE network in an opset, IR version, type and form of batch that exporters leave."""
+    opset = source.choice(OPSETS)
+    file = se_net(opset, source.choice(("N", 1, 2)))
+    file.ir_version = source.choice([v for v in (3, 4, 6, 7, 8, 9, 10) if v < 8 or opset >= 15])
+    form = source.choice(("float", "float", "half", "half ends", "pairs"))
+    if form.startswith("half") and opset >= 9:
+        file = in_half(file, ends=form == "half")
+    elif form == "pairs" and opset >= 13:
+        file = with_pairs(file, source)
+    if file.ir_version < 4 or source.random() < 0.2:
+        for tensor in file.graph.initializer:
+            file.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    if source.random() < 0.3:  # a batch that the file calls free and bakes in
+        flatten = next(node for node in file.graph.node if node.op_type == "Flatten")
+        size = file.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+        to = onnx.numpy_helper.from_array(np.array([size, CHANNELS], np.int64), "baked")
+        file.graph.initializer.append(to)
+        if file.ir_version < 4:
+            file.graph.input.append(onnx.helper.make_tensor_value_info("baked", to.data_type, to.dims))
+        flatten.CopyFrom(
+            onnx.helper.make_node("Reshape", [flatten.input[0], "baked"], list(flatten.output), flatten.name)
+        )
+    return file
+
+
+def with_pairs(file: onnx.ModelProto, source: random.Random) -> onnx.ModelProto:
+    """Q/DQ pairs around some tensors, signed or not, in front of whatever reads them."""
+    named = {node.output[0]: node for node in file.graph.node if node.output[0] != "y"}
+    kind = source.choice((np.int8, np.uint8))
+    for name in source.sample(sorted(named), 3):
+        step = onnx.numpy_helper.from_array(np.array(0.05, np.float32), f"{name}_step")
+        zero = onnx.numpy_helper.from_array(np.array(0 if kind is np.int8 else 128, kind), f"{name}_zero")
+        file.graph.initializer.extend([step, zero])
+        named[name].output[0] = f"{name}_float"
+        ends = [f"{name}_float", f"{name}_int"], [f"{name}_int", name]
+        for op, (start, end) in zip(("QuantizeLinear", "DequantizeLinear"), ends, strict=True):
+            file.graph.node.append(onnx.helper.make_node(op, [start, step.name, zero.name], [end], f"{name}_{op}"))
+    return file
+
+
+def check_varied(file: onnx.ModelProto, path: Path) -> int:
+    """Takes a valid file, rewrites it, and holds the result against it; the exit code of its fork."""
+    path.write_bytes(file.SerializeToString())
+    given = images(file.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1)
+    half = file.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+    pairs = any(node.op_type == "QuantizeLinear" for node in file.graph.node)
+    graph = simplify(in_float32(read_onnx(path), path, lambda text: None))
+    model, report = rewrite(cancel_transposes(graph), RewriteOptions())
+    if len(report.attention_blocks) != 1:
+        raise AssertionError(f"no block: {report.refused}")
+    expected = outputs(onnx.load(path), given.astype(np.float16) if half else given).astype(np.float32)
+    error = float(np.abs(outputs(ir.to_proto(model), given) - expected).max())
+    if error > (0.3 if pairs else 0.02) * max(1.0, float(np.abs(expected).max())):
+        raise AssertionError(f"another function, by {error}")
+    return TAKEN
+
+
 def read_once(content: bytes, path: Path, source: random.Random) -> int:
     """Reads one file in this process; the exit code of its fork."""
     path.write_bytes(content)
     try:
-        graph = read_onnx(path)
-        simplify(with_batch(graph, BatchSpec(2, 2)) if source.random() < 0.3 else graph)
+        graph = in_float32(read_onnx(path), path, lambda text: None)
+        cancel_transposes(simplify(with_batch(graph, BatchSpec(2, 2)) if source.random() < 0.3 else graph))
     except InputError as error:
         text = str(error)
         return REFUSED if text.strip() and "\n" not in text and len(text) < 4000 else BROKEN
@@ -162,10 +233,11 @@ def fuzz_fields(runs: int, folder: Path, first: int = 0) -> Counter[str]:
     files, counts = seeds(), Counter[str]()
     for number in range(first, first + runs):
         source = random.Random(number)
-        content = mutated(source.choice(files), source)
+        whole = varied(source) if number % 2 else None
+        content = mutated(source.choice(files), source) if whole is None else whole.SerializeToString()
         child = os.fork()
         if child == 0:
-            _child(content, folder / f"input-{os.getppid()}.onnx", source)
+            _child(content, folder / f"input-{os.getppid()}.onnx", source, whole)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if code < 0:
             counts[f"ended by {signal.Signals(-code).name}"] += 1
@@ -176,14 +248,14 @@ def fuzz_fields(runs: int, folder: Path, first: int = 0) -> Counter[str]:
     return counts
 
 
-def _child(content: bytes, path: Path, source: random.Random) -> None:
+def _child(content: bytes, path: Path, source: random.Random, whole: onnx.ModelProto | None) -> None:
     code = BROKEN
     try:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.alarm(SECONDS)
         os.dup2(os.open(path.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        code = read_once(content, path, source)
+        code = read_once(content, path, source) if whole is None else check_varied(whole, path)
     except BaseException:
         traceback.print_exc()
     finally:
