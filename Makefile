@@ -14,7 +14,7 @@ flag = $(if $($(1)),--$(2) "$($(1))")
         fault-check fuzz corpus
 
 engine: $(VENV)/.ready
-	$(BIN)/radixrt engine --model "$(MODEL)" --precision "$(PREC)" $(call flag,TARGET,target) $(call flag,CHECKPOINT,checkpoint) \
+	$(BIN)/radixrt engine "$(MODEL)" --precision "$(PREC)" $(call flag,TARGET,target) $(call flag,CHECKPOINT,checkpoint) \
 	  $(call flag,DATA,data) $(call flag,BATCH,batch) $(call flag,OUT,output) $(ARGS)
 
 test: $(VENV)/.ready

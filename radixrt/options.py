@@ -12,7 +12,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from sys import version_info
@@ -166,14 +166,13 @@ class ShowOptions:
     progress: Annotated[bool, Doc("Show the stages on standard error.")] = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CompileOptions(ModelOptions, DataOptions, PlanOptions, GateOptions, TimingOptions, ShowOptions):
     """What is compiled, for what, and where it goes."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    model: Annotated[str | Path | Module, Doc(MODEL_HELP)] = DEFAULT_MODEL
-    _: KW_ONLY
+    model: Annotated[str | Path | Module, Doc(MODEL_HELP)] = field(default=DEFAULT_MODEL, kw_only=False)
     precision: PrecisionName = "int8"
     target: Annotated[
         str | Sequence[str],
@@ -193,14 +192,15 @@ class CompileOptions(ModelOptions, DataOptions, PlanOptions, GateOptions, Timing
     fresh: Annotated[bool, Doc("Take nothing from earlier runs.")] = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ValidateOptions(PreprocessOptions, GateOptions, TimingOptions, ShowOptions):
     """What is judged, and where the report goes."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    engine: Annotated[Path | str, Doc("A bundle, or somebody else's .onnx, .xml, .plan or .engine file.")]
-    _: KW_ONLY
+    engine: Annotated[Path | str, Doc("A bundle, or somebody else's .onnx, .xml, .plan or .engine file.")] = field(
+        kw_only=False
+    )
     reference: Annotated[str | None, Doc("The original network; a bundle knows its own.")] = None
     checkpoint: Annotated[Path | str | None, Doc("The original's trained weights.")] = None
     logits: Annotated[
@@ -213,7 +213,7 @@ class ValidateOptions(PreprocessOptions, GateOptions, TimingOptions, ShowOptions
     junit: JUnit = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SensitivityOptions(ModelOptions, PreprocessOptions):
     """What is measured, and what is shown."""
 
@@ -221,8 +221,7 @@ class SensitivityOptions(ModelOptions, PreprocessOptions):
 
     model: Annotated[
         str, Doc(f"A bundle, whose network, preprocessing and target are taken; or a network. {MODEL_HELP}")
-    ]
-    _: KW_ONLY
+    ] = field(kw_only=False)
     target: Annotated[str | None, Doc(f"Default: the bundle's, or {DEFAULT}.")] = None
     method: MethodName = "minmax"
     calibration_images: CalibrationImages = 256
@@ -232,26 +231,24 @@ class SensitivityOptions(ModelOptions, PreprocessOptions):
     html: Annotated[Path | None, Doc("Write the table and its plot as one self-contained page.")] = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportOptions(ModelOptions, PreprocessOptions):
     """What is captured, and where it goes."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    model: Annotated[str, Doc(MODEL_HELP)]
-    _: KW_ONLY
+    model: Annotated[str, Doc(MODEL_HELP)] = field(kw_only=False)
     output: Annotated[Path, Doc("The file to write.")]
     batch: Batch = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CalibrateOptions(PreprocessOptions):
     """What is calibrated, and where the table goes."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    graph: Annotated[Path, Doc("An .onnx file.")]
-    _: KW_ONLY
+    graph: Annotated[Path, Doc("An .onnx file.")] = field(kw_only=False)
     output: Annotated[Path, Doc("The file to write.")] = Path("calibration.json")
     method: MethodName = "minmax"
     calibration_images: CalibrationImages = 256
@@ -264,14 +261,13 @@ class CalibrateOptions(PreprocessOptions):
     tensorrt_version: Annotated[str, Doc("With --to-cache: the TensorRT that will read it.")] = "8.5.2"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EngineBuildOptions(PlanOptions):
     """What is built, and where it goes."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    graph: Annotated[Path, Doc("A deploy graph, an .onnx file.")]
-    _: KW_ONLY
+    graph: Annotated[Path, Doc("A deploy graph, an .onnx file.")] = field(kw_only=False)
     output: Annotated[Path, Doc("The folder that takes the engine's files.")]
     target: OneTarget = DEFAULT
     precision: PrecisionName = "fp32"

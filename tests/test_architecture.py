@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -63,6 +64,32 @@ def test_every_module_has_its_place_in_the_import_contract() -> None:
     contract = text.partition("[[tool.importlinter.contracts]]")[2]
     assert 'containers = ["radixrt"]' in contract and "exhaustive = true" in contract
     assert "exhaustive_ignores" not in contract and "ignore_imports" not in contract
+
+
+# Data that is worked on is no option: these await an object for what they share. No other function may join them.
+WIDE = {
+    "op": 9,
+    "ops": 9,
+    "improved": 8,
+    "judge_gates": 7,
+    "judge_stand_in": 7,
+    "judge": 7,
+    "load": 7,
+    "sensitivity": 7,
+}
+WIDE |= {"recover": 7, "calibrate": 7}
+
+
+def test_public_functions_have_few_parameters() -> None:
+    found = {}
+    for path in (path for folder in ("radixrt", *PACKAGES) for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                found[node.name, path] = len([one for one in given if one.arg not in ("self", "cls")])
+    assert len(found) > 500
+    wide = {f"{path.relative_to(ROOT)}: {name} has {n}" for (name, path), n in found.items() if n > WIDE.get(name, 6)}
+    assert not wide
 
 
 def test_nothing_unpacks_an_archive() -> None:

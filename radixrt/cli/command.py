@@ -79,7 +79,7 @@ def _parameter(options: type, name: str, panel: Group) -> inspect.Parameter:
         group=panel,
         negative=flag(f"no_{name}") if default is True else (),
         show_choices=False,
-        show_default=not isinstance(default, bool),
+        show_default=not (default is None or default == () or isinstance(default, bool)),
         converter=whole if read is int else None,
     )
     if default is None or default == ():
