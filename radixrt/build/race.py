@@ -51,18 +51,16 @@ def run_race(job: Job, paths: Mapping[str, Path], race: Race) -> Result:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="radixrt-race-")))
         built, refused = _build_all(job, paths, scratch)
         kept = judge_together([b.files for b in built], job.bench)
-        runners = sorted((_Runner.of(job, b, kept.value[b.target.name]) for b in built), key=lambda r: r.row.p50_ms)
+        runners = sorted((_Runner.of(job, b, kept[b.target.name]) for b in built), key=lambda r: r.row.p50_ms)
         winner = next((runner for runner in runners if not runner.missed), None)
         race.candidates = [*(_measured(runner, winner) for runner in runners), *_others(paths, refused)]
         if winner is None:
-            race.losers = [
-                report_on(job, r.built, Kept(r.verdict, kept.reused), candidates=race.candidates) for r in runners
-            ]
+            race.losers = [report_on(job, r.built, r.kept, candidates=race.candidates) for r in runners]
             why = "; ".join(f"{c.target}: {c.reason}" for c in race.candidates if c.verdict == "failed")
             raise GateError(f"no target keeps the gates, so no bundle was written: {why}")
-        verdict = add_costs(winner.verdict, winner.built.files, job.bench)
+        verdict = add_costs(winner.kept.value, winner.built.files, job.bench)
         writer = writers[paths[winner.name]]
-        return finish(job, winner.built, Kept(verdict, kept.reused), writer, race.candidates)
+        return finish(job, winner.built, Kept(verdict, winner.kept.reused), writer, race.candidates)
 
 
 def _build_all(job: Job, paths: Mapping[str, Path], scratch: Path) -> tuple[list[Built], dict[str, str]]:
@@ -94,15 +92,15 @@ class _Runner:
     """A target in the race; ``missed`` names the gates that it does not keep."""
 
     built: Built
-    verdict: Verdict
+    kept: Kept[Verdict]
     latency: Latency
     missed: str
 
     @classmethod
-    def of(cls, job: Job, built: Built, verdict: Verdict) -> _Runner:
-        assert verdict.latency is not None
-        judged = verdict.gates(job.request.gates, built.size)
-        return cls(built, verdict, verdict.latency, "" if gates.passed(judged) else gates.missed(judged))
+    def of(cls, job: Job, built: Built, kept: Kept[Verdict]) -> _Runner:
+        assert kept.value.latency is not None
+        judged = kept.value.gates(job.request.gates, built.size)
+        return cls(built, kept, kept.value.latency, "" if gates.passed(judged) else gates.missed(judged))
 
     @property
     def name(self) -> str:

@@ -1,4 +1,7 @@
-"""Engines that were built here are held against the original, alone or against each other, each measured once."""
+"""Engines that were built here are held against the original, alone or against each other.
+
+Answers are kept from run to run; times are not: what changes from minute to minute is measured whenever it is told.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,17 @@ from typing import Any
 import onnx_ir as ir
 
 from radixrt.engines.base import BuildOptions, Target
-from radixrt.engines.bundle.manifest import now
 from radixrt.engines.machine import machine
-from radixrt.engines.registry import FASTEST
 from radixrt.engines.runners import OutputsRunner, session_outputs
 from radixrt.engines.session import Session
 from radixrt.export.spec import Precision
 from radixrt.files import sha256_of
-from radixrt.judge.measure import Trial, judge, judge_outputs, time_engines
+from radixrt.judge.measure import Trial, judge_outputs, time_engine, time_engines
 from radixrt.judge.stand_in import judge_stand_in
-from radixrt.judge.verdict import Verdict
+from radixrt.judge.verdict import OutputsJudged, Verdict
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
 from radixrt.reuse import Codec, Kept, Reuse, Step, as_json
-from radixrt.validate.measure.findings import speed_findings
 from radixrt.validate.measure.latency import FLOAT32, in_float32, seen_from
 
 
@@ -63,49 +63,51 @@ class Bench:
 
 
 def judge_engine(engine: EngineFiles, bench: Bench) -> Kept[Verdict]:
-    """Holds the engine against the original, or its stand-in where the engine cannot run here."""
+    """Holds the engine against the original, or its stand-in where the engine cannot run here.
 
-    def make() -> Verdict:
-        if not engine.runs:
-            return judge_stand_in(engine.deploy, engine.options, bench.prepared, bench.trial, now(), bench.stages)
-        with _opened(engine) as session, float_engine(engine, bench) as beside:
-            verdict = judge(session, bench.prepared, bench.trial, now(), bench.stages, beside=beside)
-        return add_costs(verdict, engine, bench)
+    What it answers may be known from an earlier run; what it takes is measured in every run.
+    """
+    if not engine.runs:
+        return _judge_stand_in(engine, bench)
+    with _opened(engine) as session, float_engine(engine, bench) as beside:
+        answers = _answers(engine, session_outputs(session, bench.trial.batch), bench)
+        times, notes = time_engine(session, bench.prepared, bench.trial, bench.stages, beside=beside)
+    verdict = Verdict.of(answers.value, times, notes)
+    return Kept(add_costs(verdict, engine, bench), answers.reused)
 
-    return bench.reuse.step(_step(f"{engine.target.name} measurements", as_json(Verdict), [engine], bench), make)
 
-
-def judge_together(engines: Sequence[EngineFiles], bench: Bench) -> Kept[dict[str, Verdict]]:
+def judge_together(engines: Sequence[EngineFiles], bench: Bench) -> dict[str, Kept[Verdict]]:
     """Holds every engine against the original, then times them all in one run. Costs are left to :func:`add_costs`.
 
     Returns:
         What was measured, by target.
     """
+    with ExitStack() as sessions:
+        runners, answers = {}, {}
+        for engine in engines:
+            name = engine.target.name
+            runners[name] = session_outputs(sessions.enter_context(_opened(engine)), bench.trial.batch)
+            beside = sessions.enter_context(float_engine(engine, bench))
+            runners |= {in_float32(name): run for run in beside.values()}
+            answers[name] = _answers(engine, runners[name], bench, what=name)
+        times, notes = time_engines(runners, bench.prepared, bench.trial, bench.stages)
+    return {
+        name: Kept(Verdict.of(kept.value, seen_from(times, name), notes), kept.reused) for name, kept in answers.items()
+    }
 
-    def make() -> dict[str, Verdict]:
-        with ExitStack() as sessions:
-            runners, judged = {}, {}
-            for engine in engines:
-                name = engine.target.name
-                runners[name] = session_outputs(sessions.enter_context(_opened(engine)), bench.trial.batch)
-                beside = sessions.enter_context(float_engine(engine, bench))
-                runners |= {in_float32(name): run for run in beside.values()}
-                judged[name] = judge_outputs(runners[name], bench.prepared, bench.trial, bench.stages, what=name)
-            times, notes = time_engines(runners, bench.prepared, bench.trial, bench.stages)
-        verdicts = {}
-        for name, outputs in judged.items():
-            latency = seen_from(times, name)
-            verdicts[name] = Verdict(
-                measured=now(),
-                parity=outputs.parity,
-                accuracy=outputs.accuracy,
-                latency=latency,
-                findings=[*outputs.findings, *speed_findings(latency)],
-                notes=notes,
-            )
-        return verdicts
 
-    return bench.reuse.step(_step(f"{FASTEST} measurements", as_json(dict[str, Verdict]), engines, bench), make)
+def _answers(engine: EngineFiles, run: OutputsRunner, bench: Bench, what: str = "engine") -> Kept[OutputsJudged]:
+    """What the engine answers: the same for the same files, images and libraries, so an earlier run may have it."""
+    step = _step(f"{engine.target.name} answers", engine, engine.files, bench)
+    return bench.reuse.step(step, lambda: judge_outputs(run, bench.prepared, bench.trial, bench.stages, what=what))
+
+
+def _judge_stand_in(engine: EngineFiles, bench: Bench) -> Kept[Verdict]:
+    def make() -> Verdict:
+        return judge_stand_in(engine.deploy, engine.options, bench.prepared, bench.trial, bench.stages)
+
+    step = _step(f"{engine.target.name} stand-in's answers", engine, (engine.deploy,), bench, as_json(Verdict))
+    return bench.reuse.step(step, make)
 
 
 def add_costs(verdict: Verdict, engine: EngineFiles, bench: Bench) -> Verdict:
@@ -137,30 +139,29 @@ def float_engine(engine: EngineFiles, bench: Bench) -> Iterator[dict[str, Output
         yield {FLOAT32: session_outputs(session, bench.trial.batch)}
 
 
-def _step(name: str, codec: Codec[Any], engines: Sequence[EngineFiles], bench: Bench) -> Step[Any]:
-    """Measurements hold for these engines where they ran, these images, and this way of measuring."""
-    prepared, trial = bench.prepared, bench.trial
-    hashes = {
-        engine.target.name: " ".join(sha256_of(file) for file in (engine.files if engine.runs else (engine.deploy,)))
-        for engine in engines
-    }
-    capabilities = [engine.target.capability() for engine in engines]
+def _step(
+    name: str, engine: EngineFiles, files: Sequence[Path], bench: Bench, codec: Codec[Any] | None = None
+) -> Step[Any]:
+    """Answers hold for these files, these images, and this way of comparing."""
+    prepared, trial, capability = bench.prepared, bench.trial, engine.target.capability()
     return Step(
         name,
-        codec,
-        inputs={**hashes, "graph": prepared.graph_sha256, "images": prepared.test.prepared_sha256},
+        codec or as_json(OutputsJudged),
+        inputs={
+            "engine": " ".join(sha256_of(file) for file in files),
+            "graph": prepared.graph_sha256,
+            "images": prepared.test.prepared_sha256,
+        },
         options={
-            "engines": [(can.target, can.version, can.device, machine()) for can in capabilities],
-            "precision": engines[0].options.precision.value,
+            "engine": (capability.target, capability.version, capability.device, machine()),
+            "precision": engine.options.precision.value,
             "original": prepared.model.source,
             "batch": str(trial.batch),
-            "drop": trial.limits.drop_limit,
+            "drop": float(trial.limits.drop_limit),
             "images": prepared.test_images(trial.data),
             # The images' hash knows neither their names and order nor what they show.
             "test": [prepared.test.names, prepared.test.labels],
             "classes": [prepared.labels, prepared.labelled],
-            "rounds": trial.rounds,
-            "rivals": [trial.rivals.identity(), trial.rivals.sweep],
             "threads": trial.threads,
         },
     )

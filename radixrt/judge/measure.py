@@ -17,28 +17,19 @@ from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
 from radixrt.judge.outputs import MatchedOutputs, match_outputs
 from radixrt.judge.rivals import opponents
-from radixrt.judge.verdict import Verdict
+from radixrt.judge.verdict import OutputsJudged, Verdict
 from radixrt.options import DataOptions
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.measure.accuracy import accuracy
 from radixrt.validate.measure.cold_start import cold_start
-from radixrt.validate.measure.findings import input_findings, logit_findings, speed_findings
+from radixrt.validate.measure.findings import input_findings, logit_findings
 from radixrt.validate.measure.latency import ENGINE, LatencyOptions, measure
 from radixrt.validate.measure.latency import Runner as TimedRunner
 from radixrt.validate.measure.parity import ParityAccumulator
 from radixrt.validate.rivals import Rivals
-from radixrt.validate.schema import Accuracy, Latency, LatencyRow, LayerTime, Parity
-
-
-@dataclass(frozen=True)
-class OutputsJudged:
-    """What the outputs of an engine, or of its stand-in, say."""
-
-    parity: Parity
-    accuracy: Accuracy | None
-    findings: list[str]
+from radixrt.validate.schema import Latency, LatencyRow, LayerTime
 
 
 def with_costs(verdict: Verdict, target: Target, engine: Path, deploy: Path, build: BuildOptions) -> Verdict:
@@ -97,13 +88,7 @@ class Trial:
 
 
 def judge(
-    session: Session,
-    prepared: Prepared,
-    trial: Trial,
-    measured: str,
-    stages: Stages,
-    engine_images: ImageList | None = None,
-    beside: Mapping[str, OutputsRunner] | None = None,
+    session: Session, prepared: Prepared, trial: Trial, stages: Stages, engine_images: ImageList | None = None
 ) -> Verdict:
     """Runs the engine and the reference over the test images, then times both.
 
@@ -111,27 +96,30 @@ def judge(
         session: the open engine.
         prepared: the original and its images.
         trial: how to try it.
-        measured: when, for the report.
         stages: where progress is shown.
         engine_images: the same files as the engine prepares them, where that is not how the reference does.
-        beside: other engines that are only timed, by name.
 
     Raises:
         InputError: there is no image to judge with, or more than 5 % of them are unreadable.
     """
-    run = session_outputs(session, trial.batch)
-    outputs = judge_outputs(run, prepared, trial, stages, engine_images)
-    times, notes = time_engines({"engine": run, **(beside or {})}, prepared, trial, stages, engine_images)
+    outputs = judge_outputs(session_outputs(session, trial.batch), prepared, trial, stages, engine_images)
+    return Verdict.of(outputs, *time_engine(session, prepared, trial, stages, engine_images))
+
+
+def time_engine(
+    session: Session,
+    prepared: Prepared,
+    trial: Trial,
+    stages: Stages,
+    engine_images: ImageList | None = None,
+    beside: Mapping[str, OutputsRunner] | None = None,
+) -> tuple[Latency, list[str]]:
+    """Times one open engine as :func:`time_engines` does, with its kernels alone; ``beside`` are others, by name."""
+    engines = {ENGINE: session_outputs(session, trial.batch), **(beside or {})}
+    times, notes = time_engines(engines, prepared, trial, stages, engine_images)
     images = _exactly(engine_images or prepared.test, trial.batch.max)
-    times = times.model_copy(update={"rows": [on_device(row, session, images, trial.rounds) for row in times.rows]})
-    return Verdict(
-        measured=measured,
-        parity=outputs.parity,
-        accuracy=outputs.accuracy,
-        latency=times,
-        findings=[*outputs.findings, *speed_findings(times)],
-        notes=notes,
-    )
+    rows = [on_device(row, session, images, trial.rounds) for row in times.rows]
+    return times.model_copy(update={"rows": rows}), notes
 
 
 def time_engines(

