@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 
 from radixrt.errors import InputError
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
@@ -204,11 +205,20 @@ def check_varied(file: onnx.ModelProto, path: Path) -> int:
     model, report = rewrite(cancel_transposes(graph), RewriteOptions())
     if len(report.attention_blocks) != 1:
         raise AssertionError(f"no block: {report.refused}")
-    expected = outputs(onnx.load(path), given.astype(np.float16) if half else given).astype(np.float32)
+    # Not `outputs`: ONNX Runtime's optimiser breaks some files of opset 21 with uint8 pairs before it can run them.
+    expected = as_it_stands(onnx.load(path), given.astype(np.float16) if half else given).astype(np.float32)
     error = float(np.abs(outputs(ir.to_proto(model), given) - expected).max())
     if error > (0.3 if pairs else 0.02) * max(1.0, float(np.abs(expected).max())):
         raise AssertionError(f"another function, by {error}")
     return TAKEN
+
+
+def as_it_stands(file: onnx.ModelProto, given: np.ndarray) -> np.ndarray:
+    """What the runtime makes of a file without its optimiser."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(file.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["y"], {"x": given})[0])
 
 
 def read_once(content: bytes, path: Path, source: random.Random) -> int:
