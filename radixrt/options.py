@@ -13,9 +13,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from importlib import import_module
 from pathlib import Path
-from sys import version_info
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -33,9 +31,6 @@ if TYPE_CHECKING:
     from torch.nn import Module
 else:
     Module = Any  # the library is too heavy to load for a type
-
-# Python 3.10 has the same module under its older name.
-tomllib = import_module("tomllib" if version_info >= (3, 11) else "tomli")
 
 DEFAULT_MODEL = "resnest-nano-elpv"
 MODEL_HELP = (
@@ -355,44 +350,6 @@ def nearest(name: str, cls: type, spell: Callable[[str], str] = str) -> str:
     known = [field.name for field in fields(cls)]
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
     return f": did you mean {' or '.join(map(spell, near))}?" if near else f"; known are {', '.join(map(spell, known))}"
-
-
-# The tables of a recipe: a subject's fields may stand under its name.
-TABLES: dict[str, type] = {
-    "preprocess": PreprocessOptions,
-    "gates": GateLimits,
-    "plan": PlanOptions,
-    "timing": TimingOptions,
-}
-
-
-def from_toml(cls: type[O], path: Path, **over: Any) -> O:
-    """Fills an options object from a TOML file; what is given beside the file stands over it.
-
-    Raises:
-        InputError: the file cannot be read, is not TOML, or holds an unknown key or a value that is not of its kind.
-    """
-    try:
-        loaded = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a TOML file: {error}") from error
-    given: dict[str, Any] = {}
-    for key, value in loaded.items():
-        if not isinstance(value, dict):
-            given[key] = value
-            continue
-        if key not in TABLES or not issubclass(cls, TABLES[key]):
-            raise InputError(f"{path}: unknown table [{key}]; a recipe has [{'], ['.join(TABLES)}]")
-        for name in value:
-            if name not in {field.name for field in fields(TABLES[key])}:
-                raise InputError(f"{path}: unknown key {name} in [{key}]{nearest(name, TABLES[key])}")
-        given |= value
-    try:
-        return fill(cls, given | over)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def as_path(path: Path | str | None) -> Path | None:

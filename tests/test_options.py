@@ -12,7 +12,8 @@ import pytest
 
 import radixrt as rt
 from radixrt.errors import InputError
-from radixrt.options import CompileOptions, ShowOptions, ValidateOptions, fill, from_toml, help_of, words
+from radixrt.options import CompileOptions, ShowOptions, ValidateOptions, fill, help_of, words
+from radixrt.recipe import from_toml
 from radixrt.request import EngineRequest
 from radixrt.validate.gates import GateLimits
 from tests.cli_runner import radixrt

@@ -146,7 +146,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
         ({"rivals": Rivals(sweep=(2,))}, set()),
         ({"model": {"seed": 3, "logits": "logits"}}, set()),
     ],
-    ids=str,
+    ids=lambda value: ", ".join(sorted(value)) if isinstance(value, set) else str(value),  # the same in each worker
 )
 def test_an_option_changes_what_depends_on_it_and_nothing_else(
     work: Path, first: dict[str, str], change: dict[str, Any], made: set[str]
