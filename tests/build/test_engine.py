@@ -70,8 +70,9 @@ def test_the_same_command_again_takes_everything_from_the_first_run(bundle: Path
 @pytest.mark.slow
 def test_a_missed_gate_is_exit_3_and_keeps_the_bundle(bundle: Path, tmp_path: Path) -> None:
     words = ("--model", SAMPLE, "--target", "onnxruntime", "--output", tmp_path / "slow", *QUICK)
-    done = radixrt("engine", *words, "--min-speedup", "100000")
-    assert done.code == 3 and "min_speedup" in done.sentence
+    # Not a gate on times: those are not judged where other tests keep the machine busy.
+    done = radixrt("engine", *words, "--max-engine-bytes", "10")
+    assert done.code == 3 and "max_engine_bytes" in done.sentence
     report = json.loads((tmp_path / "slow" / "report.json").read_text())
     assert not report["passed"] and report["schema"] == 1
 
@@ -102,7 +103,7 @@ def test_fastest_keeps_the_quickest_that_passes_and_shows_the_others(bundle: Pat
         assert target in done.out and target in (tmp_path / "quick" / "report.html").read_text()
 
     before = (tmp_path / "quick" / "manifest.json").read_bytes()
-    done = radixrt(*words, "--min-speedup", "100000", "--junit", tmp_path / "gates.xml")
+    done = radixrt(*words, "--max-engine-bytes", "10", "--junit", tmp_path / "gates.xml")
     assert done.code == 3 and "no target keeps the gates" in done.sentence and "failed" in done.out
     assert (tmp_path / "quick" / "manifest.json").read_bytes() == before
     assert (tmp_path / "gates.xml").read_text().count("<failure") == len(timed)
@@ -178,7 +179,7 @@ def test_compiles_a_module_in_memory_for_a_dynamic_batch_on_a_folder_of_photogra
             batch="1..4",
             batch_sweep=(1, 3),
             output=tmp_path / "b",
-            gates=GateLimits(min_speedup=1e6),
+            gates=GateLimits(max_engine_bytes=10),
         )
     with rt.load(tmp_path / "b") as engine:
         logits = engine(np.zeros((7, 3, 64, 64), np.float32))
