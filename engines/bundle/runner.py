@@ -2,8 +2,8 @@
 
 ``run.py`` is ``engines/bundle/run_bundle.py``; beside it lies ``calibration/data/pixels.py``, so that images are
 prepared on the device by the very code that prepared them for calibration and validation. Where the runner may have to
-build a plan with TensorRT 8 (JetPack 5), whose parser reads neither opset 18 nor FP16 scales, the graph lies there in
-that older form too: the device has nothing that could convert it.
+build a plan with TensorRT 8 (JetPack 5), whose parser reads neither opset 18 nor FP16 scales nor INT8 weights, the
+graph lies there in that older form too: the device has nothing that could convert it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from radixrt.errors import InputError
 RUNNER_NAME = "run.py"
 PIXELS_NAME = "pixels.py"
 LEGACY_NAME = "deploy-trt8.onnx"
-_TENSORRT_8_OPSET = 17
 
 
 def write_runner(folder: Path) -> None:
@@ -38,21 +37,18 @@ def write_legacy_graph(deploy: Path) -> Path | None:
     """
     import onnx_ir as ir
 
-    from radixrt.engines.tensorrt.legacy_graph import to_opset_17
-    from radixrt.export.passes.float32 import has_half, to_float32
+    from radixrt.engines.tensorrt.legacy_graph import legacy_form
 
     try:
         model = ir.load(deploy)
     except Exception as error:  # protobuf raises its own errors for a damaged file
         raise InputError(f"{deploy} is not a readable ONNX file: export the model again") from error
-    half = has_half(model)
-    if not half and model.opset_imports.get("", 0) <= _TENSORRT_8_OPSET:
-        return None
-    model = to_float32(model) if half else model
     try:
-        to_opset_17(model)
+        legacy = legacy_form(model)
     except InputError:
         return None
+    if legacy is None:
+        return None
     target = deploy.with_name(LEGACY_NAME)
-    ir.save(model, target)
+    ir.save(legacy, target)
     return target

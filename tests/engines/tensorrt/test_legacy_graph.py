@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from radixrt.engines.tensorrt.legacy_graph import to_opset_17
+from radixrt.engines.tensorrt.legacy_graph import legacy_form, to_opset_17
 from radixrt.errors import InputError
 from tests.networks import gated
 
@@ -50,3 +53,63 @@ def test_a_graph_newer_than_what_is_known_is_refused() -> None:
     model.opset_imports[""] = 23
     with pytest.raises(InputError, match="opset 23"):
         to_opset_17(model)
+
+
+def int8(version: int = 18) -> onnx.ModelProto:
+    model = gated.tiny("int8")
+    model.opset_import[0].version, model.ir_version = version, 8
+    return model
+
+
+def answers(model: onnx.ModelProto, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The graph as it stands: the runtime fuses and folds nothing."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    found = onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, {"input": array})
+    return np.asarray(found[0])
+
+
+# TensorRT 8.x: "invalid weights type of Int8". Its own way to INT8 weights is FP32 behind a Q and a DQ.
+@pytest.mark.parametrize("version", [17, 18])
+def test_int8_weights_stand_as_float_behind_q_and_dq(version: int) -> None:
+    before = int8(version)
+    made = legacy_form(ir.from_proto(before))
+    assert made is not None
+    after = ir.to_proto(made)
+    onnx.checker.check_model(after, full_check=True)
+    assert after.opset_import[0].version == 17
+    kinds = {tensor.name: tensor.data_type for tensor in after.graph.initializer}
+    makers = {name: node for node in after.graph.node for name in node.output}
+    pairs = [node for node in after.graph.node if node.op_type == "DequantizeLinear"]
+    assert len(pairs) == 2, "one of the activation, one of the weight"
+    assert all(makers[node.input[0]].op_type == "QuantizeLinear" for node in pairs)
+    (weight,) = (makers[node.input[0]] for node in pairs if makers[node.input[0]].input[0] in kinds)
+    assert kinds[weight.input[0]] == kinds[weight.input[1]] == TensorProto.FLOAT
+    # Only zero points are integers.
+    assert {name for name, kind in kinds.items() if kind == TensorProto.INT8} == {"x_zero", "w_zero"}
+    np.testing.assert_array_equal(answers(after, gated.images(1)), answers(before, gated.images(1)))
+
+
+# float32 rounds twice on the way to the float weight and back: no integer may move by it, whatever its scale.
+def test_every_integer_comes_back_from_its_float() -> None:
+    random = np.random.default_rng(0)
+    scales = np.exp(random.uniform(-18, 8, 4096)).astype(np.float32)
+    integers = np.tile(np.arange(-127, 128, dtype=np.int8), (4096, 1))
+    nodes = [helper.make_node("DequantizeLinear", ["w", "s"], ["weight"], axis=0)]
+    nodes += [helper.make_node("Add", ["input", "weight"], ["logits"])]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4096, 255]) for name in ("input", "logits")]
+    constants = [numpy_helper.from_array(integers, "w"), numpy_helper.from_array(scales, "s")]
+    graph = helper.make_graph(nodes, "weights", ends[:1], ends[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    made = legacy_form(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
+    assert made is not None
+    zeros = np.zeros((4096, 255), np.float32)
+    found = answers(ir.to_proto(made), zeros)
+    np.testing.assert_array_equal(found, answers(model, zeros))
+    np.testing.assert_array_equal(np.round(found / scales[:, None]), integers)
+
+
+def test_a_graph_that_these_versions_read_has_no_other_form() -> None:
+    model = gated.tiny("fp32")
+    model.opset_import[0].version = 17
+    assert legacy_form(ir.from_proto(model)) is None
