@@ -47,6 +47,7 @@ class Capability:
         device: the device in words, empty where there is none.
         reason: why it does not build or does not run; empty where it does both.
         hint: how to make it available.
+        graph: where nothing can be built here, a bundle is made all the same: with the graph, for a device that builds.
     """
 
     target: str
@@ -56,6 +57,12 @@ class Capability:
     device: str = ""
     reason: str = ""
     hint: str = ""
+    graph: bool = False
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the engine is left to the device: here there is only its graph."""
+        return self.graph and not self.builds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -235,10 +235,10 @@ class LayerTime(_Frozen):
 
 
 class Size(_Frozen):
-    """Bytes of the files that matter."""
+    """Bytes of the files that matter; ``engine_bytes`` is absent where the engine is left to the device."""
 
     deploy_onnx_bytes: int
-    engine_bytes: int
+    engine_bytes: int | None
 
 
 class Gate(_Frozen):
@@ -311,6 +311,11 @@ class Report(_Frozen):
     measured_on: MeasuredOn = "engine"
     reference: str = "PyTorch"
     candidates: list[Candidate] = []
+
+    @property
+    def built(self) -> bool:
+        """Whether there is an engine; else the device builds it."""
+        return self.size.engine_bytes is not None
 
     def to_json(self) -> str:
         """The text of ``report.json``, by the published key names."""

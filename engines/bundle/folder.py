@@ -23,7 +23,7 @@ from radixrt.engines.bundle.manifest import MANIFEST_NAME, MAX_BYTES, SIGNATURE_
 from radixrt.engines.bundle.runner import write_runner
 from radixrt.engines.bundle.signing import sign, verify
 from radixrt.engines.session import Session
-from radixrt.errors import InputError
+from radixrt.errors import InputError, UnavailableError
 from radixrt.files import sha256_of, translate_disk_errors
 
 REPORT_NAME = "report.json"
@@ -203,7 +203,17 @@ class Bundle:
 
     @property
     def engine(self) -> Path:
-        """The file that the target opens."""
+        """The file that the target opens.
+
+        Raises:
+            UnavailableError: the bundle has none: the device builds it.
+        """
+        if self.manifest.engine is None:
+            raise UnavailableError(
+                str(self.path),
+                "its engine is left to the device",
+                "Build it: `python3 run.py --build` in the bundle.",
+            )
         return self.path / self.manifest.engine
 
     @property

@@ -123,7 +123,7 @@ class Manifest(_Frozen):
         executed: the engine ran when the bundle was made; a plan built without a GPU has not.
         inference_precision: what an OpenVINO engine computes in where it is not INT8, which every loader sets. Absent
             where the engine's own types say it.
-        engine: the file to open; ``deploy`` is the graph that it was built from.
+        engine: the file to open; absent where the device builds it. ``deploy`` is the graph that it is built from.
         created: UTC, ISO 8601 to the second.
         files: every file but the manifest and its signature, by name.
     """
@@ -144,11 +144,16 @@ class Manifest(_Frozen):
     outputs: tuple[TensorInfo, ...]
     preprocessing: Preprocess
     labels: tuple[str, ...] = ()
-    engine: str
+    engine: str | None = None
     deploy: str = GRAPH_NAME
     files: tuple[FileEntry, ...] = ()
 
-    _engine = field_validator("engine", "deploy")(_safe_name)
+    _deploy = field_validator("deploy")(_safe_name)
+
+    @field_validator("engine")
+    @classmethod
+    def _engine(cls, engine: str | None) -> str | None:
+        return engine if engine is None else _safe_name(engine)
 
     @field_validator("batch")
     @classmethod
@@ -199,7 +204,7 @@ class Manifest(_Frozen):
             raise InputError(f"{where} is damaged at {field} ({first['msg']}): build the bundle again") from error
         listed = {entry.name for entry in manifest.files}
         for name in (manifest.engine, manifest.deploy):
-            if name not in listed:
+            if name is not None and name not in listed:
                 raise InputError(f"{where} lists no hash for {name}: build the bundle again")
         return manifest
 

@@ -65,7 +65,8 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise BadInputError(f"{path} names the file {name}, which lies outside it: copy the bundle again")
             check_file(bundle / name, expected)
-        if not {manifest["engine"], manifest["deploy"]} <= set(listed):
+        # A bundle that leaves its plan to the device has no engine.
+        if not {manifest["deploy"], manifest.get("engine") or manifest["deploy"]} <= set(listed):
             raise BadInputError(f"{path} lists no hash for its engine or its graph: copy the bundle again")
         low, high = manifest["batch"]
         if manifest.get("inference_precision") not in PRECISIONS:
@@ -361,7 +362,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def open_engine(options: argparse.Namespace, manifest: dict[str, Any]) -> Run:
     """Opens the engine that was asked for, making the plan first where that was asked for."""
-    bundle, engine = options.bundle, options.bundle / manifest["engine"]
+    bundle, engine = options.bundle, options.bundle / (manifest.get("engine") or manifest["deploy"])
     runtime = options.runtime or manifest["target"]
     if options.build and not runtime.startswith("tensorrt"):
         runtime = "tensorrt"

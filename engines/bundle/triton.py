@@ -71,9 +71,9 @@ def write_model(bundle: Bundle, repository: Path, options: TritonOptions | None 
 
     Raises:
         InputError: the server has no backend for the engine, or something else stands in the model's place.
-        UnavailableError: ``tritonclient`` or ``protobuf`` is missing.
+        UnavailableError: ``tritonclient`` or ``protobuf`` is missing, or the bundle's engine is left to the device.
     """
-    options = options or TritonOptions()
+    options, source = options or TritonOptions(), bundle.engine
     backend = _backend(bundle.manifest)
     if bundle.manifest.built_for is not None and bundle.manifest.built_for.stripped:
         raise InputError(f"{bundle.path} holds a plan without weights, which Triton cannot open: build it whole")
@@ -87,7 +87,7 @@ def write_model(bundle: Bundle, repository: Path, options: TritonOptions | None 
     with AtomicFolder(target) as model:
         with translate_disk_errors(target):
             (model.folder / "1").mkdir()
-            engine = shutil.copyfile(bundle.engine, model.folder / "1" / backend.file_name)
+            engine = shutil.copyfile(source, model.folder / "1" / backend.file_name)
             labels = "".join(f"{label}\n" for label in bundle.manifest.labels)
             (model.folder / LABELS_NAME).write_text(labels, encoding="utf-8")
             (model.folder / CONFIG_NAME).write_text(messages.text_format.MessageToString(config))

@@ -1,12 +1,14 @@
 """TensorRT 8.5 to 11: a plan built on the device that runs it, Jetson, desktop or server.
 
-Building times kernels, so it needs the GPU. It was written and type-checked where there is none, and its calls were
+Building times kernels, so it needs the GPU. Where the library or the GPU is missing, a bundle gets the graph alone, and
+the plan is built on the device. It was written and type-checked where there is none, and its calls were
 held against the recorded API of each version; it was not executed there.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -45,9 +47,9 @@ class TensorRtTarget(PlanTarget):
     def _find_capability(self) -> Capability:
         library, gpu = library_here(self.name, self.module, _INSTALL), find_gpu()
         if not library.builds:
-            return library
+            return replace(library, graph=True)
         if not gpu.usable:
-            return Capability(self.name, False, False, library.version, "", gpu.reason, gpu.hint)
+            return Capability(self.name, False, False, library.version, "", gpu.reason, gpu.hint, graph=True)
         return Capability(self.name, True, True, library.version, f"{gpu.name} (compute capability {gpu.capability})")
 
     def attention_form(self) -> AttentionForm:
@@ -57,6 +59,11 @@ class TensorRtTarget(PlanTarget):
         raise InputError(f"a {self.name} plan is inspected where it runs: {self.capability().reason}")
 
     def _check_plan_options(self, options: BuildOptions) -> None:
+        if self.capability().on_device:
+            raise InputError(
+                f"{self.name} builds no plan here ({self.capability().reason}), so there is none to give "
+                f"{' and '.join(options.of_plans)}: leave it out, or build where the GPU is"
+            )
         check_options(self._api, options)
 
     def _build(

@@ -65,6 +65,12 @@ class Engine:
         check_policy(request.grouped_conv)
         racing = FASTEST in request.targets
         targets = choose_targets(request.targets, request.build)
+        for can in (target.capability() for target in targets):
+            if can.on_device:
+                self.stages.note(
+                    f"No {can.target} plan is built here ({can.reason}): the bundle gets its graph, and "
+                    "`python3 run.py --build` in it makes the plan on the device."
+                )
         # A race leaves one bundle, wherever the winner's would lie by itself.
         paths = {t.name: request.bundle_path(t.name, 1 if racing else len(targets)) for t in targets}
         for path in paths.values():
@@ -141,7 +147,7 @@ def choose_targets(names: Iterable[str], options: BuildOptions) -> tuple[Target,
         chosen = {target.name: target for targets in found for target in targets}
     for target in chosen.values():
         capability = target.capability()
-        if not capability.builds:
+        if not capability.builds and not capability.graph:
             raise UnavailableError(target.name, capability.reason, capability.hint)
         target.check_options(options)
     return tuple(chosen.values())

@@ -58,12 +58,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Built:
-    """A target's graph and engine in a folder. ``reused`` names what was taken from an earlier run."""
+    """A target's graph and engine in a folder. ``reused`` names what was taken from an earlier run.
+
+    ``engine`` is None where the device builds it.
+    """
 
     target: Target
     folder: Path
     deploy: DeployGraph
-    engine: BuiltEngine
+    engine: BuiltEngine | None
     files: EngineFiles
     reused: tuple[str, ...]
 
@@ -71,7 +74,7 @@ class Built:
     def size(self) -> Size:
         return Size(
             deploy_onnx_bytes=self.files.deploy.stat().st_size,
-            engine_bytes=sum(file.stat().st_size for file in self.engine.files),
+            engine_bytes=sum(file.stat().st_size for file in self.engine.files) if self.engine else None,
         )
 
 
@@ -99,15 +102,17 @@ def build(job: Job, target: Target, folder: Path) -> Built:
     write_onnx(deploy.model, graph)
     if deploy.table is not None:
         write_table(deploy.table, folder / CALIBRATION_NAME)
-    with stages.stage(f"Building the {target.name} engine"):
-        engine = _engine(job, target, folder)
+    engine: Kept[BuiltEngine] | None = None
+    if not target.capability().on_device:
+        with stages.stage(f"Building the {target.name} engine"):
+            engine = _engine(job, target, folder)
     return Built(
         target=target,
         folder=folder,
         deploy=deploy,
-        engine=engine.value,
-        files=EngineFiles(target, engine.value.files, graph, deploy.float32, request.build),
-        reused=(*deploy.reused, *engine.reused),
+        engine=engine.value if engine else None,
+        files=EngineFiles(target, engine.value.files if engine else (), graph, deploy.float32, request.build),
+        reused=(*deploy.reused, *(engine.reused if engine else ())),
     )
 
 
@@ -206,7 +211,7 @@ def report_on(
         command=job.request.command,
         introduction=(*([prepared.model.note] if prepared.model.note else []), *prepared.model.remarks),
         history=history,
-        remarks=built.engine.notes,
+        remarks=built.engine.notes if built.engine else (),
         rewrite=deploy.rewrite,
         calibration=deploy.calibration,
         quantization=deploy.quantization,
@@ -218,7 +223,7 @@ def report_on(
 
 def _manifest(job: Job, built: Built) -> Manifest:
     request, prepared, graph = job.request, job.bench.prepared, built.deploy.model.graph
-    model = prepared.model
+    model, engine = prepared.model, built.engine
     return Manifest(
         created=now(),
         radixrt=__version__,
@@ -233,12 +238,12 @@ def _manifest(job: Job, built: Built) -> Manifest:
         precision=request.precision.value,
         target=built.target.name,
         batch=(request.batch.min, request.batch.max),
-        built_for=built_for(built.target, request.build, built.engine),
+        built_for=built_for(built.target, request.build, engine) if engine else None,
         executed=built.files.runs,
-        inference_precision=built.engine.facts.get("inference_precision"),
+        inference_precision=engine.facts.get("inference_precision") if engine else None,
         inputs=tuple(TensorInfo.of(value) for value in graph.inputs),
         outputs=tuple(TensorInfo.of(value) for value in graph.outputs),
         preprocessing=prepared.preprocess,
         labels=prepared.labels,
-        engine=built.engine.files[0].name,
+        engine=engine.files[0].name if engine else None,
     )

@@ -98,7 +98,8 @@ def targets() -> None:
     for target in all_targets():
         can = target.capability()
         why = f"{can.reason}. {can.hint}" if can.reason else ""
-        table.add_row(can.target, _yes(can.builds), _yes(can.runs), can.version, can.device, why)
+        builds = Text("graph here, plan on the device", "yellow") if can.on_device else _yes(can.builds)
+        table.add_row(can.target, builds, _yes(can.runs), can.version, can.device, why)
     out.print(table)
 
 

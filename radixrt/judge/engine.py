@@ -34,7 +34,7 @@ class EngineFiles:
     """An engine and what it was made from.
 
     Attributes:
-        files: the engine's, the first of which is the one to open.
+        files: the engine's, the first of which is the one to open; none where the device builds it.
         deploy: the deploy graph's file.
         float32: the deploy graph before it was typed.
         options: those it was built with.

@@ -106,7 +106,12 @@ def build_report(
 def _notes(subject: Subject, prepared: Prepared, verdict: Kept[Verdict], located: Kept[Located]) -> Iterator[str]:
     yield from subject.introduction
     yield from prepared.on_outputs
-    if not verdict.value.executed:
+    if subject.size.engine_bytes is None:
+        yield (
+            f"No engine was built here: {subject.capability.reason}. `python3 run.py --build` in the bundle makes it "
+            "on the device."
+        )
+    elif not verdict.value.executed:
         yield f"The engine was not executed: {subject.capability.reason}."
     yield from subject.history
     reused = (*subject.reused, *verdict.reused, *located.reused)

@@ -30,10 +30,13 @@ from radixrt.validate.schema import Report, Size
 
 @dataclass(frozen=True)
 class _Found:
-    """What is to be judged, as it was ``given``; ``bundle`` is absent for an engine that somebody else made."""
+    """What is to be judged, as it was ``given``; ``bundle`` is absent for an engine that somebody else made.
+
+    ``file`` is absent where the bundle leaves its engine to the device.
+    """
 
     given: Path
-    file: Path
+    file: Path | None
     target: Target
     bundle: Bundle | None
 
@@ -52,7 +55,7 @@ class _Found:
             precision=self.bundle.manifest.precision if self.bundle else "as given",
             size=Size(
                 deploy_onnx_bytes=self.bundle.deploy.stat().st_size if self.bundle else 0,
-                engine_bytes=sum(file.stat().st_size for file in self.files),
+                engine_bytes=sum(file.stat().st_size for file in self.files) if self.file else None,
             ),
             command=request.command,
             introduction=(f"Judged as found: {self.given}.",),
@@ -61,6 +64,8 @@ class _Found:
     @property
     def files(self) -> set[Path]:
         """The engine with what it reads beside itself."""
+        if self.file is None:
+            return set()
         if self.bundle is not None:
             return set(self.file.parent.glob(f"{self.file.stem}.*"))
         return self.target.files_of(self.file)
@@ -125,7 +130,7 @@ def _open(found: _Found, stack: ExitStack) -> Session | None:
         UnavailableError: an engine that somebody else made cannot run here.
         InputError: it does not turn images into logits.
     """
-    if found.bundle is not None and not found.target.capability().runs:
+    if found.file is None or (found.bundle is not None and not found.target.capability().runs):
         return None
     session = stack.enter_context(found.target.open(found.file))
     _check_tensors(found.given, session)
@@ -141,7 +146,7 @@ def _measured(found: _Found, session: Session | None, prepared: Prepared, trial:
 
 
 def _located(found: _Found, prepared: Prepared, batch: BatchSpec, stages: Stages) -> Located:
-    graph = found.bundle.deploy if found.bundle else found.file
+    graph = found.bundle.deploy if found.bundle else found.given
     if graph.suffix != ".onnx":
         return Located(
             notes=(
@@ -150,7 +155,7 @@ def _located(found: _Found, prepared: Prepared, batch: BatchSpec, stages: Stages
             )
         )
     with stages.stage("Locating the error, layer by layer"):
-        plan = found.target.analysis(graph, found.options) if found.options is not None else None
+        plan = found.target.analysis(graph, found.options) if found.file and found.options else None
         return locate(graph, prepared.graph, prepared.test, batch, plan)
 
 
@@ -169,7 +174,8 @@ def original_of(bundle: Bundle, checkpoint: Path | None, reference: str | None =
 def _find(engine: Path) -> _Found:
     if engine.is_dir():
         bundle = Bundle.read(engine)
-        return _Found(engine, bundle.engine, get(bundle.manifest.target), bundle)
+        file = bundle.engine if bundle.manifest.engine else None
+        return _Found(engine, file, get(bundle.manifest.target), bundle)
     if not engine.is_file():
         raise InputError(f"there is no engine at {engine}: name a bundle, an .onnx, an .xml or a .plan file")
     return _Found(engine, engine, target_of_file(engine), None)

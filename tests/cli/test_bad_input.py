@@ -63,15 +63,6 @@ def test_targets_one_by_one_are_all_taken(tmp_path: Path) -> None:
     assert done.code == 2 and "nowhere" in done.sentence
 
 
-def test_a_target_that_is_not_here_is_exit_4(tmp_path: Path) -> None:
-    from radixrt.engines.registry import get
-
-    if get("tensorrt").capability().builds:
-        pytest.skip("TensorRT is installed here")
-    done = radixrt("engine", "--model", SAMPLE, "--target", "tensorrt", "--output", tmp_path / "b")
-    assert done.code == 4 and "tensorrt" in done.sentence and not (tmp_path / "b").exists()
-
-
 class TestCheckpoint:
     def test_not_there(self, tmp_path: Path) -> None:
         assert "no.pth" in refuse(tmp_path / "b", "--model", SAMPLE, "--checkpoint", tmp_path / "no.pth")

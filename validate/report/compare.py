@@ -218,7 +218,7 @@ def _row(entry: Entry) -> Row:
         milliseconds(row.p50_ms / row.batch) if row else absent,
         milliseconds(row.p95_ms / row.batch) if row else absent,
         speedup(latency) if latency else absent,
-        size(report.size.engine_bytes),
+        "none yet" if report.size.engine_bytes is None else size(report.size.engine_bytes),
         report.model.weights,
         headline(report).title.partition(":")[0],
     )

@@ -39,7 +39,11 @@ def headline(report: Report) -> Headline:
     judged = [gate for gate in report.gates if gate.value is not None]
     sentences = [f"{gate_title(gate)}: {gate_value(gate)}, limit {gate_limit(gate)}. {gate.reason}" for gate in failed]
     if not report.executed:
-        idle = f"The {report.target} engine was built and was not executed on this machine"
+        idle = (
+            f"The {report.target} engine was built and was not executed on this machine"
+            if report.built
+            else f"No {report.target} engine was built on this machine: the device builds it"
+        )
         sentences.append(
             f"{idle}: nothing here measures its outputs, its accuracy or its speed."
             if report.parity is None
@@ -62,7 +66,7 @@ def headline(report: Report) -> Headline:
             title += ", measured on the CPU twin"
         return Headline(title, "bad", tuple(sentences))
     if not report.executed:
-        title = "Built, not executed here"
+        title = "Built, not executed here" if report.built else "Graph made here, to be built on the device"
         if twin:
             title += f"; its CPU twin kept {count(len(twin), 'gate')}"
         return Headline(title, "unproved", tuple(sentences))
@@ -139,10 +143,9 @@ def _tiles(report: Report) -> Iterator[Tile]:
             gain = ratio(float32.samples_ms, row.samples_ms)
             interval = doubt[2:] or f"95 %: {gain.low:.2f}x to {gain.high:.2f}x"
             yield Tile("Against FP32", f"{gain.value:.2f}x", f"over the same graph in FP32, same runtime; {interval}")
-    deploy = report.size.deploy_onnx_bytes
-    yield Tile(
-        "Engine", size(report.size.engine_bytes), f"deploy graph {size(deploy)}" if deploy else "as it was found"
-    )
+    deploy, engine = report.size.deploy_onnx_bytes, report.size.engine_bytes
+    graph = f"deploy graph {size(deploy)}" if deploy else "as it was found"
+    yield Tile("Engine", "left to the device" if engine is None else size(engine), graph)
 
 
 def gate_title(gate: Gate) -> str:
