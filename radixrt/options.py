@@ -92,7 +92,13 @@ class ModelChoice(ModelOptions):
 class PreprocessOptions:
     """The images, and how they are prepared."""
 
-    data: Annotated[Path | str, Doc("elpv, a folder of class folders, a flat folder, or a CSV of path,label.")] = "elpv"
+    data: Annotated[
+        Path | str | None,
+        Doc(
+            "elpv, a folder of class folders, a flat folder, or a CSV of path,label. Default: elpv, for the sample "
+            "networks and for architectures by name without a checkpoint; all others must name their images."
+        ),
+    ] = None
     input_size: Annotated[str | Sequence[int] | None, Doc("Channels, height, width: 3,128,128.")] = None
     mean: Annotated[Numbers | None, Doc("Mean per channel, on the scale 0 to 1.")] = None
     std: Annotated[Numbers | None, Doc("Standard deviation per channel, on the scale 0 to 1.")] = None

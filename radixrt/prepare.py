@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
 from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.preparation import Preparation
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.source import DataSource, load_data
+from radixrt.engines.bundle.folder import Bundle
+from radixrt.errors import InputError
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.graph.save import write_onnx
 from radixrt.export.source.load import LoadedModel, from_module, load
@@ -20,11 +23,14 @@ from radixrt.options import DataOptions, ModelChoice, as_path
 from radixrt.progress import Stages
 from radixrt.reference import Reference, onnx_reference, torch_reference
 from radixrt.reuse import Codec, Kept, Reuse, Step, weights_sha256
+from radixrt.validate.schema import Finding
 
 BATCH_FOR_STATISTICS = 16
 IMAGES_FOR_STATISTICS = 64
 IMAGES_HELD_AGAINST = 2
 IMAGES_WITHOUT_LABELS = 64
+# Photographs of solar cells, which the sample networks were trained on.
+LENT = "elpv"
 # Code that a user brings may compute something else tomorrow with the same weights, so its capture is never reused.
 PINNED_KINDS = ("timm", "resnest", "sample")
 
@@ -35,15 +41,17 @@ class Prepared:
 
     Attributes:
         graph: its simplified graph, float32; ``graph_sha256`` is its hash.
+        preparation: how each image is prepared, and who says so.
         data: calibration and test images.
         labels: the names of the head's classes; empty where nobody knows them.
         labelled: the test's labels are classes of this head and the weights are trained, so accuracy can be measured.
         capture_error: largest difference of an output between PyTorch and the captured graph, on real images.
+        findings: what a reader must know of the images: nobody said how they are prepared, or they are not the user's.
         reused: what was taken from an earlier run.
     """
 
     model: LoadedModel
-    preprocess: Preprocess
+    preparation: Preparation
     data: DataSource
     reference: Reference
     graph: ir.Model
@@ -51,7 +59,13 @@ class Prepared:
     labels: tuple[str, ...]
     labelled: bool
     capture_error: float | None
+    findings: tuple[Finding, ...] = ()
     reused: tuple[str, ...] = ()
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How each image is prepared."""
+        return self.preparation.values
 
     def test_images(self, choice: DataOptions) -> int:
         """How many images judge the engine: all where accuracy can be measured, else enough for parity."""
@@ -73,7 +87,14 @@ class Prepared:
         return self.data.test if self.data.test is not None else self.data.calibration
 
 
-def prepare(choice: ModelChoice, data: DataOptions, batch: BatchSpec | None, stages: Stages, reuse: Reuse) -> Prepared:
+def prepare(
+    choice: ModelChoice,
+    data: DataOptions,
+    batch: BatchSpec | None,
+    stages: Stages,
+    reuse: Reuse,
+    bundle: Bundle | None = None,
+) -> Prepared:
     """Loads a network and its images, captures its graph and holds it against the original.
 
     Args:
@@ -82,17 +103,24 @@ def prepare(choice: ModelChoice, data: DataOptions, batch: BatchSpec | None, sta
         batch: the batch sizes the graph must take; ``None`` leaves those of an ONNX file.
         stages: where progress is shown.
         reuse: where an earlier capture of the same weights may lie.
+        bundle: says how images are prepared where nobody else does.
 
     Raises:
-        InputError: the network, its weights, the images or the graph cannot be used.
+        InputError: the network, its weights, the images or the graph cannot be used; or nobody named images, and there
+            are none that go without saying.
     """
     with stages.stage("Loading the network and its images"):
         model, pinned = _loaded(choice, batch)
         for text in model.remarks:
             stages.note(text)
-        preprocess = resolve_preprocess(model, choice, data)
+        lent = images_lent(choice, data)
+        preparation = resolve_preprocess(model, choice, data, bundle)
+        preprocess = preparation.values
+        findings = tuple(_findings(model, preparation, lent))
+        for finding in findings:
+            stages.note(finding.text)
         images = load_data(
-            str(data.data),
+            LENT if data.data is None else str(data.data),
             preprocess,
             calibration_limit=data.calibration_images,
             labels=model.labels or None,
@@ -112,10 +140,11 @@ def prepare(choice: ModelChoice, data: DataOptions, batch: BatchSpec | None, sta
         reference = onnx_reference(model.foreign.graph)
     else:
         reference = torch_reference(model.module, choice.logits, ready.fit)
-    labelled = images.test is not None and _labels_fit(images.labels, model, graph)
+    # Images that were lent to a network show what they show, not what it was trained on.
+    labelled = images.test is not None and not lent and _labels_fit(images.labels, model, graph)
     return Prepared(
         model=model,
-        preprocess=preprocess,
+        preparation=preparation,
         data=images,
         reference=reference,
         graph=graph,
@@ -123,8 +152,52 @@ def prepare(choice: ModelChoice, data: DataOptions, batch: BatchSpec | None, sta
         labels=tuple(model.labels or (images.labels if labelled else ())),
         labelled=labelled and model.weights != "random",
         capture_error=kept.value.error,
+        findings=findings,
         reused=kept.reused,
     )
+
+
+def images_lent(choice: ModelChoice, data: DataOptions) -> bool:
+    """Whether a network of known architecture is tried on the sample networks' photographs, which nobody named.
+
+    Raises:
+        InputError: nobody named images, and the network is one that only its owner has images for.
+    """
+    if data.data is not None:
+        return False
+    kind = "factory" if choice.module is not None else resolve(choice.name).kind
+    if choice.checkpoint is None and kind in PINNED_KINDS:
+        return kind != "sample"
+    what = choice.name if choice.checkpoint is None else f"the checkpoint {choice.checkpoint}"
+    raise InputError(
+        f"{what} needs images like those it was trained on: name them with --data (data= in Python), a folder of class "
+        "folders, a flat folder, or a CSV file of path,label"
+    )
+
+
+def _findings(model: LoadedModel, preparation: Preparation, lent: bool) -> Iterator[Finding]:
+    if assumed := preparation.assumed:
+        said = {field.name: field.value for field in preparation.fields}
+        values = "; ".join(f"{name} {_spelt(said[name])}" for name in assumed)
+        yield Finding.doubt(
+            "preprocessing was assumed",
+            f"Nobody said how images are prepared for {model.name}: assumed {values}. If that is not how it was "
+            "trained, every figure of accuracy is wrong, of the original as well; give --preprocess FILE or "
+            f"{', '.join('--' + name.replace('_', '-') for name in assumed)}.",
+        )
+    if lent:
+        text = f"No images were named for {model.name}: photographs of solar cells (elpv) calibrate and judge it"
+        if model.weights == "random":
+            yield Finding(severity="remark", text=f"{text}, which is enough to try its random weights.")
+        else:
+            yield Finding.doubt(
+                "calibrated on images of another kind",
+                f"{text}, and its {model.weights} weights were trained on others; give --data.",
+            )
+
+
+def _spelt(value: object) -> str:
+    return ",".join(f"{number:g}" for number in value) if isinstance(value, tuple) else f"{value}"
 
 
 def _loaded(choice: ModelChoice, batch: BatchSpec | None) -> tuple[LoadedModel, bool]:
@@ -143,24 +216,31 @@ def _loaded(choice: ModelChoice, batch: BatchSpec | None) -> tuple[LoadedModel, 
     return model, ref.kind in PINNED_KINDS
 
 
-def resolve_preprocess(model: LoadedModel, choice: ModelChoice, data: DataOptions) -> Preprocess:
-    """What timm resolves, then the JSON beside the checkpoint, then a JSON the user names, then single options.
+def resolve_preprocess(
+    model: LoadedModel, choice: ModelChoice, data: DataOptions, bundle: Bundle | None = None
+) -> Preparation:
+    """What the network says of itself, then the JSON beside the checkpoint, then a JSON the user names, then options.
+
+    ``bundle`` says what of it nobody else does.
 
     Raises:
         InputError: a value is not one that preprocessing can use.
     """
-    preprocess = Preprocess.from_config(model.data_config)
+    found = Preparation.of_network(model.data_config, model.data_said, model.source)
     if choice.checkpoint is not None:
-        preprocess = preprocess.beside(Path(choice.checkpoint))
+        found = found.beside(Path(choice.checkpoint))
     if data.preprocess is not None:
-        preprocess = preprocess.with_file(Path(data.preprocess))
-    return preprocess.with_overrides(
+        found = found.with_file(Path(data.preprocess))
+    found = found.with_options(
         input_size=data.input_size,
         mean=data.mean,
         std=data.std,
         crop_pct=data.crop_pct,
         interpolation=data.interpolation,
     )
+    if bundle is not None:
+        found = found.with_bundle(bundle.manifest.preprocessing, bundle.manifest.assumed, bundle.path.name)
+    return found
 
 
 class _Statistics:

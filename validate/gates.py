@@ -2,6 +2,9 @@
 
 Times that were not steady judge nothing: a latency gate on them is not judged, and under ``strict`` it fails.
 
+NaN and infinity in an engine's outputs, or in a layer of its deploy graph, fail a gate that nobody has to ask for.
+It is only in the list where it fails.
+
 A limit that could not be measured is not judged (``value`` is absent and the reason says why). On an engine that was
 executed, a limit that the user asked for by hand and that could not be measured fails: a gate that silently does not
 look is worse than none. On an engine that was built and not executed, its size is judged, and what its CPU twin answers
@@ -11,7 +14,7 @@ where that was measured: the reason of such a gate says so.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -22,15 +25,25 @@ from typing_extensions import Doc
 
 from radixrt.errors import GateError, InputError
 from radixrt.validate.measure.latency import FLOAT32
-from radixrt.validate.schema import Accuracy, Gate, Latency, LatencyRow, MeasuredOn, Parity, Size
+from radixrt.validate.schema import Accuracy, DriftRow, Gate, Latency, LatencyRow, MeasuredOn, Parity, Size, Unit
 
 # Python 3.10 has the same module under its older name.
 tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 DEFAULT_MAX_DROP = 1.0
 # Judged by outputs, so by the CPU twin where the engine was not executed.
-OUTPUT_GATES = ("max_drop", "min_agreement", "min_cosine")
+OUTPUT_GATES = ("max_drop", "min_agreement", "min_cosine", "max_nonfinite_images")
 LATENCY_GATES = ("max_p95_ms", "min_speedup")
+UNITS: dict[str, Unit] = {
+    "max_drop": "points",
+    "min_agreement": "share",
+    "min_cosine": "cosine",
+    "max_nonfinite_images": "images",
+    "max_nonfinite_values": "values",
+    "max_engine_bytes": "bytes",
+    "max_p95_ms": "ms",
+    "min_speedup": "times",
+}
 NO_TRUTH = "top-1 needs trained weights and labels that fit the head"
 ON_STAND_IN = "Measured on the CPU twin of the same numbers, not on the engine."
 
@@ -114,6 +127,18 @@ def judge_gates(
     ]
 
 
+def judge_overflow(rows: Sequence[DriftRow]) -> list[Gate]:
+    """A failed gate where a layer's values overflow in the types of the deploy graph, whatever this device made of it.
+
+    A processor may compute FP16 in wider registers and answer well; another device will not.
+    """
+    first = min((row for row in rows if row.nonfinite), key=lambda row: row.depth, default=None)
+    if first is None:
+        return []
+    reason = f"The output of {first.name} ({first.op_type}) becomes NaN or infinite in this precision."
+    return [_gate("max_nonfinite_values", 0, first.nonfinite, False, reason)]
+
+
 def passed(gates: list[Gate]) -> bool:
     """Whether no gate failed."""
     return all(gate.passed for gate in gates)
@@ -134,7 +159,7 @@ def missed(gates: list[Gate]) -> str:
     failed = []
     for gate in gates:
         if not gate.passed:
-            measured = "not measured" if gate.value is None else f"{gate.value:.4g}"
+            measured = "not measured" if gate.value is None else f"{gate.value:{'.4g' if gate.value < 1e4 else '.0f'}}"
             failed.append(f"{gate.name} is {measured}, limit {gate.limit:g} ({gate.reason.rstrip('.')})")
     return "; ".join(failed)
 
@@ -166,11 +191,11 @@ def _judge(
             return
         if value is None:
             if not executed:
-                yield Gate(name=name, limit=limit, value=None, passed=True, reason="Not judged: not executed here.")
+                yield _gate(name, limit, None, True, "Not judged: not executed here.")
             else:
-                yield Gate(name=name, limit=limit, value=None, passed=False, reason=f"Cannot be judged: {missing}.")
+                yield _gate(name, limit, None, False, f"Cannot be judged: {missing}.")
             return
-        yield Gate(name=name, limit=limit, value=value, passed=fits(value, limit), reason=of)
+        yield _gate(name, limit, value, fits(value, limit), of)
 
     def at_least(value: float, limit: float) -> bool:
         return value >= limit
@@ -179,6 +204,9 @@ def _judge(
         return value <= limit
 
     yield _judge_drop(limits, parity, accuracy, executed)
+    if parity and (bad := max([parity.nonfinite, *(output.nonfinite for output in parity.outputs)])):
+        reason = f"Of {parity.samples} images, {bad} gave NaN or infinity."
+        yield _gate("max_nonfinite_images", 0, bad, False, reason)
     agreement = parity.top1_agreement if parity else None
     images = f"Over {parity.samples} images." if parity else ""
     yield from gate("min_agreement", limits.min_agreement, agreement, at_least, "no parity was measured", images)
@@ -211,7 +239,7 @@ def _unsteady(latency: Latency, limits: GateLimits) -> Iterator[Gate]:
         limit = getattr(limits, name)
         if limit is not None:
             reason = f"Not judged: the times were not steady ({why}); measured {value:.4g}."
-            yield Gate(name=name, limit=limit, value=None, passed=not limits.strict, reason=reason)
+            yield _gate(name, limit, None, not limits.strict, reason)
 
 
 def _judge_drop(limits: GateLimits, parity: Parity | None, accuracy: Accuracy | None, executed: bool) -> Gate:
@@ -221,26 +249,24 @@ def _judge_drop(limits: GateLimits, parity: Parity | None, accuracy: Accuracy | 
         # The default gate does not fail where there is nothing to compare; one asked for by hand must be judged.
         skipped = limits.max_drop is None or not executed
         verb = "Not judged" if skipped else "Cannot be judged"
-        return Gate(name="max_drop", limit=limit, value=None, passed=skipped, reason=f"{verb}: {reason}.")
+        return _gate("max_drop", limit, None, skipped, f"{verb}: {reason}.")
     # Adding zero turns the -0.0 of an unchanged accuracy into 0.0.
-    drop = -accuracy.delta * 100 + 0.0
-    bound = -accuracy.delta_ci95[0] * 100 + 0.0
+    drop = -accuracy.delta_points + 0.0
+    bound = -accuracy.delta_ci95_points[0] + 0.0
     # A drop of exactly the limit passes, whatever the last bit of the division says.
     within = (bound if limits.strict else drop) <= limit + 1e-9
     judged = "interval's bound" if limits.strict else "measured drop"
     if bound <= limit:
         proof = f"the 95 % interval's bound ({bound:.2f} points) proves it"
-    elif accuracy.delta_ci95[1] * 100 < -limit:
+    elif accuracy.delta_ci95_points[1] < -limit:
         proof = "the whole 95 % interval lies beyond the limit"
     else:
         needed = f"; about {accuracy.images_needed} would be enough" if accuracy.images_needed else ""
         proof = (
             f"not proved: the 95 % interval reaches a drop of {bound:.2f} points on {accuracy.samples} images{needed}"
         )
-    return Gate(
-        name="max_drop",
-        limit=limit,
-        value=bound if limits.strict else drop,
-        passed=within,
-        reason=f"Judged by the {judged}; {proof}.",
-    )
+    return _gate("max_drop", limit, bound if limits.strict else drop, within, f"Judged by the {judged}; {proof}.")
+
+
+def _gate(name: str, limit: float, value: float | None, kept: bool, reason: str) -> Gate:
+    return Gate(name=name, unit=UNITS[name], limit=limit, value=value, passed=kept, reason=reason)

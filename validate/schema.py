@@ -7,13 +7,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from radixrt.calibration.data.preparation import PreparedField
 from radixrt.calibration.spec import CalibrationSummary
 from radixrt.errors import InputError
 from radixrt.export.passes.report import Float32Node, RewriteReport
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 MeasuredOn = Literal["engine", "cpu twin"]
+Severity = Literal["failure", "doubt", "remark", "detail"]
+Unit = Literal["points", "share", "cosine", "ms", "times", "bytes", "images", "values"]
 
 SQNR_CAP_DB = 200.0
 """What stands for the SQNR of two equal tensors, which is infinite: JSON has no infinity."""
@@ -112,9 +115,9 @@ class ConfusionChange(_Frozen):
 
 
 class Accuracy(_Frozen):
-    """Top-1 of both on the same images, as shares from 0 to 1.
+    """Top-1 of both on the same images, as shares from 0 to 1; their difference in points (hundredths).
 
-    ``delta`` is engine minus reference; ``delta_ci95`` its paired 95 % interval (Tango's score interval).
+    ``delta_points`` is engine minus reference; ``delta_ci95_points`` its paired 95 % interval (Tango's score interval).
     ``conclusion`` says in one sentence what can be concluded from this many images; ``images_needed`` is how many would
     be enough to tell, where these are not. The confusion matrices (rows: label, columns: answer, both in the head's
     order) are empty for more than 64 classes; ``confusion_changes`` always has the largest differences.
@@ -125,8 +128,8 @@ class Accuracy(_Frozen):
     engine_top1: float
     reference_top5: float
     engine_top5: float
-    delta: float
-    delta_ci95: tuple[float, float]
+    delta_points: float
+    delta_ci95_points: tuple[float, float]
     mcnemar_p: float
     flips: list[Flip] = []
     classes: list[ClassRow] = []
@@ -242,13 +245,32 @@ class Size(_Frozen):
 
 
 class Gate(_Frozen):
-    """A limit and what was measured against it; ``value`` is absent where nothing could be measured."""
+    """A limit and what was measured against it, both in ``unit``; ``value`` is absent where nothing was measured."""
 
     name: str
+    unit: Unit
     limit: float
     value: float | None
     passed: bool
     reason: str = ""
+
+
+class Finding(_Frozen):
+    """What was noticed. Its severity decides what it does to the verdict, the same wherever the verdict is told.
+
+    A ``failure`` comes with a gate that fails. A ``doubt`` keeps the verdict from being good. A ``remark`` is said
+    beside the verdict and changes nothing. A ``detail`` says where an error comes from. ``title`` says a failure or a
+    doubt in a few words.
+    """
+
+    severity: Severity
+    title: str = ""
+    text: str
+
+    @classmethod
+    def doubt(cls, title: str, text: str) -> Finding:
+        """Something that keeps the verdict from being good."""
+        return cls(severity="doubt", title=title, text=text)
 
 
 class Quantization(_Frozen):
@@ -283,10 +305,11 @@ class Report(_Frozen):
     ``reference`` is what the engine is held against: ``PyTorch`` or ``ONNX original``. ``measured_on`` says whose
     outputs ``parity`` and ``accuracy`` hold against the reference's: the engine's, or those of its CPU twin, the same
     numbers run by ONNX Runtime, where the engine could not be executed. ``float32_nodes`` are those that FP16 left in
-    float32.
+    float32. ``preprocessing`` says how images are prepared and who says so. ``reused`` names the steps whose results an
+    earlier run left; times are never among them.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     model: ModelInfo
     precision: str
     target: str
@@ -307,7 +330,9 @@ class Report(_Frozen):
     passed: bool
     notes: list[str] = []
     layer_times: list[LayerTime] = []
-    findings: list[str] = []
+    findings: list[Finding] = []
+    preprocessing: list[PreparedField] = []
+    reused: list[str] = []
     measured_on: MeasuredOn = "engine"
     reference: str = "PyTorch"
     candidates: list[Candidate] = []

@@ -115,27 +115,32 @@ class Preprocess(BaseModel):
         Raises:
             InputError: the file is unreadable, no JSON object, or has a value that preprocessing cannot use.
         """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"cannot read the preprocessing in {path}: {error}; it must be a JSON object") from error
-        if not isinstance(content, dict):
-            raise InputError(f"cannot read the preprocessing in {path}: it must be a JSON object")
-        for nested in ("data_config", "pretrained_cfg"):
-            if isinstance(content.get(nested), dict):
-                content = {**content, **content[nested]}
-                break
-        fields = {name: content[name] for name in type(self).model_fields if content.get(name) is not None}
-        fields.pop("layout", None)  # which the network's file decides
+        fields = read_fields(path)
         try:
             return self.with_overrides(**fields)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
-    def beside(self, checkpoint: Path) -> Preprocess:
-        """Applies the JSON file beside a checkpoint, where there is one (``best.json`` for ``best.pth``)."""
-        sidecar = checkpoint.with_suffix(".json")
-        return self.with_file(sidecar) if sidecar.is_file() else self
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """The fields that a JSON file gives, as :meth:`Preprocess.with_file` takes it.
+
+    Raises:
+        InputError: the file is unreadable or no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read the preprocessing in {path}: {error}; it must be a JSON object") from error
+    if not isinstance(content, dict):
+        raise InputError(f"cannot read the preprocessing in {path}: it must be a JSON object")
+    for nested in ("data_config", "pretrained_cfg"):
+        if isinstance(content.get(nested), dict):
+            content = {**content, **content[nested]}
+            break
+    fields = {name: content[name] for name in Preprocess.model_fields if content.get(name) is not None}
+    fields.pop("layout", None)  # which the network's file decides
+    return fields
 
 
 def _averaged_for_one_channel(fields: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -124,6 +124,7 @@ class Manifest(_Frozen):
         inference_precision: what an OpenVINO engine computes in where it is not INT8, which every loader sets. Absent
             where the engine's own types say it.
         engine: the file to open; absent where the device builds it. ``deploy`` is the graph that it is built from.
+        assumed: the fields of ``preprocessing`` that nobody said when the bundle was built.
         created: UTC, ISO 8601 to the second.
         files: every file but the manifest and its signature, by name.
     """
@@ -143,6 +144,7 @@ class Manifest(_Frozen):
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     preprocessing: Preprocess
+    assumed: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     engine: str | None = None
     deploy: str = GRAPH_NAME

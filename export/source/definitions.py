@@ -81,8 +81,11 @@ def authors_definition(name: str) -> Definition:
         module: torch.nn.Module = factory(pretrained=False, **options)
         return module
 
+    from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
     size = _AUTHORS_SIZE.get(name, 224)
-    return Definition(build, {"input_size": (3, size, size), "interpolation": "bicubic", "crop_pct": 0.875})
+    config = {"input_size": (3, size, size), "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
+    return Definition(build, {**config, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD})
 
 
 def factory_definition(reference: str) -> Definition:

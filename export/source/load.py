@@ -44,6 +44,7 @@ class LoadedModel:
         module: in eval mode; ``None`` for an ONNX file.
         foreign: the ONNX file's graphs; ``None`` for a module.
         data_config: preprocessing as timm resolves it: input_size, mean, std, crop_pct, crop_mode, interpolation.
+        data_said: the names of what the model itself says of its preprocessing; the rest is timm's assumption.
         num_classes: the length of the logits.
         labels: the classes' names, where the model knows them.
         note: why the weights are what they are, in a few words.
@@ -57,6 +58,7 @@ class LoadedModel:
     module: torch.nn.Module | None
     foreign: Foreign | None
     data_config: dict[str, Any]
+    data_said: frozenset[str]
     num_classes: int
     labels: tuple[str, ...] = ()
     note: str = ""
@@ -161,7 +163,16 @@ def _load_onnx(
     )
     data_config = _resolve_data_config(config) | layout
     return LoadedModel(
-        ref.name, ref.source, "checkpoint", parameters, None, foreign, data_config, found, remarks=foreign.remarks
+        name=ref.name,
+        source=ref.source,
+        weights="checkpoint",
+        parameters=parameters,
+        module=None,
+        foreign=foreign,
+        data_config=data_config,
+        data_said=frozenset(config),
+        num_classes=found,
+        remarks=foreign.remarks,
     )
 
 
@@ -231,10 +242,19 @@ def _loaded(
         parameter.requires_grad_(False)
     check_finite(module, ref.source)
     own = getattr(module, "pretrained_cfg", None) or getattr(module, "data_config", None) or {}
-    config = _resolve_data_config({**own, **data_config})
-    parameters = sum(parameter.numel() for parameter in module.parameters())
+    said = {name: value for name, value in {**own, **data_config}.items() if value is not None}
     return LoadedModel(
-        ref.name, ref.source, weights, parameters, module, None, config, _classes_of(module), labels, note
+        name=ref.name,
+        source=ref.source,
+        weights=weights,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        module=module,
+        foreign=None,
+        data_config=_resolve_data_config(said),
+        data_said=frozenset(said),
+        num_classes=_classes_of(module),
+        labels=labels,
+        note=note,
     )
 
 

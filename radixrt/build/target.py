@@ -244,6 +244,7 @@ def _manifest(job: Job, built: Built) -> Manifest:
         inputs=tuple(TensorInfo.of(value) for value in graph.inputs),
         outputs=tuple(TensorInfo.of(value) for value in graph.outputs),
         preprocessing=prepared.preprocess,
+        assumed=prepared.preparation.assumed,
         labels=prepared.labels,
         engine=engine.files[0].name if engine else None,
     )

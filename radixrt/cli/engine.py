@@ -64,6 +64,8 @@ def print_result(path: Path, report: object) -> None:
     said = headline(report)
     colour = {"good": "green", "bad": "red", "unproved": "yellow"}[said.tone]
     say(Text.assemble("\n", (str(path), "bold"), "  ", (said.title, colour)))
+    for sentence in said.sentences:
+        say(Text(f"- {sentence}", colour if said.tone == "bad" else ""))
     table = Table.grid(padding=(0, 2))
     for tile in tiles(report):
         table.add_row(tile.label, Text(tile.value, "bold"), Text(tile.note, "dim"))

@@ -29,7 +29,7 @@ from radixrt.validate.measure.latency import ENGINE, LatencyOptions, measure
 from radixrt.validate.measure.latency import Runner as TimedRunner
 from radixrt.validate.measure.parity import ParityAccumulator
 from radixrt.validate.rivals import Rivals
-from radixrt.validate.schema import Latency, LatencyRow, LayerTime
+from radixrt.validate.schema import Finding, Latency, LatencyRow, LayerTime
 
 
 def with_costs(verdict: Verdict, target: Target, engine: Path, deploy: Path, build: BuildOptions) -> Verdict:
@@ -186,7 +186,7 @@ def judge_outputs(
     found: list[Logits] = []
     names: list[str] = []
     labels: list[int] = []
-    findings: list[str] = []
+    findings: list[Finding] = []
     with stages.stage(f"Comparing {what} with {reference.name} on {wanted} images"):
         size = max(trial.batch.max, 8)
         read: Iterable[tuple[ImageBatch, ImageBatch]] = (

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from radixrt.engines.runners import Outputs
 from radixrt.errors import InputError
+from radixrt.validate.schema import Finding
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class MatchedOutputs:
 
     logits: str
     names: dict[str, str]
-    findings: list[str]
+    findings: list[Finding]
 
 
 def match_outputs(original: Outputs, engine: Outputs) -> MatchedOutputs:
@@ -41,6 +42,7 @@ def match_outputs(original: Outputs, engine: Outputs) -> MatchedOutputs:
         )
     lacking = [name for name in original if name not in names]
     more = [name for name in engine if name not in names.values()]
-    findings = [f"The engine lacks the original's output {name}: it was not compared." for name in lacking]
-    findings += [f"The original lacks the engine's output {name}: it was not compared." for name in more]
+    texts = [f"The engine lacks the original's output {name}: it was not compared." for name in lacking]
+    texts += [f"The original lacks the engine's output {name}: it was not compared." for name in more]
+    findings = [Finding.doubt("an output was not compared", text) for text in texts]
     return MatchedOutputs(logits, {name: names[name] for name in original if name in names}, findings)

@@ -18,8 +18,8 @@ from radixrt.judge.locate import Located
 from radixrt.judge.verdict import Verdict
 from radixrt.prepare import Prepared
 from radixrt.reuse import Kept, library_versions
-from radixrt.validate.gates import GateLimits, passed
-from radixrt.validate.measure.findings import layer_findings
+from radixrt.validate.gates import GateLimits, judge_overflow, passed
+from radixrt.validate.measure.findings import accuracy_findings, layer_findings, precision_findings
 from radixrt.validate.report.html import render_html
 from radixrt.validate.report.markdown import render_markdown
 from radixrt.validate.report.thumbnails import thumbnails
@@ -74,7 +74,7 @@ def build_report(
         candidates: the targets that this one was chosen from.
     """
     model, found = prepared.model, verdict.value
-    gates = found.gates(limits, subject.size)
+    gates = [*found.gates(limits, subject.size), *judge_overflow(located.value.rows)]
     return Report(
         model=ModelInfo(name=model.name, source=model.source, weights=model.weights, parameters=model.parameters),
         precision=subject.precision,
@@ -94,7 +94,15 @@ def build_report(
         measured_on=found.measured_on,
         layer_times=found.layer_times,
         drift=list(located.value.rows),
-        findings=[*found.findings, *layer_findings(located.value.rows)],
+        findings=[
+            *prepared.findings,
+            *precision_findings(subject.precision, subject.quantization),
+            *accuracy_findings(found.accuracy, limits.drop_limit),
+            *found.findings,
+            *layer_findings(located.value.rows),
+        ],
+        preprocessing=prepared.preparation.fields,
+        reused=[*subject.reused, *verdict.reused, *located.reused],
         size=subject.size,
         gates=gates,
         passed=passed(gates),
@@ -114,9 +122,6 @@ def _notes(subject: Subject, prepared: Prepared, verdict: Kept[Verdict], located
     elif not verdict.value.executed:
         yield f"The engine was not executed: {subject.capability.reason}."
     yield from subject.history
-    reused = (*subject.reused, *verdict.reused, *located.reused)
-    if reused:
-        yield f"Taken from an earlier run: {', '.join(reused)}. Times were measured in this one."
     yield from (*verdict.value.notes, *located.value.notes, *subject.remarks)
 
 

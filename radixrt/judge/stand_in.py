@@ -57,7 +57,7 @@ def judge_stand_in(
         measured_on="cpu twin",
         parity=outputs.parity,
         accuracy=outputs.accuracy,
-        findings=[f"On the CPU twin: {finding}" for finding in outputs.findings],
+        findings=[f.model_copy(update={"text": f"On the CPU twin: {f.text}"}) for f in outputs.findings],
         notes=[
             f"The CPU twin is deploy.onnx run by {target.name} {target.capability().version}: the same numbers {how}."
             + (" FP16 is computed in FP32 there, so FP16 rounding and overflow do not show." if half else "")

@@ -96,7 +96,7 @@ def validate_engine(request: ValidateRequest, stages: Stages | None = None) -> R
         batch = BatchSpec(*found.bundle.manifest.batch) if found.bundle else _batch_of(session)
         # An ONNX file keeps its own batch: it may be a static one, and other than the engine's.
         asked = None if choice.name.endswith(".onnx") else batch
-        prepared = prepare(choice, request.data, asked, stages, stack.enter_context(Reuse()))
+        prepared = prepare(choice, request.data, asked, stages, stack.enter_context(Reuse()), found.bundle)
         trial = Trial(
             batch=batch, data=request.data, limits=request.gates, rounds=request.latency_rounds, rivals=request.rivals
         )

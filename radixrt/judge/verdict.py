@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from radixrt.validate.gates import GateLimits, judge_gates
 from radixrt.validate.measure.findings import speed_findings
-from radixrt.validate.schema import Accuracy, Gate, Latency, LayerTime, MeasuredOn, Parity, Size
+from radixrt.validate.schema import Accuracy, Finding, Gate, Latency, LayerTime, MeasuredOn, Parity, Size
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,14 @@ class OutputsJudged:
 
     parity: Parity
     accuracy: Accuracy | None
-    findings: list[str]
+    findings: list[Finding]
 
 
 class Verdict(BaseModel):
     """What was measured; ``accuracy`` is absent where labels do not fit the head or the weights are random.
 
-    ``layer_times`` are those of the engine's own profiler, the slowest first; ``findings`` are sentences on what is
-    wrong with its inputs and outputs, ``notes`` on how they were taken. What was measured on the stand-in has no
+    ``layer_times`` are those of the engine's own profiler, the slowest first; ``findings`` say what is wrong with
+    its inputs, outputs and times, ``notes`` how they were taken. What was measured on the stand-in has no
     latency.
     """
 
@@ -34,7 +34,7 @@ class Verdict(BaseModel):
     accuracy: Accuracy | None
     latency: Latency | None = None
     layer_times: list[LayerTime] = []
-    findings: list[str] = []
+    findings: list[Finding] = []
     notes: list[str] = []
     measured_on: MeasuredOn = "engine"
 

@@ -60,7 +60,9 @@ def test_a_bundle_that_records_another_mean_is_found_and_named(
     right = manifest().preprocessing
     (tmp_path / "true.json").write_text(right.model_copy(update={"mean": (0.2, 0.4, 0.3)}).model_dump_json())
     _, report = judged(tmp_path / "bundle", original, photographs, "--preprocess", tmp_path / "true.json")
-    assert any("another mean" in finding and "-1.500, +0.000, +0.000" in finding for finding in report.findings)
+    assert any(
+        "another mean" in finding.text and "-1.500, +0.000, +0.000" in finding.text for finding in report.findings
+    )
     assert report.parity is not None and report.parity.cosine_min < 0.99
     assert "another mean" in (tmp_path / "report" / "report.md").read_text()
 
@@ -74,9 +76,9 @@ def test_an_engine_whose_classes_are_swapped_is_found_and_named(
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[..., order].copy(), tensor.name))
     onnx.save(model, tmp_path / "swapped.onnx")
     _, report = judged(tmp_path / "swapped.onnx", original, photographs)
-    assert "beech and dogwood are swapped" in report.findings[0]
+    assert "beech and dogwood are swapped" in report.findings[0].text
     # The last layer's output then lies far from the original's, which is no wrong scale.
-    assert not any("a scale there is wrong" in finding for finding in report.findings)
+    assert not any("a scale there is wrong" in finding.text for finding in report.findings)
 
 
 def with_embedding(source: Path, result: Path, *, order: int = 1, spoil: float = 1.0) -> Path:
@@ -110,7 +112,9 @@ def test_an_output_without_partner_is_said(original: Path, photographs: Path, tm
     engine = with_embedding(original, tmp_path / "engine.onnx")
     done, report = judged(engine, original, photographs)
     assert done.code == 0 and report.parity is not None and len(report.parity.outputs) == 1
-    assert "The original lacks the engine's output embedding: it was not compared." in report.findings
+    assert "The original lacks the engine's output embedding: it was not compared." in [
+        found.text for found in report.findings
+    ]
 
 
 # What other tools make is judged as it is found: as ONNX Runtime quantises it, and as OpenVINO converts it.

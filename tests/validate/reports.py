@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from radixrt.calibration.data.preparation import Preparation
 from radixrt.calibration.spec import CalibrationSummary
 from radixrt.export.passes.report import (
     AttentionRecord,
@@ -20,9 +21,10 @@ from radixrt.validate.measure.latency import LatencyOptions, measure
 from radixrt.validate.measure.machine import MachineState
 from radixrt.validate.measure.parity import parity
 from radixrt.validate.measure.rounds import Clock
-from radixrt.validate.schema import DriftRow, LayerTime, MeasuredOn, ModelInfo, Quantization, Report, Size
+from radixrt.validate.schema import DriftRow, Finding, LayerTime, MeasuredOn, ModelInfo, Quantization, Report, Size
 
 CLASSES = ("functional", "defective", "<script>alert(1)</script>", "a|b")
+CONFIG = {"input_size": (3, 8, 8), "mean": (0.5,), "std": (0.25,)}
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 
@@ -140,5 +142,7 @@ def make_report(
         gates=gates,
         passed=passed(gates),
         notes=[HOSTILE],
-        findings=[f"A finding about {HOSTILE}."],
+        findings=[Finding(severity="remark", text=f"A finding about {HOSTILE}.")],
+        preprocessing=Preparation.of_network(CONFIG, ("mean",), HOSTILE).fields,
+        reused=["calibration", HOSTILE],
     )

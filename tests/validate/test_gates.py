@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from radixrt.errors import GateError, InputError
-from radixrt.validate.gates import GateLimits, demand, judge_gates, passed, read_gates
-from radixrt.validate.schema import Accuracy, Gate, Size
+from radixrt.validate.gates import GateLimits, demand, judge_gates, judge_overflow, passed, read_gates
+from radixrt.validate.measure.parity import parity
+from radixrt.validate.schema import Accuracy, DriftRow, Gate, Size
 from tests.validate.reports import make_report
 
 
 def drop(points: float, low: float, high: float) -> Accuracy:
     return Accuracy(
         samples=1000, reference_top1=0.9, engine_top1=0.9 - points / 100, reference_top5=1, engine_top5=1,
-        delta=-points / 100, delta_ci95=(-low / 100, -high / 100), mcnemar_p=0.5,
+        delta_points=-points, delta_ci95_points=(-low, -high), mcnemar_p=0.5,
     )  # fmt: skip
 
 
@@ -136,8 +138,8 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_demand_raises_with_every_failed_gate() -> None:
-    good = Gate(name="min_cosine", limit=0.9, value=0.99, passed=True)
-    bad = Gate(name="max_p95_ms", limit=1, value=2, passed=False, reason="At batch 1.")
+    good = Gate(name="min_cosine", unit="cosine", limit=0.9, value=0.99, passed=True)
+    bad = Gate(name="max_p95_ms", unit="ms", limit=1, value=2, passed=False, reason="At batch 1.")
     demand([good])
     assert passed([good]) and not passed([good, bad])
     with pytest.raises(GateError, match="max_p95_ms") as caught:
@@ -153,3 +155,25 @@ def test_the_documented_gates_file_is_read(tmp_path: Path) -> None:
     named = {line.split(" ")[0] for line in example.splitlines()}
     assert named == {field.name for field in fields(GateLimits)} - {"strict"}
     assert read_gates(file).max_engine_bytes == 30_000_000
+
+
+def test_nan_fails_a_gate_that_nobody_asked_for() -> None:
+    reference = np.random.default_rng(0).normal(size=(6, 4))
+    engine = reference.copy()
+    engine[2] = np.nan
+    gates = judge_gates(GateLimits(), parity=parity(reference, engine))
+    assert [(g.name, g.value, g.unit) for g in gates if not g.passed] == [("max_nonfinite_images", 1, "images")]
+    assert all(gate.passed for gate in judge_gates(GateLimits(), parity=parity(reference, reference)))
+
+
+def test_a_layer_that_overflows_fails_though_the_engine_answered_well() -> None:
+    layers = [
+        DriftRow(
+            name=f"layer{depth}", op_type="Pow", depth=depth, sqnr_db=40, rounding_share=0, clipping_share=0,
+            nonfinite=bad,
+        )
+        for depth, bad in ((3, 7), (2, 5), (1, 0))
+    ]  # fmt: skip
+    [gate] = judge_overflow(layers)
+    assert (gate.name, gate.value, gate.passed) == ("max_nonfinite_values", 5, False) and "layer2" in gate.reason
+    assert judge_overflow(layers[2:]) == []

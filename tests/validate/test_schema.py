@@ -45,10 +45,10 @@ def test_top_level_keys_are_those_of_the_design() -> None:
         "schema", "model", "precision", "target", "environment", "rewrite", "calibration", "parity", "accuracy",
         "latency", "size", "gates", "passed",
     } <= set(document)  # fmt: skip
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert {"samples", "cosine_min", "max_abs", "sqnr_db", "top1_agreement"} <= set(document["parity"])
     assert {
-        "samples", "reference_top1", "engine_top1", "delta", "delta_ci95", "mcnemar_p", "flips",
+        "samples", "reference_top1", "engine_top1", "delta_points", "delta_ci95_points", "mcnemar_p", "flips",
     } <= set(document["accuracy"])  # fmt: skip
     assert {"rows", "speedup_p50", "method"} <= set(document["latency"])
     assert set(document["size"]) == {"deploy_onnx_bytes", "engine_bytes"}
@@ -60,7 +60,7 @@ def test_a_figure_that_json_cannot_say_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{}", "schema 1"), ("not json", "not a report"), ('{"schema": 2}', "schema")]
+    ("text", "message"), [("{}", "schema 2"), ("not json", "not a report"), ('{"schema": 1}', "schema")]
 )
 def test_a_file_that_is_no_report_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "report.json"

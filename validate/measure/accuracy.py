@@ -73,8 +73,8 @@ def accuracy(
         engine_top1=float(right_eng.mean()),
         reference_top5=float((best_ref == truth[:, None]).any(axis=1).mean()),
         engine_top5=float(((best_eng == truth[:, None]).any(axis=1) & finite).mean()),
-        delta=table.difference,
-        delta_ci95=interval,
+        delta_points=table.difference * 100,
+        delta_ci95_points=(interval[0] * 100, interval[1] * 100),
         mcnemar_p=mcnemar_exact(table),
         flips=[
             Flip(

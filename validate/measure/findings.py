@@ -1,4 +1,4 @@
-"""Names what is wrong, in sentences for the report: a layer, two classes, the preprocessing."""
+"""Names what is wrong, for the report: a layer, two classes, the preprocessing, too few images, an unsteady machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from radixrt.validate.gates import engine_row, float_row
 from radixrt.validate.measure.parity import Floats
-from radixrt.validate.schema import DriftRow, Latency
+from radixrt.validate.schema import Accuracy, DriftRow, Finding, Latency, Quantization
 
 # INT8 shrinks or stretches a deep layer by a tenth or two; a scale that is wrong does so by much more.
 GAIN_TOLERANCE = 0.35
@@ -21,11 +21,12 @@ SHIFT_TOLERANCE = 0.02
 SURE = 0.9
 MOST_LAYERS = 3
 MOST_CLASS_PAIRS = 5
+UNSTEADY = "the times are not steady"
 # An engine that saves less than this is not worth what it costs in accuracy.
 WORTH = 1.05
 
 
-def layer_findings(rows: Sequence[DriftRow]) -> list[str]:
+def layer_findings(rows: Sequence[DriftRow]) -> list[Finding]:
     """What the drift says: a layer whose output is scaled, the first drop and its cause, the next largest drops."""
     if not rows:
         return []
@@ -34,26 +35,30 @@ def layer_findings(rows: Sequence[DriftRow]) -> list[str]:
     overflow = next((row for row in ordered if row.nonfinite), None)
     if overflow is not None:
         # Whatever else goes wrong behind it follows from it.
-        return [
+        text = (
             f"The output of {overflow.name} ({overflow.op_type}) overflows where it is computed in this precision: "
             f"{overflow.nonfinite} values are NaN or infinite (FP16 ends at 65504); build FP32 for such a device."
-        ]
+        )
+        return [Finding(severity="failure", title="a layer overflows", text=text)]
     scaled = next((row for row in ordered if abs(row.gain - 1) > GAIN_TOLERANCE and _by_gain(row) > MOSTLY), None)
     if scaled is not None:
-        found.append(
+        text = (
             f"The output of {scaled.name} ({scaled.op_type}) is {scaled.gain:.2f} times the reference's, and "
             "no layer before it is scaled: a scale there is wrong."
         )
+        found.append(Finding.doubt("a layer is scaled wrongly", text))
     first = next((row for row in ordered if row.first_drop), None)
     if first is not None:
         found.append(
-            f"The SQNR first drops at {first.name} ({first.op_type}), by {first.drop_db:.1f} dB "
-            f"to {first.sqnr_db:.1f} dB{_cause(first)}."
+            _detail(
+                f"The SQNR first drops at {first.name} ({first.op_type}), by {first.drop_db:.1f} dB "
+                f"to {first.sqnr_db:.1f} dB{_cause(first)}."
+            )
         )
         worse = [row for row in sorted(ordered, key=lambda row: -row.drop_db) if row is not first and row.drop_db > 6]
         if worse:
             names = ", ".join(f"{row.name} ({row.drop_db:.1f} dB)" for row in worse[:MOST_LAYERS])
-            found.append(f"Further drops of more than 6 dB: {names}.")
+            found.append(_detail(f"Further drops of more than 6 dB: {names}."))
     noisy = sorted((row for row in ordered if row.own_sqnr_db < NOISY_DB), key=lambda row: row.own_sqnr_db)
     if noisy:
         names = ", ".join(
@@ -61,25 +66,25 @@ def layer_findings(rows: Sequence[DriftRow]) -> list[str]:
             f"{'clipping' if row.clipping_share > row.rounding_share else 'rounding'})"
             for row in noisy[:MOST_LAYERS]
         )
-        found.append(f"The coarsest quantisers of activations are those of {names}.")
+        found.append(_detail(f"The coarsest quantisers of activations are those of {names}."))
     return found
 
 
-def logit_findings(reference: Floats, engine: Floats, classes: Sequence[str] = ()) -> list[str]:
+def logit_findings(reference: Floats, engine: Floats, classes: Sequence[str] = ()) -> list[Finding]:
     """Classes whose logits changed places, of arrays (images, classes)."""
     if reference.shape != engine.shape or reference.ndim != 2 or reference.shape[0] < 3 or reference.shape[1] < 2:
         return []
     finite: NDArray[np.bool_] = np.asarray(np.isfinite(engine).all(axis=1))
     if not finite.all():
-        return [
-            f"{int((~finite).sum())} of {len(finite)} images gave NaN or infinity: look for an overflow "
-            "(FP16 ends at 65504)."
-        ]
+        text = f"{int((~finite).sum())} of {len(finite)} images gave NaN or infinity: look for an overflow "
+        return [Finding(severity="failure", title="NaN or infinity", text=text + "(FP16 ends at 65504).")]
     largest = float(np.abs(reference).max())
     if largest < np.finfo(np.float32).tiny and largest > 0:
-        return [f"The original's logits are denormal (at most {largest:.1g}), and engines flush such numbers to zero."]
+        text = f"The original's logits are denormal (at most {largest:.1g}), and engines flush such numbers to zero."
+        return [Finding.doubt("the logits are denormal", text)]
     if (reference == reference[0]).all():
-        return ["The original gives every image the same logits: what it answers does not depend on the image."]
+        text = "The original gives every image the same logits: what it answers does not depend on the image."
+        return [Finding.doubt("the original answers every image alike", text)]
     width = reference.shape[1]
     correlation = np.nan_to_num(_correlate(reference, engine))
     partner = correlation.argmax(axis=1)
@@ -90,22 +95,25 @@ def logit_findings(reference: Floats, engine: Floats, classes: Sequence[str] = (
         if partner[i] > i and partner[partner[i]] == i and correlation[i, partner[i]] > max(SURE, correlation[i, i])
     ]
     return [
-        f"The engine's outputs of {title[i]} and {title[j]} are swapped: the order of its labels is wrong."
+        Finding.doubt(
+            "two classes are swapped",
+            f"The engine's outputs of {title[i]} and {title[j]} are swapped: the order of its labels is wrong.",
+        )
         for i, j in swaps[:MOST_CLASS_PAIRS]
     ]
 
 
-def input_findings(reference: NDArray[Any], engine: NDArray[Any]) -> list[str]:
+def input_findings(reference: NDArray[Any], engine: NDArray[Any]) -> list[Finding]:
     """How two preprocessings of the same images differ, of arrays (N, C, H, W)."""
     if reference.shape != engine.shape or reference.ndim != 4:
-        return [f"The reference reads images of shape {reference.shape[1:]} and the engine {engine.shape[1:]}."]
+        return [_read(f"The reference reads images of shape {reference.shape[1:]} and the engine {engine.shape[1:]}.")]
     ref = np.moveaxis(reference.astype(np.float64), 1, 0).reshape(reference.shape[1], -1)
     eng = np.moveaxis(engine.astype(np.float64), 1, 0).reshape(reference.shape[1], -1)
     error, power = np.square(eng - ref).sum(), np.square(ref).sum()
     if error <= 1e-6 * power:
         return []
     if len(ref) == 3 and np.square(eng[::-1] - ref).sum() < 0.1 * error:
-        return ["The engine reads its colour channels in the reverse order (RGB and BGR)."]
+        return [_read("The engine reads its colour channels in the reverse order (RGB and BGR).")]
     gains, shifts = [], []
     for one, other in zip(ref, eng, strict=True):
         spread = one.var()
@@ -114,24 +122,55 @@ def input_findings(reference: NDArray[Any], engine: NDArray[Any]) -> list[str]:
         shifts.append(float(other.mean() - gain * one.mean()))
     fitted = np.asarray(gains)[:, None] * ref + np.asarray(shifts)[:, None]
     if np.square(eng - fitted).sum() > 0.1 * error:
-        return ["The engine's images differ from the reference's by more than mean and std: compare resize and crop."]
+        text = "The engine's images differ from the reference's by more than mean and std: compare resize and crop."
+        return [_read(text)]
     said = []
     if max(abs(gain - 1) for gain in gains) > SHIFT_TOLERANCE:
         said.append(f"scaled by {', '.join(f'{gain:.3f}' for gain in gains)} (another std)")
     if max(abs(shift) for shift in shifts) > SHIFT_TOLERANCE:
         said.append(f"shifted by {', '.join(f'{shift:+.3f}' for shift in shifts)} (another mean)")
-    return [f"The engine's preprocessing differs: its channels are {' and '.join(said)}."] if said else []
+    return [_read(f"The engine's preprocessing differs: its channels are {' and '.join(said)}.")] if said else []
 
 
-def speed_findings(latency: Latency) -> list[str]:
-    """Whether INT8 is worth having on this machine, where the same graph in FP32 was timed beside it."""
+def speed_findings(latency: Latency) -> list[Finding]:
+    """Times that judge nothing; and INT8 that is not worth having here, where the same graph in FP32 was timed too."""
+    if latency.unsteady:
+        text = f"The times are not steady: {'; '.join(latency.unsteady)}."
+        return [Finding.doubt(UNSTEADY, text)]
     engine, float32 = engine_row(latency), float_row(latency)
-    if latency.unsteady or float32 is None or float32.p50_ms >= WORTH * engine.p50_ms:
+    if float32 is None or float32.p50_ms >= WORTH * engine.p50_ms:
         return []
-    return [
+    text = (
         f"INT8 gains nothing here: {engine.p50_ms:.3g} ms against {float32.p50_ms:.3g} ms of the same graph in FP32 on "
         "the same runtime, in the same run; on this machine an FP32 engine (PREC=fp32) is as quick, and exact."
-    ]
+    )
+    return [Finding(severity="remark", text=text)]
+
+
+def accuracy_findings(accuracy: Accuracy | None, limit: float) -> list[Finding]:
+    """Whether the images are enough to tell if the drop is within a limit, in points."""
+    if accuracy is None:
+        return []
+    low, high = accuracy.delta_ci95_points
+    return [Finding.doubt("too few images to tell", accuracy.conclusion)] if low < -limit <= high else []
+
+
+def precision_findings(precision: str, quantization: Quantization | None) -> list[Finding]:
+    """Whether an engine computes anything in the precision that its name says."""
+    if precision != "int8" or quantization is None or quantization.quantized:
+        return []
+    text = "0 layers are in INT8: the engine computes in float throughout"
+    reasons = sorted({kept.partition(": ")[2] for kept in quantization.kept_float} - {""})
+    why = f" ({'; '.join(reasons[:MOST_LAYERS])})" if reasons else ""
+    return [Finding.doubt("nothing is in INT8", f"{text}{why}.")]
+
+
+def _detail(text: str) -> Finding:
+    return Finding(severity="detail", text=text)
+
+
+def _read(text: str) -> Finding:
+    return Finding.doubt("the engine reads images otherwise", text)
 
 
 def _by_gain(row: DriftRow) -> float:

@@ -120,7 +120,7 @@ def untold(entries: Sequence[Entry]) -> list[Entry]:
     def told(loser: Entry, winner: Entry) -> bool:
         assert loser.score is not None and winner.score is not None
         accuracy = loser.report.accuracy
-        margin = accuracy.delta_ci95[1] - accuracy.delta if accuracy else 0.0
+        margin = (accuracy.delta_ci95_points[1] - accuracy.delta_points) / 100 if accuracy else 0.0
         return _slower(loser.report, winner.report) or winner.score > loser.score + margin
 
     found = []
@@ -180,6 +180,7 @@ def render_comparison(reports: Sequence[Report]) -> str:
         head=[HEAD[i] for i in kept],
         rows=[[row[i] for i in kept] for row in rows],
         numbers=[place for place, i in enumerate(kept) if HEAD[i] in NUMBERS],
+        alone=headline(reports[0]) if len(reports) == 1 else None,
         untold=[entry.title for entry in untold(comparison.entries)],
         kept=any(e.on_front and headline(e.report).tone == "good" for e in comparison.entries),
         quality="accurate" if comparison.score_name == BY_TOP1 else "close to the original",
@@ -202,8 +203,8 @@ def _row(entry: Entry) -> Row:
     absent = "" if report.executed else "-"
     change = absent
     if accuracy:
-        low, high = (bound * 100 for bound in accuracy.delta_ci95)
-        change = f"{accuracy.delta * 100:+.2f} ({low:+.2f} to {high:+.2f})"
+        low, high = accuracy.delta_ci95_points
+        change = f"{accuracy.delta_points:+.2f} ({low:+.2f} to {high:+.2f})"
     row = engine_row(latency) if latency else None
     return (
         report.model.name,
@@ -272,8 +273,8 @@ def _figure(comparison: Comparison) -> go.Figure:
                 # The interval is of the change against the original: it is drawn around the engine's own top-1.
                 intervals = {
                     "type": "data", "symmetric": False, "thickness": 1, "width": 4,
-                    "array": [(a.delta_ci95[1] - a.delta) * 100 for a in bars if a],
-                    "arrayminus": [(a.delta - a.delta_ci95[0]) * 100 for a in bars if a],
+                    "array": [a.delta_ci95_points[1] - a.delta_points for a in bars if a],
+                    "arrayminus": [a.delta_points - a.delta_ci95_points[0] for a in bars if a],
                 }  # fmt: skip
             colour = COLOURS[models.index(model) % len(COLOURS)]
             symbol = SYMBOLS[targets.index(target) % len(SYMBOLS)]

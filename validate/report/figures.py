@@ -134,8 +134,8 @@ def _colour(index: int, count: int) -> str:
 
 
 def _accuracy(accuracy: Accuracy, limit: float | None, who: str, original: str) -> go.Figure:
-    low, high = (bound * 100 for bound in accuracy.delta_ci95)
-    point = accuracy.delta * 100
+    low, high = accuracy.delta_ci95_points
+    point = accuracy.delta_points
     figure = new_figure(f"change of top-1, {who} minus {plain(original)} (points)")
     figure.add_scatter(
         x=[point],

@@ -65,6 +65,7 @@ class ReportPage:
     pool_rows: list[rows.Row]
     float32_rows: list[rows.Row]
     quantization_rows: list[rows.Row]
+    preparation_rows: list[rows.Row]
     environment_rows: list[rows.Row]
 
 
@@ -93,6 +94,7 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] | None = None) -
         gate_value=gate_value,
         gate_state=gate_state,
         candidate_head=rows.CANDIDATE_HEAD,
+        preparation_head=rows.PREPARATION_HEAD,
     )
 
 
@@ -152,6 +154,7 @@ def _page(report: Report, thumbnails: Mapping[str, bytes]) -> ReportPage:
         "layers": ("Time per layer", bool(report.layer_times)),
         "rewrite": ("Rewrite", bool(report.rewrite.nodes_before)),
         "quantization": ("Quantisation", report.calibration is not None or report.quantization is not None),
+        "images": ("Images", bool(report.preprocessing)),
         "words": ("Words", True),
         "origin": ("Origin", True),
     }
@@ -179,5 +182,6 @@ def _page(report: Report, thumbnails: Mapping[str, bytes]) -> ReportPage:
         pool_rows=rows.pool_conv_rows(report),
         float32_rows=rows.float32_rows(report),
         quantization_rows=rows.quantization_rows(report),
+        preparation_rows=rows.preparation_rows(report),
         environment_rows=rows.environment_rows(report),
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from radixrt.files import replace_file
 from radixrt.validate.report.rows import steadiness
-from radixrt.validate.report.summary import gate_limit, gate_title, gate_value, speedup
+from radixrt.validate.report.summary import Headline, gate_limit, gate_title, gate_value, headline, speedup
 from radixrt.validate.schema import Report
 
 # XML 1.0 has no way to write these, not even escaped.
@@ -38,22 +38,24 @@ def write_junit(path: Path | None, reports: Sequence[Report]) -> None:
 
 def _suite(report: Report) -> ElementTree.Element:
     name = f"{report.model.name}-{report.precision}-{report.target}"
+    said = headline(report)
+    # What casts doubt on a verdict has a case of its own, skipped as a gate is that was not judged.
+    doubts = [f for f in report.findings if f.severity == "doubt"]
     failures = [gate for gate in report.gates if not gate.passed]
     skipped = [gate for gate in report.gates if gate.passed and gate.value is None]
     suite = ElementTree.Element(
         "testsuite",
         name=_clean(f"radixrt {name}"),
-        tests=str(len(report.gates)),
+        tests=str(len(report.gates) + bool(doubts)),
         failures=str(len(failures)),
         errors="0",
-        skipped=str(len(skipped)),
+        skipped=str(len(skipped) + bool(doubts)),
         timestamp=_clean(report.created),
     )
-    if report.latency:
-        # Beside the gates, so that whoever reads a green run sees what it was judged by.
-        properties = ElementTree.SubElement(suite, "properties")
-        for key, value in (("speedup", speedup(report.latency)), ("times", steadiness(report.latency))):
-            ElementTree.SubElement(properties, "property", name=key, value=_clean(value))
+    # Beside the gates, so that whoever reads a green run sees what it was judged by.
+    properties = ElementTree.SubElement(suite, "properties")
+    for key, value in _properties(report, said):
+        ElementTree.SubElement(properties, "property", name=key, value=_clean(value))
     for gate in report.gates:
         case = ElementTree.SubElement(suite, "testcase", classname=_clean(name), name=_clean(gate.name))
         if gate in failures:
@@ -65,7 +67,20 @@ def _suite(report: Report) -> ElementTree.Element:
         elif gate.reason:
             # What a gate was judged by is part of its passing: a CPU twin, or an interval that proves nothing.
             ElementTree.SubElement(case, "system-out").text = _clean(gate.reason)
+    if doubts:
+        case = ElementTree.SubElement(suite, "testcase", classname=_clean(name), name="verdict")
+        ElementTree.SubElement(case, "skipped", message=_clean(" ".join([f"{said.title}.", *(f.text for f in doubts)])))
     return suite
+
+
+def _properties(report: Report, said: Headline) -> Iterator[tuple[str, str]]:
+    yield "verdict", said.title
+    if report.latency:
+        yield "speedup", speedup(report.latency)
+        yield "times", steadiness(report.latency)
+    yield "reused", ", ".join(report.reused) or "nothing"
+    for field in report.preprocessing:
+        yield f"preprocessing.{field.name}", f"{field.value} ({field.origin.value})"
 
 
 def _clean(text: str) -> str:

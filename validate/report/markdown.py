@@ -52,7 +52,7 @@ def _lines(report: Report) -> Iterator[str]:
     said = headline(report)
     yield f"**{said.title}.**"
     yield ""
-    for sentence in (*said.sentences, *report.findings):
+    for sentence in (*said.sentences, *said.details):
         yield f"- {escape(sentence)}"
     yield ""
     yield from table(["", "", ""], [(t.label, t.value, t.note) for t in tiles(report)])
@@ -86,13 +86,13 @@ def _candidates(report: Report) -> Iterator[str]:
 def _accuracy(report: Report) -> Iterator[str]:
     if (accuracy := report.accuracy) is None:
         return
-    low, high = accuracy.delta_ci95
+    low, high = accuracy.delta_ci95_points
     who = subject(report)
     yield "## Accuracy of the CPU twin" if on_stand_in(report) else "## Accuracy"
     yield ""
     yield (
-        f"{accuracy.samples} images; change {accuracy.delta * 100:+.2f} points, 95 % interval {low * 100:+.2f} to "
-        f"{high * 100:+.2f}; exact McNemar p = {accuracy.mcnemar_p:.3g}; {len(accuracy.flips)} answers changed."
+        f"{accuracy.samples} images; change {accuracy.delta_points:+.2f} points, 95 % interval {low:+.2f} to "
+        f"{high:+.2f}; exact McNemar p = {accuracy.mcnemar_p:.3g}; {len(accuracy.flips)} answers changed."
     )
     yield ""
     yield from table(["", escape(report.reference), who], rows.accuracy_rows(accuracy))
@@ -177,6 +177,7 @@ def _graph(report: Report) -> Iterator[str]:
 def _origin(report: Report) -> Iterator[str]:
     yield "## Origin"
     yield ""
+    yield from table(rows.PREPARATION_HEAD, rows.preparation_rows(report))
     said = [("created", report.created), ("command", report.command), *rows.environment_rows(report)]
     yield from table(["", ""], said)
     for note in report.notes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from radixrt.calibration.data.preparation import Origin
 from radixrt.validate.report.summary import count, milliseconds, percent, size
 from radixrt.validate.schema import Accuracy, Candidate, DriftRow, Latency, LayerTime, Parity, Report
 
@@ -270,6 +271,21 @@ def quantization_rows(report: Report) -> list[Row]:
         ]
         rows += [("recovery", step) for step in quantization.recovery]
     return rows
+
+
+PREPARATION_HEAD = ["images are prepared with", "value", "who says so"]
+
+
+def preparation_rows(report: Report) -> list[Row]:
+    """How images are prepared, and who says so."""
+    return [
+        (
+            field.name,
+            ", ".join(f"{number:g}" for number in field.value) if isinstance(field.value, tuple) else field.value,
+            "nobody: assumed" if field.origin is Origin.ASSUMED else f"{field.origin.value} {field.where}".strip(),
+        )
+        for field in report.preprocessing
+    ]
 
 
 def environment_rows(report: Report) -> list[Row]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from radixrt.validate.gates import LATENCY_GATES, OUTPUT_GATES, engine_row, float_row
+from radixrt.validate.measure.findings import UNSTEADY
 from radixrt.validate.measure.rounds import ratio
-from radixrt.validate.schema import Gate, Latency, Report
+from radixrt.validate.schema import Gate, Latency, Report, Severity
 
 RANDOM_WEIGHTS = "Weights are random: no accuracy is claimed for this network."
 
@@ -17,11 +18,19 @@ Tone = Literal["good", "bad", "unproved"]
 
 @dataclass(frozen=True)
 class Headline:
-    """``tone`` colours it; ``title`` must be enough on its own."""
+    """The verdict, the same wherever it is told.
+
+    Attributes:
+        title: enough on its own.
+        tone: colours it.
+        sentences: what a reader must not miss, in the order of its weight.
+        details: where an error comes from.
+    """
 
     title: str
     tone: Tone
     sentences: tuple[str, ...]
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,27 +44,14 @@ class Tile:
 
 def headline(report: Report) -> Headline:
     """The one line that decides, and the sentences that a reader must not miss."""
+    title, tone = _verdict(report)
+    details = tuple(finding.text for finding in report.findings if finding.severity == "detail")
+    return Headline(title, tone, tuple(dict.fromkeys(_sentences(report))), details)
+
+
+def _verdict(report: Report) -> tuple[str, Tone]:
     failed = [gate for gate in report.gates if not gate.passed]
     judged = [gate for gate in report.gates if gate.value is not None]
-    sentences = [f"{gate_title(gate)}: {gate_value(gate)}, limit {gate_limit(gate)}. {gate.reason}" for gate in failed]
-    if not report.executed:
-        idle = (
-            f"The {report.target} engine was built and was not executed on this machine"
-            if report.built
-            else f"No {report.target} engine was built on this machine: the device builds it"
-        )
-        sentences.append(
-            f"{idle}: nothing here measures its outputs, its accuracy or its speed."
-            if report.parity is None
-            else f"{idle}. Parity and accuracy were measured on its CPU twin, the same numbers run by ONNX Runtime, "
-            "and not on the engine; nothing here measures its speed."
-        )
-    if report.accuracy:
-        sentences.append(report.accuracy.conclusion)
-    if report.latency:
-        if report.latency.unsteady:
-            sentences.append(f"The times are not steady: {'; '.join(report.latency.unsteady)}.")
-        sentences += report.latency.method.warnings
     twin = [gate for gate in judged if gate.name in OUTPUT_GATES] if on_stand_in(report) else []
     if failed or not report.passed:
         title = "Failed"
@@ -64,23 +60,59 @@ def headline(report: Report) -> Headline:
             title += f": {of} not kept"
         if any(gate in failed for gate in twin):
             title += ", measured on the CPU twin"
-        return Headline(title, "bad", tuple(sentences))
+        why = _titles(report, "failure")
+        return f"{title} ({'; '.join(why)})" if why else title, "bad"
+    doubts = _doubts(report)
     if not report.executed:
-        title = "Built, not executed here" if report.built else "Graph made here, to be built on the device"
-        if twin:
-            title += f"; its CPU twin kept {count(len(twin), 'gate')}"
-        return Headline(title, "unproved", tuple(sentences))
+        kept = [f"its CPU twin kept {count(len(twin), 'gate')}"] if twin else []
+        made = "Built, not executed here" if report.built else "Graph made here, to be built on the device"
+        return "; ".join([made, *kept, *doubts]), "unproved"
     if not judged:
-        return Headline("Built and executed; no gate was judged", "unproved", tuple(sentences))
-    kept = "the one gate was kept" if len(judged) == 1 else f"all {len(judged)} judged gates were kept"
-    if waiting := unsteady_gates(report):
-        names = " and ".join(gate_title(gate) for gate in waiting)
-        return Headline(
-            f"{kept[0].upper()}{kept[1:]}; not judged, because the times were not steady: {names}",
-            "unproved",
-            tuple(sentences),
+        return "; ".join(["Built and executed; no gate was judged", *doubts]), "unproved"
+    kept_all = "the one gate was kept" if len(judged) == 1 else f"all {len(judged)} judged gates were kept"
+    if doubts:
+        return f"In doubt: {kept_all}, but {'; '.join(doubts)}", "unproved"
+    return f"Passed: {kept_all}", "good"
+
+
+def _titles(report: Report, severity: Severity) -> list[str]:
+    found = (finding.title for finding in report.findings if finding.severity == severity)
+    return list(dict.fromkeys(found))
+
+
+def _doubts(report: Report) -> list[str]:
+    """The titles of the doubts; that of unsteady times names the gates that could not be judged."""
+    waiting = " and ".join(gate_title(gate) for gate in unsteady_gates(report))
+    titles = _titles(report, "doubt")
+    return [f"{title}: {waiting} not judged" if waiting and title == UNSTEADY else title for title in titles]
+
+
+def _sentences(report: Report) -> Iterator[str]:
+    for gate in report.gates:
+        if not gate.passed:
+            yield f"{gate_title(gate)}: {gate_value(gate)}, limit {gate_limit(gate)}. {gate.reason}"
+    said: tuple[Severity, ...] = ("failure", "doubt", "remark")
+    for severity in said:
+        yield from (finding.text for finding in report.findings if finding.severity == severity)
+    if not report.executed:
+        idle = (
+            f"The {report.target} engine was built and was not executed on this machine"
+            if report.built
+            else f"No {report.target} engine was built on this machine: the device builds it"
         )
-    return Headline(f"Passed: {kept}", "good", tuple(sentences))
+        yield (
+            f"{idle}: nothing here measures its outputs, its accuracy or its speed."
+            if report.parity is None
+            else f"{idle}. Parity and accuracy were measured on its CPU twin, the same numbers run by ONNX Runtime, "
+            "and not on the engine; nothing here measures its speed."
+        )
+    if report.accuracy:
+        yield report.accuracy.conclusion
+    if report.latency:
+        yield from report.latency.method.warnings
+    if report.reused:
+        times = " Times were measured in this one." if report.latency else ""
+        yield f"Taken from an earlier run: {', '.join(report.reused)}.{times}"
 
 
 def unsteady_gates(report: Report) -> list[Gate]:
@@ -115,15 +147,13 @@ def tiles(report: Report) -> list[Tile]:
 def _tiles(report: Report) -> Iterator[Tile]:
     of = ", CPU twin" if on_stand_in(report) else ""
     if accuracy := report.accuracy:
-        low, high = accuracy.delta_ci95
+        low, high = accuracy.delta_ci95_points
         yield Tile(
             f"Top-1, {subject(report)}",
             percent(accuracy.engine_top1),
             f"{report.reference} {percent(accuracy.reference_top1)} on the same {accuracy.samples} images",
         )
-        yield Tile(
-            f"Change of top-1{of}", f"{accuracy.delta * 100:+.2f} pt", f"95 %: {low * 100:+.2f} to {high * 100:+.2f} pt"
-        )
+        yield Tile(f"Change of top-1{of}", f"{accuracy.delta_points:+.2f} pt", f"95 %: {low:+.2f} to {high:+.2f} pt")
     if parity := report.parity:
         yield Tile(f"Same answer{of}", percent(parity.top1_agreement), f"top-1 over {parity.samples} images")
         yield Tile(
@@ -152,6 +182,8 @@ def gate_title(gate: Gate) -> str:
     """A gate's name in words."""
     return {
         "max_drop": "Drop of top-1 (points)",
+        "max_nonfinite_images": "Images that give NaN or infinity",
+        "max_nonfinite_values": "Values that overflow in a layer",
         "min_agreement": "Agreement of top-1",
         "min_cosine": "Smallest cosine",
         "max_p95_ms": "95th percentile of latency (ms)",

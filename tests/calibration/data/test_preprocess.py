@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 
+from radixrt.calibration.data.preparation import Preparation
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.errors import InputError
 
@@ -72,11 +73,12 @@ def test_a_json_file_beside_the_checkpoint_is_applied(tmp_path: Path, nesting: s
     fields: dict[str, Any] = {"input_size": [3, 96, 96], "crop_pct": 1.0}
     content = {"labels": ["a"], **({nesting: fields} if nesting else fields)}
     (tmp_path / "best.json").write_text(json.dumps(content))
-    beside = BASE.beside(tmp_path / "best.pth")
+    told = Preparation(BASE, {})
+    beside = told.beside(tmp_path / "best.pth").values
     assert (beside.input_size, beside.crop_pct, beside.mean) == ((3, 96, 96), 1.0, BASE.mean)
-    assert BASE.beside(tmp_path / "other.pth") == BASE
+    assert told.beside(tmp_path / "other.pth") == told
     (tmp_path / "best.json").write_text(json.dumps({**content, "mean": [0.5, 0.5, 0.5]}))
-    assert BASE.beside(tmp_path / "best.pth") == beside.with_overrides(mean=(0.5, 0.5, 0.5))
+    assert told.beside(tmp_path / "best.pth").values == beside.with_overrides(mean=(0.5, 0.5, 0.5))
 
 
 BAD = ["[1]", "{", "[" * 100_000, '{"mean": "x"}', '{"input_size": 3}', '{"crop_mode": []}', "\ud800"]

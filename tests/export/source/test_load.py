@@ -160,7 +160,7 @@ def test_the_checkpoint_decides_the_number_of_classes(tmp_path: Path) -> None:
     (tmp_path / "best.json").write_text('{"input_size": [3, 96, 96], "mean": [0, 0, 0]}')
     model = load(TINY, checkpoint=path)
     assert (model.weights, model.num_classes) == ("checkpoint", 6)
-    preprocess = Preprocess.from_config(model.data_config).beside(path)
+    preprocess = Preprocess.from_config(model.data_config).with_file(path.with_suffix(".json"))
     assert preprocess.input_size == (3, 96, 96) and preprocess.mean == (0, 0, 0)
     assert model.module is not None
     images = torch.randn(2, 3, 64, 64)

@@ -60,7 +60,7 @@ def test_weights_fit_a_repository_and_the_record_describes_them(sample: Sample) 
     assert Preprocess.from_config(record["data_config"]) == Preprocess.from_config(sample.data_config)
     # A user may copy both files elsewhere and give the weights as a checkpoint: the JSON beside them must do.
     other = Preprocess(input_size=(3, 224, 224), mean=(0.1,), std=(0.2,))
-    assert other.beside(sample.weights) == Preprocess.from_config(sample.data_config)
+    assert other.with_file(sample.weights.with_suffix(".json")) == Preprocess.from_config(sample.data_config)
     assert record["training"]["seed"] == Recipe.seed
     assert record["training"]["images"] == len(load_training_data(other))
 

@@ -20,8 +20,8 @@ def test_counts_of_a_case_done_by_hand() -> None:
     engine = one_hot([0, 1, 1, 1, 2, 0])  # four right: two lost, one gained
     found = accuracy(reference, engine, labels, names=list("abcdef"), classes=("x", "y", "z"))
     assert (found.reference_top1, found.engine_top1) == (pytest.approx(5 / 6), pytest.approx(4 / 6))
-    assert found.delta == pytest.approx(-1 / 6)
-    assert found.delta_ci95[0] < found.delta < found.delta_ci95[1]
+    assert found.delta_points == pytest.approx(-100 / 6)
+    assert found.delta_ci95_points[0] < found.delta_points < found.delta_ci95_points[1]
     assert found.mcnemar_p == 1.0
     assert {(f.image, f.label, f.reference, f.engine) for f in found.flips} == {
         ("b", "x", "x", "y"),
@@ -50,7 +50,7 @@ def test_conclusion_claims_a_proof_only_where_there_is_one() -> None:
     assert proved.images_needed is None
 
     few = accuracy(reference[:50], engine[:50], labels[:50])
-    assert few.delta == 0
+    assert few.delta_points == 0
     assert "not enough images to tell" in few.conclusion
     assert few.images_needed is not None and few.images_needed > 50
     assert str(few.images_needed) in few.conclusion

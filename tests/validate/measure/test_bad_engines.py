@@ -44,7 +44,7 @@ def test_ranges_from_noise_fail_their_gate_and_the_layers_are_named() -> None:
     with pytest.raises(GateError, match="min_cosine is 0") as caught:
         demand(judge_gates(read_gates(min_cosine=0.99), parity=parity(expected, found)))
     assert caught.value.exit_code == 3
-    sentences = " ".join(layer_findings(drift(reference, bad, test[:2])))
+    sentences = " ".join(found.text for found in layer_findings(drift(reference, bad, test[:2])))
     assert "stage.0" in sentences and "clipping" in sentences and "too narrow" in sentences
 
 

@@ -45,7 +45,8 @@ def test_an_overflow_of_fp16_is_named_where_it_begins(case: Case) -> None:
     rows = drift(reference, to_float16(reference).model, case.batches)
     first = next(row for row in rows if row.nonfinite)
     assert named(first).endswith("stage.2")
-    [sentence] = layer_findings(rows)
+    [found] = layer_findings(rows)
+    sentence = found.text
     assert "stage.2" in sentence and "65504" in sentence
 
 
@@ -105,7 +106,7 @@ def test_one_layer_with_a_doubled_weight_scale_is_named(case: Case) -> None:
     [first] = [row for row in rows if row.first_drop]
     assert named(first) == layer(2)
     assert first.gain == pytest.approx(2.0, abs=0.15)
-    found = layer_findings(rows)
+    found = [finding.text for finding in layer_findings(rows)]
     assert layer(2) in found[0] and "times the reference's" in found[0]
     assert "look at its weights" in found[1]
 
@@ -118,7 +119,7 @@ def test_a_wrong_activation_range_is_named_with_its_cause(case: Case, change: fl
     assert named(first) == layer(3)
     share = first.clipping_share if cause == "clipping" else first.rounding_share
     assert share > 0.9
-    assert any(layer(3) in sentence and cause in sentence for sentence in layer_findings(rows))
+    assert any(layer(3) in found.text and cause in found.text for found in layer_findings(rows))
 
 
 def test_shares_follow_the_quantiser(case: Case) -> None:

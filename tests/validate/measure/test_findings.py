@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
-from radixrt.validate.measure.findings import input_findings, layer_findings, logit_findings, speed_findings
+from radixrt.validate.measure.accuracy import accuracy
+from radixrt.validate.measure.findings import (
+    accuracy_findings,
+    input_findings,
+    layer_findings,
+    logit_findings,
+    precision_findings,
+    speed_findings,
+)
 from radixrt.validate.measure.latency import FLOAT32
-from radixrt.validate.schema import Latency, LatencyMethod, LatencyRow
+from radixrt.validate.schema import Finding, Latency, LatencyMethod, LatencyRow, Quantization
 from tests.validate.reports import CLASSES, logits
+
+
+def texts(findings: Sequence[Finding]) -> list[str]:
+    return [finding.text for finding in findings]
 
 
 def photos(seed: int = 0) -> np.ndarray:
@@ -19,7 +33,7 @@ def photos(seed: int = 0) -> np.ndarray:
 
 def test_swapped_classes_are_named() -> None:
     reference, engine, _ = logits(300, 0.1)
-    [found] = logit_findings(reference, engine[:, [1, 0, 2, 3]], CLASSES)
+    [found] = texts(logit_findings(reference, engine[:, [1, 0, 2, 3]], CLASSES))
     assert "functional and defective are swapped" in found
     assert logit_findings(reference, engine, CLASSES) == []
 
@@ -32,44 +46,44 @@ def test_noise_and_noise_alone_is_no_swap() -> None:
 def test_overflow_is_named() -> None:
     reference, engine, _ = logits(20, 0.1)
     engine[5] = np.inf
-    [found] = logit_findings(reference, engine)
+    [found] = texts(logit_findings(reference, engine))
     assert "1 of 20 images" in found
 
 
 def test_logits_that_say_nothing_are_named() -> None:
     # Both pass every comparison: an engine that returns zeros agrees with them perfectly.
     reference, _, _ = logits(20, 0.1)
-    [constant] = logit_findings(np.repeat(reference[:1], 20, axis=0), reference)
+    [constant] = texts(logit_findings(np.repeat(reference[:1], 20, axis=0), reference))
     assert "does not depend on the image" in constant
     vanishing = (reference * 1e-42).astype(np.float32)
-    [denormal] = logit_findings(vanishing, np.zeros_like(vanishing))
+    [denormal] = texts(logit_findings(vanishing, np.zeros_like(vanishing)))
     assert "denormal" in denormal
 
 
 def test_wrong_mean_is_named_with_its_shift() -> None:
     images = photos()
     shift = np.array([0.5, 0.25, -0.125], np.float32)[None, :, None, None]
-    [found] = input_findings(images, images + shift)
+    [found] = texts(input_findings(images, images + shift))
     assert "another mean" in found and "+0.500, +0.250, -0.125" in found and "std" not in found
 
 
 def test_wrong_std_is_named_with_its_scale() -> None:
     images = photos()
-    [found] = input_findings(images, images * 2.0)
+    [found] = texts(input_findings(images, images * 2.0))
     assert "another std" in found and "2.000" in found and "mean" not in found
 
 
 def test_reversed_channels_are_named() -> None:
     images = photos()
-    [found] = input_findings(images, images[:, ::-1])
+    [found] = texts(input_findings(images, images[:, ::-1]))
     assert "reverse order" in found
 
 
 def test_another_crop_is_told_from_another_mean() -> None:
     images = photos()
-    [found] = input_findings(images, np.roll(images, 2, axis=3))
+    [found] = texts(input_findings(images, np.roll(images, 2, axis=3)))
     assert "resize and crop" in found
-    [found] = input_findings(images, images[:, :, :4, :4])
+    [found] = texts(input_findings(images, images[:, :, :4, :4]))
     assert "(3, 4, 4)" in found
 
 
@@ -105,8 +119,32 @@ def timed(**p50_ms: float) -> Latency:
 @pytest.mark.parametrize(("float_ms", "said"), [(1.5, True), (2.05, True), (3.0, False)])
 def test_int8_that_is_no_quicker_than_fp32_is_said(float_ms: float, said: bool) -> None:
     found = speed_findings(timed(**{"engine": 2.0, FLOAT32: float_ms, "PyTorch": 8.0}))
-    assert ["PREC=fp32" in sentence for sentence in found] == [True] * said
+    assert ["PREC=fp32" in sentence for sentence in texts(found)] == [True] * said
 
 
 def test_nothing_is_said_of_an_fp32_engine_that_was_not_timed() -> None:
     assert speed_findings(timed(engine=2.0, PyTorch=1.0)) == []
+
+
+def test_times_that_were_not_steady_are_a_doubt() -> None:
+    latency = timed(engine=2.0, PyTorch=1.0).model_copy(update={"unsteady": ["others were busy"]})
+    [found] = speed_findings(latency)
+    assert found.severity == "doubt" and "others were busy" in found.text
+
+
+@pytest.mark.parametrize(("points", "limit", "said"), [(0.0, 5.0, False), (-1.0, 1.0, True), (-90.0, 1.0, False)])
+def test_too_few_images_to_tell_is_a_doubt(points: float, limit: float, said: bool) -> None:
+    images = 100
+    reference = np.eye(2)[np.zeros(images, int)]
+    engine = reference.copy()
+    engine[: round(-points)] = engine[: round(-points), ::-1]
+    found = accuracy_findings(accuracy(reference, engine, [0] * images, max_drop_points=limit), limit)
+    assert [f.severity for f in found] == ["doubt"] * said
+
+
+def test_an_int8_engine_without_a_layer_in_int8_is_a_doubt() -> None:
+    [found] = precision_findings("int8", Quantization(quantized=0, kept_float=["fc: the last layer"]))
+    assert (
+        found.severity == "doubt" and found.text.startswith("0 layers are in INT8") and "the last layer" in found.text
+    )
+    assert precision_findings("int8", Quantization(quantized=1)) == precision_findings("fp32", None) == []
