@@ -86,7 +86,8 @@ class Traits:
         title: the engine's name in sentences of the report.
         int8_outputs: which outputs of INT8 layers are quantised.
         full_range_u8: tensors that are never negative get u8 with zero point 0 and all 256 levels, twice as fine as
-            the upper half of s8.
+            the upper half of s8. Kernels of such targets add products of u8 activations in 16 bits on some processors,
+            so all INT8 weights fit that in pairs.
         group_multiple: INT8 kernels exist only for groups whose width is a multiple of this.
         weights_per_output: an INT8 layer pays only with at least so many weights for each element that it writes.
         half_outside_int8: what an INT8 graph leaves in float is FP16, not FP32.

@@ -69,17 +69,17 @@ class Inserter:
             node.replace_input_with(index, restored)
         return restored
 
-    def weight(self, layer: Layer, input_scale: float, *, full_range: bool = False) -> None:
+    def weight(self, layer: Layer, input_scale: float, *, in_pairs: bool = False) -> None:
         """Replaces a layer's weights by integers and their DequantizeLinear.
 
         Args:
             layer: the layer.
             input_scale: of the activation that it reads.
-            full_range: that activation is u8 with all 256 levels, beside which neighbouring weights must fit 16 bits.
+            in_pairs: the target's kernels read u8 activations, beside which neighbouring weights must fit 16 bits.
         """
         source = layer.node.inputs[1]
         assert source is not None
-        if full_range:
+        if in_pairs:
             integers, scales = quantize_in_pairs(layer.weight, layer.axis, bias=layer.bias, input_scale=input_scale)
         else:
             scales = channel_scales(channel_amax(layer.weight, layer.axis), bias=layer.bias, input_scale=input_scale)

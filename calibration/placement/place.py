@@ -48,7 +48,7 @@ def place(model: ir.Model, table: CalibrationTable, options: PlacementOptions) -
     )
     inserter = Inserter(placed.graph)
     for layer in decision.layers:
-        inserter.weight(layer, scales[id(layer.data)], full_range=id(layer.data) in unsigned)
+        inserter.weight(layer, scales[id(layer.data)], in_pairs=options.traits.full_range_u8)
     for value in decision.points:
         inserter.activation(value, scales[id(value)], unsigned=id(value) in unsigned)
     return placed, report

@@ -84,7 +84,7 @@ class QuantSession:
         self._output = switched.graph.outputs[0].name or ""
         switches = _Switches(switched.graph)
         for layer in self.decision.layers:
-            switches.add_layer(layer, full_range=is_unsigned(layer.data, options))
+            switches.add_layer(layer, in_pairs=options.traits.full_range_u8)
         for value, root in points:
             switches.add_point(value, root)
         self._session = GraphSession(switched, threads=threads)
@@ -149,9 +149,9 @@ class _Switches:
         for node, index in readers:
             node.replace_input_with(index, restored)
 
-    def add_layer(self, layer: Layer, *, full_range: bool) -> None:
+    def add_layer(self, layer: Layer, *, in_pairs: bool) -> None:
         writer, node, name = self._writer, layer.node, layer.name
-        if full_range:
+        if in_pairs:
             rounded = dequantize(*quantize_in_pairs(layer.weight, layer.axis), layer.axis)
         else:
             rounded = fake_quantize(layer.weight, channel_scales(channel_amax(layer.weight, layer.axis)), layer.axis)

@@ -10,9 +10,13 @@ an activation:
 
       Conv ► Relu ► Q(s, s8 0) ► DQ(s, s8 0)    ⇒    Conv ► Q(s, u8 0) ► Clip(., 127) ► DQ(s, u8 0)
 
-- any other becomes u8 with zero point 128: the same numbers plus 128. The convolutions that read it get their
-  weights as u8 around 128 too: without VNNI, x86 adds two u8 x s8 products in 16 bits, which overflows from
-  129 x 127 on; products of u8 x u8 are added in 32. (Activations of the first kind end at 127 and cannot overflow.)
+- any other becomes u8 with zero point 128: the same numbers plus 128.
+
+Weights stay s8 where their neighbours fit 16 bits (:mod:`radixrt.calibration.saturation`), as those of a CPU's own
+deploy graph do. Without VNNI, x86 adds two u8 x s8 products in 16 bits, which overflows from 129 x 127 on; products of
+u8 x u8 are added in 32, but two to three times as slowly where VNNI is. So weights that do not fit, those of a graph
+for another device, become u8 around 128 beside activations of the second kind; those of the first end at 127 and
+cannot overflow.
 
 Every number stays what it was in the s8 graph; only the runtime's own rounding (integer convolutions requantise in
 one step) can differ, by one step where a value lies on the boundary between two.
@@ -28,6 +32,7 @@ from numpy.typing import NDArray
 
 from radixrt.calibration.int8 import QMAX, UNSIGNED_ZERO_POINT
 from radixrt.calibration.int8 import to_unsigned as around_128
+from radixrt.calibration.saturation import fits
 from radixrt.export.graph.constants import constant
 from radixrt.export.graph.facts import COMMUTING, Signs
 from radixrt.export.graph.writer import GraphWriter
@@ -148,6 +153,8 @@ def _shift_weights(node: ir.Node, writer: GraphWriter) -> None:
         return
     stored, zeros = constant(restore.inputs[0]), constant(restore.inputs[2])
     if stored is None or zeros is None or stored.dtype != np.int8 or len(restore.outputs[0].uses()) != 1:
+        return
+    if fits(stored, restore.attributes.get_int("axis", 1)):
         return
     base = restore.outputs[0].name or "weight"
     restore.replace_input_with(0, writer.constant(around_128(stored), f"{base}_u8"))

@@ -67,7 +67,7 @@ class _File(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # A new way of measuring is a new number: old answers are then no answers.
-    schema_version: Literal[5] = 5
+    schema_version: Literal[6] = 6
     entries: list[_Entry] = []
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 
 from radixrt.calibration.placement.options import Ends, PlacementOptions
@@ -68,9 +70,7 @@ def test_integer_kernels_agree_to_one_step(positive: bool) -> None:
     assert (steps > 0.5).mean() < 1e-3
 
 
-def test_convolutions_run_in_integers_on_the_cpu(tmp_path: object) -> None:
-    import onnxruntime as ort
-
+def test_convolutions_run_in_integers_on_the_cpu(tmp_path: Path) -> None:
     unsigned = to_unsigned(quantised(plain(), "onnxruntime", first=Ends.INT8, last=Ends.INT8))
     options = ort.SessionOptions()
     options.optimized_model_filepath = f"{tmp_path}/optimised.onnx"
@@ -79,6 +79,36 @@ def test_convolutions_run_in_integers_on_the_cpu(tmp_path: object) -> None:
     kinds = [n.op_type for n in onnx.load(f"{tmp_path}/optimised.onnx").graph.node]
     assert kinds.count("QLinearConv") == 4
     assert "Conv" not in kinds and "FusedConv" not in kinds
+
+
+# Beside u8 weights the kernels for VNNI and AMX are two to three times slower.
+def test_a_cpu_graph_keeps_signed_weights_beside_activations_around_128(tmp_path: Path) -> None:
+    model, x = plain(), images(4, seed=2)
+    table = calibrate(model, [images(8)], CalibrationOptions(Method.MINMAX))
+    options = PlacementOptions(get("onnxruntime").traits, first=Ends.INT8, last=Ends.INT8)
+    signed, _ = place(model, table, options)
+    unsigned = to_unsigned(signed)
+    assert np.array_equal(logits(signed, x, optimize=False), logits(unsigned, x, optimize=False))
+    found = integer_kernels(unsigned, tmp_path)
+    assert found == ["INT8"] * 4
+    zeros = {int(n.inputs[2].const_value.numpy()) for n in unsigned.graph if n.op_type == "QuantizeLinear"}  # type: ignore[union-attr]
+    assert zeros == {0, 128}
+
+
+def test_weights_that_would_overflow_become_unsigned(tmp_path: Path) -> None:
+    signed = quantised(plain(), "onnxruntime", first=Ends.INT8, last=Ends.INT8)
+    assert "UINT8" in integer_kernels(to_unsigned(signed), tmp_path)
+
+
+def integer_kernels(model: ir.Model, folder: Path) -> list[str]:
+    """The types of the weights of all convolutions that ONNX Runtime runs in integers."""
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    graph = ir.load(folder / "optimised.onnx").graph
+    weights = [node.inputs[3] for node in graph if node.op_type == "QLinearConv"]
+    return [value.dtype.name for value in weights if value is not None and value.dtype is not None]
 
 
 def test_the_signed_graph_is_left_alone() -> None:
