@@ -6,7 +6,7 @@ chosen for the processor it was made on: a bundle is carried to other machines, 
 is decided once, here:
 
 - int8: the unsigned form of the deploy graph (the same numbers), because the x86 kernels take unsigned
-  activations.
+  activations; weights that ONNX Runtime would turn into floats at every run are floats in the file.
 - fp16: ONNX Runtime's CPU provider has no FP16 convolution; it would cast every tensor forth and back. The engine
   keeps the FP16 weights and computes in FP32. Where the CUDA provider is installed the FP16 graph is used as it is.
 - fp32: the deploy graph.
@@ -15,6 +15,7 @@ is decided once, here:
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +31,8 @@ from radixrt.export.passes.float32 import has_half, to_float32
 from radixrt.export.spec import Precision, Traits
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from radixrt.engines.inspection import LayerRow
     from radixrt.engines.layer_origin import Origins
     from radixrt.export.passes.base import Pass
@@ -165,9 +168,23 @@ class OnnxRuntimeTarget(Target):
             )
         engine = out_dir / f"engine{self.suffix}"
         ir.save(model, engine)
+        if options.precision is Precision.INT8:
+            self._fold_float_weights(model, engine)
         # Opening is the test that ONNX Runtime takes the graph; a refusal must come now, not on the user's machine.
         OnnxRuntimeSession(engine, options.threads).close()
         return BuiltEngine((engine,), time.perf_counter() - started, notes, {"provider": "CUDA" if _cuda() else "CPU"})
+
+    @staticmethod
+    def _fold_float_weights(model: ir.Model, engine: Path) -> None:
+        import onnx_ir as ir
+
+        from radixrt.engines.cpu.float_weights import dequantised_at_every_run, fold
+
+        with tempfile.TemporaryDirectory() as scratch:
+            names = dequantised_at_every_run(engine, Path(scratch))
+        if names:
+            fold(model, names)
+            ir.save(model, engine)
 
     def _open(self, engine: Path, threads: int) -> Session:
         return OnnxRuntimeSession(engine, threads)
