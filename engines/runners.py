@@ -23,6 +23,10 @@ def in_batches(run: OutputsRunner, batch: BatchSpec) -> OutputsRunner:
     """The same call for any N: in parts of at most ``batch.max`` images, the last filled up to ``batch.min``."""
 
     def run_all(images: NDArray[np.float32]) -> Outputs:
+        if not len(images):
+            # Only a run tells the shapes, and whether the engine takes such images at all.
+            found = run(np.zeros((batch.min, *images.shape[1:]), images.dtype))
+            return {name: array[:0] for name, array in found.items()}
         parts: list[Outputs] = []
         for start in range(0, len(images), batch.max):
             part = images[start : start + batch.max]
@@ -31,6 +35,8 @@ def in_batches(run: OutputsRunner, batch: BatchSpec) -> OutputsRunner:
                 part = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
             found = run(np.ascontiguousarray(part))
             parts.append({name: array[: len(array) - missing] for name, array in found.items()})
+        if len(parts) == 1:
+            return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     return run_all

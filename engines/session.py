@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -26,11 +28,23 @@ class TensorSpec:
 
 
 class Session(ABC):
-    """An open engine. Use it as a context manager; closing twice is harmless, running after close is an error."""
+    """An open engine. Use it as a context manager; closing twice is harmless, running after close is an error.
+
+    Several threads may run it: at the same time where ``concurrent`` says that the runtime can, else one after another.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    concurrent: bool = False
     _closed: bool = False
+
+    def __new__(cls, *args: object, **given: object) -> Self:
+        """Gives every session its lock, whatever the constructors of libraries' sessions do."""
+        session = super().__new__(cls)
+        session._lock = threading.RLock()
+        return session
+
+    _lock: Any
 
     def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Runs one batch.
@@ -44,10 +58,11 @@ class Session(ABC):
         Raises:
             InputError: a name, dtype or shape does not fit, or the session is closed.
         """
-        if self._closed:
-            raise InputError("the session is closed: open the engine again")
-        self._check(feeds)
-        return self._run(feeds)
+        with nullcontext() if self.concurrent else self._lock:
+            if self._closed:
+                raise InputError("the session is closed: open the engine again")
+            self._check(feeds)
+            return self._run(feeds)
 
     def device_times_ms(self, feeds: dict[str, Array], runs: int) -> list[float]:
         """Times the kernels of one batch alone, on the device's own clock, without the copies to it and from it.
@@ -84,10 +99,11 @@ class Session(ABC):
     def _release(self) -> None: ...
 
     def close(self) -> None:
-        """Frees what the session holds."""
-        if not self._closed:
-            self._closed = True
-            self._release()
+        """Frees what the session holds, when a run that is under way is done."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._release()
 
     def __enter__(self) -> Self:
         return self

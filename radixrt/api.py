@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from typing_extensions import Self
 
 from radixrt.build.pipeline import Engine, Result
-from radixrt.calibration.data.pixels import ImageUnusableError, open_image, preprocess_image
+from radixrt.calibration.data.pixels import ImageUnusableError, as_channels, open_image, preprocess_image
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.cache.device import device_cache
 from radixrt.engines.runners import Outputs, logits_of, session_outputs
 from radixrt.engines.session import Session
 from radixrt.errors import InputError
+from radixrt.export.graph.output_kind import OutputKind
 from radixrt.export.spec import BatchSpec
 from radixrt.files import make_room
 from radixrt.judge.validate import validate_engine
@@ -30,6 +34,7 @@ from radixrt.validate.report.junit import write_junit
 from radixrt.validate.schema import Report
 
 TOP = 5
+Picture = str | Path | Image.Image | NDArray[Any]
 
 
 @takes(CompileOptions)
@@ -59,7 +64,10 @@ def compile(options: CompileOptions) -> list[Result]:
 
 @dataclass(frozen=True)
 class Answer:
-    """One class of one image, with its softmax probability from 0 to 1."""
+    """One class of one image, with how sure the network is of it, from 0 to 1.
+
+    ``image`` is the file, or the place in what was given, such as ``#0``, where there is none.
+    """
 
     image: str
     label: str
@@ -67,48 +75,83 @@ class Answer:
 
 
 class LoadedEngine:
-    """An open bundle. Use it as a context manager.
+    """An open bundle. Use it as a context manager: what it holds is freed at the end of the block.
 
-    ``engine(images)`` takes normalised float32 (N, C, H, W) for any N and returns logits (N, classes);
-    ``engine.outputs(images)`` returns every output by name.
+    ``engine(images)`` takes normalised float32 (N, C, H, W) for any N, none included, and returns the first output, the
+    logits (N, classes) or whatever the network ends in; ``engine.outputs(images)`` returns every output by name.
+
+    It is safe to call from several threads. ONNX Runtime serves them at the same time; other runtimes one after
+    another, so open one engine for each thread there. Closing waits for a call that is under way, and later ones are
+    refused.
     """
 
     def __init__(self, bundle: Bundle, session: Session) -> None:
         self.bundle, self._session = bundle, session
-        self._outputs = session_outputs(session, BatchSpec(*bundle.manifest.batch))
-        self._run = logits_of(self._outputs, bundle.manifest.outputs[0].name)
-        self._preprocess = bundle.manifest.preprocessing
+        manifest = bundle.manifest
+        self._batch = BatchSpec(*manifest.batch)
+        self._outputs = session_outputs(session, self._batch)
+        self._run = logits_of(self._outputs, manifest.outputs[0].name)
+        self._preprocess = manifest.preprocessing
+        self._kind = manifest.outputs[0].kind or OutputKind.LOGITS
 
     def __repr__(self) -> str:
         made = self.bundle.manifest
         return f"LoadedEngine({made.model.name} {made.precision} on {made.target}, {self.bundle.path})"
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._run(images)
+    def __call__(self, images: NDArray[np.float32], *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Runs any number of images.
+
+        Args:
+            images: normalised float32 (N, C, H, W). They are not copied where they are contiguous and fit one batch.
+            out: takes the answer, float32 (N, classes), and is returned; a new array is made where absent.
+
+        Raises:
+            InputError: ``images`` or ``out`` is not of such a shape or type, or the engine is closed.
+        """
+        found = self._run(images)
+        if out is None:
+            return found
+        if out.shape != found.shape or out.dtype != found.dtype:
+            raise InputError(f"out is {out.dtype} {out.shape}, the answer {found.dtype} {found.shape}: make it so")
+        np.copyto(out, found)
+        return out
 
     def outputs(self, images: NDArray[np.float32]) -> Outputs:
         """Every output by name, (N, ...) each."""
         return self._outputs(images)
 
-    def classify(self, path: str | Path, *, top: int = TOP) -> Iterator[Answer]:
-        """Yields the ``top`` classes of an image, best first; of each image where ``path`` is a folder.
+    def classify(self, images: Picture | Iterable[Picture], *, top: int = TOP) -> Iterator[Answer]:
+        """Yields the ``top`` classes of each image, best first.
+
+        Args:
+            images: a file, a folder of them, a PIL image, an array of bytes (height, width, 3) in the order red, green,
+                blue (or (height, width) in grey), or several of these: a list, or an array (N, height, width, 3).
+            top: how many classes of each.
 
         Raises:
-            InputError: there is no such file, or it is not an image.
+            InputError: there is no such file, or something is not an image.
         """
-        path = Path(path)
-        files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-        for file in files:
-            try:
-                image = open_image(file, self._preprocess.input_size[0])
-            except (OSError, ImageUnusableError) as error:
-                raise InputError(f"{file} is not an image that can be read: {error}") from error
-            logits = self(preprocess_image(image, self._preprocess)[None])[0].astype(np.float64)
-            shares = np.exp(logits - logits.max())
-            shares /= shares.sum()
-            labels = self.bundle.manifest.labels
-            for index in np.argsort(-shares)[:top]:
-                yield Answer(str(file), labels[index] if index < len(labels) else str(index), float(shares[index]))
+        pictures = enumerate(_pictures(images))
+        while few := list(islice(pictures, self._batch.max)):
+            named = [(_name(picture, index), self._decoded(picture, index)) for index, picture in few]
+            values = self(np.stack([preprocess_image(image, self._preprocess) for _, image in named]))
+            for (name, _), shares in zip(named, self._kind.confidences(values), strict=True):
+                labels = self.bundle.manifest.labels
+                for index in np.argsort(-shares, kind="stable")[:top]:
+                    yield Answer(name, labels[index] if index < len(labels) else str(index), float(shares[index]))
+
+    def _decoded(self, picture: Picture, index: int) -> Image.Image:
+        channels = self._preprocess.input_size[0]
+        try:
+            if isinstance(picture, Image.Image):
+                return as_channels(picture, channels)
+            if isinstance(picture, np.ndarray):
+                if picture.dtype != np.uint8 or not (picture.ndim == 2 or picture.shape[2:] == (3,)):
+                    raise ImageUnusableError(f"it is {picture.dtype} {picture.shape}, not uint8 (height, width, 3)")
+                return as_channels(Image.fromarray(picture), channels)
+            return open_image(picture, channels)
+        except (OSError, ImageUnusableError) as error:
+            raise InputError(f"{_name(picture, index)} is not an image that can be read: {error}") from error
 
     def close(self) -> None:
         """Frees the engine."""
@@ -123,8 +166,26 @@ class LoadedEngine:
         self.close()
 
 
+def _pictures(images: Picture | Iterable[Picture]) -> Iterator[Picture]:
+    """What was given, one by one; a folder's files in order of their names."""
+    if isinstance(images, (str, Path)):
+        path = Path(images)
+        yield from sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    elif isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        yield images
+    else:
+        for image in images:
+            yield from _pictures(image)
+
+
+def _name(picture: Picture, index: int) -> str:
+    return str(picture) if isinstance(picture, (str, Path)) else getattr(picture, "filename", "") or f"#{index}"
+
+
 def load(bundle: str | Path, *, threads: int = 0, require_signature: str | Path | None = None) -> LoadedEngine:
     """Opens a bundle whose every file is as its manifest says.
+
+    The engine is a context manager and may be called from several threads.
 
     Args:
         bundle: the folder.

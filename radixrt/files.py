@@ -37,8 +37,10 @@ def fsync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives an empty file beside ``path`` to write, and puts it in the place of ``path`` once it is on the disk.
+def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """Gives an empty file to write, and puts it in the place of ``path`` once it is on the disk.
+
+    It lies beside ``path``, or in ``folder`` of the same disk where nothing may lie beside it.
 
     A reader sees the old file or the new one, never a part of either, whoever else writes it meanwhile.
 
@@ -47,7 +49,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary: Path | None = None
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder or path.parent)
         os.close(descriptor)
         temporary = Path(name)
         yield temporary

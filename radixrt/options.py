@@ -21,6 +21,7 @@ from typing_extensions import Doc, ParamSpec
 
 from radixrt.calibration.spec import Method
 from radixrt.engines.base import PlanOptions
+from radixrt.engines.bundle.triton import ServingOptions
 from radixrt.engines.registry import DEFAULT
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
@@ -260,6 +261,17 @@ class CalibrateOptions(PreprocessOptions):
         Path | None, Doc("A TensorRT calibration cache of this graph, whose ranges are taken instead.")
     ] = None
     tensorrt_version: Annotated[str, Doc("With --to-cache: the TensorRT that will read it.")] = "8.5.2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleOptions(ServingOptions):
+    """What is done with the bundle."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    source: Annotated[Path, Doc("A bundle: the folder that `radixrt engine` left.")] = field(kw_only=False)
+    sign: Annotated[Path | None, Doc("Sign it with this Ed25519 private key.")] = None
+    triton: Annotated[Path | None, Doc("Write it as a model into this Triton model repository.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)

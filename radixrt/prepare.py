@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from radixrt.calibration.data.source import DataSource, load_data
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.errors import InputError
 from radixrt.export.graph.hash import graph_sha256
+from radixrt.export.graph.output_kind import Head, OutputKind, output_kinds
 from radixrt.export.graph.save import write_onnx
 from radixrt.export.source.load import LoadedModel, from_module, load
 from radixrt.export.source.names import resolve
@@ -43,6 +44,7 @@ class Prepared:
         graph: its simplified graph, float32; ``graph_sha256`` is its hash.
         preparation: how each image is prepared, and who says so.
         data: calibration and test images.
+        kinds: what the numbers of its outputs are, by name, where that is known.
         labels: the names of the head's classes; empty where nobody knows them.
         labelled: the test's labels are classes of this head and the weights are trained, so accuracy can be measured.
         capture_error: largest difference of an output between PyTorch and the captured graph, on real images.
@@ -56,6 +58,7 @@ class Prepared:
     reference: Reference
     graph: ir.Model
     graph_sha256: str
+    kinds: Mapping[str, OutputKind]
     labels: tuple[str, ...]
     labelled: bool
     capture_error: float | None
@@ -74,12 +77,22 @@ class Prepared:
         return min(wanted, available)
 
     @property
+    def head(self) -> Head:
+        """The first output, the one that classifies."""
+        return Head(self.labels, self.kinds[self.graph.graph.outputs[0].name or ""])
+
+    @property
     def on_outputs(self) -> list[str]:
-        """A sentence on which output was taken for the logits, where there are several."""
+        """Which output was taken for the logits, where there are several, and what its numbers are, where no logits."""
+        kind = self.head.kind
         first, *others = [value.name or "" for value in self.graph.graph.outputs]
-        if not others:
-            return []
-        return [f"Of the network's outputs {first} was taken for the logits; the others are {', '.join(others)}."]
+        said = []
+        if others:
+            rest = ", ".join(others)
+            said.append(f"Of the network's outputs {first} was taken for the {kind.value}; the others are {rest}.")
+        if kind is not OutputKind.LOGITS:
+            said.append(f"The network ends in {kind.value}: they are compared and shown as they are.")
+        return said
 
     @property
     def test(self) -> ImageList:
@@ -149,6 +162,7 @@ def prepare(
         reference=reference,
         graph=graph,
         graph_sha256=graph_sha256(graph),
+        kinds=output_kinds(graph.graph),
         labels=tuple(model.labels or (images.labels if labelled else ())),
         labelled=labelled and model.weights != "random",
         capture_error=kept.value.error,

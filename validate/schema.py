@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from radixrt.calibration.data.preparation import PreparedField
 from radixrt.calibration.spec import CalibrationSummary
 from radixrt.errors import InputError
+from radixrt.export.graph.output_kind import OutputKind
 from radixrt.export.passes.report import Float32Node, RewriteReport
 
 SCHEMA_VERSION = 2
@@ -37,7 +38,7 @@ class ModelInfo(_Frozen):
 
 
 class WorstImage(_Frozen):
-    """An image whose logits lie far from the reference's; confidences are softmax values, 0 to 1."""
+    """An image whose logits lie far from the reference's; confidences are those of the largest class, 0 to 1."""
 
     image: str
     cosine: float
@@ -64,11 +65,12 @@ class OutputParity(_Frozen):
 class Parity(_Frozen):
     """How close the engine's logits are to the original's, over ``samples`` images.
 
+    ``kind`` says what these numbers are, where the network ends in a softmax or a sigmoid and they are no logits.
     ``outputs`` has the same for every output that both have, the logits first.
     ``cosine_min`` is over images; ``sqnr_db`` is capped at 200 dB, which stands for equality; ``top5_agreement`` is the
     mean share of the reference's five best classes that are among the engine's; ``softmax_kl`` is the mean divergence
-    of the engine's softmax from the reference's, in nats. ``nonfinite`` images, whose logits hold a NaN or an infinity,
-    count as cosine 0 and as a disagreement, and are left out of the other figures.
+    of the engine's probabilities from the reference's, in nats. ``nonfinite`` images, whose logits hold a NaN or an
+    infinity, count as cosine 0 and as a disagreement, and are left out of the other figures.
     """
 
     samples: int
@@ -82,11 +84,12 @@ class Parity(_Frozen):
     cosine_mean: float = 0.0
     nonfinite: int = 0
     worst: list[WorstImage] = []
+    kind: OutputKind = OutputKind.LOGITS
     outputs: list[OutputParity] = []
 
 
 class Flip(_Frozen):
-    """An image whose top-1 answer changed. Margins are the gap between the two largest softmax values, 0 to 1."""
+    """An image whose top-1 answer changed. Margins are the gap between the two largest confidences, 0 to 1."""
 
     image: str
     label: str

@@ -45,12 +45,7 @@ def open_image(path: Any, channels: int = 3) -> Image.Image:
         with Image.open(path) as image:
             if image.format not in FORMATS:
                 raise ImageUnusableError(f"its content is {image.format}, not one of {', '.join(FORMATS)}")
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageUnusableError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
-            if image.mode.startswith(("I", "F")):  # Pillow would clip them at 255: nearly white photographs
-                raise ImageUnusableError(f"its pixels have more than 8 bits (mode {image.mode}): scale them to 8")
-            decoded: Image.Image = image.convert("RGB" if channels == 3 else "L")
-            return decoded
+            return as_channels(image, channels)
     except ImageUnusableError:
         raise
     except Image.DecompressionBombError as error:
@@ -61,6 +56,20 @@ def open_image(path: Any, channels: int = 3) -> Image.Image:
         raise ImageUnusableError(error.strerror or str(error)) from error
     except Exception as error:  # Pillow's decoders raise SyntaxError, ValueError, struct.error, ... for damaged files
         raise ImageUnusableError(f"cannot be decoded ({error})") from error
+
+
+def as_channels(image: Image.Image, channels: int = 3) -> Image.Image:
+    """Decodes an open image to as many channels as a network takes, as :func:`open_image` does.
+
+    Raises:
+        ImageUnusableError: it is too large, or has pixels of more than 8 bits.
+    """
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageUnusableError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+    if image.mode.startswith(("I", "F")):  # Pillow would clip them at 255: nearly white photographs
+        raise ImageUnusableError(f"its pixels have more than 8 bits (mode {image.mode}): scale them to 8")
+    decoded: Image.Image = image.convert("RGB" if channels == 3 else "L")
+    return decoded
 
 
 def preprocess_image(image: Image.Image, preprocess: Any) -> np.ndarray:

@@ -24,7 +24,7 @@ from radixrt.engines.bundle.runner import write_runner
 from radixrt.engines.bundle.signing import sign, verify
 from radixrt.engines.session import Session
 from radixrt.errors import InputError, UnavailableError
-from radixrt.files import sha256_of, translate_disk_errors
+from radixrt.files import replacing, sha256_of, translate_disk_errors
 
 REPORT_NAME = "report.json"
 CALIBRATION_NAME = "calibration.json"
@@ -246,6 +246,19 @@ class Bundle:
             session.close()
             raise
         return session
+
+    def sign(self, private_key: Path) -> None:
+        """Signs the bundle as it stands, in the place of an earlier signature.
+
+        Raises:
+            InputError: the key is not one, the disk refuses, or another build took the bundle's place meanwhile.
+            UnavailableError: the ``cryptography`` package is missing.
+        """
+        signature = sign(self.manifest_bytes, private_key)
+        # A reader refuses a bundle that holds anything more, however short.
+        with replacing(self.path / SIGNATURE_NAME, self.path.absolute().parent) as temporary:
+            temporary.write_bytes(signature)
+        self.check_unchanged()
 
     def check_unchanged(self) -> None:
         """Call after reading a file of the bundle: what was read is what was verified.

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.engines.base import GRAPH_NAME
 from radixrt.errors import InputError
+from radixrt.export.graph.output_kind import OutputKind
 
 SCHEMA_VERSION = 1
 FORMAT = "radixrt-bundle"
@@ -58,18 +59,23 @@ class FileEntry(_Frozen):
 
 
 class TensorInfo(_Frozen):
-    """An input or output; ``dtype`` is numpy's name, a dynamic dimension is -1."""
+    """An input or output; ``dtype`` is numpy's name, a dynamic dimension is -1.
+
+    ``kind`` says what the numbers of an output are; absent where nobody knows, as of an input. A first output without
+    one, in a bundle of before it was recorded, holds logits.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    kind: OutputKind | None = None
 
     @classmethod
-    def of(cls, value: ir.Value) -> TensorInfo:
+    def of(cls, value: ir.Value, kind: OutputKind | None = None) -> TensorInfo:
         """Describes an input or output of a graph."""
         assert value.name is not None and value.dtype is not None and value.shape is not None
         shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
-        return cls(name=value.name, dtype=value.dtype.numpy().name, shape=shape)
+        return cls(name=value.name, dtype=value.dtype.numpy().name, shape=shape, kind=kind)
 
 
 class ModelIdentity(_Frozen):

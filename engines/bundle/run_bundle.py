@@ -4,9 +4,11 @@
     python3 run.py photo.jpg              top-5 of one image, or of several, or of a folder
     python3 run.py --bench photo.jpg      latency as well
     python3 run.py --build                makes this device's TensorRT plan from deploy.onnx (a Jetson starts here)
+    python3 run.py --require-signature maker.pub photo.jpg    only if the owner of that key made the bundle
 
 Needs Python 3.8, numpy, Pillow and the engine's own runtime: onnxruntime, openvino, or tensorrt or tensorrt_rtx with
-pycuda. Beside it lies pixels.py, which prepares the images as they were prepared for calibration.
+pycuda; with --require-signature also cryptography. Beside it lies pixels.py, which prepares the images as they were
+prepared for calibration.
 Exit codes: 0 done; 2 bad usage or bad input; 4 the engine cannot run on this machine.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import contextlib
 import hashlib
 import importlib
 import json
@@ -29,16 +32,19 @@ sys.dont_write_bytecode = True
 try:
     import numpy as np
     import pixels
-except ImportError as missing:
-    print(f"error: {missing}: run.py needs `pip install numpy pillow` and the engine's own runtime", file=sys.stderr)
-    sys.exit(4)
+except ImportError as error:
+    # Help needs neither; whatever else is asked for is refused when it is known what that is.
+    np = pixels = None  # type: ignore[assignment]
+    MISSING = str(error)
+else:
+    MISSING = ""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 # TensorRT 8 reads neither opset 18 nor FP16 tensors beside Q/DQ; where a bundle serves it, this graph lies in it.
 DEPLOY_FOR_TENSORRT_8 = "deploy-trt8.onnx"
 MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 PRECISIONS = (None, "f32")  # of OpenVINO; None stands in bundles of other engines, and in old ones
-Run = Callable[[np.ndarray], np.ndarray]  # from (N, C, H, W) to logits (N, classes)
+Run = Callable[[Any], Any]  # from an array (N, C, H, W) to logits (N, classes)
 
 
 class BadInputError(Exception):
@@ -53,11 +59,42 @@ class UnavailableError(Exception):
     exit_code = 4
 
 
-def read_manifest(bundle: Path) -> dict[str, Any]:
-    """Reads the manifest and holds every file against its SHA-256."""
+def check_signature(bundle: Path, data: bytes, key_file: Path) -> None:
+    """Refuses a bundle whose manifest, and through it every file, the owner of an Ed25519 key did not sign."""
+    try:
+        from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    except ImportError as error:
+        raise UnavailableError(f"a signature needs cryptography ({error}): for pip it is cryptography") from error
+    try:
+        pem, key = key_file.read_bytes(), None
+    except OSError as error:
+        raise BadInputError(f"the key {key_file} cannot be read ({error.strerror}): check its name") from error
+    for load in (serialization.load_pem_public_key, serialization.load_ssh_public_key):
+        with contextlib.suppress(ValueError, UnsupportedAlgorithm):
+            key = key or load(pem)
+    if not isinstance(key, Ed25519PublicKey):
+        raise BadInputError(f"{key_file} is not an Ed25519 public key: make one with openssl pkey -pubout")
+    signature = bundle / "manifest.sig"
+    if not signature.is_file():
+        raise BadInputError(f"{bundle} is not signed, and a signature is required: ask its maker for a signed one")
+    try:
+        key.verify(signature.read_bytes()[:4096], data)
+    except InvalidSignature as error:
+        raise BadInputError(
+            f"{bundle} was not signed with the key of {key_file}, or was changed since: get it again from its maker"
+        ) from error
+
+
+def read_manifest(bundle: Path, key_file: Path | None = None) -> dict[str, Any]:
+    """Reads the manifest and holds every file against its SHA-256; ``key_file`` is of the one who must have signed."""
     path = bundle / "manifest.json"
     try:
-        manifest = json.loads(path.read_bytes().decode("utf-8"))
+        data = path.read_bytes()
+        if key_file is not None:
+            check_signature(bundle, data, key_file)
+        manifest = json.loads(data.decode("utf-8"))
         if manifest.get("format") != "radixrt-bundle" or manifest.get("schema_version") != 1:
             raise BadInputError(f"{path} is of a format that this runner does not know: use the run.py made with it")
         listed = {entry["name"]: entry["sha256"] for entry in manifest["files"]}
@@ -134,6 +171,8 @@ def load_module(runtime: str) -> Any:
 def open_onnxruntime(engine: Path) -> Run:
     """Opens an .onnx file on the CPU, or on CUDA where its provider is installed."""
     ort = load_module("onnxruntime")
+    if hasattr(ort, "disable_telemetry_events"):  # builds of device makers may lack it
+        ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     # The same numbers on every CPU, and no slow path for denormals: what the build measured with.
@@ -320,10 +359,18 @@ def batches(images: Sequence[Path], manifest: dict[str, Any]) -> Iterator[tuple[
         yield paths, np.stack(tensors)
 
 
-def top5(logits: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+def confidences(values: np.ndarray, kind: str | None) -> np.ndarray:
+    """How sure each class is, from 0 to 1: what a network ends in is as the manifest says, and else logits."""
+    numbers = values.astype(np.float64)
+    if kind in ("probabilities", "scores"):
+        return numbers
+    shares = np.exp(numbers if kind == "log-probabilities" else numbers - numbers.max())
+    return shares if kind == "log-probabilities" else shares / shares.sum()
+
+
+def top5(values: np.ndarray, labels: Sequence[str], kind: str | None = None) -> list[dict[str, Any]]:
     """The five likeliest classes of one image."""
-    shares = np.exp(logits.astype(np.float64) - logits.max())
-    shares /= shares.sum()
+    shares = confidences(values, kind)
     best = np.argsort(-shares, kind="stable")[:5].tolist()
     names = [labels[i] if i < len(labels) else str(i) for i in best]
     return [{"class": i, "label": name, "probability": round(float(shares[i]), 6)} for i, name in zip(best, names)]
@@ -354,6 +401,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bench", action="store_true", help="measure latency on the first batch")
     parser.add_argument("--rounds", type=int, default=100, help="how many times --bench runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--require-signature", metavar="KEY", type=Path, help="an Ed25519 public key of the maker")
     options = parser.parse_args(argv)
     if not options.images and not options.build:
         parser.error("name an image or a folder of images, or ask for --build")
@@ -390,14 +438,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     options = parse(argv)
     try:
-        manifest = read_manifest(options.bundle)
+        if MISSING:
+            raise UnavailableError(f"{MISSING}: run.py needs `pip install numpy pillow` and the engine's own runtime")
+        manifest = read_manifest(options.bundle, options.require_signature)
         images = find_images(options.images)
         run = open_engine(options, manifest)
         results = []
-        timing = None
+        timing, kind = None, manifest["outputs"][0].get("kind")
         for paths, batch in batches(images, manifest):
             for path, logits in zip(paths, run(batch)):
-                results.append({"image": str(path), "top5": top5(logits, manifest["labels"])})
+                results.append({"image": str(path), "top5": top5(logits, manifest["labels"], kind)})
             if options.bench and timing is None:
                 timing = bench(run, batch, max(options.rounds, 1))
         show(results, timing, options.json)

@@ -4,7 +4,7 @@
 
     <repository>/<model>/config.pbtxt     written and read back with Triton's own message types
     <repository>/<model>/labels.txt
-    <repository>/<model>/1/model.onnx     or model.plan
+    <repository>/<model>/1/model.onnx     or model.plan; other versions that lie there stay
 
 Requests carry the network's input tensor, already normalised; how to make it from a photograph stands in the config's
 parameters. A model whose batch is open is batched by the server; one whose batch is fixed takes exactly that batch.
@@ -17,7 +17,10 @@ import importlib.util
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+from typing_extensions import Doc
 
 from radixrt.engines import registry
 from radixrt.engines.base import TritonBackend
@@ -29,6 +32,7 @@ from radixrt.files import sha256_of, translate_disk_errors
 
 CONFIG_NAME = "config.pbtxt"
 LABELS_NAME = "labels.txt"
+_SEAL = "# Written by RadixRT, which overwrites it as long as it is unedited. SHA-256 of what follows: "
 _TYPES = {
     "float32": "TYPE_FP32",
     "float16": "TYPE_FP16",
@@ -41,21 +45,30 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class TritonOptions:
-    """How the server runs the model.
+@dataclass(frozen=True, kw_only=True)
+class ServingOptions:
+    """How a Triton server runs the model."""
 
-    Attributes:
-        name: the model's name in the repository; empty takes the bundle's folder name.
-        instances: copies of the model on each device.
-        queue_delay_us: how long the server may wait to fill a batch, in microseconds.
-        gpu: run an ONNX model on a GPU; a TensorRT plan always does.
+    name: Annotated[str, Doc("The model's name in the repository. Default: the bundle's.")] = ""
+    version: Annotated[int, Field(ge=1), Doc("The model's version there; other versions stay.")] = 1
+    instances: Annotated[int, Field(ge=1), Doc("Copies of the model on each device.")] = 1
+    threads: Annotated[
+        int | None, Field(ge=1), Doc("CPU threads of each copy. Default: as many as the bundle was measured with.")
+    ] = None
+    queue_delay_us: Annotated[int, Field(ge=0), Doc("How long the server may wait to fill a batch.")] = 100
+    gpu: Annotated[bool, Doc("Run an ONNX model on a GPU; a TensorRT plan always does.")] = False
+    force: Annotated[bool, Doc("Overwrite a config.pbtxt that was edited by hand.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TritonOptions(ServingOptions):
+    """The same, with what was measured: without ``threads`` the server's runtime chooses.
+
+    ``preferred`` are batch sizes that the server should fill; those that the engine does not take are left out, and the
+    largest stands where there are none.
     """
 
-    name: str = ""
-    instances: int = 1
-    queue_delay_us: int = 100
-    gpu: bool = False
+    preferred: tuple[int, ...] = ()
 
 
 def write_model(bundle: Bundle, repository: Path, options: TritonOptions | None = None) -> Path:
@@ -70,7 +83,8 @@ def write_model(bundle: Bundle, repository: Path, options: TritonOptions | None 
         The model's folder.
 
     Raises:
-        InputError: the server has no backend for the engine, or something else stands in the model's place.
+        InputError: the server has no backend for the engine, something else stands in the model's place, or its
+            configuration was edited by hand.
         UnavailableError: ``tritonclient`` or ``protobuf`` is missing, or the bundle's engine is left to the device.
     """
     options, source = options or TritonOptions(), bundle.engine
@@ -83,14 +97,20 @@ def write_model(bundle: Bundle, repository: Path, options: TritonOptions | None 
     messages = _messages()
     config = make_config(bundle.manifest, name, options)
     target = repository / name
-    _refuse_to_replace(target)
+    if not options.force:
+        _refuse_edited(target / CONFIG_NAME)
+    others = _other_versions(target, str(options.version))
+    text = messages.text_format.MessageToString(config)
     with AtomicFolder(target) as model:
         with translate_disk_errors(target):
-            (model.folder / "1").mkdir()
-            engine = shutil.copyfile(source, model.folder / "1" / backend.file_name)
+            for folder in others:
+                shutil.copytree(folder, model.folder / folder.name)
+            version = model.folder / str(options.version)
+            version.mkdir()
+            engine = shutil.copyfile(source, version / backend.file_name)
             labels = "".join(f"{label}\n" for label in bundle.manifest.labels)
             (model.folder / LABELS_NAME).write_text(labels, encoding="utf-8")
-            (model.folder / CONFIG_NAME).write_text(messages.text_format.MessageToString(config))
+            (model.folder / CONFIG_NAME).write_text(f"{_SEAL}{_digest(text)}\n{text}")
         if sha256_of(engine) != _sha256_in(bundle.manifest):
             raise InputError(f"{bundle.path} changed while it was copied: run the command again")
         # What the server will read, rather than what was meant.
@@ -134,8 +154,13 @@ def make_config(manifest: Manifest, name: str, options: TritonOptions) -> Any:
     on_gpu = backend.gpu or options.gpu
     kind = messages.ModelInstanceGroup.KIND_GPU if on_gpu else messages.ModelInstanceGroup.KIND_CPU
     config.instance_group.add(count=options.instances, kind=kind)
+    if options.threads:
+        if on_gpu:
+            raise InputError("threads are of an engine on a CPU: leave --threads out for a GPU")
+        config.parameters["intra_op_thread_count"].string_value = str(options.threads)
     if batched:
-        config.dynamic_batching.preferred_batch_size.append(largest)
+        preferred = [size for size in options.preferred if smallest <= size <= largest] or [largest]
+        config.dynamic_batching.preferred_batch_size.extend(preferred)
         config.dynamic_batching.max_queue_delay_microseconds = options.queue_delay_us
     # The first request of each shape is slow: let it be the server's own. A model that is not batched is asked for 1.
     for batch in sorted({1, largest}) if batched else (1,):
@@ -187,16 +212,39 @@ def _sha256_in(manifest: Manifest) -> str:
     return next(entry.sha256 for entry in manifest.files if entry.name == manifest.engine)
 
 
-def _refuse_to_replace(target: Path) -> None:
-    """Raises InputError where ``target`` is anything but a model that :func:`write_model` wrote."""
+def _other_versions(target: Path, version: str) -> list[Path]:
+    """The folders of a model's other versions.
+
+    Raises:
+        InputError: ``target`` is anything but a model that :func:`write_model` wrote.
+    """
     if not target.exists():
-        return
-    ours = {CONFIG_NAME, LABELS_NAME, *(f"1/{t.triton.file_name}" for t in registry.all_targets() if t.triton)}
-    found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
-    foreign = sorted(found - ours)
+        return []
+    engines = {t.triton.file_name for t in registry.all_targets() if t.triton}
+    found = [path.relative_to(target) for path in target.rglob("*") if not path.is_dir()]
+    foreign = sorted(
+        path.as_posix()
+        for path in found
+        if path.as_posix() not in (CONFIG_NAME, LABELS_NAME)
+        and not (len(path.parts) == 2 and path.parts[0].isdecimal() and path.name in engines)
+    )
     if not target.is_dir() or foreign:
         what = f"holds {foreign[0]}, which radixrt did not write" if foreign else "is not a folder"
         raise InputError(f"{target} {what}: move it away or choose another name")
+    return [target / name for name in sorted({path.parts[0] for path in found if len(path.parts) == 2} - {version})]
+
+
+def _refuse_edited(config: Path) -> None:
+    """Raises InputError where a configuration is not, letter by letter, as :func:`write_model` left it."""
+    if not config.is_file():
+        return
+    seal, _, text = config.read_text(encoding="utf-8", errors="replace").partition("\n")
+    if seal != _SEAL + _digest(text):
+        raise InputError(f"{config} was edited by hand: keep a copy and give --force, or write it under another --name")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

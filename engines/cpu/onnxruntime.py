@@ -27,6 +27,7 @@ from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress
 from radixrt.engines.cpu.float_layers import keep_float_layers
 from radixrt.engines.session import Array, Session, TensorSpec
 from radixrt.errors import InputError, first_line
+from radixrt.export.graph.session import silent_runtime
 from radixrt.export.passes.float32 import has_half, to_float32
 from radixrt.export.spec import Precision, Traits
 
@@ -56,8 +57,7 @@ def session_options(threads: int = 0) -> Any:
     Args:
         threads: threads of one operator; 0 lets ONNX Runtime take one per physical core.
     """
-    import onnxruntime as ort
-
+    ort = silent_runtime()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -78,9 +78,10 @@ def session_options(threads: int = 0) -> Any:
 class OnnxRuntimeSession(Session):
     """An open ONNX Runtime session."""
 
-    def __init__(self, engine: Path, threads: int, *, profile_prefix: Path | None = None) -> None:
-        import onnxruntime as ort
+    concurrent = True
 
+    def __init__(self, engine: Path, threads: int, *, profile_prefix: Path | None = None) -> None:
+        ort = silent_runtime()
         options = session_options(threads)
         if profile_prefix is not None:
             options.enable_profiling = True
@@ -100,8 +101,10 @@ class OnnxRuntimeSession(Session):
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
 
     def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
-        names = [spec.name for spec in self.outputs]
-        return dict(zip(names, self._session.run(names, feeds), strict=True))
+        names, session = [spec.name for spec in self.outputs], self._session
+        if session is None:  # another thread closed it in between
+            raise InputError("the session is closed: open the engine again")
+        return dict(zip(names, session.run(names, feeds), strict=True))
 
     def end_profiling(self) -> Path:
         """Stops the profile that was asked for when the session was opened, and returns its file."""

@@ -18,6 +18,14 @@ from radixrt.errors import InputError, first_line
 Array = NDArray[Any]
 
 
+def silent_runtime() -> Any:
+    """ONNX Runtime, whose builds for Windows report how they are used to their maker: here they do not."""
+    import onnxruntime as ort
+
+    ort.disable_telemetry_events()
+    return ort
+
+
 def open_session(model: ir.Model | onnx.ModelProto, *, optimize: bool, threads: int = 0) -> Any:
     """Opens a graph.
 
@@ -29,8 +37,7 @@ def open_session(model: ir.Model | onnx.ModelProto, *, optimize: bool, threads: 
     Returns:
         an ``onnxruntime.InferenceSession``. Where the runtime refuses the graph, its own exceptions pass.
     """
-    import onnxruntime as ort
-
+    ort = silent_runtime()
     proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

@@ -242,7 +242,7 @@ def _manifest(job: Job, built: Built) -> Manifest:
         executed=built.files.runs,
         inference_precision=engine.facts.get("inference_precision") if engine else None,
         inputs=tuple(TensorInfo.of(value) for value in graph.inputs),
-        outputs=tuple(TensorInfo.of(value) for value in graph.outputs),
+        outputs=tuple(TensorInfo.of(value, prepared.kinds.get(value.name or "")) for value in graph.outputs),
         preprocessing=prepared.preprocess,
         assumed=prepared.preparation.assumed,
         labels=prepared.labels,

@@ -24,7 +24,7 @@ COMMANDS = {
     "compare": "Put several bundles on one page, with the Pareto front of accuracy against latency.",
     "inspect": "Look into an engine: layers with precision, torch module, and time; compiled kernels where it cannot "
     "run here.",
-    "bundle": "Write a bundle into a Triton model repository.",
+    "bundle": "Sign a bundle, or write it into a Triton model repository.",
     "cache": "Show what earlier runs left to be taken again, or remove it: results of stages, and what libraries "
     "compiled.",
     "sensitivity": "Measure what INT8 costs and saves in each layer: the logits' SQNR with that layer alone in INT8, "

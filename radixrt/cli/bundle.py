@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.table import Table
 from radixrt.cli.app import out, say, stages, typed, write_text
 from radixrt.cli.command import Switch, command, whole
 from radixrt.cli.engine import print_result
-from radixrt.options import ValidateOptions, as_path
+from radixrt.options import BundleOptions, ValidateOptions, as_path, part
 
 BundleArg = Annotated[Path, Parameter(help="A bundle: the folder that `radixrt engine` left.")]
 Positive = Annotated[int, Parameter(converter=whole, validator=Number(gte=1))]
@@ -115,22 +116,31 @@ def inspect(
         say(note)
 
 
-def bundle(
-    source: BundleArg,
-    /,
-    *,
-    triton: Annotated[Path, Parameter(help="Write it as a model into this Triton model repository.")],
-    name: Annotated[str, Parameter(help="The model's name there. Default: the bundle's.")] = "",
-    instances: Annotated[Positive, Parameter(help="Copies of the model on each device.")] = 1,
-    queue_delay_us: Annotated[NotNegative, Parameter(help="How long the server may wait to fill a batch.")] = 100,
-    gpu: Annotated[Switch, Parameter(help="Run an ONNX model on a GPU.")] = False,
-) -> None:
+@command(BundleOptions)
+def bundle(options: BundleOptions) -> None:
     """Runs ``radixrt bundle``."""
-    from radixrt.engines.bundle.folder import Bundle
+    from radixrt.engines.bundle.folder import REPORT_NAME, Bundle
     from radixrt.engines.bundle.triton import TritonOptions, write_model
+    from radixrt.errors import InputError
+    from radixrt.validate.measure.latency import best_batches
+    from radixrt.validate.schema import Report
 
-    model = write_model(Bundle.read(source), triton, TritonOptions(name, instances, queue_delay_us, gpu))
-    say(f"{model}: ready for `tritonserver --model-repository {triton}`")
+    if options.sign is None and options.triton is None:
+        raise InputError("say what is to be done with the bundle: --sign KEY or --triton REPOSITORY")
+    found = Bundle.read(options.source)
+    if options.triton is not None:
+        latency = None
+        # What was measured only tunes the server: a report of another version is no reason to serve nothing.
+        with contextlib.suppress(InputError):
+            latency = Report.read(found.path / REPORT_NAME).latency
+        serving = part(options, TritonOptions, preferred=best_batches(latency) if latency else ())
+        if latency and not options.gpu:
+            serving = replace(serving, threads=options.threads or latency.method.threads or None)
+        model = write_model(found, options.triton, serving)
+        say(f"{model}: ready for `tritonserver --model-repository {options.triton}`")
+    if options.sign is not None:
+        found.sign(options.sign)
+        say(f"{options.source}: signed")
 
 
 def cache(

@@ -161,7 +161,7 @@ def _step(
             "images": prepared.test_images(trial.data),
             # The images' hash knows neither their names and order nor what they show.
             "test": [prepared.test.names, prepared.test.labels],
-            "classes": [prepared.labels, prepared.labelled],
+            "classes": [prepared.labels, prepared.labelled, prepared.head.kind.value],
             "threads": trial.threads,
         },
     )

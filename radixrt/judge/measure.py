@@ -201,7 +201,7 @@ def judge_outputs(
             truth, answers = reference.answer(images), run(own.images)
             if matched is None:
                 matched = match_outputs(truth, answers)
-                close = ParityAccumulator(prepared.labels, matched.logits)
+                close = ParityAccumulator(prepared.head, matched.logits)
             for name, own_name in matched.names.items():
                 if name == matched.logits:
                     close.add(truth[name], answers[own_name], images.names)
@@ -217,8 +217,15 @@ def judge_outputs(
     right = None
     if prepared.labelled:
         drop = trial.limits.drop_limit
-        right = accuracy(logits, engine_logits, labels, names=names, classes=prepared.labels, max_drop_points=drop)
-    findings += [*matched.findings, *logit_findings(logits, engine_logits, prepared.labels)]
+        right = accuracy(
+            logits,
+            engine_logits,
+            labels,
+            names=names,
+            head=prepared.head,
+            max_drop_points=drop,
+        )
+    findings += [*matched.findings, *logit_findings(logits, engine_logits, prepared.head)]
     return OutputsJudged(close.result(), right, findings)
 
 

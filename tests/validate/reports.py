@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from radixrt.calibration.data.preparation import Preparation
 from radixrt.calibration.spec import CalibrationSummary
+from radixrt.export.graph.output_kind import Head
 from radixrt.export.passes.report import (
     AttentionRecord,
     Float32Node,
@@ -75,8 +76,8 @@ def make_report(
     if executed or stand_in:
         reference, engine, labels = logits(500, noise)
         names = [f"{HOSTILE}{i}.png" for i in range(len(labels))]
-        right = accuracy(reference, engine, labels, names=names, classes=CLASSES, max_drop_points=limits.drop_limit)
-        close = parity(reference, engine, names=names, classes=CLASSES)
+        right = accuracy(reference, engine, labels, names=names, head=Head(CLASSES), max_drop_points=limits.drop_limit)
+        close = parity(reference, engine, names=names, head=Head(CLASSES))
     if executed:
         fake = FakeClock()
         random = np.random.default_rng(1)

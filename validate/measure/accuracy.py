@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from radixrt.errors import InputError
+from radixrt.export.graph.output_kind import Head, OutputKind
 from radixrt.validate.measure.parity import Floats, check_pair, top_k
 from radixrt.validate.measure.statistics import PairedTable, difference_interval, images_needed, mcnemar_exact, settled
 from radixrt.validate.schema import Accuracy, ClassRow, ConfusionChange, Flip
 
 LARGEST_CONFUSION = 64
 CONFUSION_CHANGES = 12
+_UNKNOWN = Head()
 
 
 def accuracy(
@@ -24,7 +25,7 @@ def accuracy(
     labels: Sequence[int] | NDArray[np.integer[Any]],
     *,
     names: Sequence[str] | None = None,
-    classes: Sequence[str] = (),
+    head: Head = _UNKNOWN,
     max_drop_points: float = 1.0,
 ) -> Accuracy:
     """Holds the engine's answers against the reference's.
@@ -34,7 +35,7 @@ def accuracy(
         engine: logits of the same images; an image whose logits are not finite counts as wrong.
         labels: the true class of each image.
         names: the images' names; their positions where there are none.
-        classes: the head's names; numbers where there are none.
+        head: the classes and their numbers.
         max_drop_points: the largest allowed drop of top-1, in points (1.0 is one image in a hundred): what the
             conclusion and ``images_needed`` speak about.
 
@@ -49,7 +50,7 @@ def accuracy(
     if truth.min() < 0 or truth.max() >= width:
         raise InputError(f"label {int(truth.max())} does not fit a head of {width} classes: check the label order")
     names = names if names is not None else [f"#{i}" for i in range(images)]
-    title = [classes[i] if i < len(classes) else str(i) for i in range(width)]
+    title = [head.name(i) for i in range(width)]
 
     finite: NDArray[np.bool_] = np.asarray(np.isfinite(engine).all(axis=1))
     engine = np.where(finite[:, None], engine, 0.0)
@@ -62,7 +63,7 @@ def accuracy(
     limit = max_drop_points / 100
     needed = None if settled(interval, limit) else images_needed(table, limit)
     changed = np.flatnonzero((best_ref[:, 0] != best_eng[:, 0]) | ~finite)
-    margin_ref, margin_eng = _margins(reference), np.where(finite, _margins(engine), 0.0)
+    margin_ref, margin_eng = _margins(reference, head.kind), np.where(finite, _margins(engine, head.kind), 0.0)
     before = _confusion(truth, best_ref[:, 0], width)
     after = _confusion(truth[finite], best_eng[finite, 0], width)
     small = width <= LARGEST_CONFUSION
@@ -121,10 +122,10 @@ def conclude(table: PairedTable, interval: tuple[float, float], max_drop_points:
     return f"{seen}: not enough images to tell whether the drop is within {max_drop_points:g} points; {enough}."
 
 
-def _margins(logits: Floats) -> NDArray[np.float64]:
+def _margins(logits: Floats, kind: OutputKind) -> NDArray[np.float64]:
     if logits.shape[1] == 1:
         return np.ones(len(logits))
-    two = np.sort(softmax(logits.astype(np.float64), axis=1), axis=1)[:, -2:]
+    two = np.sort(kind.confidences(logits), axis=1)[:, -2:]
     return np.asarray(two[:, 1] - two[:, 0], dtype=np.float64)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from radixrt.export.graph.output_kind import Head
 from radixrt.validate.gates import engine_row, float_row
 from radixrt.validate.measure.parity import Floats
 from radixrt.validate.schema import Accuracy, DriftRow, Finding, Latency, Quantization
@@ -24,6 +25,7 @@ MOST_CLASS_PAIRS = 5
 UNSTEADY = "the times are not steady"
 # An engine that saves less than this is not worth what it costs in accuracy.
 WORTH = 1.05
+_UNKNOWN = Head()
 
 
 def layer_findings(rows: Sequence[DriftRow]) -> list[Finding]:
@@ -70,7 +72,7 @@ def layer_findings(rows: Sequence[DriftRow]) -> list[Finding]:
     return found
 
 
-def logit_findings(reference: Floats, engine: Floats, classes: Sequence[str] = ()) -> list[Finding]:
+def logit_findings(reference: Floats, engine: Floats, head: Head = _UNKNOWN) -> list[Finding]:
     """Classes whose logits changed places, of arrays (images, classes)."""
     if reference.shape != engine.shape or reference.ndim != 2 or reference.shape[0] < 3 or reference.shape[1] < 2:
         return []
@@ -78,17 +80,17 @@ def logit_findings(reference: Floats, engine: Floats, classes: Sequence[str] = (
     if not finite.all():
         text = f"{int((~finite).sum())} of {len(finite)} images gave NaN or infinity: look for an overflow "
         return [Finding(severity="failure", title="NaN or infinity", text=text + "(FP16 ends at 65504).")]
-    largest = float(np.abs(reference).max())
+    kind, largest = head.kind.value, float(np.abs(reference).max())
     if largest < np.finfo(np.float32).tiny and largest > 0:
-        text = f"The original's logits are denormal (at most {largest:.1g}), and engines flush such numbers to zero."
-        return [Finding.doubt("the logits are denormal", text)]
+        text = f"The original's {kind} are denormal (at most {largest:.1g}), and engines flush such numbers to zero."
+        return [Finding.doubt(f"the {kind} are denormal", text)]
     if (reference == reference[0]).all():
-        text = "The original gives every image the same logits: what it answers does not depend on the image."
+        text = f"The original gives every image the same {kind}: what it answers does not depend on the image."
         return [Finding.doubt("the original answers every image alike", text)]
     width = reference.shape[1]
     correlation = np.nan_to_num(_correlate(reference, engine))
     partner = correlation.argmax(axis=1)
-    title = [classes[i] if i < len(classes) else str(i) for i in range(width)]
+    title = [head.name(i) for i in range(width)]
     swaps = [
         (i, int(partner[i]))
         for i in range(width)

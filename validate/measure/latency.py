@@ -39,6 +39,8 @@ FLOAT32 = "same graph in FP32"
 """What the engine that a report is about is called among the runners."""
 
 WINDOW = 4
+AS_GOOD = 0.05
+"""Two throughputs that differ by a smaller share are as good as each other."""
 SAMPLES_KEPT = 400
 
 
@@ -182,6 +184,18 @@ def seen_from(latency: Latency, name: str) -> Latency:
     speedup = ratio(base.samples_ms, smallest.samples_ms)
     new = {"rows": rows, "speedup_p50": speedup.value, "speedup_ci95": (speedup.low, speedup.high)}
     return latency.model_copy(update=new)
+
+
+def best_batches(latency: Latency) -> tuple[int, ...]:
+    """The engine's batch sizes that answer about as many images a second as the best of them, smallest first.
+
+    None where batches gain nothing over single images, or nothing larger was timed.
+    """
+    engine = latency.rows[0].name
+    rows = [row for row in latency.rows if row.name == engine]
+    enough = max(row.images_per_s for row in rows) * (1 - AS_GOOD)
+    best = sorted(row.batch for row in rows if row.images_per_s >= enough)
+    return () if best[0] == 1 else tuple(best)
 
 
 def _measure_batch(

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
 from radixrt.calibration.int8 import power_ratio_db
 from radixrt.errors import InputError
+from radixrt.export.graph.output_kind import Head
 from radixrt.validate.schema import SQNR_CAP_DB, OutputParity, Parity, WorstImage
 
 Floats = NDArray[np.floating[Any]]
 WORST_IMAGES = 8
+_UNKNOWN = Head()
 
 
 @dataclass(frozen=True)
@@ -128,12 +129,12 @@ class ParityAccumulator:
     """Gathers parity batch by batch, so that the outputs over a large test set need not be held.
 
     Args:
-        classes: the head's names, for the worst images; numbers where there are none.
+        head: the classes and their numbers.
         logits: the name of the output that is the logits.
     """
 
-    def __init__(self, classes: Sequence[str] = (), logits: str = "logits") -> None:
-        self._classes = tuple(classes)
+    def __init__(self, head: Head = _UNKNOWN, logits: str = "logits") -> None:
+        self._head, self._kind = head, head.kind
         self._logits = OutputAccumulator(logits)
         self._others: dict[str, OutputAccumulator] = {}
         self._agreements = 0
@@ -158,11 +159,11 @@ class ParityAccumulator:
         k = min(5, ref.shape[1])
         best_ref, best_eng = top_k(ref, k), top_k(eng, k)
         agree = (best_ref[:, 0] == best_eng[:, 0]) & finite
-        log_ref, log_eng = log_softmax(ref, axis=1), log_softmax(eng, axis=1)
+        sure_ref, sure_eng = self._kind.confidences(ref), self._kind.confidences(eng)
         shared = (best_ref[:, :, None] == best_eng[:, None, :]).any(axis=2).mean(axis=1)
         self._agreements += int(agree.sum())
         self._top5 += float(shared[finite].sum())
-        self._divergence += float((np.exp(log_ref) * (log_ref - log_eng))[finite].sum())
+        self._divergence += float(self._kind.divergence(ref, eng)[finite].sum())
 
         order = np.lexsort((-found.largest, found.cosine))[:WORST_IMAGES]
         self._worst += [
@@ -170,10 +171,10 @@ class ParityAccumulator:
                 image=names[i],
                 cosine=float(found.cosine[i]),
                 max_abs=float(found.largest[i]),
-                reference=self._name(int(best_ref[i, 0])),
-                engine=self._name(int(best_eng[i, 0])) if finite[i] else "not finite",
-                reference_confidence=float(np.exp(log_ref[i].max())),
-                engine_confidence=float(np.exp(log_eng[i].max())) if finite[i] else 0.0,
+                reference=self._head.name(int(best_ref[i, 0])),
+                engine=self._head.name(int(best_eng[i, 0])) if finite[i] else "not finite",
+                reference_confidence=float(sure_ref[i].max()),
+                engine_confidence=float(sure_eng[i].max()) if finite[i] else 0.0,
             )
             for i in order
         ]
@@ -204,24 +205,26 @@ class ParityAccumulator:
             sqnr_db=logits.sqnr_db,
             top1_agreement=self._agreements / images,
             top5_agreement=self._top5 / images,
+            kind=self._kind,
             softmax_kl=max(0.0, self._divergence / max(images - logits.nonfinite, 1)),
             nonfinite=logits.nonfinite,
             worst=self._worst,
             outputs=[logits, *(other.result() for other in self._others.values())],
         )
 
-    def _name(self, index: int) -> str:
-        return self._classes[index] if index < len(self._classes) else str(index)
-
 
 def parity(
-    reference: Floats, engine: Floats, *, names: Sequence[str] | None = None, classes: Sequence[str] = ()
+    reference: Floats,
+    engine: Floats,
+    *,
+    names: Sequence[str] | None = None,
+    head: Head = _UNKNOWN,
 ) -> Parity:
-    """The parity of two logits arrays of shape (images, classes).
+    """The parity of two arrays (images, classes) of one kind.
 
     Raises:
         InputError: the shapes do not fit, or the reference itself is not finite.
     """
-    gathered = ParityAccumulator(classes)
+    gathered = ParityAccumulator(head)
     gathered.add(reference, engine, names)
     return gathered.result()

@@ -110,7 +110,7 @@ def _parity(report: Report) -> Iterator[str]:
         return
     yield f"## Parity{' of the CPU twin' if on_stand_in(report) else ''} with {escape(report.reference)}"
     yield ""
-    yield from table(["over the logits", ""], rows.parity_rows(report.parity))
+    yield from table([f"over the {report.parity.kind.value}", ""], rows.parity_rows(report.parity))
     if outputs := rows.output_rows(report.parity):
         yield from table(rows.OUTPUT_HEAD, outputs)
     if report.parity.worst:

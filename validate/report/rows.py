@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from radixrt.calibration.data.preparation import Origin
+from radixrt.export.graph.output_kind import OutputKind
 from radixrt.validate.report.summary import count, milliseconds, percent, size
 from radixrt.validate.schema import Accuracy, Candidate, DriftRow, Latency, LayerTime, Parity, Report
 
@@ -48,20 +49,24 @@ def flip_rows(accuracy: Accuracy) -> list[Row]:
 
 
 def parity_rows(parity: Parity) -> list[Row]:
-    """How close the logits are."""
+    """How close the logits are, or what stands for them."""
+    kind = parity.kind.value
     rows: list[Row] = [
         ("images", parity.samples),
         ("top-1 agreement", percent(parity.top1_agreement)),
         *([("top-5 agreement", percent(parity.top5_agreement))] if _classes(parity) > 5 else []),
-        ("cosine of the logits, smallest", f"{parity.cosine_min:.6f}"),
-        ("cosine of the logits, mean", f"{parity.cosine_mean:.6f}"),
-        ("error of the logits, largest", f"{parity.max_abs:.3g}"),
-        ("error of the logits, mean", f"{parity.mean_abs:.3g}"),
-        ("SQNR of the logits", f"{parity.sqnr_db:.1f} dB"),
-        ("KL of the softmax", f"{parity.softmax_kl:.3g} nat"),
+        (f"cosine of the {kind}, smallest", f"{parity.cosine_min:.6f}"),
+        (f"cosine of the {kind}, mean", f"{parity.cosine_mean:.6f}"),
+        (f"error of the {kind}, largest", f"{parity.max_abs:.3g}"),
+        (f"error of the {kind}, mean", f"{parity.mean_abs:.3g}"),
+        (f"SQNR of the {kind}", f"{parity.sqnr_db:.1f} dB"),
+        (
+            "KL of the softmax" if parity.kind is OutputKind.LOGITS else f"KL of the {kind}",
+            f"{parity.softmax_kl:.3g} nat",
+        ),
     ]
     if parity.nonfinite:
-        rows.append(("images whose logits hold NaN or infinity", parity.nonfinite))
+        rows.append((f"images whose {kind} hold NaN or infinity", parity.nonfinite))
     return rows
 
 
@@ -77,7 +82,7 @@ def output_rows(parity: Parity) -> list[Row]:
     """Each output, where there are several."""
     return [
         (
-            f"{output.name} (the logits)" if index == 0 else output.name,
+            f"{output.name} (the {parity.kind.value})" if index == 0 else output.name,
             " x ".join(map(str, output.shape)),
             f"{output.cosine_min:.6f}",
             f"{output.cosine_mean:.6f}",

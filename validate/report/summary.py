@@ -159,7 +159,7 @@ def _tiles(report: Report) -> Iterator[Tile]:
         yield Tile(
             f"Smallest cosine{of}",
             f"{parity.cosine_min:.4f}",
-            f"of the logits, 1 is equal; SQNR {parity.sqnr_db:.1f} dB",
+            f"of the {parity.kind.value}, 1 is equal; SQNR {parity.sqnr_db:.1f} dB",
         )
     if latency := report.latency:
         row = engine_row(latency)

@@ -110,6 +110,9 @@ def test_a_python_without_numpy_is_told_what_to_install(bundle: Path, photos: Pa
     assert done.returncode == 4
     assert "pip install numpy pillow" in done.stderr
     assert "Traceback" not in done.stderr
+    # Help needs nothing.
+    done = subprocess.run([*command[:3], "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "--require-signature" in done.stdout, done.stderr) == (0, True, "")
 
 
 def test_a_reader_that_has_enough_is_no_error(bundle: Path, photos: Path) -> None:
@@ -178,7 +181,12 @@ def test_what_ships_imports_nothing_of_the_project() -> None:
         modules = {
             alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
         } | {str(node.module).split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert modules - set(sys.stdlib_module_names) <= {"numpy", "PIL", "pixels"}
+        assert modules - set(sys.stdlib_module_names) <= {
+            "numpy",
+            "PIL",
+            "pixels",
+            "cryptography",
+        }  # the last for --require-signature alone
 
 
 def oldest_python() -> str:

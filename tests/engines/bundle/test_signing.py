@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.bundle.signing import check_private_key
 from radixrt.errors import InputError
+from tests.cli_runner import radixrt
 from tests.engines.bundle.bundles import write_bundle
+from tests.photographs import write_image
 
 serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
 ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
@@ -102,3 +105,50 @@ def test_keys_made_by_openssl_as_the_message_says(tmp_path: Path) -> None:
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no openssl with Ed25519 here")
     Bundle.read(write_bundle(tmp_path / "bundle", sign_key=private).path, require_signature=public)
+
+
+def test_a_finished_bundle_can_be_signed_and_signed_anew(tmp_path: Path) -> None:
+    private, public = make_keys(tmp_path, "maker")
+    other, other_public = make_keys(tmp_path, "other")
+    bundle = write_bundle(tmp_path / "bundle").path
+    done = radixrt("bundle", "--sign", private, bundle)
+    assert (done.code, done.out.strip()) == (0, f"{bundle}: signed")
+    assert Bundle.read(bundle, require_signature=public).signed
+    assert radixrt("bundle", bundle, "--sign", other).code == 0
+    Bundle.read(bundle, require_signature=other_public)
+    done = radixrt("bundle", bundle, "--sign", public)
+    assert (done.code, "is not an unencrypted Ed25519 private key" in done.sentence) == (2, True)
+    done = radixrt("bundle", bundle)
+    assert (done.code, "--sign KEY or --triton REPOSITORY" in done.sentence) == (2, True)
+
+
+def test_the_stand_alone_runner_verifies_as_the_package_does(tmp_path: Path) -> None:
+    private, public = make_keys(tmp_path, "maker")
+    ssh = make_keys(tmp_path, "ssh", private_format="OpenSSH")
+    _, stranger = make_keys(tmp_path, "stranger")
+    photograph = write_image(tmp_path / "photograph.png")
+
+    def run(bundle: Path, key: Path, *python: str) -> tuple[int, str]:
+        command = [sys.executable, *python, str(bundle / "run.py"), "--require-signature", str(key), str(photograph)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    bundle = write_bundle(tmp_path / "bundle", sign_key=private).path
+    assert run(bundle, public) == (0, "")
+    assert run(write_bundle(tmp_path / "ssh", sign_key=ssh[0]).path, ssh[1]) == (0, "")
+    cases = {
+        stranger: "was not signed with the key of",
+        private: "is not an Ed25519 public key",
+        tmp_path / "missing.pub": "cannot be read",
+    }
+    for key, said in cases.items():
+        code, told = run(bundle, key)
+        assert (code, said in told, "Traceback" in told) == (2, True, False), told
+    code, told = run(write_bundle(tmp_path / "plain").path, public)
+    assert (code, "is not signed" in told) == (2, True)
+    # A Python that has all but cryptography.
+    (tmp_path / "cryptography.py").write_text("raise ImportError('no such module')")
+    absent = f"import sys, runpy; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = sys.argv[1:]; "
+    absent += "sys.path.insert(0, sys.argv[0].rpartition('/')[0]); runpy.run_path(sys.argv[0], run_name='__main__')"
+    code, told = run(bundle, public, "-c", absent)
+    assert (code, "a signature needs cryptography" in told) == (4, True), told

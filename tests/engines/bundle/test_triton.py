@@ -11,7 +11,9 @@ import pytest
 from radixrt.engines.bundle.folder import Bundle, BundleWriter
 from radixrt.engines.bundle.triton import TritonOptions, read_config, write_model
 from radixrt.errors import InputError
+from tests.cli_runner import radixrt
 from tests.engines.bundle.bundles import CLASSES, SIZE, manifest, tiny_network, write_bundle
+from tests.validate.reports import make_report
 
 pytest.importorskip("tritonclient")
 
@@ -106,3 +108,59 @@ def test_a_bundle_replaced_before_the_copy_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="changed while it was copied"):
         write_model(old, tmp_path / "models")
     assert not (tmp_path / "models" / "plan").exists()
+
+
+def test_sizes_that_were_measured_best_are_preferred_and_threads_are_the_instance_s(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "tiny", batch=(1, 8))
+    model = write_model(bundle, tmp_path / "models", TritonOptions(threads=3, preferred=(2, 4, 16)))
+    config = read_config(model / "config.pbtxt")
+    assert list(config.dynamic_batching.preferred_batch_size) == [2, 4]
+    assert config.parameters["intra_op_thread_count"].string_value == "3"
+    with pytest.raises(InputError, match="threads are of an engine on a CPU"):
+        write_model(plan_bundle(tmp_path / "plan"), tmp_path / "models", TritonOptions(threads=3))
+
+
+def test_versions_stand_beside_each_other(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "tiny")
+    first = (write_model(bundle, tmp_path / "models") / "1" / "model.onnx").read_bytes()
+    model = write_model(bundle, tmp_path / "models", TritonOptions(version=12))
+    assert (model / "1" / "model.onnx").read_bytes() == (model / "12" / "model.onnx").read_bytes() == first
+
+
+def test_a_config_edited_by_hand_is_overwritten_only_by_force(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "tiny", batch=(1, 8))
+    config = write_model(bundle, tmp_path / "models") / "config.pbtxt"
+    written = config.read_text()
+    config.write_text(written + "# keep me\n")
+    with pytest.raises(InputError, match=r"config\.pbtxt was edited by hand: .*--force"):
+        write_model(bundle, tmp_path / "models")
+    assert config.read_text().endswith("# keep me\n")
+    write_model(bundle, tmp_path / "models", TritonOptions(force=True))
+    assert config.read_text() == written
+
+
+def test_the_command_takes_what_the_report_measured(tmp_path: Path) -> None:
+    report = make_report()
+    assert report.latency is not None
+    rows = [
+        report.latency.rows[0].model_copy(update={"batch": batch, "images_per_s": speed})
+        for batch, speed in ((1, 100.0), (2, 190.0), (4, 240.0), (8, 238.0))
+    ]
+    method = report.latency.method.model_copy(update={"threads": 2})
+    latency = report.latency.model_copy(update={"rows": rows, "method": method})
+    with BundleWriter(tmp_path / "tiny") as writer:
+        tiny_network(writer.folder / "deploy.onnx", "batch")
+        (writer.folder / "engine.onnx").write_bytes((writer.folder / "deploy.onnx").read_bytes())
+        report.model_copy(update={"latency": latency}).write(writer.folder / "report.json")
+        writer.finish(manifest(batch=(1, 8)))
+    words = ("bundle", tmp_path / "tiny", "--triton", tmp_path / "models")
+    done = radixrt(*words, "--version", 3)
+    assert done.code == 0, done.err
+    config = read_config(tmp_path / "models" / "tiny" / "config.pbtxt")
+    assert list(config.dynamic_batching.preferred_batch_size) == [4, 8]
+    assert config.parameters["intra_op_thread_count"].string_value == "2"
+    assert (tmp_path / "models" / "tiny" / "3" / "model.onnx").is_file()
+    (tmp_path / "models" / "tiny" / "config.pbtxt").write_text("")
+    done = radixrt(*words)
+    assert (done.code, "edited by hand" in done.sentence) == (2, True)
+    assert radixrt(*words, "--force", "--threads", 1).code == 0

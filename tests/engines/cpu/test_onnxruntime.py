@@ -63,3 +63,18 @@ def test_fp16_keeps_half_weights_and_says_that_it_computes_in_fp32(tmp_path: Pat
     weights = {w.name: w.data_type for w in onnx.load(built.files[0]).graph.initializer}
     assert weights["w"] == onnx.TensorProto.FLOAT16
     assert "FP32" in built.notes[0]
+
+
+def test_no_session_is_opened_with_telemetry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime as ort
+
+    from radixrt.export.graph.session import open_session
+
+    told: list[str] = []
+    opened = ort.InferenceSession
+    monkeypatch.setattr(ort, "disable_telemetry_events", lambda: told.append("off"))
+    monkeypatch.setattr(ort, "InferenceSession", lambda *a, **k: (told.append("open"), opened(*a, **k))[1])
+    network = gated.save(tmp_path)
+    open_session(onnx.load(network), optimize=True)
+    registry.get("onnxruntime").open(network).close()
+    assert told[0] == told[2] == "off" and told.count("open") == 2 and told[-1] == "open"

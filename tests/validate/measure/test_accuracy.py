@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from radixrt.errors import InputError
+from radixrt.export.graph.output_kind import Head
 from radixrt.validate.measure.accuracy import accuracy
 from tests.validate.reports import CLASSES, logits
 
@@ -18,7 +19,7 @@ def test_counts_of_a_case_done_by_hand() -> None:
     labels = [0, 0, 1, 1, 2, 2]
     reference = one_hot([0, 0, 1, 0, 2, 2])  # five right
     engine = one_hot([0, 1, 1, 1, 2, 0])  # four right: two lost, one gained
-    found = accuracy(reference, engine, labels, names=list("abcdef"), classes=("x", "y", "z"))
+    found = accuracy(reference, engine, labels, names=list("abcdef"), head=Head(("x", "y", "z")))
     assert (found.reference_top1, found.engine_top1) == (pytest.approx(5 / 6), pytest.approx(4 / 6))
     assert found.delta_points == pytest.approx(-100 / 6)
     assert found.delta_ci95_points[0] < found.delta_points < found.delta_ci95_points[1]
@@ -79,7 +80,7 @@ def test_a_wide_head_keeps_the_file_small() -> None:
 
 def test_swapped_classes_show_in_the_confusion() -> None:
     reference, _, labels = logits(400, 0.0)
-    found = accuracy(reference, reference[:, [1, 0, 2, 3]], labels, classes=CLASSES)
+    found = accuracy(reference, reference[:, [1, 0, 2, 3]], labels, head=Head(CLASSES))
     top = {(c.label, c.predicted) for c in found.confusion_changes[:4]}
     assert ("functional", "defective") in top and ("defective", "functional") in top
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from radixrt.export.graph.output_kind import Head
 from radixrt.validate.measure.accuracy import accuracy
 from radixrt.validate.measure.findings import (
     accuracy_findings,
@@ -33,9 +34,9 @@ def photos(seed: int = 0) -> np.ndarray:
 
 def test_swapped_classes_are_named() -> None:
     reference, engine, _ = logits(300, 0.1)
-    [found] = texts(logit_findings(reference, engine[:, [1, 0, 2, 3]], CLASSES))
+    [found] = texts(logit_findings(reference, engine[:, [1, 0, 2, 3]], Head(CLASSES)))
     assert "functional and defective are swapped" in found
-    assert logit_findings(reference, engine, CLASSES) == []
+    assert logit_findings(reference, engine, Head(CLASSES)) == []
 
 
 def test_noise_and_noise_alone_is_no_swap() -> None:

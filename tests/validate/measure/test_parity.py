@@ -7,6 +7,7 @@ import pytest
 from scipy.special import rel_entr, softmax
 
 from radixrt.errors import InputError
+from radixrt.export.graph.output_kind import Head
 from radixrt.validate.measure.parity import ParityAccumulator, parity, reported_db
 from tests.validate.reports import logits
 
@@ -32,11 +33,11 @@ def test_figures_follow_their_definitions() -> None:
 def test_batches_give_what_the_whole_gives() -> None:
     reference, engine, _ = logits(101, 0.3)
     names = [f"{i}.png" for i in range(101)]
-    gathered = ParityAccumulator(("a", "b", "c", "d"))
+    gathered = ParityAccumulator(Head(("a", "b", "c", "d")))
     for start in range(0, 101, 16):
         part = slice(start, start + 16)
         gathered.add(reference[part], engine[part], names[part])
-    whole = parity(reference, engine, names=names, classes=("a", "b", "c", "d"))
+    whole = parity(reference, engine, names=names, head=Head(("a", "b", "c", "d")))
     batched = gathered.result()
     assert batched.worst == whole.worst
     assert batched.model_dump(exclude={"worst", "outputs"}) == pytest.approx(
