@@ -196,7 +196,7 @@ def test_stages_one_by_one_make_the_same_kind_of_engine(tmp_path: Path) -> None:
     steps = (
         ("export", SAMPLE, "-o", tmp_path / "a.onnx"),
         ("rewrite", tmp_path / "a.onnx", "-o", tmp_path / "b.onnx", "--report", tmp_path / "r.json"),
-        ("calibrate", tmp_path / "b.onnx", "-o", tmp_path / "t.json", "--calibration-images", "16"),
+        ("calibrate", tmp_path / "b.onnx", "-o", tmp_path / "t.json", "--data", "elpv", "--calibration-images", "16"),
         ("quantize", tmp_path / "b.onnx", "-o", tmp_path / "c.onnx", "--table", tmp_path / "t.json"),
         ("build", tmp_path / "c.onnx", "-o", tmp_path / "e", "--precision", "int8"),
         (

@@ -88,8 +88,10 @@ def _doubts(report: Report) -> list[str]:
 
 
 def _sentences(report: Report) -> Iterator[str]:
+    failures = [finding for finding in report.findings if finding.severity == "failure"]
     for gate in report.gates:
-        if not gate.passed:
+        # A failure says more of NaN and overflow than the gate that it comes with.
+        if not gate.passed and not (failures and gate.name.startswith("max_nonfinite")):
             yield f"{gate_title(gate)}: {gate_value(gate)}, limit {gate_limit(gate)}. {gate.reason}"
     said: tuple[Severity, ...] = ("failure", "doubt", "remark")
     for severity in said:
