@@ -63,6 +63,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _latency(report)
     yield from _drift(report)
     yield from _graph(report)
+    yield from _images(report)
     yield from _origin(report)
 
 
@@ -174,10 +175,16 @@ def _graph(report: Report) -> Iterator[str]:
         yield from table(["", ""], quantization)
 
 
+def _images(report: Report) -> Iterator[str]:
+    if report.preprocessing:
+        yield "## How images are prepared"
+        yield ""
+        yield from table(rows.PREPARATION_HEAD, rows.preparation_rows(report))
+
+
 def _origin(report: Report) -> Iterator[str]:
     yield "## Origin"
     yield ""
-    yield from table(rows.PREPARATION_HEAD, rows.preparation_rows(report))
     said = [("created", report.created), ("command", report.command), *rows.environment_rows(report)]
     yield from table(["", ""], said)
     for note in report.notes:

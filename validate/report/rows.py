@@ -278,7 +278,7 @@ def quantization_rows(report: Report) -> list[Row]:
     return rows
 
 
-PREPARATION_HEAD = ["images are prepared with", "value", "who says so"]
+PREPARATION_HEAD = ["field", "value", "who says so"]
 
 
 def preparation_rows(report: Report) -> list[Row]:
