@@ -10,8 +10,8 @@ PREC   ?= int8
 
 flag = $(if $($(1)),--$(2) "$($(1))")
 
-.PHONY: engine test check fmt lock clean samples-accuracy bench-rewrite bench-calibration bench-engines gpu-check \
-        fault-check fuzz corpus
+.PHONY: engine test check fmt lock clean samples-accuracy bench-rewrite bench-calibration bench-engines \
+        bench-int8-kernels gpu-check fault-check fuzz corpus
 
 engine: $(VENV)/.ready
 	$(BIN)/radixrt engine "$(MODEL)" --precision "$(PREC)" $(call flag,TARGET,target) $(call flag,CHECKPOINT,checkpoint) \
@@ -43,6 +43,8 @@ bench-calibration: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.calibration $(ARGS)
 bench-engines: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.engines $(ARGS)
+bench-int8-kernels: $(VENV)/.ready
+	$(BIN)/python -m benchmarks.int8_kernels $(ARGS)
 
 # For whoever has an NVIDIA GPU: builds and runs every target that is there, and writes benchmarks/results/DEVICE.json.
 # PyCUDA compiles against the CUDA toolkit, so it is installed only where a GPU is; without it the check says what to do.
