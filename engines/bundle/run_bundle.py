@@ -3,12 +3,14 @@
 
     python3 run.py photo.jpg              top-5 of one image, or of several, or of a folder
     python3 run.py --bench photo.jpg      latency as well
+    python3 run.py --input x.npy --output y.npz           tensors in, every output out; needs no Pillow
     python3 run.py --build                makes this device's TensorRT plan from deploy.onnx (a Jetson starts here)
+    python3 run.py --build --batch 1,8,16..64             with a profile for each batch size or range
     python3 run.py --require-signature maker.pub photo.jpg    only if the owner of that key made the bundle
 
-Needs Python 3.8, numpy, Pillow and the engine's own runtime: onnxruntime, openvino, or tensorrt or tensorrt_rtx with
-pycuda; with --require-signature also cryptography. Beside it lies pixels.py, which prepares the images as they were
-prepared for calibration.
+Needs Python 3.8, numpy and the engine's own runtime: onnxruntime, openvino, or tensorrt or tensorrt_rtx with pycuda;
+for pictures Pillow, and with --require-signature also cryptography. Beside it lies pixels.py, which prepares the
+images as they were prepared for calibration.
 Exit codes: 0 done; 2 bad usage or bad input; 4 the engine cannot run on this machine.
 """
 
@@ -24,17 +26,17 @@ import os
 import platform
 import sys
 import time
+import zipfile
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 # A bundle's files are sealed: importing the module beside this file must not leave a __pycache__ there.
 sys.dont_write_bytecode = True
 try:
     import numpy as np
-    import pixels
 except ImportError as error:
-    # Help needs neither; whatever else is asked for is refused when it is known what that is.
-    np = pixels = None  # type: ignore[assignment]
+    # Help needs none; whatever else is asked for is refused when it is known what that is.
+    np = None  # type: ignore[assignment]
     MISSING = str(error)
 else:
     MISSING = ""
@@ -44,7 +46,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", "
 DEPLOY_FOR_TENSORRT_8 = "deploy-trt8.onnx"
 MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 PRECISIONS = (None, "f32")  # of OpenVINO; None stands in bundles of other engines, and in old ones
-Run = Callable[[Any], Any]  # from an array (N, C, H, W) to logits (N, classes)
+Answer = Dict[str, Any]  # every output by name, (N, ...) each
+Run = Callable[[Any], Answer]  # of images (N, C, H, W)
+Ranges = List[Tuple[int, int]]  # the smallest and the largest batch of each profile
 
 
 class BadInputError(Exception):
@@ -114,6 +118,7 @@ def read_manifest(bundle: Path, key_file: Path | None = None) -> dict[str, Any]:
             raise ValueError("batch or input_size")
         # What is only read later must be there too.
         MODULES[manifest["target"]], manifest["precision"], list(manifest["labels"]), manifest["outputs"][0]["name"]
+        manifest["inputs"][0]["name"], list(manifest["inputs"][0]["shape"])
     except OSError as error:
         raise BadInputError(f"{error.filename} cannot be read ({error.strerror}): copy the bundle again") from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -151,9 +156,53 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
 def load_image(path: Path, spec: Any) -> np.ndarray:
     """Reads one image as the input tensor's (C, H, W)."""
     try:
+        import pixels
+    except ImportError as error:
+        raise UnavailableError(f"pictures need pillow ({error}): install it, or give arrays with --input") from error
+    try:
         return pixels.preprocess_image(pixels.open_image(path, spec.input_size[0]), spec)  # type: ignore[no-any-return]
     except pixels.ImageUnusableError as error:
         raise BadInputError(f"{path} is not an image that can be read ({error}): remove it or save it again") from error
+
+
+def load_tensors(path: Path, manifest: dict[str, Any]) -> np.ndarray:
+    """Reads prepared images (N, C, H, W) from a .npy file, or from a .npz by the input's name or as its only array."""
+    name, shape = manifest["inputs"][0]["name"], tuple(manifest["inputs"][0]["shape"][1:])
+    try:
+        content = np.load(str(path), allow_pickle=False)
+        if not isinstance(content, np.ndarray):
+            names = list(content.files)
+            if name not in names and len(names) != 1:
+                raise BadInputError(f"{path} holds {', '.join(names) or 'nothing'}: name the array {name!r}")
+            content = content[name if name in names else names[0]]
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be read ({error.strerror or error}): name a .npy or .npz file") from error
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise BadInputError(f"{path} is not a .npy or .npz file of numbers: write it with numpy.save") from error
+    tensors = content[None] if content.shape == shape else content
+    if tensors.dtype.kind != "f":
+        raise BadInputError(f"{path} holds {tensors.dtype}: give floats, normalised as manifest.json says")
+    if tensors.ndim != len(shape) + 1 or tensors.shape[1:] != shape or not len(tensors):
+        wanted = ", ".join(["N", *map(str, shape)])
+        raise BadInputError(f"{path} has shape {content.shape}: the engine takes ({wanted})")
+    return np.ascontiguousarray(tensors, np.float32)
+
+
+def write_outputs(path: Path, answers: Sequence[Answer], bundle: Path) -> None:
+    """Writes every output of all images as a .npz file, whole or not at all."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        if bundle.resolve() in path.resolve().parents:
+            raise BadInputError(f"{path} lies in the bundle, whose files are sealed: name another folder for --output")
+        arrays = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}  # type: Answer
+        with partial.open("wb") as stream:
+            np.savez(stream, **arrays)
+        partial.replace(path)
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be written ({error.strerror}): name another file") from error
+    finally:
+        if partial.exists():
+            partial.unlink()
 
 
 def load_module(runtime: str) -> Any:
@@ -168,7 +217,7 @@ def load_module(runtime: str) -> Any:
         raise UnavailableError(f"{runtime} is not installed ({error}): for pip it is {MODULES[runtime]}") from error
 
 
-def open_onnxruntime(engine: Path) -> Run:
+def open_onnxruntime(engine: Path, outputs: Sequence[str]) -> Run:
     """Opens an .onnx file on the CPU, or on CUDA where its provider is installed."""
     ort = load_module("onnxruntime")
     if hasattr(ort, "disable_telemetry_events"):  # builds of device makers may lack it
@@ -185,10 +234,10 @@ def open_onnxruntime(engine: Path) -> Run:
         reason = " ".join(str(error).split())[:200]
         raise UnavailableError(f"{engine} does not open with onnxruntime {ort.__version__}: {reason}") from error
     name = session.get_inputs()[0].name
-    return lambda batch: np.asarray(session.run(None, {name: batch})[0])
+    return lambda batch: dict(zip(outputs, map(np.asarray, session.run(None, {name: batch}))))
 
 
-def open_openvino(engine: Path) -> Run:
+def open_openvino(engine: Path, outputs: Sequence[str]) -> Run:
     """Opens an .xml and .bin pair, or an .onnx file, on the CPU."""
     openvino = load_module("openvino")
     try:
@@ -197,13 +246,29 @@ def open_openvino(engine: Path) -> Run:
         model = openvino.Core().compile_model(str(engine), "CPU", config)
     except RuntimeError as error:
         raise UnavailableError(f"{engine} does not open with openvino {openvino.__version__}: {error}") from error
-    return lambda batch: np.asarray(model([batch])[model.output(0)])
+
+    def run(batch: np.ndarray) -> Answer:
+        found = model([batch])
+        return {name: np.asarray(found[output]) for name, output in zip(outputs, model.outputs)}
+
+    return run
 
 
-class TensorRt:
-    """Runs a .plan on a GPU; its input and outputs are float32, whatever happens inside. Only ``logits`` are read."""
+class Engine:
+    """An open engine with its file, and the ranges of batch sizes that it takes."""
 
-    def __init__(self, plan: Path, trt: Any, cuda: Any, logits: str) -> None:
+    def __init__(self, file: Path, run: Run, ranges: Ranges) -> None:
+        self.file, self.run, self.ranges = file, run, ranges
+
+    def device_times(self, batch: np.ndarray, rounds: int) -> list[float]:
+        """Milliseconds of each round on the device's own clock; none where it has no clock beside the host's."""
+        return []
+
+
+class TensorRt(Engine):
+    """Runs a .plan on a GPU; its input and outputs are float32, whatever happens inside."""
+
+    def __init__(self, plan: Path, trt: Any, cuda: Any) -> None:
         self.cuda = cuda
         self.logger = trt.Logger(trt.Logger.ERROR)
         self.runtime = trt.Runtime(self.logger)
@@ -220,8 +285,19 @@ class TensorRt:
         self.stream = cuda.Stream()
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
         inputs = [n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
-        self.input, self.outputs, self.logits = inputs[0], [n for n in names if n not in inputs], logits
+        self.input, self.outputs = inputs[0], [n for n in names if n not in inputs]
         self.buffers = {}  # type: dict[str, tuple[tuple[int, ...], Any, Any]]
+        self.profile = 0
+        super().__init__(plan, self.answer, self.profiles())
+
+    def profiles(self) -> Ranges:
+        """The batch sizes of each profile of the plan."""
+        size = int(self.engine.get_tensor_shape(self.input)[0])
+        if size != -1:
+            return [(size, size)]
+        count = self.engine.num_optimization_profiles
+        shapes = [self.engine.get_tensor_profile_shape(self.input, index) for index in range(count)]
+        return [(int(low[0]), int(high[0])) for low, _, high in shapes]
 
     def buffer(self, name: str, shape: tuple[int, ...]) -> Any:
         """A pinned array and device memory of this shape, kept for the next run."""
@@ -232,20 +308,47 @@ class TensorRt:
             self.execution.set_tensor_address(name, int(kept[2]))
         return kept
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """Runs (N, C, H, W) to logits (N, classes)."""
+    def prepare(self, batch: np.ndarray) -> None:
+        """Takes the narrowest profile that fits the batch, and puts the batch on the device."""
+        profile = self.ranges.index(range_for(len(batch), self.ranges))
+        if profile != self.profile:
+            if not self.execution.set_optimization_profile_async(profile, self.stream.handle):
+                raise UnavailableError(f"the plan does not take its profile {profile}: make it again with --build")
+            self.profile, self.buffers = profile, {}  # a profile knows no shapes and addresses of another
         if not self.execution.set_input_shape(self.input, batch.shape):
             raise UnavailableError(f"the plan takes no images of shape {batch.shape}: make it again with --build")
-        _, host_in, device_in = self.buffer(self.input, batch.shape)
-        outputs = {n: self.buffer(n, tuple(self.execution.get_tensor_shape(n))) for n in self.outputs}
-        _, host_out, device_out = outputs[self.logits]
-        np.copyto(host_in, batch)
-        self.cuda.memcpy_htod_async(device_in, host_in, self.stream)
+        _, host, device = self.buffer(self.input, batch.shape)
+        np.copyto(host, batch)
+        self.cuda.memcpy_htod_async(device, host, self.stream)
+        for name in self.outputs:
+            self.buffer(name, tuple(self.execution.get_tensor_shape(name)))
+
+    def execute(self) -> None:
+        """Runs what was prepared; it waits for nothing."""
         if not self.execution.execute_async_v3(self.stream.handle):
             raise UnavailableError("the engine failed on the device: see above, or make the plan with --build")
-        self.cuda.memcpy_dtoh_async(host_out, device_out, self.stream)
+
+    def answer(self, batch: np.ndarray) -> Answer:
+        """Runs (N, C, H, W) to every output."""
+        self.prepare(batch)
+        self.execute()
+        for name in self.outputs:
+            _, host, device = self.buffers[name]
+            self.cuda.memcpy_dtoh_async(host, device, self.stream)
         self.stream.synchronize()
-        return np.array(host_out)
+        return {name: np.array(self.buffers[name][1]) for name in self.outputs}
+
+    def device_times(self, batch: np.ndarray, rounds: int) -> list[float]:
+        """Times the kernels alone, between two CUDA events, with the batch on the device already."""
+        start, end, times = self.cuda.Event(), self.cuda.Event(), []
+        self.prepare(batch)
+        for _ in range(rounds):
+            start.record(self.stream)
+            self.execute()
+            end.record(self.stream)
+            self.stream.synchronize()
+            times.append(float(end.time_since(start)))
+        return times
 
 
 def first_gpu() -> tuple[Any, Any]:
@@ -294,14 +397,14 @@ def plan_path(manifest: dict[str, Any], module: Any, device: Any) -> Path:
     return cache / (hashlib.sha256(made_for.encode()).hexdigest()[:32] + ".plan")
 
 
-def build_plan(manifest: dict[str, Any], bundle: Path, plan: Path, trt: Any) -> None:
+def build_plan(manifest: dict[str, Any], bundle: Path, plan: Path, trt: Any, ranges: Ranges | None = None) -> None:
     """Builds the plan on this device and puts it in place when it is whole."""
     started = time.perf_counter()
     partial = plan.with_name(f"{plan.name}.{os.getpid()}")
     try:
         plan.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()  # the build takes minutes: if the disk refuses, let it be now
-        partial.write_bytes(serialised_plan(manifest, bundle, trt))
+        partial.write_bytes(serialised_plan(manifest, bundle, trt, ranges))
         partial.replace(plan)
     except OSError as error:
         raise BadInputError(f"{plan} cannot be written ({error.strerror}): name another file with --plan") from error
@@ -311,8 +414,8 @@ def build_plan(manifest: dict[str, Any], bundle: Path, plan: Path, trt: Any) -> 
     print(f"built {plan} in {time.perf_counter() - started:.1f} s", file=sys.stderr)
 
 
-def serialised_plan(manifest: dict[str, Any], bundle: Path, trt: Any) -> bytes:
-    """Builds the plan of the bundle's graph for the GPU that is here."""
+def serialised_plan(manifest: dict[str, Any], bundle: Path, trt: Any, ranges: Ranges | None) -> bytes:
+    """Builds the plan of the bundle's graph for the GPU that is here, with a profile for each range of batch sizes."""
     rtx, major = manifest["target"] == "tensorrt-rtx", int(trt.__version__.split(".")[0])
     typed = rtx or major >= 10
     graph = bundle / manifest["deploy"]
@@ -337,8 +440,10 @@ def serialised_plan(manifest: dict[str, Any], bundle: Path, trt: Any) -> bytes:
             config.set_flag(getattr(trt.BuilderFlag, name))
     tensor = network.get_input(0)
     shape = tuple(tensor.shape)
-    if -1 in shape:
-        low, high = manifest["batch"]
+    fixed = shape[0] != -1
+    if fixed and any(size != shape[0] for sizes in ranges or () for size in sizes):
+        raise BadInputError(f"{graph.name} takes batches of {shape[0]} and no others: leave --batch out")
+    for low, high in () if fixed else ranges or [manifest["batch"]]:
         profile = builder.create_optimization_profile()
         profile.set_shape(tensor.name, (low, *shape[1:]), (high, *shape[1:]), (high, *shape[1:]))
         config.add_optimization_profile(profile)
@@ -348,15 +453,20 @@ def serialised_plan(manifest: dict[str, Any], bundle: Path, trt: Any) -> bytes:
     return bytes(data)
 
 
-def batches(images: Sequence[Path], manifest: dict[str, Any]) -> Iterator[tuple[list[Path], np.ndarray]]:
-    """Images in batches that the engine takes; the last one is filled up with copies where the batch is fixed."""
-    low, high = manifest["batch"]
-    spec = argparse.Namespace(**manifest["preprocessing"])
-    for start in range(0, len(images), high):
-        paths = list(images[start : start + high])
-        tensors = [load_image(path, spec) for path in paths]
-        tensors += [tensors[-1]] * (low - len(tensors))
-        yield paths, np.stack(tensors)
+def range_for(size: int, ranges: Ranges) -> tuple[int, int]:
+    """The range that takes a batch with the fewest copies, and of those the narrowest; the largest where none does."""
+    fitting = [sizes for sizes in ranges if size <= sizes[1]] or [max(ranges, key=lambda sizes: sizes[1])]
+    return min(fitting, key=lambda sizes: (max(0, sizes[0] - size), sizes[1] - sizes[0]))
+
+
+def batches(count: int, load: Callable[[slice], Any], ranges: Ranges) -> Iterator[tuple[slice, np.ndarray]]:
+    """Images in batches that the engine takes; the last one is filled up with copies where it is too small."""
+    largest = max(high for _, high in ranges)
+    for start in range(0, count, largest):
+        part = slice(start, min(start + largest, count))
+        tensors = load(part)
+        missing = range_for(len(tensors), ranges)[0] - len(tensors)
+        yield part, np.concatenate([tensors, *[tensors[-1:]] * max(0, missing)])
 
 
 def confidences(values: np.ndarray, kind: str | None) -> np.ndarray:
@@ -376,18 +486,38 @@ def top5(values: np.ndarray, labels: Sequence[str], kind: str | None = None) -> 
     return [{"class": i, "label": name, "probability": round(float(shares[i]), 6)} for i, name in zip(best, names)]
 
 
-def bench(run: Run, batch: np.ndarray, rounds: int) -> dict[str, float]:
-    """Latency of one batch in milliseconds, from numpy array to numpy array."""
+def bench(engine: Engine, batch: np.ndarray, rounds: int) -> dict[str, float]:
+    """Latency of one batch in milliseconds: from numpy array to numpy array, and on the device's own clock."""
     for _ in range(max(3, rounds // 10)):
-        run(batch)
+        engine.run(batch)
     times = []
     for _ in range(rounds):
         started = time.perf_counter()
-        run(batch)
+        engine.run(batch)
         times.append((time.perf_counter() - started) * 1e3)
-    summary = {f"p{q}_ms": round(float(np.percentile(times, q)), 3) for q in (50, 90, 95, 99)}
+    summary = percentiles(times, "")
     summary.update(batch=len(batch), rounds=rounds, images_per_s=round(1e3 * len(batch) / summary["p50_ms"], 1))
-    return summary
+    on_device = engine.device_times(batch, rounds)
+    return dict(summary, **percentiles(on_device, "device_")) if on_device else summary
+
+
+def percentiles(times: Sequence[float], prefix: str) -> dict[str, float]:
+    """The usual ones, in milliseconds."""
+    return {f"{prefix}p{q}_ms": round(float(np.percentile(times, q)), 3) for q in (50, 90, 95, 99)}
+
+
+def batch_ranges(text: str) -> Ranges:
+    """Reads ``1,8,16..64``."""
+    ranges = []
+    for part in text.split(","):
+        low, _, high = part.partition("..")
+        try:
+            ranges.append((int(low), int(high or low)))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{part!r} is neither a batch size nor a range such as 16..64") from None
+        if not 1 <= ranges[-1][0] <= ranges[-1][1]:
+            raise argparse.ArgumentTypeError(f"{part!r} is no range of batch sizes")
+    return ranges
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -398,17 +528,27 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runtime", choices=sorted(MODULES), help="default: the one that the bundle was made for")
     parser.add_argument("--build", action="store_true", help="make the TensorRT plan for this device from deploy.onnx")
     parser.add_argument("--plan", type=Path, help="where --build puts the plan (default: the user's cache)")
+    parser.add_argument(
+        "--batch", metavar="SIZES", type=batch_ranges, help="--build: 1,8,16..64 makes a profile of each"
+    )
+    parser.add_argument("--input", metavar="FILE", type=Path, help="prepared images (N, C, H, W), .npy or .npz")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write every output to this .npz file")
     parser.add_argument("--bench", action="store_true", help="measure latency on the first batch")
     parser.add_argument("--rounds", type=int, default=100, help="how many times --bench runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--require-signature", metavar="KEY", type=Path, help="an Ed25519 public key of the maker")
     options = parser.parse_args(argv)
-    if not options.images and not options.build:
-        parser.error("name an image or a folder of images, or ask for --build")
+    given = bool(options.images) + bool(options.input)
+    if given == 2:
+        parser.error("give images or --input, not both")
+    if not given and (options.output or options.bench or not options.build):
+        parser.error("name an image or a folder of images, or an array with --input, or ask for --build")
+    if options.batch and not options.build:
+        parser.error("--batch is for --build")
     return options
 
 
-def open_engine(options: argparse.Namespace, manifest: dict[str, Any]) -> Run:
+def open_engine(options: argparse.Namespace, manifest: dict[str, Any]) -> Engine:
     """Opens the engine that was asked for, making the plan first where that was asked for."""
     bundle, engine = options.bundle, options.bundle / (manifest.get("engine") or manifest["deploy"])
     runtime = options.runtime or manifest["target"]
@@ -420,18 +560,28 @@ def open_engine(options: argparse.Namespace, manifest: dict[str, Any]) -> Run:
         engine = bundle / manifest["deploy"]
     on_cpu = {"onnxruntime": open_onnxruntime, "openvino": open_openvino}
     if runtime in on_cpu:
-        return on_cpu[runtime](engine)
+        names = [output["name"] for output in manifest["outputs"]]
+        return Engine(engine, on_cpu[runtime](engine, names), [tuple(manifest["batch"])])
     trt = load_module(runtime)
     cuda, device = first_gpu()
     plan = options.plan or plan_path(manifest, trt, device)
     if options.build:
-        build_plan(manifest, bundle, plan, trt)
+        build_plan(manifest, bundle, plan, trt, options.batch)
     elif not plan.exists():
         if engine.suffix == ".onnx":
             raise UnavailableError(f"the bundle holds no plan for {runtime}: make one for this device with --build")
         refuse_other_device(manifest, trt, device)
         plan = engine
-    return TensorRt(plan, trt, cuda, manifest["outputs"][0]["name"]).run
+    return TensorRt(plan, trt, cuda)
+
+
+def find_inputs(options: argparse.Namespace, manifest: dict[str, Any]) -> tuple[list[str], Callable[[slice], Any]]:
+    """The names of what is classified, and what gives some of it as (N, C, H, W)."""
+    if options.input:
+        tensors = load_tensors(options.input, manifest)
+        return [f"{options.input}[{index}]" for index in range(len(tensors))], lambda part: tensors[part]
+    images, spec = find_images(options.images), argparse.Namespace(**manifest["preprocessing"])
+    return [str(path) for path in images], lambda part: np.stack([load_image(path, spec) for path in images[part]])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -441,16 +591,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if MISSING:
             raise UnavailableError(f"{MISSING}: run.py needs `pip install numpy pillow` and the engine's own runtime")
         manifest = read_manifest(options.bundle, options.require_signature)
-        images = find_images(options.images)
-        run = open_engine(options, manifest)
-        results = []
-        timing, kind = None, manifest["outputs"][0].get("kind")
-        for paths, batch in batches(images, manifest):
-            for path, logits in zip(paths, run(batch)):
-                results.append({"image": str(path), "top5": top5(logits, manifest["labels"], kind)})
+        names, load = find_inputs(options, manifest)
+        engine = open_engine(options, manifest)
+        results, answers = [], []  # type: list[dict[str, Any]], list[Answer]
+        timing, first = None, manifest["outputs"][0]
+        for part, batch in batches(len(names), load, engine.ranges):
+            answer = {name: array[: part.stop - part.start] for name, array in engine.run(batch).items()}
+            for name, values in zip(names[part], answer[first["name"]]):
+                results.append({"image": name, "top5": top5(values, manifest["labels"], first.get("kind"))})
+            if options.output:
+                answers.append(answer)
             if options.bench and timing is None:
-                timing = bench(run, batch, max(options.rounds, 1))
-        show(results, timing, options.json)
+                timing = bench(engine, batch, max(options.rounds, 1))
+        if options.output:
+            write_outputs(options.output, answers, options.bundle)
+        show(engine.file, results, timing, options.json)
         sys.stdout.flush()
     except (BadInputError, UnavailableError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -462,10 +617,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def show(results: Sequence[dict[str, Any]], timing: dict[str, float] | None, as_json: bool) -> None:
+def show(engine: Path, results: Sequence[dict[str, Any]], timing: dict[str, float] | None, as_json: bool) -> None:
     """Prints what was found."""
     if as_json:
-        print(json.dumps({"results": results, "latency": timing}, indent=2))
+        print(json.dumps({"engine": str(engine), "results": results, "latency": timing}, indent=2))
         return
     for result in results:
         print(result["image"])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -86,6 +87,76 @@ def test_text_output_and_bench(bundle: Path, photos: Path) -> None:
     assert "images_per_s" in done.stdout
 
 
+def prepared(bundle: Path, photos: Path) -> np.ndarray:
+    spec = Bundle.read(bundle).manifest.preprocessing
+    return np.stack([preprocess_image(open_image(photos / f"{index}.png"), spec) for index in range(5)])
+
+
+# What another program prepared goes in as it is, and all that the network says comes out.
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_arrays_go_in_and_every_output_comes_out(bundle: Path, photos: Path, tmp_path: Path, ending: str) -> None:
+    images = prepared(bundle, photos)
+    given = tmp_path / f"x.{ending}"
+    np.savez(given, other=np.zeros(3), input=images) if ending == "npz" else np.save(given, images)
+    done = run(bundle, "--input", given, "--output", tmp_path / "y.npz", "--json")
+    assert done.returncode == 0, done.stderr
+    session = onnxruntime.InferenceSession(str(bundle / "engine.onnx"))
+    with np.load(tmp_path / "y.npz") as found:
+        assert found.files == ["logits"]
+        np.testing.assert_allclose(found["logits"], session.run(None, {"input": images})[0], rtol=1e-6)
+    told = json.loads(done.stdout)
+    assert [row["image"] for row in told["results"]] == [f"{given}[{index}]" for index in range(5)]
+    assert told["engine"] == str(bundle / "engine.onnx")
+    by_picture = json.loads(run(bundle, photos, "--json").stdout)
+    assert [row["top5"] for row in told["results"]] == [row["top5"] for row in by_picture["results"]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [given.name, "y.npz"]
+    Bundle.read(bundle)
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((2, 32, 32, 3), np.float32), "has shape (2, 32, 32, 3): the engine takes (N, 3, 32, 32)"),
+        (np.zeros((0, 3, 32, 32), np.float32), "the engine takes (N, 3, 32, 32)"),
+        (np.zeros((2, 3, 32, 32), np.uint8), "holds uint8: give floats"),
+        (np.array([None]), "not a .npy or .npz file of numbers"),
+        ({"a": np.zeros(1), "b": np.zeros(1)}, "holds a, b: name the array 'input'"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(bundle: Path, tmp_path: Path, array: Any, said: str) -> None:
+    given = tmp_path / "x"
+    with given.open("wb") as stream:
+        np.savez(stream, **array) if isinstance(array, dict) else np.save(stream, array)
+    done = run(bundle, "--input", given)
+    assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
+
+
+def test_one_image_needs_no_batch_dimension(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", prepared(bundle, photos)[0].astype(np.float64))
+    done = run(bundle, "--input", tmp_path / "x.npy", "--json", "--bench", "--rounds", 3)
+    told = json.loads(done.stdout)
+    assert len(told["results"]) == 1 and told["latency"]["p50_ms"] > 0
+    # A CPU has no clock beside the host's.
+    assert not [key for key in told["latency"] if key.startswith("device")]
+
+
+def test_the_bundle_takes_no_output(bundle: Path, photos: Path) -> None:
+    done = run(bundle, photos / "0.png", "--output", bundle / "y.npz")
+    assert done.returncode == 2 and "sealed" in done.stderr
+    Bundle.read(bundle)
+
+
+# Pillow is for pictures: who has arrays needs numpy and the engine's runtime.
+@pytest.mark.slow
+def test_arrays_need_no_pillow(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    python = bare_environment(tmp_path / "venv", ("numpy", "onnxruntime"))
+    np.save(tmp_path / "x.npy", prepared(bundle, photos))
+    done = run(bundle, "--input", tmp_path / "x.npy", "--json", python=python)
+    assert done.returncode == 0 and len(json.loads(done.stdout)["results"]) == 5, done.stderr
+    done = run(bundle, photos, python=python)
+    assert (done.returncode, "pictures need pillow" in done.stderr) == (4, True)
+
+
 def test_running_leaves_the_bundle_sealed(bundle: Path, photos: Path) -> None:
     assert run(bundle, photos / "0.png").returncode == 0
     Bundle.read(bundle)
@@ -132,6 +203,14 @@ def test_a_reader_that_has_enough_is_no_error(bundle: Path, photos: Path) -> Non
         (["{photos}/broken.png"], 2, "is not an image that can be read"),
         (["{photos}/empty"], 2, "holds no image"),
         (["--build"], 4, "is not installed"),
+        (["--build", "--batch", "4..2"], 2, "no range of batch sizes"),
+        (["--build", "--batch", "a"], 2, "neither a batch size nor a range"),
+        (["--batch", "2", "{photos}/0.png"], 2, "--batch is for --build"),
+        (["--build", "--bench"], 2, "name an image"),
+        (["{photos}/0.png", "--input", "x.npy"], 2, "not both"),
+        (["--input", "{photos}/none.npy"], 2, "cannot be read"),
+        (["--input", "{photos}/0.png"], 2, "is not a .npy or .npz file"),
+        (["{photos}/0.png", "--output", "{photos}/none/y.npz"], 2, "cannot be written"),
         (["{photos}/0.png", "--runtime", "tensorrt"], 4, "is not installed"),
     ],
 )

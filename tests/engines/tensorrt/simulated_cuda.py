@@ -116,7 +116,7 @@ def memcpy_htod_async(dest: Allocation, src: np.ndarray[Any, Any], stream: Strea
 def memcpy_dtoh_async(dest: np.ndarray[Any, Any], src: Allocation, stream: Stream) -> None:
     _need_context()
     assert src.memory is not None
-    dest[...] = np.frombuffer(bytes(src.memory[: dest.nbytes]), dest.dtype)
+    dest[...] = np.frombuffer(bytes(src.memory[: dest.nbytes]), dest.dtype).reshape(dest.shape)
     STATE.copies += 1
 
 
