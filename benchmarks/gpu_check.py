@@ -13,7 +13,6 @@ saying so (exit code 4), and the rest on a CPU.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import re
 import sys
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 
 from radixrt.engines import registry
 from radixrt.engines.tensorrt.available import find_gpu
+from radixrt.engines.tensorrt.cuda_driver import load_driver
 from radixrt.errors import UnavailableError
 from radixrt.validate.measure.machine import read_machine
 
@@ -49,7 +49,7 @@ def gpu_facts() -> dict[str, Any]:
     driver = Path("/sys/module/nvidia/version")
     return {
         "driver": driver.read_text().strip() if driver.exists() else "",
-        "cuda": importlib.import_module("pycuda.driver").get_driver_version(),
+        "cuda": load_driver().get_driver_version(),
         **read_machine().numbers,
     }
 

@@ -8,9 +8,9 @@
     python3 run.py --build --batch 1,8,16..64             with a profile for each batch size or range
     python3 run.py --require-signature maker.pub photo.jpg    only if the owner of that key made the bundle
 
-Needs Python 3.8, numpy and the engine's own runtime: onnxruntime, openvino, or tensorrt or tensorrt_rtx with pycuda;
-for pictures Pillow, and with --require-signature also cryptography. Beside it lies pixels.py, which prepares the
-images as they were prepared for calibration.
+Needs Python 3.8, numpy and the engine's own runtime: onnxruntime, openvino, or tensorrt or tensorrt_rtx with pycuda or
+cuda-python; for pictures Pillow, and with --require-signature also cryptography. Beside it lie pixels.py, which
+prepares the images as they were prepared for calibration, and cuda_driver.py, through which a plan reaches the GPU.
 Exit codes: 0 done; 2 bad usage or bad input; 4 the engine cannot run on this machine.
 """
 
@@ -352,19 +352,22 @@ class TensorRt(Engine):
 
 
 def first_gpu() -> tuple[Any, Any]:
-    """PyCUDA's driver module and the first GPU, whose primary context is current from now to the end."""
+    """The CUDA driver and the first GPU, whose primary context is current from now to the end."""
     try:
-        cuda = importlib.import_module("pycuda.driver")
+        from cuda_driver import load_driver
+
+        cuda = load_driver()
     except ImportError as error:
-        raise UnavailableError(f"TensorRT needs pycuda ({error}): for pip it is pycuda") from error
+        raise UnavailableError(f"TensorRT needs pycuda or cuda-python ({error}): for pip it is cuda-python") from error
     try:
         cuda.init()
         device = cuda.Device(0)
     except cuda.Error as error:
         raise UnavailableError(f"no GPU answers ({error}): try --runtime onnxruntime") from error
-    device.retain_primary_context().push()
-    # PyCUDA ends the process with an error where a context is still current at its end.
-    atexit.register(cuda.Context.pop)
+    context = device.retain_primary_context()
+    context.push()
+    # Held to the end. PyCUDA ends the process with an error where a context is still current then.
+    atexit.register(lambda held: cuda.Context.pop(), context)
     return cuda, device
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from radixrt.engines.base import Capability
 from radixrt.engines.tensorrt.api import TrtApi
+from radixrt.engines.tensorrt.cuda_driver import load_driver
 
 # What the driver puts there: for desktop and server GPUs, on Jetson (two forms), and in Windows' own Linux.
 _NODES = ("/dev/nvidiactl", "/dev/nvgpu", "/dev/nvhost-gpu", "/usr/lib/wsl/lib/libcuda.so.1")
@@ -38,16 +38,16 @@ class Gpu:
 
 @cache
 def find_gpu() -> Gpu:
-    """Asks the driver, through PyCUDA, for the first GPU. Never raises."""
+    """Asks the driver for the first GPU. Never raises."""
     present = any(Path(node).exists() for node in _NODES)
     if not present:
         return Gpu(reason="no NVIDIA GPU answers here", hint="Run it on a machine with an NVIDIA GPU and its driver.")
     try:
-        driver = importlib.import_module("pycuda.driver")
-    except Exception as error:  # PyCUDA fails in many ways where the toolkit and the driver disagree
+        driver = load_driver()
+    except ImportError as error:
         return Gpu(
-            reason=f"an NVIDIA GPU is here, but PyCUDA cannot be imported ({type(error).__name__})",
-            hint="install it with `pip install pycuda` (it compiles against the CUDA toolkit)",
+            reason=f"an NVIDIA GPU is here, but {error}",
+            hint="install one: `pip install cuda-python` needs no compiler, `pip install pycuda` the CUDA toolkit",
         )
     try:
         driver.init()

@@ -11,7 +11,6 @@ it (TensorRT for RTX records its own); a new shape starts anew, because an execu
 from __future__ import annotations
 
 import ctypes
-import importlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from radixrt.engines.cache.device import keep, read_kept
 from radixrt.engines.session import Array, Session, TensorSpec
 from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.build import STRIPPED
+from radixrt.engines.tensorrt.cuda_driver import load_driver
 from radixrt.engines.tensorrt.cuda_graph import CudaGraph, find_driver
 from radixrt.engines.tensorrt.debug import DebugTensor, listen
 from radixrt.errors import InputError, RadixRTError, UnavailableError
@@ -64,7 +64,7 @@ class CudaSession(Session):
         # TensorRT for RTX captures by itself, as its execution context is told.
         self._driver: Any = find_driver() if use_graph and not api.rtx else None
         self.last_device_ms = 0.0
-        self._cuda: Any = importlib.import_module("pycuda.driver")
+        self._cuda: Any = load_driver()
         self._cuda.init()
         # PyTorch works in the device's primary context: a context of our own would double the memory and split the
         # streams.

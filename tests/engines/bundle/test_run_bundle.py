@@ -26,6 +26,7 @@ from radixrt.export.spec import BatchSpec, Precision
 from tests.engines.bundle.bundles import manifest, tiny_network, write_bundle
 
 ENGINES = Path(__file__).resolve().parents[3] / "engines" / "bundle"
+SHIPPED = ("run_bundle.py", "../../calibration/data/pixels.py", "../tensorrt/cuda_driver.py")
 
 
 @pytest.fixture(scope="module")
@@ -249,13 +250,13 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, bundle: Path, photos: Pat
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
 
 
-@pytest.mark.parametrize("source", ["run_bundle.py", "../../calibration/data/pixels.py"])
+@pytest.mark.parametrize("source", SHIPPED)
 def test_what_ships_is_python_38(source: str) -> None:
     ast.parse((ENGINES / source).read_text(), feature_version=(3, 8))
 
 
 def test_what_ships_imports_nothing_of_the_project() -> None:
-    for source in ("run_bundle.py", "../../calibration/data/pixels.py"):
+    for source in SHIPPED:
         tree = ast.parse((ENGINES / source).read_text())
         modules = {
             alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
@@ -264,6 +265,7 @@ def test_what_ships_imports_nothing_of_the_project() -> None:
             "numpy",
             "PIL",
             "pixels",
+            "cuda_driver",
             "cryptography",
         }  # the last for --require-signature alone
 

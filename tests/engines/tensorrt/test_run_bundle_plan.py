@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import radixrt.calibration.data
+from radixrt.engines.tensorrt.cuda_driver import load_driver
 from tests.engines.tensorrt import recorded_api, simulated_cuda
 
 VERSIONS = recorded_api.VERSIONS
@@ -34,8 +35,10 @@ class Plan:
     """Doubles its input N x 3, with three profiles. A context knows the shapes and addresses of its profile alone."""
 
     def __init__(self, runner: ModuleType, version: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        simulated_cuda.install(monkeypatch)
-        simulated_cuda.Device(0).retain_primary_context().push()
+        simulated_cuda.install_cuda_python(monkeypatch)
+        cuda = load_driver()
+        self.context = cuda.Device(0).retain_primary_context()
+        self.context.push()
         self.addresses: dict[str, int] = {}
         self.profile, self.batch, self.used = 0, 0, []  # type: ignore[var-annotated]
         self.trt = recorded_api.load(
@@ -61,7 +64,7 @@ class Plan:
         # The surfaces hold its base class alone.
         self.trt.Logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, severity: None})
         (folder / "engine.plan").write_bytes(b"plan")
-        self.engine = runner.TensorRt(folder / "engine.plan", self.trt, sys.modules["pycuda.driver"])
+        self.engine = runner.TensorRt(folder / "engine.plan", self.trt, cuda)
 
     def _mode(self, name: str) -> Any:
         return self.trt.TensorIOMode.INPUT if name == "input" else self.trt.TensorIOMode.OUTPUT

@@ -98,14 +98,18 @@ def load_plan(version: str) -> tuple[Plan, Any]:
     return plan, module
 
 
-@pytest.fixture(params=recorded_api.VERSIONS)
+DRIVERS = {"pycuda": simulated_cuda.install, "cuda-python": simulated_cuda.install_cuda_python}
+
+
+@pytest.fixture(params=[(version, driver) for version in recorded_api.VERSIONS for driver in DRIVERS], ids="-".join)
 def opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    state = simulated_cuda.install(monkeypatch)
+    version, driver = request.param
+    state = DRIVERS[driver](monkeypatch)
     monkeypatch.setattr(cuda_session, "find_driver", lambda: None)
-    plan, module = load_plan(request.param)
+    plan, module = load_plan(version)
     engine = tmp_path / "engine.plan"
     engine.write_bytes(b"plan")
-    cache = tmp_path / "runtime.cache" if request.param.startswith("rtx") else None
+    cache = tmp_path / "runtime.cache" if version.startswith("rtx") else None
     session = CudaSession(TrtApi(module), engine, runtime_cache=cache)
     return SimpleNamespace(session=session, plan=plan, module=module, state=state, cache=cache)
 
@@ -197,10 +201,11 @@ def test_a_plan_that_cannot_be_recorded_runs_without_a_graph(
 
 
 # Whoever catches the error holds its traceback, and with it the session: its memory must be free by then.
+@pytest.mark.parametrize("driver", DRIVERS)
 def test_a_plan_that_does_not_fit_into_memory_leaves_none_taken(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, driver: str
 ) -> None:
-    state = simulated_cuda.install(monkeypatch)
+    state = DRIVERS[driver](monkeypatch)
     plan, module = load_plan("10.16")
     (tmp_path / "engine.plan").write_bytes(b"plan")
     state.room = 60  # the input's 48 bytes, and not the output's
