@@ -51,8 +51,9 @@ def test_a_sound_bundle_has_no_finding(original: Path, photographs: Path, tmp_pa
     done, report = judged(tmp_path / "bundle", original, photographs)
     assert done.code == 0
     assert report.parity is not None and report.parity.cosine_min > 0.999999
-    # Other work on the machine says nothing about the bundle.
-    assert [finding for finding in report.findings if finding.title != UNSTEADY] == []
+    # Neither other work on the machine nor a small test set says anything about the bundle.
+    beside = {UNSTEADY, "too few images to tell"}
+    assert [finding for finding in report.findings if finding.title not in beside] == []
     assert not any(field.origin is Origin.ASSUMED for field in report.preprocessing)
 
 
