@@ -7,6 +7,7 @@ from pathlib import Path
 
 from radixrt.calibration.spec import CalibrationOptions, MaxDrop, Method, Recovery
 from radixrt.engines.base import BuildOptions, PlanOptions
+from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.options import (
     CompileOptions,
@@ -20,6 +21,19 @@ from radixrt.options import (
 )
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.rivals import Rivals
+
+
+def rivals_of(options: CompileOptions | ValidateOptions) -> Rivals:
+    """What is timed beside the engine.
+
+    Raises:
+        InputError: a limit speaks of an earlier bundle, and none is named.
+    """
+    rivals, limits = options.rivals(), options.limits()
+    asked = [limits.max_regression_p50, limits.max_regression_drop]
+    if asked != [None, None] and not rivals.bundles:
+        raise InputError("a limit on regression needs an earlier bundle: name it with --against")
+    return rivals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +88,7 @@ class EngineRequest:
             recovery=options.recovery,
             gates=options.limits(),
             latency_rounds=options.latency_rounds,
-            rivals=options.rivals(),
+            rivals=rivals_of(options),
             output=as_path(options.output),
             fresh=options.fresh,
             sign_key=as_path(options.sign_key),
@@ -141,7 +155,7 @@ class ValidateRequest:
             data=part(options, DataOptions),
             gates=options.limits(),
             latency_rounds=options.latency_rounds,
-            rivals=options.rivals(),
+            rivals=rivals_of(options),
             logits=options.logits,
             output=as_path(options.output),
             command=command,

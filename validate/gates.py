@@ -24,7 +24,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import Doc
 
 from radixrt.errors import GateError, InputError
-from radixrt.validate.measure.latency import FLOAT32
+from radixrt.validate.measure.latency import EARLIER, FLOAT32
+from radixrt.validate.measure.rounds import ratio
 from radixrt.validate.schema import Accuracy, DriftRow, Gate, Latency, LatencyRow, MeasuredOn, Parity, Size, Unit
 
 # Python 3.10 has the same module under its older name.
@@ -33,7 +34,7 @@ tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 DEFAULT_MAX_DROP = 1.0
 # Judged by outputs, so by the CPU twin where the engine was not executed.
 OUTPUT_GATES = ("max_drop", "min_agreement", "min_cosine", "max_nonfinite_images")
-LATENCY_GATES = ("max_p95_ms", "min_speedup")
+LATENCY_GATES = ("max_p95_ms", "min_speedup", "max_regression_p50")
 UNITS: dict[str, Unit] = {
     "max_drop": "points",
     "min_agreement": "share",
@@ -43,6 +44,8 @@ UNITS: dict[str, Unit] = {
     "max_engine_bytes": "bytes",
     "max_p95_ms": "ms",
     "min_speedup": "times",
+    "max_regression_p50": "percent",
+    "max_regression_drop": "points",
 }
 NO_TRUTH = "top-1 needs trained weights and labels that fit the head"
 ON_STAND_IN = "Measured on the CPU twin of the same numbers, not on the engine."
@@ -68,6 +71,16 @@ class GateLimits:
     ] = None
     max_engine_bytes: Annotated[int | None, Field(gt=0), Doc("Size of the engine's files.")] = None
     min_speedup: Annotated[float | None, Field(gt=0), Doc("Median latency of the original over the engine's.")] = None
+    max_regression_p50: Annotated[
+        float | None,
+        Field(ge=0),
+        Doc("Percent by which the median latency may exceed that of each earlier bundle that --against names."),
+    ] = None
+    max_regression_drop: Annotated[
+        float | None,
+        Field(ge=0, le=100),
+        Doc("Top-1 points that may be lost since each earlier bundle that --against names."),
+    ] = None
     strict: Annotated[
         bool, Doc("Judge the drop by the bound of its 95 % interval, and let unsteady times fail the gates of latency.")
     ] = False
@@ -176,6 +189,22 @@ def float_row(latency: Latency) -> LatencyRow | None:
     return next((row for row in latency.rows if (row.name, row.batch) == (FLOAT32, batch)), None)
 
 
+def slowed(latency: Latency) -> tuple[float | None, str]:
+    """By how many percent the engine's median exceeds that of the earlier bundle that it does worst against.
+
+    Returns:
+        The percent, absent where none was timed, and a sentence with the interval over the rounds of this run.
+    """
+    own = engine_row(latency)
+    earlier = [row for row in latency.rows if row.name.startswith(EARLIER) and row.batch == own.batch]
+    if not earlier:
+        return None, ""
+    found = {row.name: ratio(own.samples_ms, row.samples_ms) for row in earlier}
+    name = max(found, key=lambda one: found[one].value)
+    value, low, high = (100 * (part - 1) for part in found[name])
+    return value, f"Over {name}, in the same rounds; 95 % interval {low:+.1f} to {high:+.1f} %."
+
+
 def _judge(
     limits: GateLimits,
     parity: Parity | None,
@@ -204,6 +233,14 @@ def _judge(
         return value <= limit
 
     yield _judge_drop(limits, parity, accuracy, executed)
+    lost, since = None, ""
+    if accuracy and accuracy.regressions:
+        most = max(accuracy.regressions, key=lambda one: one.drop_points)
+        low, high = most.drop_ci95_points
+        lost = high if limits.strict else most.drop_points
+        since = f"Since {most.bundle}, on the same images; 95 % interval {low:+.2f} to {high:+.2f} points."
+    absent = "no earlier bundle was compared on labelled images: name one with --against"
+    yield from gate("max_regression_drop", limits.max_regression_drop, lost, at_most, absent, since)
     if parity and (bad := max([parity.nonfinite, *(output.nonfinite for output in parity.outputs)])):
         reason = f"Of {parity.samples} images, {bad} gave NaN or infinity."
         yield _gate("max_nonfinite_images", 0, bad, False, reason)
@@ -229,16 +266,20 @@ def _judge(
         interval = f"Over {latency.method.baseline}; 95 % interval {low:.2f} to {high:.2f}."
     yield from gate("max_p95_ms", limits.max_p95_ms, p95, at_most, "no latency was measured", batch)
     yield from gate("min_speedup", limits.min_speedup, speedup, at_least, "no latency was measured", interval)
+    slower, since = slowed(latency) if latency else (None, "")
+    absent = "no earlier bundle was timed: name one with --against"
+    yield from gate("max_regression_p50", limits.max_regression_p50, slower, at_most, absent, since)
 
 
 def _unsteady(latency: Latency, limits: GateLimits) -> Iterator[Gate]:
     """The latency gates that were asked for, on times that are not to be judged by."""
-    measured = (engine_row(latency).p95_ms, latency.speedup_p50)
+    measured = (engine_row(latency).p95_ms, latency.speedup_p50, slowed(latency)[0])
     why = "; ".join(latency.unsteady)
     for name, value in zip(LATENCY_GATES, measured, strict=True):
         limit = getattr(limits, name)
         if limit is not None:
-            reason = f"Not judged: the times were not steady ({why}); measured {value:.4g}."
+            seen = "" if value is None else f"; measured {value:.4g}"
+            reason = f"Not judged: the times were not steady ({why}){seen}."
             yield _gate(name, limit, None, not limits.strict, reason)
 
 

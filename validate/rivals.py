@@ -45,6 +45,11 @@ class Rivals:
             raise InputError(f"the batch sweep is {given}: give sizes from 1 up, such as 1,2,4,8")
         return cls(tuple(dict.fromkeys(names)), tuple(sorted(set(sizes))))
 
+    @property
+    def bundles(self) -> tuple[str, ...]:
+        """The earlier bundles among them."""
+        return tuple(name for name in self.names if name != COMPILE)
+
     def identity(self) -> tuple[str, ...]:
         """What they are, so that times of others are not taken again for these."""
         return tuple(n if n == COMPILE else f"{n} {sha256_of(Path(n) / MANIFEST_NAME)}" for n in self.names)

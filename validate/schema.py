@@ -17,7 +17,7 @@ SCHEMA_VERSION = 2
 
 MeasuredOn = Literal["engine", "cpu twin"]
 Severity = Literal["failure", "doubt", "remark", "detail"]
-Unit = Literal["points", "share", "cosine", "ms", "times", "bytes", "images", "values"]
+Unit = Literal["points", "share", "cosine", "ms", "times", "bytes", "images", "values", "percent"]
 
 SQNR_CAP_DB = 200.0
 """What stands for the SQNR of two equal tensors, which is infinite: JSON has no infinity."""
@@ -117,6 +117,14 @@ class ConfusionChange(_Frozen):
     engine: int
 
 
+class Regression(_Frozen):
+    """Top-1 points that the engine lost since an earlier ``bundle``, with the paired 95 % interval of these images."""
+
+    bundle: str
+    drop_points: float
+    drop_ci95_points: tuple[float, float]
+
+
 class Accuracy(_Frozen):
     """Top-1 of both on the same images, as shares from 0 to 1; their difference in points (hundredths).
 
@@ -135,6 +143,7 @@ class Accuracy(_Frozen):
     delta_ci95_points: tuple[float, float]
     mcnemar_p: float
     flips: list[Flip] = []
+    regressions: list[Regression] = []
     classes: list[ClassRow] = []
     confusion_reference: list[list[int]] = []
     confusion_engine: list[list[int]] = []

@@ -163,5 +163,6 @@ def _step(
             "test": [prepared.test.names, prepared.test.labels],
             "classes": [prepared.labels, prepared.labelled, prepared.head.kind.value],
             "threads": trial.threads,
+            "since": trial.rivals.identity() if trial.limits.max_regression_drop is not None else (),
         },
     )

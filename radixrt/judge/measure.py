@@ -16,6 +16,7 @@ from radixrt.engines.session import Session
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
 from radixrt.judge.outputs import MatchedOutputs, match_outputs
+from radixrt.judge.regression import regressions
 from radixrt.judge.rivals import opponents
 from radixrt.judge.verdict import OutputsJudged, Verdict
 from radixrt.options import DataOptions
@@ -27,7 +28,7 @@ from radixrt.validate.measure.cold_start import cold_start
 from radixrt.validate.measure.findings import input_findings, logit_findings
 from radixrt.validate.measure.latency import ENGINE, LatencyOptions, measure
 from radixrt.validate.measure.latency import Runner as TimedRunner
-from radixrt.validate.measure.parity import ParityAccumulator
+from radixrt.validate.measure.parity import ParityAccumulator, top_k
 from radixrt.validate.rivals import Rivals
 from radixrt.validate.schema import Finding, Latency, LatencyRow, LayerTime
 
@@ -225,6 +226,10 @@ def judge_outputs(
             head=prepared.head,
             max_drop_points=drop,
         )
+        if trial.limits.max_regression_drop is not None:
+            kept = np.isfinite(engine_logits).all(axis=1) & (top_k(engine_logits, 1)[:, 0] == np.asarray(labels))
+            since = regressions(kept, labels, trial.rivals.bundles, prepared)
+            right = right.model_copy(update={"regressions": since})
     findings += [*matched.findings, *logit_findings(logits, engine_logits, prepared.head)]
     return OutputsJudged(close.result(), right, findings)
 

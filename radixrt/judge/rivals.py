@@ -19,6 +19,7 @@ from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.runners import Logits, Runner, session_runner
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
+from radixrt.validate.measure.latency import EARLIER
 from radixrt.validate.rivals import COMPILE
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def opponents(
                 session = stack.enter_context(bundle.open(threads=threads))
                 # Builds of one network often lie in folders of one name: the path tells them apart.
                 title = name if folders.count(Path(name).name) > 1 else Path(name).name
-                found.runners[f"bundle {title}"] = session_runner(session, BatchSpec(*bundle.manifest.batch))
+                found.runners[f"{EARLIER}{title}"] = session_runner(session, BatchSpec(*bundle.manifest.batch))
             elif module is None:
                 found.notes.append("torch.compile was not timed: the original is an ONNX file.")
             else:

@@ -6,8 +6,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from radixrt.calibration.data.images import ImageList
-from radixrt.calibration.data.source import load_data
 from radixrt.engines.base import BuildOptions, Target
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.registry import get, target_of_file
@@ -17,6 +15,7 @@ from radixrt.export.spec import BatchSpec, Precision
 from radixrt.files import translate_disk_errors
 from radixrt.judge.locate import Located, locate
 from radixrt.judge.measure import Trial, judge
+from radixrt.judge.regression import own_images
 from radixrt.judge.report import Subject, build_report, flipped, write_reports
 from radixrt.judge.stand_in import judge_stand_in
 from radixrt.judge.verdict import Verdict
@@ -138,7 +137,7 @@ def _open(found: _Found, stack: ExitStack) -> Session | None:
 
 
 def _measured(found: _Found, session: Session | None, prepared: Prepared, trial: Trial, stages: Stages) -> Verdict:
-    images = _own_images(found.bundle, prepared)
+    images = own_images(found.bundle, prepared)
     if session is not None:
         return judge(session, prepared, trial, stages, images)
     assert found.bundle is not None and found.options is not None
@@ -194,17 +193,6 @@ def _check_tensors(engine: Path, session: Session) -> None:
             f"{engine} turns {session.inputs[0].shape} into {', '.join(map(str, shapes))}: only engines that turn "
             "images (N, C, H, W) into logits (N, classes) can be judged"
         )
-
-
-def _own_images(bundle: Bundle | None, prepared: Prepared) -> ImageList | None:
-    """The test's images as the bundle's engine reads them, where that is not how the original does."""
-    if bundle is None:
-        return None
-    recorded = bundle.manifest.preprocessing
-    if recorded == prepared.preprocess:
-        return None
-    source = load_data(prepared.data.spec, recorded, calibration_limit=len(prepared.data.calibration), workers=2)
-    return source.test if source.test is not None else source.calibration
 
 
 def _needs_weights(name: str) -> bool:

@@ -210,3 +210,22 @@ def _quantize(quantization: Any, source: Path, result: Path, images: ImageList) 
         weight_type=quantization.QuantType.QInt8,
         per_channel=True,
     )
+
+
+def test_an_earlier_bundle_is_held_against_the_engine(original: Path, photographs: Path, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "bundle")
+    write_bundle(tmp_path / "before")
+    gates = ("--max-regression-p50", 1000, "--max-regression-drop", 0)
+    done, report = judged(tmp_path / "bundle", original, photographs, *gates, "--against", tmp_path / "before")
+    assert done.code == 0, done.err
+    found = {gate.name: gate for gate in report.gates}
+    gate = found["max_regression_p50"]
+    assert report.accuracy is not None and report.latency is not None
+    # A machine that others keep busy judges no time.
+    assert ("Over bundle before" in gate.reason) if not report.latency.unsteady else (gate.value is None)
+    assert "bundle before" in {row.name for row in report.latency.rows}
+    [since] = report.accuracy.regressions
+    assert (since.bundle, since.drop_points) == (str(tmp_path / "before"), 0.0)
+    assert found["max_regression_drop"].value == 0
+    done = radixrt("validate", tmp_path / "bundle", "--reference", original, *gates)
+    assert (done.code, "needs an earlier bundle" in done.sentence) == (2, True)

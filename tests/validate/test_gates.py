@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from radixrt.errors import GateError, InputError
-from radixrt.validate.gates import GateLimits, demand, judge_gates, judge_overflow, passed, read_gates
+from radixrt.validate.gates import GateLimits, demand, engine_row, judge_gates, judge_overflow, passed, read_gates
 from radixrt.validate.measure.parity import parity
-from radixrt.validate.schema import Accuracy, DriftRow, Gate, Size
+from radixrt.validate.schema import Accuracy, DriftRow, Gate, Latency, Regression, Size
 from tests.validate.reports import make_report
 
 
@@ -177,3 +177,44 @@ def test_a_layer_that_overflows_fails_though_the_engine_answered_well() -> None:
     [gate] = judge_overflow(layers)
     assert (gate.name, gate.value, gate.passed) == ("max_nonfinite_values", 5, False) and "layer2" in gate.reason
     assert judge_overflow(layers[2:]) == []
+
+
+def since_a_bundle(ratio: float, unsteady: list[str] | None = None) -> Latency:
+    """Times of an engine whose median is ``ratio`` of an earlier bundle's."""
+    latency = make_report(noise=0.05).latency
+    assert latency is not None
+    own = engine_row(latency)
+    times = [ms / ratio for ms in own.samples_ms]
+    earlier = own.model_copy(update={"name": "bundle before", "samples_ms": times})
+    return latency.model_copy(update={"rows": [*latency.rows, earlier], "unsteady": unsteady or []})
+
+
+def test_a_slower_engine_than_the_earlier_bundle_s_fails() -> None:
+    limits = GateLimits(max_regression_p50=5)
+    for ratio, kept in ((1.2, False), (1.02, True), (0.5, True)):
+        gate = judge_gates(limits, latency=since_a_bundle(ratio))[-1]
+        assert (gate.name, gate.passed) == ("max_regression_p50", kept)
+        assert gate.value == pytest.approx(100 * (ratio - 1), abs=0.1)
+        assert "Over bundle before, in the same rounds; 95 % interval" in gate.reason
+    gate = judge_gates(limits, latency=make_report().latency)[-1]
+    assert not gate.passed and "no earlier bundle was timed" in gate.reason
+
+
+def test_unsteady_times_tell_of_no_regression() -> None:
+    latency = since_a_bundle(2.0, ["other processes kept 2.0 of 2 cores busy"])
+    for strict in (False, True):
+        gate = judge_gates(GateLimits(max_regression_p50=5, strict=strict), latency=latency)[-1]
+        assert (gate.value, gate.passed) == (None, not strict)
+        assert "not steady" in gate.reason
+
+
+def test_an_accuracy_that_fell_since_the_earlier_bundle_fails() -> None:
+    lost = Regression(bundle="before", drop_points=0.4, drop_ci95_points=(0.1, 0.9))
+    found = drop(0.2, 0.8, -0.4).model_copy(update={"regressions": [lost]})
+    for limit, strict, kept in ((0.5, False, True), (0.3, False, False), (0.5, True, False)):
+        gates = judge_gates(GateLimits(max_regression_drop=limit, strict=strict), accuracy=found)
+        gate = next(one for one in gates if one.name == "max_regression_drop")
+        assert gate.passed is kept
+        assert "Since before, on the same images; 95 % interval +0.10 to +0.90 points" in gate.reason
+    gates = judge_gates(GateLimits(max_regression_drop=1), accuracy=drop(0.2, 0.8, -0.4))
+    assert not next(one for one in gates if one.name == "max_regression_drop").passed

@@ -38,6 +38,9 @@ ENGINE = "engine"
 FLOAT32 = "same graph in FP32"
 """What the engine that a report is about is called among the runners."""
 
+EARLIER = "bundle "
+"""How the name of an earlier bundle's engine starts among the runners."""
+
 WINDOW = 4
 AS_GOOD = 0.05
 """Two throughputs that differ by a smaller share are as good as each other."""

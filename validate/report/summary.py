@@ -191,6 +191,8 @@ def gate_title(gate: Gate) -> str:
         "max_p95_ms": "95th percentile of latency (ms)",
         "max_engine_bytes": "Engine size (bytes)",
         "min_speedup": "Speed-up",
+        "max_regression_p50": "Median latency over an earlier bundle's (%)",
+        "max_regression_drop": "Drop of top-1 since an earlier bundle (points)",
     }.get(gate.name, gate.name)
 
 

@@ -1,0 +1,60 @@
+"""An engine against those of earlier bundles, on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.source import load_data
+from radixrt.engines.bundle.folder import Bundle
+from radixrt.engines.runners import session_runner
+from radixrt.export.spec import BatchSpec
+from radixrt.prepare import Prepared
+from radixrt.validate.measure.statistics import PairedTable, difference_interval
+from radixrt.validate.schema import Regression
+
+
+def regressions(
+    right: NDArray[np.bool_], labels: Sequence[int], bundles: Sequence[str], prepared: Prepared
+) -> list[Regression]:
+    """How many points of top-1 an engine lost since earlier bundles.
+
+    Args:
+        right: for each of the first test images, whether the engine's answer is right.
+        labels: their true classes.
+        bundles: folders of the earlier bundles, each of which reads the images as it records.
+        prepared: the original and its images.
+
+    Raises:
+        InputError: a bundle is none, or does not take the images.
+        UnavailableError: a bundle's engine cannot run here.
+    """
+    found = []
+    for name in bundles:
+        bundle = Bundle.read(Path(name))
+        batch = BatchSpec(*bundle.manifest.batch)
+        images = own_images(bundle, prepared) or prepared.test
+        with bundle.open() as session:
+            run = session_runner(session, batch, bundle.manifest.outputs[0].name)
+            answers = [run(part.images).argmax(axis=1) for part in images.batches(max(batch.max, 8), len(right))]
+        table = PairedTable.count(np.concatenate(answers) == np.asarray(labels), right)
+        low, high = difference_interval(table)
+        # Adding zero turns -0.0 into 0.0.
+        drop_points, ci95 = -100 * table.difference + 0.0, (-100 * high, -100 * low)
+        found.append(Regression(bundle=name, drop_points=drop_points, drop_ci95_points=ci95))
+    return found
+
+
+def own_images(bundle: Bundle | None, prepared: Prepared) -> ImageList | None:
+    """The test's images as the bundle's engine reads them, where that is not how the original does."""
+    if bundle is None:
+        return None
+    recorded = bundle.manifest.preprocessing
+    if recorded == prepared.preprocess:
+        return None
+    source = load_data(prepared.data.spec, recorded, calibration_limit=len(prepared.data.calibration), workers=2)
+    return source.test if source.test is not None else source.calibration
