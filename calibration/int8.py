@@ -15,6 +15,7 @@ negative, as ``q`` itself with zero point 0 (see ``engines/cpu/unsigned.py``).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,14 @@ def sqnr_db(reference: Float, quantized: Float) -> float:
     """Signal to quantisation noise in decibel: ``10 log10(sum(ref^2) / sum((ref - quantised)^2))``; inf when equal."""
     exact = reference.astype(np.float64)
     return power_ratio_db(float(np.square(exact).sum()), float(np.square(exact - quantized.astype(np.float64)).sum()))
+
+
+def outputs_sqnr_db(reference: Mapping[str, Float], quantized: Mapping[str, Float]) -> float:
+    """The same over several outputs, each of which counts alike: the mean of their noise shares, in decibel."""
+    if len(reference) == 1:
+        return next(sqnr_db(exact, quantized[name]) for name, exact in reference.items())
+    shares = [10 ** (-sqnr_db(exact, quantized[name]) / 10) for name, exact in reference.items()]
+    return power_ratio_db(1.0, sum(shares) / len(shares))
 
 
 def power_ratio_db(signal: float, noise: float) -> float:

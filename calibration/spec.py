@@ -63,10 +63,12 @@ class Recovery:
     Attributes:
         enabled: choose ranges by their error and correct biases.
         max_drop: keep layers in float until INT8 loses no more than this; None leaves all that can be in INT8.
+        outputs: those whose error is made small; the graph's first where empty.
     """
 
     enabled: bool = True
     max_drop: MaxDrop | None = None
+    outputs: tuple[str, ...] = ()
 
 
 class CalibrationSummary(BaseModel):

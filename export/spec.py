@@ -30,6 +30,21 @@ class Precision(str, Enum):
 
 
 @dataclass(frozen=True)
+class FileChoice:
+    """What a user chooses where an ONNX file leaves it open.
+
+    Attributes:
+        batch: the batch that the simplified graph takes; the file's own where absent.
+        logits: which of several outputs is the logits.
+        input_size: channels, height and width of the image.
+    """
+
+    batch: BatchSpec | None = None
+    logits: str | None = None
+    input_size: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
 class BatchSpec:
     """The batch sizes that an engine accepts: ``min`` to ``max``; a static batch where they are equal."""
 

@@ -41,8 +41,8 @@ Picture = str | Path | Image.Image | NDArray[Any]
 def compile(options: CompileOptions) -> list[Result]:
     """Compiles a network into one bundle per target and holds each against the original.
 
-    A module in memory maps images (N, C, H, W), normalised, to logits (N, classes), or to several tensors of which one
-    is the logits; its weights are its own. The keywords are the options of ``radixrt engine``.
+    A module in memory maps images (N, C, H, W), normalised, to a tensor or several; its weights are its own. What they
+    mean is read off them and the data, or named by ``task``. The keywords are the options of ``radixrt engine``.
 
     Returns:
         The bundle and the report of each target.
@@ -77,7 +77,7 @@ class Answer:
 class LoadedEngine:
     """An open bundle. Use it as a context manager: what it holds is freed at the end of the block.
 
-    ``engine(images)`` takes normalised float32 (N, C, H, W) for any N, none included, and returns the first output, the
+    ``engine(images)`` takes normalised float32 (N, C, H, W) for any N, none included, and returns the main output, the
     logits (N, classes) or whatever the network ends in; ``engine.outputs(images)`` returns every output by name.
 
     It is safe to call from several threads. ONNX Runtime serves them at the same time; other runtimes one after
@@ -129,16 +129,37 @@ class LoadedEngine:
             top: how many classes of each.
 
         Raises:
-            InputError: there is no such file, or something is not an image.
+            InputError: there is no such file, something is not an image, or the bundle's task is another one.
         """
-        pictures = enumerate(_pictures(images))
-        while few := list(islice(pictures, self._batch.max)):
-            named = [(_name(picture, index), self._decoded(picture, index)) for index, picture in few]
-            values = self(np.stack([preprocess_image(image, self._preprocess) for _, image in named]))
-            for (name, _), shares in zip(named, self._kind.confidences(values), strict=True):
+        if (task := self.bundle.manifest.task) != "classify":
+            raise InputError(f"the task of {self.bundle.path} is {task}, so it names no classes: call predict")
+        for names, outputs in self._in_batches(images):
+            main = outputs[self.bundle.manifest.outputs[0].name]
+            values = main.reshape(main.shape[:2])
+            for name, shares in zip(names, self._kind.confidences(values), strict=True):
                 labels = self.bundle.manifest.labels
                 for index in np.argsort(-shares, kind="stable")[:top]:
                     yield Answer(name, labels[index] if index < len(labels) else str(index), float(shares[index]))
+
+    def predict(self, images: Picture | Iterable[Picture]) -> Iterator[tuple[str, Outputs]]:
+        """Yields each image's name and every output of it by name, (1, ...) each.
+
+        Args:
+            images: as :meth:`classify` takes them.
+
+        Raises:
+            InputError: there is no such file, or something is not an image.
+        """
+        for names, outputs in self._in_batches(images):
+            for i, name in enumerate(names):
+                yield name, {output: array[i : i + 1] for output, array in outputs.items()}
+
+    def _in_batches(self, images: Picture | Iterable[Picture]) -> Iterator[tuple[list[str], Outputs]]:
+        pictures = enumerate(_pictures(images))
+        while few := list(islice(pictures, self._batch.max)):
+            named = [(_name(picture, index), self._decoded(picture, index)) for index, picture in few]
+            tensors = np.stack([preprocess_image(image, self._preprocess) for _, image in named])
+            yield [name for name, _ in named], self.outputs(tensors)
 
     def _decoded(self, picture: Picture, index: int) -> Image.Image:
         channels = self._preprocess.input_size[0]
@@ -213,7 +234,7 @@ def validate(options: ValidateOptions) -> Report:
         The report; whether the gates are kept is ``report.passed``.
 
     Raises:
-        InputError: there is no such engine, no reference for it, or it is not one that turns images into logits.
+        InputError: there is no such engine, no reference for it, or it does not take images.
         UnavailableError: an engine that somebody else made cannot run here.
     """
     make_room(as_path(options.junit))

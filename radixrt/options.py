@@ -74,8 +74,17 @@ class ModelOptions:
     ] = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """What the outputs mean."""
+
+    task: Annotated[
+        str | None, Doc("classify, or tensors (parity alone). Default: read off the network and the data.")
+    ] = None
+
+
 @dataclass(frozen=True)
-class ModelChoice(ModelOptions):
+class ModelChoice(ModelOptions, TaskOptions):
     """A network: a name that ``radixrt models`` lists, a path, or ``module`` in memory, which ``name`` only names."""
 
     name: str = DEFAULT_MODEL
@@ -169,7 +178,7 @@ class ShowOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompileOptions(ModelOptions, DataOptions, PlanOptions, GateOptions, TimingOptions, ShowOptions):
+class CompileOptions(ModelOptions, TaskOptions, DataOptions, PlanOptions, GateOptions, TimingOptions, ShowOptions):
     """What is compiled, for what, and where it goes."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -195,7 +204,7 @@ class CompileOptions(ModelOptions, DataOptions, PlanOptions, GateOptions, Timing
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidateOptions(PreprocessOptions, GateOptions, TimingOptions, ShowOptions):
+class ValidateOptions(TaskOptions, PreprocessOptions, GateOptions, TimingOptions, ShowOptions):
     """What is judged, and where the report goes."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -216,7 +225,7 @@ class ValidateOptions(PreprocessOptions, GateOptions, TimingOptions, ShowOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class SensitivityOptions(ModelOptions, PreprocessOptions):
+class SensitivityOptions(ModelOptions, TaskOptions, PreprocessOptions):
     """What is measured, and what is shown."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")

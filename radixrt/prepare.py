@@ -19,12 +19,14 @@ from radixrt.export.graph.output_kind import Head, OutputKind, output_kinds
 from radixrt.export.graph.save import write_onnx
 from radixrt.export.source.load import LoadedModel, from_module, load
 from radixrt.export.source.names import resolve
-from radixrt.export.spec import BatchSpec
+from radixrt.export.spec import BatchSpec, FileChoice
 from radixrt.options import DataOptions, ModelChoice, as_path
 from radixrt.progress import Stages
 from radixrt.reference import Reference, onnx_reference, torch_reference
 from radixrt.reuse import Codec, Kept, Reuse, Step, weights_sha256
 from radixrt.validate.schema import Finding
+from radixrt.validate.tasks.base import Interface
+from radixrt.validate.tasks.choose import Chosen, choose, interface_of
 
 BATCH_FOR_STATISTICS = 16
 IMAGES_FOR_STATISTICS = 64
@@ -43,6 +45,8 @@ class Prepared:
     Attributes:
         graph: its simplified graph, float32; ``graph_sha256`` is its hash.
         preparation: how each image is prepared, and who says so.
+        network: what it puts out.
+        task: what that is taken for, and why.
         data: calibration and test images.
         kinds: what the numbers of its outputs are, by name, where that is known.
         labels: the names of the head's classes; empty where nobody knows them.
@@ -59,6 +63,8 @@ class Prepared:
     graph: ir.Model
     graph_sha256: str
     kinds: Mapping[str, OutputKind]
+    network: Interface
+    task: Chosen
     labels: tuple[str, ...]
     labelled: bool
     capture_error: float | None
@@ -86,6 +92,8 @@ class Prepared:
         """Which output was taken for the logits, where there are several, and what its numbers are, where no logits."""
         kind = self.head.kind
         first, *others = [value.name or "" for value in self.graph.graph.outputs]
+        if not self.task.task.has_accuracy:
+            return []
         said = []
         if others:
             rest = ", ".join(others)
@@ -119,11 +127,12 @@ def prepare(
         bundle: says how images are prepared where nobody else does.
 
     Raises:
-        InputError: the network, its weights, the images or the graph cannot be used; or nobody named images, and there
-            are none that go without saying.
+        InputError: the network, its weights, the images, the graph or the task cannot be used; or nobody named images,
+            and there are none that go without saying.
     """
     with stages.stage("Loading the network and its images"):
-        model, pinned = _loaded(choice, batch)
+        built_for = bundle.manifest.preprocessing.input_size if bundle is not None else None
+        model, pinned = _loaded(choice, FileChoice(batch, choice.logits, asked_size(data) or built_for))
         for text in model.remarks:
             stages.note(text)
         lent = images_lent(choice, data)
@@ -154,7 +163,10 @@ def prepare(
     else:
         reference = torch_reference(model.module, choice.logits, ready.fit)
     # Images that were lent to a network show what they show, not what it was trained on.
-    labelled = images.test is not None and not lent and _labels_fit(images.labels, model, graph)
+    fit = _labels_fit(images.labels, model, interface_of(graph.graph).classes)
+    labelled = images.test is not None and not lent and fit
+    labels = tuple(model.labels or (images.labels if labelled else ()))
+    network = interface_of(graph.graph, labels, labelled)
     return Prepared(
         model=model,
         preparation=preparation,
@@ -163,7 +175,9 @@ def prepare(
         graph=graph,
         graph_sha256=graph_sha256(graph),
         kinds=output_kinds(graph.graph),
-        labels=tuple(model.labels or (images.labels if labelled else ())),
+        network=network,
+        task=choose(choice.task, network),
+        labels=labels,
         labelled=labelled and model.weights != "random",
         capture_error=kept.value.error,
         findings=findings,
@@ -214,7 +228,7 @@ def _spelt(value: object) -> str:
     return ",".join(f"{number:g}" for number in value) if isinstance(value, tuple) else f"{value}"
 
 
-def _loaded(choice: ModelChoice, batch: BatchSpec | None) -> tuple[LoadedModel, bool]:
+def _loaded(choice: ModelChoice, file: FileChoice) -> tuple[LoadedModel, bool]:
     """The network, and whether equal weights mean an equal network."""
     if choice.module is not None:
         return from_module(choice.module, choice.name), False
@@ -224,10 +238,24 @@ def _loaded(choice: ModelChoice, batch: BatchSpec | None) -> tuple[LoadedModel, 
         checkpoint=as_path(choice.checkpoint),
         num_classes=choice.num_classes,
         seed=choice.seed,
-        batch=batch,
-        logits=choice.logits,
+        file=file,
     )
     return model, ref.kind in PINNED_KINDS
+
+
+def asked_size(data: DataOptions) -> tuple[int, int, int] | None:
+    """Channels, height and width of the image, where the user chose them.
+
+    Raises:
+        InputError: they are no such three numbers.
+    """
+    if data.input_size is None and data.preprocess is None:
+        return None
+    # Something must stand where a file of preprocessing says nothing of the size.
+    unknown = Preprocess(input_size=(3, 1, 1), mean=(0.5,) * 3, std=(0.5,) * 3)
+    chosen = unknown if data.preprocess is None else unknown.with_file(Path(data.preprocess))
+    size = chosen.with_overrides(input_size=data.input_size).input_size
+    return None if size == unknown.input_size else size
 
 
 def resolve_preprocess(
@@ -323,9 +351,8 @@ def _read_captured(folder: Path) -> _Captured:
     return _Captured(ir.load(folder / "graph.onnx"), float((folder / "error.txt").read_text()))
 
 
-def _labels_fit(data: Sequence[str], model: LoadedModel, graph: ir.Model) -> bool:
+def _labels_fit(data: Sequence[str], model: LoadedModel, classes: int) -> bool:
     """Whether the data's labels are classes of the head: the names agree, or their number where it has none."""
-    shape = graph.graph.outputs[0].shape
-    if not data or shape is None:
+    if not data or not classes:
         return False
-    return tuple(data) == tuple(model.labels) if model.labels else len(data) == shape[-1]
+    return tuple(data) == tuple(model.labels) if model.labels else len(data) == classes

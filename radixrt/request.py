@@ -103,10 +103,10 @@ class EngineRequest:
     def batch(self) -> BatchSpec:
         return self.build.batch
 
-    def recover(self, labelled: bool) -> Recovery:
-        """How accuracy is brought back; a limit on the drop that the user gave decides what stays in float."""
+    def recover(self, labelled: bool, aims: tuple[str, ...] = ()) -> Recovery:
+        """How the outputs in ``aims`` are brought back; a limit on the drop that was given keeps layers in float."""
         points = self.gates.max_drop
-        return Recovery(self.recovery, None if points is None else MaxDrop(points, self.gates.strict, labelled))
+        return Recovery(self.recovery, None if points is None else MaxDrop(points, self.gates.strict, labelled), aims)
 
     def bundle_path(self, target: str, bundles: int) -> Path:
         """Where a target's bundle goes: ``--output`` itself where there is one bundle, a folder inside it for more."""
@@ -128,6 +128,7 @@ class ValidateRequest:
         gates: the limits.
         latency_rounds: timed rounds per batch size.
         rivals: what else is timed, and at which batch sizes.
+        task: what the outputs mean; as the bundle says, or read off, where absent.
         logits: the original's output that is the logits, where it has several; the first of two dimensions where
             absent, or the one that the bundle was compiled with.
         output: a folder that takes ``report.json``, ``report.md`` and ``report.html``; none are written without it.
@@ -141,6 +142,7 @@ class ValidateRequest:
     gates: GateLimits
     latency_rounds: int
     rivals: Rivals
+    task: str | None
     logits: str | None
     output: Path | None
     command: str
@@ -156,6 +158,7 @@ class ValidateRequest:
             gates=options.limits(),
             latency_rounds=options.latency_rounds,
             rivals=rivals_of(options),
+            task=options.task,
             logits=options.logits,
             output=as_path(options.output),
             command=command,

@@ -76,6 +76,7 @@ WIDE = {
     "judge": 7,
     "load": 7,
     "sensitivity": 7,
+    "rewrite": 7,  # a command's options
 }
 WIDE |= {"recover": 7, "calibrate": 7}
 

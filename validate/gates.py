@@ -26,7 +26,18 @@ from typing_extensions import Doc
 from radixrt.errors import GateError, InputError
 from radixrt.validate.measure.latency import EARLIER, FLOAT32
 from radixrt.validate.measure.rounds import ratio
-from radixrt.validate.schema import Accuracy, DriftRow, Gate, Latency, LatencyRow, MeasuredOn, Parity, Size, Unit
+from radixrt.validate.schema import (
+    Accuracy,
+    DriftRow,
+    Gate,
+    Latency,
+    LatencyRow,
+    MeasuredOn,
+    OutputParity,
+    Parity,
+    Size,
+    Unit,
+)
 
 # Python 3.10 has the same module under its older name.
 tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -205,6 +216,25 @@ def slowed(latency: Latency) -> tuple[float | None, str]:
     return value, f"Over {name}, in the same rounds; 95 % interval {low:+.1f} to {high:+.1f} %."
 
 
+def floating(parity: Parity) -> list[OutputParity]:
+    """The outputs that a cosine speaks of: those of integers agree or do not."""
+    return [output for output in parity.outputs if output.agreement is None]
+
+
+def refuse_accuracy_limits(limits: GateLimits, task: str) -> None:
+    """Refuses limits that no figure of a task will ever be held against.
+
+    Raises:
+        InputError: a limit on the answers of classes was given for a task that has none.
+    """
+    for name in ("max_drop", "min_agreement", "max_regression_drop"):
+        if getattr(limits, name) is not None:
+            raise InputError(
+                f"{name} judges answers of classes, and the task here is {task}: use min_cosine, or name the task "
+                "with --task"
+            )
+
+
 def _judge(
     limits: GateLimits,
     parity: Parity | None,
@@ -248,8 +278,8 @@ def _judge(
     images = f"Over {parity.samples} images." if parity else ""
     yield from gate("min_agreement", limits.min_agreement, agreement, at_least, "no parity was measured", images)
     cosine = parity.cosine_min if parity else None
-    if parity and len(parity.outputs) > 1:
-        worst = min(parity.outputs, key=lambda output: output.cosine_min)
+    if parity and len(parity.outputs) > 1 and floating(parity):
+        worst = min(floating(parity), key=lambda output: output.cosine_min)
         cosine = worst.cosine_min
         images = f"Output {worst.name}, the worst of {len(parity.outputs)}, over {parity.samples} images."
     yield from gate("min_cosine", limits.min_cosine, cosine, at_least, "no parity was measured", images)

@@ -38,19 +38,25 @@ class ModelInfo(_Frozen):
 
 
 class WorstImage(_Frozen):
-    """An image whose logits lie far from the reference's; confidences are those of the largest class, 0 to 1."""
+    """An image whose main output lies far from the reference's; confidences are of the largest class, 0 to 1.
+
+    What was answered, and how surely, is absent where the outputs are no answers.
+    """
 
     image: str
     cosine: float
     max_abs: float
-    reference: str
-    engine: str
-    reference_confidence: float
-    engine_confidence: float
+    reference: str | None = None
+    engine: str | None = None
+    reference_confidence: float | None = None
+    engine_confidence: float | None = None
 
 
 class OutputParity(_Frozen):
-    """How close one output is, over the same images; ``shape`` is that of one image. Figures as in ``Parity``."""
+    """How close one output is, over the same images; ``shape`` is that of one image. Figures as in ``Parity``.
+
+    ``agreement`` is the share of equal values, of an output of integers, which no gate on the cosine judges.
+    """
 
     name: str
     shape: list[int]
@@ -60,17 +66,18 @@ class OutputParity(_Frozen):
     mean_abs: float
     sqnr_db: float
     nonfinite: int = 0
+    agreement: float | None = None
 
 
 class Parity(_Frozen):
-    """How close the engine's logits are to the original's, over ``samples`` images.
+    """How close the engine's main output (the logits, where it has classes) is to the original's, over ``samples``.
 
     ``kind`` says what these numbers are, where the network ends in a softmax or a sigmoid and they are no logits.
-    ``outputs`` has the same for every output that both have, the logits first.
-    ``cosine_min`` is over images; ``sqnr_db`` is capped at 200 dB, which stands for equality; ``top5_agreement`` is the
-    mean share of the reference's five best classes that are among the engine's; ``softmax_kl`` is the mean divergence
-    of the engine's probabilities from the reference's, in nats. ``nonfinite`` images, whose logits hold a NaN or an
-    infinity, count as cosine 0 and as a disagreement, and are left out of the other figures.
+    ``outputs`` has the same for every output that both have, the main one first. ``cosine_min`` is over images;
+    ``sqnr_db`` is capped at 200 dB, which stands for equality; ``top5_agreement`` is the mean share of the reference's
+    five best classes that are among the engine's; ``softmax_kl`` is the mean divergence of the engine's probabilities
+    from the reference's, in nats; these three are absent where the outputs are no answers. ``nonfinite`` images, whose
+    outputs hold a NaN or an infinity, count as cosine 0 and as a disagreement, and are left out of the other figures.
     """
 
     samples: int
@@ -78,9 +85,9 @@ class Parity(_Frozen):
     max_abs: float
     mean_abs: float
     sqnr_db: float
-    top1_agreement: float
-    top5_agreement: float
-    softmax_kl: float
+    top1_agreement: float | None = None
+    top5_agreement: float | None = None
+    softmax_kl: float | None = None
     cosine_mean: float = 0.0
     nonfinite: int = 0
     worst: list[WorstImage] = []
@@ -317,8 +324,9 @@ class Report(_Frozen):
     ``reference`` is what the engine is held against: ``PyTorch`` or ``ONNX original``. ``measured_on`` says whose
     outputs ``parity`` and ``accuracy`` hold against the reference's: the engine's, or those of its CPU twin, the same
     numbers run by ONNX Runtime, where the engine could not be executed. ``float32_nodes`` are those that FP16 left in
-    float32. ``preprocessing`` says how images are prepared and who says so. ``reused`` names the steps whose results an
-    earlier run left; times are never among them.
+    float32. ``task`` is what the outputs were taken for and ``task_reason`` why, to follow "because". ``preprocessing``
+    says how images are prepared and who says so. ``reused`` names the steps whose results an earlier run left; times
+    are never among them.
     """
 
     schema_version: Literal[2] = Field(default=2, alias="schema")
@@ -348,6 +356,8 @@ class Report(_Frozen):
     measured_on: MeasuredOn = "engine"
     reference: str = "PyTorch"
     candidates: list[Candidate] = []
+    task: str = "classify"
+    task_reason: str = ""
 
     @property
     def built(self) -> bool:

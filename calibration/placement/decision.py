@@ -29,7 +29,7 @@ class Decision:
 
     Attributes:
         layers: the layers that run in INT8, in graph order.
-        kept: the others, with reasons.
+        kept: the others, and other operations on feature maps that no rule quantises, with reasons.
         points: tensors that carry a Q/DQ pair, in graph order.
     """
 
@@ -48,6 +48,11 @@ def decide(model: ir.Model, options: PlacementOptions) -> Decision:
             chosen.append(layer)
         else:
             kept.append(KeptFloat(layer.name, module_of(layer.node), why))
+    kept += [
+        KeptFloat(node.name or "", module_of(node) or node.name or "", why)
+        for node in model.graph
+        if (why := keep.unruled(node)) is not None
+    ]
     layers = tuple(chosen)
     wanted = list(points(layers, options.traits.int8_outputs))
     wanted += [root for value in wanted if is_wide(root := root_of(value))]

@@ -1,4 +1,4 @@
-"""Which layers stay in float, and why: five rules, asked in order.
+"""Which layers stay in float, and why: five rules, asked in order; and what no rule quantises.
 
 named
     The user, or accuracy recovery, asked for it.
@@ -11,7 +11,7 @@ narrow group
     INT8 kernels of some targets exist only for groups whose width is a multiple of a number. Below 16 channels a group
     stays in float by rule, without a measurement: such kernels, depthwise ones above all, are often the slower ones.
 ends
-    The first layer reads three channels and gains little from INT8; the last makes the logits and costs little. Both
+    The first layer reads three channels and gains little from INT8; the last makes an output and costs little. Both
     are choices, to be measured (``radixrt sensitivity``), so both are options.
 light
     Where INT8 layers write floats, INT8 pays only for layers whose weights are heavy beside what they write.
@@ -35,6 +35,21 @@ NARROW = 16
 def reason(layer: Layer, options: PlacementOptions) -> str | None:
     """Why a layer stays in float, by the first rule that objects; None where it runs in INT8."""
     return next((why for rule in _RULES if (why := rule(layer, options)) is not None), None)
+
+
+def unruled(node: ir.Node) -> str | None:
+    """Why an operation on feature maps that decoders and pyramids are made of stays in float; None for any other."""
+    if node.op_type not in _UNRULED or node.domain or not is_wide(node.outputs[0]):
+        return None
+    return f"{node.op_type}: {_UNRULED[node.op_type]}, so it stays in float"
+
+
+_UNRULED = {
+    "ConvTranspose": "no rule quantises its weights, which lie the other way round",
+    "Concat": "no rule gives what it joins one scale",
+    "Resize": "no rule carries a scale through it",
+    "Pad": "no rule carries a scale through it",
+}
 
 
 def _named(layer: Layer, options: PlacementOptions) -> str | None:
@@ -74,7 +89,7 @@ def _end(layer: Layer, options: PlacementOptions) -> str | None:
     if options.first is Ends.FLOAT and root_of(layer.data).is_graph_input():
         return "first layer: kept in float by option, INT8 gains little on so few channels"
     if options.last is Ends.FLOAT and not any(node.op_type in LAYER_TYPES for node in _behind(layer.output)):
-        return "last layer: kept in float by option, it makes the logits"
+        return "last layer: kept in float by option, it makes an output"
     return None
 
 

@@ -8,7 +8,7 @@
    (``equalise.py``); the float network stays the same to the last bit. Biases are then corrected anew.
 4. *Mixed precision*: while a caller's gate does not pass, layers stay in float (``mixed_precision.py``).
 
-What a technique came to is kept where it raises the SQNR of the logits on images that it was not fitted to.
+What a technique came to is kept where it raises the SQNR of the outputs on images that it was not fitted to.
 
 A search is bounded by the multiplications of its forward passes, not by a clock, so that it finds the same on a slow
 machine: large networks get fewer images and larger groups of layers, and what does not fit is left out and reported so.
@@ -57,7 +57,7 @@ _LEAST_JUDGES = 4
 
 @dataclass(frozen=True)
 class RecoveryStep:
-    """What a technique bought: the SQNR of the logits before and after, in dB, on images that it was not fitted to.
+    """What a technique bought: the SQNR of the outputs before and after, in dB, on images that it was not fitted to.
 
     Attributes:
         technique: what was tried.
@@ -111,11 +111,11 @@ def recover(
     images: Array,
     options: PlacementOptions,
     *,
+    outputs: tuple[str, ...] = (),
     on_progress: Callable[[SearchProgress], None] | None = None,
-    threads: int = 0,
     work: float = WORK,
 ) -> Recovered:
-    """Chooses the range method by the error of the logits, corrects biases, equalises channels.
+    """Chooses the range method by the error of the outputs, corrects biases, equalises channels.
 
     Args:
         model: the float32 graph; not changed.
@@ -123,8 +123,8 @@ def recover(
         images: calibration images, float32 (N, C, H, W), 32 to 128 of them, mixed: the first are fitted to, the last
             judge. Of a large network only the first few are used.
         options: the placement that will be used.
+        outputs: those whose error is made small; the graph's first where empty.
         on_progress: called after each candidate.
-        threads: of the runtime; 0 lets it choose.
         work: multiplications that all forward passes together may take.
 
     Raises:
@@ -132,7 +132,7 @@ def recover(
     """
     if len(images) == 0:
         raise InputError("accuracy recovery needs images: give it some of those that calibrated")
-    session = QuantSession(model, options, table, threads=threads)
+    session = QuantSession(model, options, table, outputs=outputs)
     if not session.decision.layers:
         return Recovered(model.clone(), table, ())
     # A pass runs every layer, whether it is quantised or not.
@@ -145,7 +145,12 @@ def recover(
         return Recovered(model.clone(), table, tuple(RecoveryStep(t, why, left_out=True) for t in Technique))
     fitted, judges = _divided(images[: effort.images])
     setting = Setting(
-        options=options, fitted=fitted, judges=judges, groups=effort.groups, on_progress=on_progress, threads=threads
+        options=options,
+        fitted=fitted,
+        judges=judges,
+        groups=effort.groups,
+        on_progress=on_progress,
+        outputs=outputs,
     )
     best = Outcome(Search(model, table, session, setting), session.everything(table), "")
     best_db = best.search.sqnr(best.variant)

@@ -1,8 +1,8 @@
 """What each layer costs when it alone is quantised: the table behind ``radixrt sensitivity`` and mixed precision.
 
 For each layer its weights and the tensor it reads are quantised, all else stays in float; what that does to the
-logits is its SQNR. What INT8 saves there is measured by the caller, who can run the target; where nobody did, the share
-of the network's multiplications stands for it.
+outputs is its SQNR. What INT8 saves there is measured by the caller, who can run the target; where nobody did, the
+share of the network's multiplications stands for it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.int8 import sqnr_db
+from radixrt.calibration.int8 import outputs_sqnr_db
 from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.calibration.recovery.session import QuantSession, Variant
@@ -35,7 +35,7 @@ class LayerSensitivity:
         node: its name in the graph.
         module: its torch module path, or its node name where the graph keeps none.
         op_type: Conv, Gemm or MatMul.
-        sqnr_db: of the logits when this layer alone is quantised; higher is safer.
+        sqnr_db: of the outputs when this layer alone is quantised; higher is safer.
         macs: its multiplications for one image.
         macs_share: of all layers' that the placement quantises, 0 to 1.
         latency_gain_ms: what INT8 saves here on the target; None where that was not measured.
@@ -51,7 +51,7 @@ class LayerSensitivity:
 
     @property
     def noise(self) -> float:
-        """Noise power relative to the logits' own: what sums over layers, as long as their errors are independent."""
+        """Noise power relative to the outputs' own: what sums over layers, as long as their errors are independent."""
         return 0.0 if math.isinf(self.sqnr_db) else 10 ** (-self.sqnr_db / 10)
 
 
@@ -61,9 +61,9 @@ def sensitivity(
     images: Array,
     options: PlacementOptions,
     *,
+    outputs: tuple[str, ...] = (),
     gains: Mapping[str, float] | None = None,
     on_progress: Callable[[SearchProgress], None] | None = None,
-    threads: int = 0,
 ) -> tuple[LayerSensitivity, ...]:
     """Measures every layer that a placement quantises.
 
@@ -72,15 +72,15 @@ def sensitivity(
         table: its calibration.
         images: float32 (N, C, H, W); a handful is enough, 16 say.
         options: the placement.
+        outputs: those whose error counts; the graph's first where empty.
         gains: milliseconds that INT8 saves, by layer name, where somebody measured them.
         on_progress: called after each layer.
-        threads: of the runtime; 0 lets it choose.
 
     Returns:
         the layers, the most sensitive first.
     """
-    session = QuantSession(model, options, table, threads=threads)
-    reference = session.logits(images, Variant())
+    session = QuantSession(model, options, table, outputs=outputs)
+    reference = session.answers(images, Variant())
     total = sum(macs_of(layer) for layer in session.decision.layers) or 1
     rows: list[LayerSensitivity] = []
     started = time.monotonic()
@@ -93,7 +93,7 @@ def sensitivity(
                 node=layer.name,
                 module=module_of(layer.node) or layer.name,
                 op_type=layer.node.op_type,
-                sqnr_db=sqnr_db(reference, session.logits(images, alone)),
+                sqnr_db=outputs_sqnr_db(reference, session.answers(images, alone)),
                 macs=macs,
                 macs_share=macs / total,
                 latency_gain_ms=None if gains is None else gains.get(layer.name),

@@ -8,7 +8,7 @@ Trying a range, a layer in float or a corrected bias must not cost a new graph a
     B' = B + shift
 
 ``s = amax / 127`` with limits -127 and 127 is s8, ``amax / 255`` with 0 and 255 is the full unsigned range; a point
-that is off has a step far below float32's resolution of its values. Beside the logits, the mean of each layer's
+that is off has a step far below float32's resolution of its values. Beside the outputs, the mean of each layer's
 output channels comes out, for bias correction.
 """
 
@@ -68,11 +68,18 @@ class QuantSession:
         model: the float32 graph; not changed.
         options: which layers and points there are.
         table: ranges, for what "off" means at each point.
+        outputs: those that :meth:`answers` gives; the graph's first where empty.
         threads: of the runtime; 0 lets it choose.
     """
 
     def __init__(
-        self, model: ir.Model, options: PlacementOptions, table: CalibrationTable, *, threads: int = 0
+        self,
+        model: ir.Model,
+        options: PlacementOptions,
+        table: CalibrationTable,
+        *,
+        outputs: tuple[str, ...] = (),
+        threads: int = 0,
     ) -> None:
         switched = infer(model.clone())
         self.decision: Decision = decide(switched, options)
@@ -81,7 +88,7 @@ class QuantSession:
         self.layer_roots = tuple((layer, root_of(layer.data).name or "") for layer in self.decision.layers)
         self._full = {t.name: t.candidates.minmax for t in table.tensors}
         self._unsigned = {root: is_unsigned(value, options) for value, root in points}
-        self._output = switched.graph.outputs[0].name or ""
+        self._outputs = list(outputs) or [switched.graph.outputs[0].name or ""]
         switches = _Switches(switched.graph)
         for layer in self.decision.layers:
             switches.add_layer(layer, in_pairs=options.traits.full_range_u8)
@@ -95,9 +102,9 @@ class QuantSession:
         layers = frozenset(layer.name for layer in self.decision.layers)
         return Variant(amax={root: table.amax(root) for root in self.roots}, layers=layers)
 
-    def logits(self, images: Array, variant: Variant) -> NDArray[np.float32]:
-        """Logits of images under a variant, shape (N, classes)."""
-        return self._run(images, variant, [self._output])[self._output]
+    def answers(self, images: Array, variant: Variant) -> dict[str, Array]:
+        """The outputs of images under a variant by name, (N, ...) each."""
+        return self._run(images, variant, self._outputs)
 
     def channel_means(self, images: Array, variant: Variant, layers: list[str]) -> dict[str, Array]:
         """The mean of each output channel of the named layers over images and positions, shape (C,) each."""

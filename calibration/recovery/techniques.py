@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.int8 import sqnr_db
+from radixrt.calibration.int8 import outputs_sqnr_db
 from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.table import CalibrationTable, TensorRange
 from radixrt.calibration.recovery.equalise import equalised
@@ -56,7 +56,7 @@ class Setting:
         judges: images that they are judged on: a choice that only fits the images it was made on fails there.
         groups: of layers, whose biases are corrected one group after another.
         on_progress: called after each candidate.
-        threads: of the runtime.
+        outputs: those whose error is made small.
     """
 
     options: PlacementOptions
@@ -64,7 +64,7 @@ class Setting:
     judges: Array
     groups: int
     on_progress: Callable[[SearchProgress], None] | None
-    threads: int
+    outputs: tuple[str, ...] = ()
 
     def counted(self, technique: Technique, items: Sequence[Item]) -> Iterator[Item]:
         """Passes items through, and tells after each how far it is."""
@@ -97,11 +97,11 @@ class Search:
 
     def __init__(self, model: ir.Model, table: CalibrationTable, session: QuantSession, setting: Setting) -> None:
         self.model, self.table, self.session, self._setting = model, table, session, setting
-        self._reference = session.logits(setting.judges, Variant())
+        self._reference = session.answers(setting.judges, Variant())
 
     def sqnr(self, variant: Variant) -> float:
-        """The SQNR of the logits on the images that judge, in dB."""
-        return sqnr_db(self._reference, self.session.logits(self._setting.judges, variant))
+        """The SQNR of the outputs on the images that judge, in dB."""
+        return outputs_sqnr_db(self._reference, self.session.answers(self._setting.judges, variant))
 
     def apply(self, technique: Technique, start: Variant) -> Outcome:
         """Looks for a better variant than ``start`` by one technique."""
@@ -114,8 +114,8 @@ class Search:
                 return self.equalise(start)
 
     def choose_ranges(self, start: Variant) -> Outcome:
-        """Chooses all ranges by one method: the one of least error of the logits with everything quantised."""
-        exact = self.session.logits(self._setting.fitted, Variant())
+        """Chooses all ranges by one method: the one of least error of the outputs with everything quantised."""
+        exact = self.session.answers(self._setting.fitted, Variant())
         ranges = {t.name: t for t in self.table.tensors}
         choices = {"as calibrated": start.amax}
         choices |= {m.value: {r: ranges[r].candidates.by(m) or start.amax[r] for r in start.amax} for m in Method}
@@ -123,8 +123,8 @@ class Search:
         distinct = {tuple(amax.values()): (name, amax) for name, amax in reversed(choices.items())}
         scores: dict[str, float] = {}
         for name, amax in self._setting.counted(Technique.RANGES, list(distinct.values())):
-            logits = self.session.logits(self._setting.fitted, replace(start, amax=amax))
-            scores[name] = sqnr_db(exact, logits)
+            found = self.session.answers(self._setting.fitted, replace(start, amax=amax))
+            scores[name] = outputs_sqnr_db(exact, found)
         best = max(scores, key=lambda name: scores[name])
         ranking = ", ".join(f"{name} {db:.1f}" for name, db in sorted(scores.items(), key=lambda item: -item[1]))
         return Outcome(self, replace(start, amax=choices[best]), f"{best}; {ranking}")
@@ -146,7 +146,8 @@ class Search:
         equal = equalised(self.model, self.table.with_amax(start.amax), start.layers)
         if equal is None:
             return Outcome(self, start, "no two convolutions with only a Relu between them could gain")
-        session = QuantSession(equal.model, self._setting.options, equal.table, threads=self._setting.threads)
+        how = self._setting
+        session = QuantSession(equal.model, how.options, equal.table, outputs=how.outputs)
         search = Search(equal.model, equal.table, session, self._setting)
         detail = f"{len(equal.divisors)} pairs of convolutions rescaled"
         rescaled = session.everything(equal.table)

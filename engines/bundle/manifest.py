@@ -129,6 +129,7 @@ class Manifest(_Frozen):
         executed: the engine ran when the bundle was made; a plan built without a GPU has not.
         inference_precision: what an OpenVINO engine computes in where it is not INT8, which every loader sets. Absent
             where the engine's own types say it.
+        task: what the outputs mean; older bundles hold classifiers.
         engine: the file to open; absent where the device builds it. ``deploy`` is the graph that it is built from.
         assumed: the fields of ``preprocessing`` that nobody said when the bundle was built.
         created: UTC, ISO 8601 to the second.
@@ -152,6 +153,7 @@ class Manifest(_Frozen):
     preprocessing: Preprocess
     assumed: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    task: str = "classify"
     engine: str | None = None
     deploy: str = GRAPH_NAME
     files: tuple[FileEntry, ...] = ()

@@ -481,6 +481,12 @@ def confidences(values: np.ndarray, kind: str | None) -> np.ndarray:
     return shares if kind == "log-probabilities" else shares / shares.sum()
 
 
+def held(array: np.ndarray) -> dict[str, Any]:
+    """What one output of one image holds, where nobody says what it means."""
+    low, mean, high = (float(figure) for figure in (array.min(), array.mean(), array.max()))
+    return {"shape": list(array.shape), "min": low, "mean": mean, "max": high}
+
+
 def top5(values: np.ndarray, labels: Sequence[str], kind: str | None = None) -> list[dict[str, Any]]:
     """The five likeliest classes of one image."""
     shares = confidences(values, kind)
@@ -600,8 +606,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         timing, first = None, manifest["outputs"][0]
         for part, batch in batches(len(names), load, engine.ranges):
             answer = {name: array[: part.stop - part.start] for name, array in engine.run(batch).items()}
-            for name, values in zip(names[part], answer[first["name"]]):
-                results.append({"image": name, "top5": top5(values, manifest["labels"], first.get("kind"))})
+            for i, name in enumerate(names[part]):
+                if manifest.get("task", "classify") == "classify":
+                    values = answer[first["name"]][i].reshape(-1)  # N x C, or N x C x 1 x 1
+                    results.append({"image": name, "top5": top5(values, manifest["labels"], first.get("kind"))})
+                else:
+                    results.append({"image": name, "outputs": {n: held(array[i]) for n, array in answer.items()}})
             if options.output:
                 answers.append(answer)
             if options.bench and timing is None:
@@ -627,8 +637,11 @@ def show(engine: Path, results: Sequence[dict[str, Any]], timing: dict[str, floa
         return
     for result in results:
         print(result["image"])
-        for row in result["top5"]:
+        for row in result.get("top5", ()):
             print(f"  {row['probability']:7.2%}  {row['label']}")
+        for name, seen in result.get("outputs", {}).items():
+            shape = " x ".join(map(str, seen["shape"]))
+            print(f"  {name}  {shape}  {seen['min']:.4g} to {seen['max']:.4g}, mean {seen['mean']:.4g}")
     if timing is not None:
         print("latency  " + "  ".join(f"{key} {value}" for key, value in timing.items()))
 

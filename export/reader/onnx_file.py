@@ -1,12 +1,12 @@
-"""Reads an ONNX image classifier that nobody vouches for.
+"""Reads an ONNX network of one image that nobody vouches for.
 
-After: an ``onnx_ir.Model`` with one float32 image input and float32 outputs of which the first is the logits, nodes in
-order and each with a name of its own, every weight in memory and a number, local functions inlined, opset 18 or later,
-and the batch either static or the symbolic dimension ``batch``, with which it was tried. What is computed in between is
-what the file computes, in its types.
+After: an ``onnx_ir.Model`` with one float32 image input of fixed sides, outputs in float32 or integers of which the
+first is the main one (:mod:`radixrt.export.source.outputs`), nodes in order and each with a name of its own, every
+weight in memory and a number, local functions inlined, opset 18 or later, and the batch either static or the symbolic
+dimension ``batch``, with which it was tried. What is computed in between is what the file computes, in its types.
 
 Everything else is refused with one sentence. The file is never believed: sizes are held against bytes, external data
-must lie in the file's folder, and operators that could run for ever have no place in a classifier.
+must lie in the file's folder, and operators that could run for ever have no place in such a network.
 """
 
 from __future__ import annotations
@@ -28,33 +28,41 @@ from radixrt.export.reader.batch import fixed_batch
 from radixrt.export.reader.opset import OLDEST_OPSET, convert_opset, run_once
 from radixrt.export.reader.quantised import quantised_arithmetic
 from radixrt.export.reader.tensors import load_tensors, type_name
-from radixrt.export.source.outputs import choose_logits
+from radixrt.export.source.outputs import main_output
 from radixrt.export.spec import BatchSpec
 
 BATCH_DIM = "batch"
 _IR_VERSION = 8  # of opset 18; before 4, weights had to be inputs as well
 _LARGEST_VALUE = 1 << 29  # elements: 2 GB of float32; a 64-channel map of 1024 x 1024 is 1 << 26
 _NAMES = ("name", "input", "output", "op_type", "domain", "dim_param", "overload")
+_IMAGE_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16)
+_OUTPUT_TYPES = (*_IMAGE_TYPES, TensorProto.INT64, TensorProto.INT32, TensorProto.UINT8, TensorProto.BOOL)
 _UNBOUNDED = ("Loop", "Scan", "SequenceMap")
 
 
-def read_onnx(path: Path, logits: str | None = None, remark: Callable[[str], None] = lambda text: None) -> ir.Model:
+def read_onnx(
+    path: Path,
+    logits: str | None = None,
+    remark: Callable[[str], None] = lambda text: None,
+    input_size: tuple[int, int, int] | None = None,
+) -> ir.Model:
     """Reads an ONNX file.
 
     Args:
         path: the file.
-        logits: which of several outputs is the logits; the first of two dimensions where absent.
+        logits: which of several outputs is the logits; see :func:`radixrt.export.source.outputs.main_output`.
         remark: takes a sentence on each thing that the file is not what it says, or that is read otherwise.
+        input_size: channels, height and width, for those that the file leaves free.
 
     Raises:
-        InputError: it is missing, damaged, hostile, or not an image classifier of a supported kind.
+        InputError: it is missing, damaged, hostile, or not a network of one image of a supported kind.
     """
     path = Path(path)
     proto = _parse(path)
     _check_operators(proto, path)
     _sort(proto, path)
     load_tensors(proto, path)
-    _check_interface(proto, path)
+    _check_interface(proto, path, input_size)
     _widen_ends(proto, path, remark)
     if (opset := _opset(proto)) < OLDEST_OPSET:
         proto = convert_opset(proto, opset, path)
@@ -108,7 +116,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     if not proto.ir_version or not proto.graph.node or not proto.opset_import:
         raise InputError(f"{path} is truncated or is not an ONNX file: it holds no graph")
     if not proto.graph.output:
-        raise InputError(f"{path} has no output: name the logits as the graph's output")
+        raise InputError(f"{path} has no output: name what it computes as the graph's output")
     if not _is_text(proto):
         raise InputError(f"{path} holds names that are no text: it is damaged, export it again")
     newest = onnx.defs.onnx_opset_version()
@@ -152,7 +160,7 @@ def _check_operators(proto: onnx.ModelProto, path: Path) -> None:
             if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in local:
                 raise InputError(f"{path}: node {node.name!r} is a {what}, which is no standard ONNX operator")
             if node.op_type in _UNBOUNDED:
-                raise InputError(f"{path}: node {node.name!r} is a {what}; loops have no place in an image classifier")
+                raise InputError(f"{path}: node {node.name!r} is a {what}; loops cannot be compiled")
             for attribute in node.attribute:
                 if attribute.HasField("g"):
                     pending.append(attribute.g.node)
@@ -195,8 +203,8 @@ def _reads(node: onnx.NodeProto) -> list[str]:
     return names
 
 
-def _check_interface(proto: onnx.ModelProto, path: Path) -> None:
-    """One image in, float32 or float16 in and out; the batch, where it is not fixed, becomes ``batch``."""
+def _check_interface(proto: onnx.ModelProto, path: Path, input_size: tuple[int, int, int] | None) -> None:
+    """One image in, of fixed sides; floats or integers out; the batch, where it is not fixed, becomes ``batch``."""
     graph = proto.graph
     proto.ir_version = max(proto.ir_version, _IR_VERSION)
     weights = {tensor.name for tensor in graph.initializer}
@@ -206,25 +214,39 @@ def _check_interface(proto: onnx.ModelProto, path: Path) -> None:
     graph.input.extend(inputs)
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs[:5]) or "none"
-        raise InputError(f"{path} has {len(inputs)} inputs ({names}): an image classifier has one")
+        raise InputError(f"{path} has {len(inputs)} inputs ({names}): only networks of one image can be compiled")
     for value in (inputs[0], *graph.output):
         element = value.type.tensor_type.elem_type
-        if element not in (TensorProto.FLOAT, TensorProto.FLOAT16):
+        if element not in (_IMAGE_TYPES if value is inputs[0] else _OUTPUT_TYPES):
             raise InputError(
-                f"{path}: {value.name} is {type_name(element)}: the image and every output must be float32 or float16 "
-                "(the image already normalised); precision is chosen in the build"
+                f"{path}: {value.name} is {type_name(element)}: the image must be float32 or float16 (already "
+                "normalised), every output one of these or integers; precision is chosen in the build"
             )
-    sides = inputs[0].type.tensor_type.shape.dim
+    sides = graph.input[0].type.tensor_type.shape.dim
     if len(sides) != 4:
         raise InputError(f"{path}: input {inputs[0].name} has {len(sides)} dimensions: an image is N x C x H x W")
-    if any(not side.HasField("dim_value") or side.dim_value < 1 for side in sides[1:]):
-        raise InputError(
-            f"{path}: the channels, height and width of {inputs[0].name} must be fixed: export it with them"
-        )
+    _fix_sides(sides[1:], inputs[0].name, input_size, path)
     if sides[0].HasField("dim_value") and sides[0].dim_value >= 1:
         _set_batch(graph, sides[0].dim_value)
     else:
         _set_batch(graph, BATCH_DIM)
+
+
+def _fix_sides(sides: Any, name: str, input_size: tuple[int, int, int] | None, path: Path) -> None:
+    """Gives the free ones of an image's channels, height and width (or height, width, channels) those asked for."""
+    known = [side.dim_value if side.HasField("dim_value") and side.dim_value >= 1 else None for side in sides]
+    if None not in known:
+        return
+    if input_size is None:
+        raise InputError(
+            f"{path} leaves the sides of {name} free (channels, height or width): name them with --input-size 3,320,320"
+        )
+    channels, height, width = input_size
+    last = known[0] is None and known[2] == channels
+    for side, size, own in zip(sides, (height, width, channels) if last else input_size, known, strict=True):
+        if own not in (None, size):
+            raise InputError(f"{path} takes images of {own} where --input-size has {size}: name what it takes")
+        side.dim_value = size
 
 
 def _set_batch(graph: onnx.GraphProto, batch: int | str) -> None:
@@ -320,7 +342,7 @@ def _infer(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 
 def _order_outputs(graph: onnx.GraphProto, logits: str | None, path: Path) -> None:
-    """Puts the logits first, and refuses an output that does not have one row of a known size per image."""
+    """Puts the main output first, and refuses one that does not have one row per image."""
     batch = graph.input[0].type.tensor_type.shape.dim[0]
     shapes = {v.name: [side.dim_value or side.dim_param or "?" for side in _sides(v)] for v in graph.output}
     for name, shape in shapes.items():
@@ -328,9 +350,7 @@ def _order_outputs(graph: onnx.GraphProto, logits: str | None, path: Path) -> No
         # Inference may lose the name of a free batch, but not a number.
         if not shape or (isinstance(rows, int) and rows != batch.dim_value):
             raise InputError(f"{path}: output {name} does not have one row per image: leave that output out")
-    first = choose_logits(shapes, logits, str(path))
-    if not isinstance(shapes[first][1], int):
-        raise InputError(f"{path}: output {first} is not N x classes with a fixed number of them")
+    first = main_output(shapes, logits, str(path))
     ordered = sorted(graph.output, key=lambda value: value.name != first)
     values = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in ordered]
     del graph.output[:]

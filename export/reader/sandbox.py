@@ -54,7 +54,12 @@ class Foreign:
 
 
 def read_foreign(
-    path: Path, batch: BatchSpec | None = None, logits: str | None = None, *, longest_s: int = LONGEST_S
+    path: Path,
+    batch: BatchSpec | None = None,
+    logits: str | None = None,
+    input_size: tuple[int, int, int] | None = None,
+    *,
+    longest_s: int = LONGEST_S,
 ) -> Foreign:
     """Reads and simplifies an ONNX file.
 
@@ -62,13 +67,14 @@ def read_foreign(
         path: the file.
         batch: the batch that the simplified graph takes; the file's own where absent.
         logits: which of several outputs is the logits.
+        input_size: channels, height and width, for those that the file leaves free.
         longest_s: after how many seconds to give up.
 
     Raises:
         InputError: the file is refused, or reading it crashed, took too long or too much memory.
     """
     simplified = {"batch": [batch.min, batch.max] if batch else None}
-    request = {"simplified": simplified, "logits": logits, "longest_s": longest_s}
+    request = {"simplified": simplified, "logits": logits, "input_size": input_size, "longest_s": longest_s}
     (graph, simple), remarks = _in_child(path, request)
     return Foreign(graph, simple, tuple(remarks))
 
@@ -79,7 +85,7 @@ def read_graph(path: Path, *, longest_s: int = LONGEST_S) -> ir.Model:
     Raises:
         InputError: as :func:`read_foreign`.
     """
-    (graph,), _ = _in_child(path, {"simplified": None, "logits": None, "longest_s": longest_s})
+    (graph,), _ = _in_child(path, {"simplified": None, "logits": None, "input_size": None, "longest_s": longest_s})
     return graph
 
 
@@ -157,10 +163,15 @@ def _read(request: dict[str, Any], remark: Callable[[str], None]) -> list[ir.Mod
     from radixrt.export.reader.transposes import cancel_transposes
 
     path = Path(request["path"])
-    graph = read_onnx(path, request["logits"], remark)
+    graph = read_onnx(path, request["logits"], remark, request["input_size"])
     if request["simplified"] is None:
         return [graph]
     batch = request["simplified"]["batch"]
     plain = in_float32(graph, path, remark)
     simple = simplify(with_batch(plain, BatchSpec(*batch)) if batch else plain)
+    for value in simple.graph.outputs:
+        if any(not isinstance(side, int) for side in (value.shape or ())[1:]):
+            raise InputError(
+                f"{path}: the sides of output {value.name} {value.shape} depend on what the image shows: leave it out"
+            )
     return [graph, cancel_transposes(simple)]

@@ -1,7 +1,8 @@
 """A PyTorch module becomes an ONNX graph, through ``torch.export``.
 
-The graph has one input, ``input`` (float32, N x C x H x W, already normalised). Its first output is the logits (N x
-classes), called ``logits`` unless the module names its outputs itself; a module that returns more has more
+The graph has one input, ``input`` (float32, N x C x H x W, already normalised). Its first output is the main
+one: the logits (N x classes), called ``logits`` unless the module names its outputs itself, where there are any. A
+module that returns more has more
 (:mod:`radixrt.export.source.outputs`). A dynamic batch is the symbolic dimension ``batch``. Reading ONNX files is
 :mod:`radixrt.export.reader.onnx_file`.
 """
@@ -35,21 +36,22 @@ def capture(
     opset: int = 18,
     logits: str | None = None,
 ) -> ir.Model:
-    """Exports a classifier to ONNX.
+    """Exports a network to ONNX.
 
     Args:
-        module: takes a float32 tensor (N, C, H, W) and returns logits (N, classes), or several tensors of which one is
-            the logits. It is put into eval mode.
+        module: takes a float32 tensor (N, C, H, W) and returns one tensor or several, with a row per image each.
+            It is put into eval mode.
         input_size: channels, height, width.
         batch: the batch sizes the graph must accept; one static image by default.
         opset: the ONNX opset, 18 or later.
-        logits: which of several outputs is the logits; the first of two dimensions where absent.
+        logits: which of several outputs is the logits, as :func:`radixrt.export.source.outputs.named_outputs` takes it.
 
     Returns:
         The graph, with the torch module path in each node's metadata; not yet simplified.
 
     Raises:
-        InputError: the module does not run on such an input, returns something else than logits, or cannot be exported.
+        InputError: the module does not run on such an input, returns something else than tensors, or cannot be
+            exported.
     """
     import torch
 

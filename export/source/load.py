@@ -17,7 +17,8 @@ from radixrt.export.reader.sandbox import Foreign, read_foreign
 from radixrt.export.source import definitions
 from radixrt.export.source.definitions import Definition
 from radixrt.export.source.names import KnownModel, ModelRef, known_models, resolve
-from radixrt.export.spec import BatchSpec
+from radixrt.export.source.outputs import is_flat
+from radixrt.export.spec import FileChoice
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +46,7 @@ class LoadedModel:
         foreign: the ONNX file's graphs; ``None`` for a module.
         data_config: preprocessing as timm resolves it: input_size, mean, std, crop_pct, crop_mode, interpolation.
         data_said: the names of what the model itself says of its preprocessing; the rest is timm's assumption.
-        num_classes: the length of the logits.
+        num_classes: the length of the logits, 0 where the main output is not N x classes.
         labels: the classes' names, where the model knows them.
         note: why the weights are what they are, in a few words.
         remarks: a sentence on each thing that is compiled otherwise than the file or the module says.
@@ -72,8 +73,7 @@ def load(
     num_classes: int | None = None,
     seed: int = 0,
     pretrained_timeout_s: float = 10.0,
-    batch: BatchSpec | None = None,
-    logits: str | None = None,
+    file: FileChoice | None = None,
 ) -> LoadedModel:
     """Builds a model with its weights.
 
@@ -86,8 +86,7 @@ def load(
             be random.
         seed: of the random weights.
         pretrained_timeout_s: how long timm's hub may take to answer.
-        batch: the batch that the simplified graph of an ONNX file takes; the file's own where absent.
-        logits: which output of an ONNX file is the logits; the first of two dimensions where absent.
+        file: what an ONNX file leaves open.
 
     Raises:
         InputError: the definition, the checkpoint or the number of classes cannot be used.
@@ -96,7 +95,10 @@ def load(
     if num_classes is not None and num_classes < 1:
         raise InputError(f"the number of classes must be 1 or more, not {num_classes}")
     if ref.kind == "onnx":
-        return _load_onnx(ref, checkpoint, num_classes, batch, logits)
+        if checkpoint is not None:
+            raise InputError(f"{ref.target} holds its own weights: leave the checkpoint out")
+        file = file or FileChoice()
+        return _load_onnx(ref, num_classes, read_foreign(Path(ref.target), file.batch, file.logits, file.input_size))
     if ref.kind == "sample":
         return _load_sample(ref, checkpoint, num_classes, seed)
     definition = _definition(ref)
@@ -120,7 +122,7 @@ def from_module(module: torch.nn.Module, name: str, data_config: Mapping[str, An
     """Takes a network that is in memory already, with the weights that it has.
 
     Args:
-        module: maps images (N, C, H, W), normalised, to logits (N, classes); it is put into eval mode.
+        module: maps images (N, C, H, W), normalised, to a tensor or several; it is put into eval mode.
         name: fit for a folder's name.
         data_config: preprocessing as timm names it, where the module has no ``pretrained_cfg``.
 
@@ -138,17 +140,10 @@ def _definition(ref: ModelRef) -> Definition:
     return definitions.factory_definition(ref.target)
 
 
-def _load_onnx(
-    ref: ModelRef, checkpoint: Path | None, num_classes: int | None, batch: BatchSpec | None, logits: str | None
-) -> LoadedModel:
-    if checkpoint is not None:
-        raise InputError(f"{ref.target} holds its own weights: leave the checkpoint out")
-    foreign = read_foreign(Path(ref.target), batch, logits)
+def _load_onnx(ref: ModelRef, num_classes: int | None, foreign: Foreign) -> LoadedModel:
     graph = foreign.graph
-    size, classes = graph.graph.inputs[0].shape, graph.graph.outputs[0].shape
-    found = classes[-1] if classes is not None and len(classes) and isinstance(classes[-1], int) else None
-    if found is None:
-        raise InputError(f"the number of classes of {ref.target} is not fixed: export it with static channels")
+    size, main = graph.graph.inputs[0].shape, foreign.simplified.graph.outputs[0].shape
+    found = main[1] if main is not None and is_flat(tuple(main)) and isinstance(main[1], int) else 0
     if num_classes not in (None, found):
         raise InputError(f"{ref.target} has {found} classes, not {num_classes}")
     config: dict[str, Any] = {}

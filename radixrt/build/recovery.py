@@ -88,7 +88,7 @@ def improved(
     found = Improved(model, table)
     if recovery.enabled:
         with stages.stage("Recovering accuracy"):
-            found = _recovered(model, table, images, options, stages, reuse)
+            found = _recovered(model, table, images, options, recovery.outputs, stages, reuse)
     if recovery.max_drop is not None:
         with stages.stage(f"Keeping the drop within {recovery.max_drop.points:g} points"):
             found = _mixed(found, images, options, recovery.max_drop, stages, target)
@@ -96,11 +96,24 @@ def improved(
 
 
 def _recovered(
-    model: ir.Model, table: CalibrationTable, images: ImageList, options: PlacementOptions, stages: Stages, reuse: Reuse
+    model: ir.Model,
+    table: CalibrationTable,
+    images: ImageList,
+    options: PlacementOptions,
+    outputs: tuple[str, ...],
+    stages: Stages,
+    reuse: Reuse,
 ) -> Improved:
     def make() -> Improved:
         few = np.concatenate([batch.images for batch in images.batches(READ_BATCH, RECOVERY_IMAGES)])
-        got = recover(model, table, few, options, on_progress=lambda p: stages.at(p.done, p.total, p.seconds_left))
+        got = recover(
+            model,
+            table,
+            few,
+            options,
+            outputs=outputs,
+            on_progress=lambda p: stages.at(p.done, p.total, p.seconds_left),
+        )
         sentences = tuple(step.sentence() for step in got.steps)
         return Improved(got.base, got.table, sentences=sentences, shifts=dict(got.shifts))
 
@@ -108,7 +121,7 @@ def _recovered(
         "recovery",
         Codec(_write, _read),
         inputs={"graph": graph_sha256(model), "table": table.model_dump_json(), "data": images.prepared_sha256},
-        options={"traits": asdict(options.traits), "images": RECOVERY_IMAGES, "work": WORK},
+        options={"traits": asdict(options.traits), "images": RECOVERY_IMAGES, "work": WORK, "outputs": outputs},
     )
     kept = reuse.step(step, make)
     return replace(kept.value, reused=kept.reused)
@@ -172,12 +185,17 @@ class _Gate:
         self.limit, self._found = limit, found
         self._graph = infer(found.base.clone())
         self._session = QuantSession(found.base, options, found.table)
-        self._reference = self._session.logits(self._images, Variant()).argmax(axis=1)
+        self._reference = self._answers(Variant())
         labels = [batch.labels for batch in batches if batch.labels is not None]
         # Without labels the original's own answers are the truth.
         self.truth = np.concatenate(labels) if limit.labelled and labels else self._reference
         self.labelled = bool(limit.labelled and labels)
         self.lost: dict[frozenset[str], int] = {}
+
+    def _answers(self, variant: Variant) -> NDArray[np.intp]:
+        """The largest number of each image's logits, (N, C) or (N, C, 1, 1)."""
+        (logits,) = self._session.answers(self._images, variant).values()
+        return np.asarray(logits.reshape(len(logits), -1).argmax(axis=1))
 
     @property
     def images(self) -> int:
@@ -191,7 +209,7 @@ class _Gate:
             frozenset(names),
             {name: shift for name, shift in self._found.shifts.items() if name in names},
         )
-        answers = self._session.logits(self._images, variant).argmax(axis=1)
+        answers = self._answers(variant)
         pairs = PairedTable.count(self._reference == self.truth, answers == self.truth)
         self.lost[options.exclude] = pairs.lost
         if self.limit.strict:

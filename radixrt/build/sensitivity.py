@@ -89,6 +89,7 @@ def measure_sensitivity(request: SensitivityRequest, stages: Stages) -> Sensitiv
                 table,
                 few,
                 placement,
+                outputs=prepared.task.task.aims(prepared.network),
                 gains=gains,
                 on_progress=lambda p: stages.at(p.done, p.total, p.seconds_left),
             )
@@ -111,7 +112,8 @@ def _of_bundle(request: SensitivityRequest, bundle: Bundle, scratch: Path) -> Se
     """The same, for the network that a bundle was made from, with the preprocessing that it records."""
     manifest = bundle.manifest
     name = original_of(bundle, as_path(request.model.checkpoint))
-    model = replace(request.model, name=name, logits=manifest.model.logits)
+    task = request.model.task or manifest.task
+    model = replace(request.model, name=name, logits=manifest.model.logits, task=task)
     data = request.data
     if data.preprocess is None:
         recorded = scratch / "preprocess.json"

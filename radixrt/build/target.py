@@ -92,7 +92,7 @@ def build(job: Job, target: Target, folder: Path) -> Built:
         grouped_conv=request.grouped_conv,
         batch=request.batch.opt,
         calibration=request.calibration,
-        recovery=request.recover(prepared.labelled),
+        recovery=request.recover(prepared.labelled, prepared.task.task.aims(prepared.network)),
         threads=request.build.threads,
     )
     deploy = deploy_graph(
@@ -246,5 +246,6 @@ def _manifest(job: Job, built: Built) -> Manifest:
         preprocessing=prepared.preprocess,
         assumed=prepared.preparation.assumed,
         labels=prepared.labels,
+        task=prepared.task.task.name,
         engine=engine.files[0].name if engine else None,
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -16,6 +17,9 @@ from radixrt.cli.app import out, say, stages, typed, write_text
 from radixrt.cli.command import Switch, command, whole
 from radixrt.cli.engine import print_result
 from radixrt.options import BundleOptions, ValidateOptions, as_path, part
+
+if TYPE_CHECKING:
+    from radixrt.api import LoadedEngine
 
 BundleArg = Annotated[Path, Parameter(help="A bundle: the folder that `radixrt engine` left.")]
 Positive = Annotated[int, Parameter(converter=whole, validator=Number(gte=1))]
@@ -33,12 +37,26 @@ def run(
     """Runs ``radixrt run``."""
     from radixrt.api import load
 
-    table = Table("image", "class", "probability")
     with load(bundle, require_signature=require_signature) as engine:
+        if engine.bundle.manifest.task != "classify":
+            out.print(_arrays(engine, images))
+            return
+        table = Table("image", "class", "probability")
         for path in images:
             for answer in engine.classify(path, top=top):
                 table.add_row(answer.image, answer.label, f"{answer.probability:.3f}")
     out.print(table)
+
+
+def _arrays(engine: LoadedEngine, images: Sequence[Path]) -> Table:
+    """What each output holds, where nobody knows what it means."""
+    table = Table("image", "output", "shape", "smallest", "mean", "largest")
+    for path in images:
+        for name, outputs in engine.predict(path):
+            for output, array in outputs.items():
+                shape = " x ".join(map(str, array.shape[1:]))
+                table.add_row(name, output, shape, *(f"{f():.4g}" for f in (array.min, array.mean, array.max)))
+    return table
 
 
 @command(ValidateOptions)

@@ -54,6 +54,7 @@ def rewrite(
     target: TargetOpt = DEFAULT,
     precision: PrecisionOpt = "fp32",
     grouped_conv: Annotated[str, Parameter(help=help_of(CompileOptions, "grouped_conv"))] = "auto",
+    input_size: Annotated[str | None, Parameter(help=help_of(CompileOptions, "input_size"))] = None,
 ) -> None:
     """Runs ``radixrt rewrite``."""
     from radixrt.engines.forms.choose import rewrite_options
@@ -62,11 +63,12 @@ def rewrite(
     from radixrt.export.reader.sandbox import read_foreign
     from radixrt.export.reader.simplify import write_onnx
     from radixrt.export.spec import Precision
+    from radixrt.prepare import asked_size
 
     display = stages()
     with display.stage("Rewriting attention and convolutions"):
         options = rewrite_options(get(target), Precision.parse(precision), grouped_conv)
-        foreign = read_foreign(graph)
+        foreign = read_foreign(graph, input_size=asked_size(DataOptions(input_size=input_size)))
         for text in foreign.remarks:
             display.note(text)
         model, done = do_rewrite(foreign.simplified, options)

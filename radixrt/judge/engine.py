@@ -22,11 +22,12 @@ from radixrt.export.spec import Precision
 from radixrt.files import sha256_of
 from radixrt.judge.measure import Trial, judge_outputs, time_engine, time_engines
 from radixrt.judge.stand_in import judge_stand_in
-from radixrt.judge.verdict import OutputsJudged, Verdict
+from radixrt.judge.verdict import Verdict
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
 from radixrt.reuse import Codec, Kept, Reuse, Step, as_json
 from radixrt.validate.measure.latency import FLOAT32, in_float32, seen_from
+from radixrt.validate.tasks.base import OutputsJudged
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ def _step(
             # The images' hash knows neither their names and order nor what they show.
             "test": [prepared.test.names, prepared.test.labels],
             "classes": [prepared.labels, prepared.labelled, prepared.head.kind.value],
+            "task": prepared.task.task.name,
             "threads": trial.threads,
             "since": trial.rivals.identity() if trial.limits.max_regression_drop is not None else (),
         },

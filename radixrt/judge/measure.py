@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +11,25 @@ from numpy.typing import NDArray
 
 from radixrt.calibration.data.images import ImageBatch, ImageList
 from radixrt.engines.base import BuildOptions, Target
-from radixrt.engines.runners import Logits, Outputs, OutputsRunner, session_outputs
+from radixrt.engines.runners import Outputs, OutputsRunner, session_outputs
 from radixrt.engines.session import Session
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec
 from radixrt.judge.outputs import MatchedOutputs, match_outputs
 from radixrt.judge.regression import regressions
 from radixrt.judge.rivals import opponents
-from radixrt.judge.verdict import OutputsJudged, Verdict
+from radixrt.judge.verdict import Verdict
 from radixrt.options import DataOptions
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
 from radixrt.validate.gates import GateLimits
-from radixrt.validate.measure.accuracy import accuracy
 from radixrt.validate.measure.cold_start import cold_start
-from radixrt.validate.measure.findings import input_findings, logit_findings
+from radixrt.validate.measure.findings import input_findings
 from radixrt.validate.measure.latency import ENGINE, LatencyOptions, measure
 from radixrt.validate.measure.latency import Runner as TimedRunner
-from radixrt.validate.measure.parity import ParityAccumulator, top_k
 from radixrt.validate.rivals import Rivals
 from radixrt.validate.schema import Finding, Latency, LatencyRow, LayerTime
+from radixrt.validate.tasks.base import OutputsJudged
 
 
 def with_costs(verdict: Verdict, target: Target, engine: Path, deploy: Path, build: BuildOptions) -> Verdict:
@@ -183,11 +182,10 @@ def judge_outputs(
     reference = prepared.reference
     wanted = prepared.test_images(trial.data)
     matched: MatchedOutputs | None = None
-    expected: list[Logits] = []
-    found: list[Logits] = []
-    names: list[str] = []
-    labels: list[int] = []
     findings: list[Finding] = []
+    judge = prepared.task.task.judge(
+        prepared.network, measure_accuracy=prepared.labelled, max_drop_points=trial.limits.drop_limit
+    )
     with stages.stage(f"Comparing {what} with {reference.name} on {wanted} images"):
         size = max(trial.batch.max, 8)
         read: Iterable[tuple[ImageBatch, ImageBatch]] = (
@@ -197,41 +195,24 @@ def judge_outputs(
             # An image that cannot be read cannot be read for either, so the batches stay in step.
             read = zip(prepared.test.batches(size, wanted), engine_images.batches(size, wanted), strict=True)
         for images, own in stages.track(read, -(-wanted // size)):
-            if not names and own is not images:
+            if matched is None and own is not images:
                 findings += input_findings(images.images, own.images)
             truth, answers = reference.answer(images), run(own.images)
             if matched is None:
                 matched = match_outputs(truth, answers)
-                close = ParityAccumulator(prepared.head, matched.logits)
-            for name, own_name in matched.names.items():
-                if name == matched.logits:
-                    close.add(truth[name], answers[own_name], images.names)
-                    expected.append(truth[name])
-                    found.append(answers[own_name])
-                else:
-                    close.add_output(name, truth[name], answers[own_name], images.names)
-            names += images.names
-            labels += [int(label) for label in images.labels] if images.labels is not None else []
+            judge.add(
+                {name: truth[name] for name in matched.names},
+                {name: answers[own_name] for name, own_name in matched.names.items()},
+                images,
+            )
     if matched is None:
         raise InputError("the data gave no image to judge the engine with: give it some")
-    logits, engine_logits = np.concatenate(expected), np.concatenate(found)
-    right = None
-    if prepared.labelled:
-        drop = trial.limits.drop_limit
-        right = accuracy(
-            logits,
-            engine_logits,
-            labels,
-            names=names,
-            head=prepared.head,
-            max_drop_points=drop,
-        )
-        if trial.limits.max_regression_drop is not None:
-            kept = np.isfinite(engine_logits).all(axis=1) & (top_k(engine_logits, 1)[:, 0] == np.asarray(labels))
-            since = regressions(kept, labels, trial.rivals.bundles, prepared)
-            right = right.model_copy(update={"regressions": since})
-    findings += [*matched.findings, *logit_findings(logits, engine_logits, prepared.head)]
-    return OutputsJudged(close.result(), right, findings)
+    judged = judge.result()
+    right = judged.accuracy
+    if right is not None and trial.limits.max_regression_drop is not None and (marked := judge.marked()) is not None:
+        since = regressions(*marked, trial.rivals.bundles, prepared)
+        right = right.model_copy(update={"regressions": since})
+    return replace(judged, accuracy=right, findings=[*findings, *matched.findings, *judged.findings])
 
 
 def on_device(row: LatencyRow, session: Session, images: NDArray[np.float32], runs: int) -> LatencyRow:

@@ -13,7 +13,7 @@ from radixrt.validate.schema import Finding
 class MatchedOutputs:
     """``names``: the engine's name of each output that both networks have. ``findings``: what only one of them has."""
 
-    logits: str
+    main: str
     names: dict[str, str]
     findings: list[Finding]
 
@@ -22,27 +22,27 @@ def match_outputs(original: Outputs, engine: Outputs) -> MatchedOutputs:
     """Matches the outputs of one batch.
 
     Args:
-        original: every output by name, the logits first.
+        original: every output by name, the main one first.
         engine: every output by name, in any order.
 
     Raises:
-        InputError: the engine has nothing like the logits.
+        InputError: the engine has nothing like the main output.
     """
-    logits = next(iter(original))
+    main = next(iter(original))
     names = {name: name for name in original if name in engine and engine[name].shape == original[name].shape}
     for name, array in original.items():
         alike = [other for other, found in engine.items() if found.shape == array.shape and other not in names.values()]
         if name not in names and alike:
             names[name] = alike[0]
-    if logits not in names:
+    if main not in names:
         have = ", ".join(f"{name} {array.shape[1:]}" for name, array in engine.items())
         raise InputError(
-            f"the engine's outputs are {have} per image, and none is like the original's logits "
-            f"{logits} {original[logits].shape[1:]}: judge it against the network it was made from"
+            f"the engine's outputs are {have} per image, and none is like the original's main "
+            f"output {main} {original[main].shape[1:]}: judge it against the network it was made from"
         )
     lacking = [name for name in original if name not in names]
     more = [name for name in engine if name not in names.values()]
     texts = [f"The engine lacks the original's output {name}: it was not compared." for name in lacking]
     texts += [f"The original lacks the engine's output {name}: it was not compared." for name in more]
     findings = [Finding.doubt("an output was not compared", text) for text in texts]
-    return MatchedOutputs(logits, {name: names[name] for name in original if name in names}, findings)
+    return MatchedOutputs(main, {name: names[name] for name in original if name in names}, findings)

@@ -74,7 +74,8 @@ def build_report(
         candidates: the targets that this one was chosen from.
     """
     model, found = prepared.model, verdict.value
-    gates = [*found.gates(limits, subject.size), *judge_overflow(located.value.rows)]
+    own = found.gates(limits, subject.size, has_accuracy=prepared.task.task.has_accuracy)
+    gates = [*own, *judge_overflow(located.value.rows)]
     return Report(
         model=ModelInfo(name=model.name, source=model.source, weights=model.weights, parameters=model.parameters),
         precision=subject.precision,
@@ -108,11 +109,14 @@ def build_report(
         passed=passed(gates),
         notes=list(_notes(subject, prepared, verdict, located)),
         candidates=list(candidates),
+        task=prepared.task.task.name,
+        task_reason=prepared.task.why,
     )
 
 
 def _notes(subject: Subject, prepared: Prepared, verdict: Kept[Verdict], located: Kept[Located]) -> Iterator[str]:
     yield from subject.introduction
+    yield prepared.task.sentence
     yield from prepared.on_outputs
     if subject.size.engine_bytes is None:
         yield (

@@ -99,7 +99,7 @@ def compiled(module: torch.nn.Module, images: NDArray[np.float32], sizes: Sequen
             named = named_outputs(quick(torch.from_numpy(np.ascontiguousarray(batch))))
         # Every output comes out, as it does of the runners that it is timed against.
         found = {name: tensor.numpy() for name, tensor in named.tensors.items()}
-        return found[named.logits]
+        return found[named.main]
 
     with _at_most(COMPILE_SECONDS):
         for size in sizes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from radixrt.engines.base import BuildOptions, Target
@@ -24,6 +24,7 @@ from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
 from radixrt.request import ValidateRequest
 from radixrt.reuse import Kept, Reuse
+from radixrt.validate.gates import refuse_accuracy_limits
 from radixrt.validate.schema import Report, Size
 
 
@@ -81,7 +82,7 @@ def validate_engine(request: ValidateRequest, stages: Stages | None = None) -> R
         stages: where progress is shown.
 
     Raises:
-        InputError: there is no such engine, no reference for it, or it is not one that turns images into logits.
+        InputError: there is no such engine, no reference for it, or it does not take images.
         UnavailableError: an engine that somebody else made cannot run here.
     """
     stages = stages or Stages()
@@ -96,6 +97,8 @@ def validate_engine(request: ValidateRequest, stages: Stages | None = None) -> R
         # An ONNX file keeps its own batch: it may be a static one, and other than the engine's.
         asked = None if choice.name.endswith(".onnx") else batch
         prepared = prepare(choice, request.data, asked, stages, stack.enter_context(Reuse()), found.bundle)
+        if not prepared.task.task.has_accuracy:
+            refuse_accuracy_limits(request.gates, prepared.task.task.name)
         trial = Trial(
             batch=batch, data=request.data, limits=request.gates, rounds=request.latency_rounds, rivals=request.rivals
         )
@@ -116,10 +119,12 @@ def _original(request: ValidateRequest, bundle: Bundle | None) -> ModelChoice:
     if bundle is None:
         if request.reference is None:
             raise InputError(f"{request.engine} does not say which network it was made from: name it with --reference")
-        return ModelChoice(name=request.reference, checkpoint=request.checkpoint, logits=request.logits)
+        choice = ModelChoice(name=request.reference, checkpoint=request.checkpoint)
+        return replace(choice, logits=request.logits, task=request.task)
     name = original_of(bundle, request.checkpoint, request.reference)
     logits = bundle.manifest.model.logits if request.logits is None else request.logits
-    return ModelChoice(name=name, checkpoint=request.checkpoint, logits=logits)
+    task = bundle.manifest.task if request.task is None else request.task
+    return ModelChoice(name=name, checkpoint=request.checkpoint, logits=logits, task=task)
 
 
 def _open(found: _Found, stack: ExitStack) -> Session | None:
@@ -127,7 +132,7 @@ def _open(found: _Found, stack: ExitStack) -> Session | None:
 
     Raises:
         UnavailableError: an engine that somebody else made cannot run here.
-        InputError: it does not turn images into logits.
+        InputError: it does not take images.
     """
     if found.file is None or (found.bundle is not None and not found.target.capability().runs):
         return None
@@ -187,11 +192,9 @@ def _check_tensors(engine: Path, session: Session) -> None:
             f"{engine} has {len(session.inputs)} inputs ({names}): only engines that take one tensor of images can be "
             "judged, so export it with one"
         )
-    shapes = [spec.shape for spec in session.outputs]
-    if len(session.inputs[0].shape) != 4 or all(len(shape) != 2 for shape in shapes):
+    if len(session.inputs[0].shape) != 4:
         raise InputError(
-            f"{engine} turns {session.inputs[0].shape} into {', '.join(map(str, shapes))}: only engines that turn "
-            "images (N, C, H, W) into logits (N, classes) can be judged"
+            f"{engine} takes {session.inputs[0].shape}: only engines that take images (N, C, H, W) can be judged"
         )
 
 

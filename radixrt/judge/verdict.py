@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pydantic import BaseModel, ConfigDict
 
 from radixrt.validate.gates import GateLimits, judge_gates
 from radixrt.validate.measure.findings import speed_findings
 from radixrt.validate.schema import Accuracy, Finding, Gate, Latency, LayerTime, MeasuredOn, Parity, Size
-
-
-@dataclass(frozen=True)
-class OutputsJudged:
-    """What the outputs of an engine, or of its stand-in, say; ``accuracy`` as in :class:`Verdict`."""
-
-    parity: Parity
-    accuracy: Accuracy | None
-    findings: list[Finding]
+from radixrt.validate.tasks.base import OutputsJudged
 
 
 class Verdict(BaseModel):
@@ -49,9 +39,12 @@ class Verdict(BaseModel):
         """Whether the engine itself ran."""
         return self.measured_on == "engine"
 
-    def gates(self, limits: GateLimits, size: Size) -> list[Gate]:
-        """The limits, held against what was measured and the size of the engine's files."""
-        return judge_gates(
+    def gates(self, limits: GateLimits, size: Size, *, has_accuracy: bool = True) -> list[Gate]:
+        """The limits, held against what was measured and the size of the engine's files.
+
+        ``has_accuracy`` says that the task's answers are right or wrong.
+        """
+        judged = judge_gates(
             limits,
             parity=self.parity,
             accuracy=self.accuracy,
@@ -60,3 +53,5 @@ class Verdict(BaseModel):
             executed=self.executed,
             measured_on=self.measured_on,
         )
+        # The default limit on the drop of top-1 is for those who have a top-1.
+        return judged if has_accuracy else [gate for gate in judged if gate.name != "max_drop"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,8 @@ class OutputAccumulator:
         self.name = name
         self.images = self.nonfinite = 0
         self._shape: tuple[int, ...] = ()
-        self._values = 0
+        self._values = self._equal = 0
+        self._integers = False
         self._max_abs = self._sum_abs = self._signal = self._noise = self._cosine_sum = 0.0
         self._cosine_min = 1.0
 
@@ -74,11 +75,13 @@ class OutputAccumulator:
         Raises:
             InputError: the shapes differ, there is no value, or the reference itself is not finite.
         """
-        if reference.shape != engine.shape or reference.ndim < 2 or 0 in reference.shape:
+        if reference.shape != engine.shape or reference.ndim < 1 or 0 in reference.shape:
             raise InputError(
                 f"the reference's output {self.name} has shape {reference.shape} and the engine's {engine.shape}: both "
                 "must be (images, ...), the same, and not empty"
             )
+        self._integers = not np.issubdtype(reference.dtype, np.floating)
+        self._equal += int((reference == engine).sum())
         ref = reference.reshape(len(reference), -1).astype(np.float64)
         eng = engine.reshape(len(engine), -1).astype(np.float64)
         if not np.isfinite(ref).all():
@@ -122,6 +125,7 @@ class OutputAccumulator:
             mean_abs=self._sum_abs / max(self._values, 1),
             sqnr_db=reported_db(self._signal, self._noise) if self.images > self.nonfinite else -SQNR_CAP_DB,
             nonfinite=self.nonfinite,
+            agreement=self._equal / max(self._values, 1) if self._integers else None,
         )
 
 
@@ -130,19 +134,21 @@ class ParityAccumulator:
 
     Args:
         head: the classes and their numbers.
-        logits: the name of the output that is the logits.
+        main: the name of the main output, which the images that lie furthest apart are chosen by.
+        classify: the main output is that head's, whose answers are compared as well (:meth:`add`).
     """
 
-    def __init__(self, head: Head = _UNKNOWN, logits: str = "logits") -> None:
+    def __init__(self, head: Head = _UNKNOWN, main: str = "logits", *, classify: bool = True) -> None:
         self._head, self._kind = head, head.kind
-        self._logits = OutputAccumulator(logits)
+        self._main = OutputAccumulator(main)
         self._others: dict[str, OutputAccumulator] = {}
+        self._classify = classify
         self._agreements = 0
         self._divergence = self._top5 = 0.0
         self._worst: list[WorstImage] = []
 
     def add(self, reference: Floats, engine: Floats, names: Sequence[str] | None = None) -> None:
-        """Adds a batch.
+        """Adds a batch of logits.
 
         Args:
             reference: logits (images, classes).
@@ -153,8 +159,8 @@ class ParityAccumulator:
             InputError: the shapes do not fit, or the reference itself is not finite.
         """
         check_pair(reference, engine)
-        names = names if names is not None else [f"#{self._logits.images + i}" for i in range(len(reference))]
-        found = self._logits.add(reference, engine, names)
+        names = names if names is not None else [f"#{self._main.images + i}" for i in range(len(reference))]
+        found = self._main.add(reference, engine, names)
         ref, eng, finite = found.reference, found.engine, found.finite
         k = min(5, ref.shape[1])
         best_ref, best_eng = top_k(ref, k), top_k(eng, k)
@@ -165,28 +171,34 @@ class ParityAccumulator:
         self._top5 += float(shared[finite].sum())
         self._divergence += float(self._kind.divergence(ref, eng)[finite].sum())
 
-        order = np.lexsort((-found.largest, found.cosine))[:WORST_IMAGES]
-        self._worst += [
-            WorstImage(
-                image=names[i],
-                cosine=float(found.cosine[i]),
-                max_abs=float(found.largest[i]),
-                reference=self._head.name(int(best_ref[i, 0])),
-                engine=self._head.name(int(best_eng[i, 0])) if finite[i] else "not finite",
-                reference_confidence=float(sure_ref[i].max()),
-                engine_confidence=float(sure_eng[i].max()) if finite[i] else 0.0,
-            )
-            for i in order
-        ]
-        self._worst = sorted(self._worst, key=lambda w: (w.cosine, -w.max_abs))[:WORST_IMAGES]
+        def answers(i: int) -> dict[str, Any]:
+            return {
+                "reference": self._head.name(int(best_ref[i, 0])),
+                "engine": self._head.name(int(best_eng[i, 0])) if finite[i] else "not finite",
+                "reference_confidence": float(sure_ref[i].max()),
+                "engine_confidence": float(sure_eng[i].max()) if finite[i] else 0.0,
+            }
+
+        self._remember(found, names, answers)
 
     def add_output(self, name: str, reference: Floats, engine: Floats, names: Sequence[str]) -> None:
-        """Adds a batch of an output that is not the logits, (images, ...).
+        """Adds a batch of an output whose values are no logits, (images, ...).
 
         Raises:
             InputError: the shapes do not fit, or the reference itself is not finite.
         """
-        self._others.setdefault(name, OutputAccumulator(name)).add(reference, engine, names)
+        if name == self._main.name:
+            self._remember(self._main.add(reference, engine, names), names, lambda i: {})
+        else:
+            self._others.setdefault(name, OutputAccumulator(name)).add(reference, engine, names)
+
+    def _remember(self, found: Distances, names: Sequence[str], answers: Callable[[int], dict[str, Any]]) -> None:
+        """Keeps the images of a batch that lie furthest apart."""
+        self._worst += [
+            WorstImage(image=names[i], cosine=float(found.cosine[i]), max_abs=float(found.largest[i]), **answers(i))
+            for i in map(int, np.lexsort((-found.largest, found.cosine))[:WORST_IMAGES])
+        ]
+        self._worst = sorted(self._worst, key=lambda w: (w.cosine, -w.max_abs))[:WORST_IMAGES]
 
     def result(self) -> Parity:
         """The parity of everything added.
@@ -194,22 +206,27 @@ class ParityAccumulator:
         Raises:
             InputError: nothing was added.
         """
-        logits = self._logits.result()
-        images = self._logits.images
+        main = self._main.result()
+        images = self._main.images
+        answered: dict[str, float] = {}
+        if self._classify:
+            answered = {
+                "top1_agreement": self._agreements / images,
+                "top5_agreement": self._top5 / images,
+                "softmax_kl": max(0.0, self._divergence / max(images - main.nonfinite, 1)),
+            }
         return Parity(
             samples=images,
-            cosine_min=logits.cosine_min,
-            cosine_mean=logits.cosine_mean,
-            max_abs=logits.max_abs,
-            mean_abs=logits.mean_abs,
-            sqnr_db=logits.sqnr_db,
-            top1_agreement=self._agreements / images,
-            top5_agreement=self._top5 / images,
+            cosine_min=main.cosine_min,
+            cosine_mean=main.cosine_mean,
+            max_abs=main.max_abs,
+            mean_abs=main.mean_abs,
+            sqnr_db=main.sqnr_db,
+            **answered,
             kind=self._kind,
-            softmax_kl=max(0.0, self._divergence / max(images - logits.nonfinite, 1)),
-            nonfinite=logits.nonfinite,
+            nonfinite=main.nonfinite,
             worst=self._worst,
-            outputs=[logits, *(other.result() for other in self._others.values())],
+            outputs=[main, *(other.result() for other in self._others.values())],
         )
 
 

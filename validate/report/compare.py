@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from radixrt.errors import InputError
-from radixrt.validate.gates import engine_row
+from radixrt.validate.gates import engine_row, floating
 from radixrt.validate.measure.rounds import ratio
 from radixrt.validate.report.figures import (
     BAD,
@@ -46,6 +46,7 @@ COLOURS = (ENGINE, REFERENCE, OTHER, BAD)
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 # Columns that are said once, above the table, where they are the same in every row.
 BY_TOP1, BY_AGREEMENT = "top-1 of the engine", "same answer as the original"
+BY_COSINE = "smallest cosine to the original (the share of equal answers, where there are any)"
 SAID_ONCE = ("model", "precision", "target", "measured on", "weights")
 LABEL_PLACES = ("top left", "bottom left", "top right", "bottom right")
 
@@ -107,7 +108,9 @@ def compare(reports: Sequence[Report]) -> Comparison:
     counts = {report.accuracy.samples for report in executed if report.accuracy}
     if len(counts) > 1:
         notes.append(f"The reports used different numbers of images ({', '.join(map(str, sorted(counts)))}).")
-    return Comparison(entries, BY_TOP1 if labelled else BY_AGREEMENT, tuple(notes))
+    answers = all(report.parity is None or report.parity.top1_agreement is not None for report in executed)
+    score = BY_TOP1 if labelled else BY_AGREEMENT if answers else BY_COSINE
+    return Comparison(entries, score, tuple(notes))
 
 
 def untold(entries: Sequence[Entry]) -> list[Entry]:
@@ -214,7 +217,7 @@ def _row(entry: Entry) -> Row:
         "yes" if entry.on_front else "",
         percent(accuracy.engine_top1) if accuracy else absent,
         change,
-        percent(parity.top1_agreement) if parity else absent,
+        percent(parity.top1_agreement) if parity and parity.top1_agreement is not None else absent,
         f"{parity.cosine_min:.4f}" if parity else absent,
         milliseconds(row.p50_ms / row.batch) if row else absent,
         milliseconds(row.p95_ms / row.batch) if row else absent,
@@ -230,7 +233,9 @@ def _score(report: Report, labelled: bool) -> float | None:
         return None
     if labelled and report.accuracy:
         return report.accuracy.engine_top1
-    return report.parity.top1_agreement if report.parity else None
+    if report.parity is None or report.parity.top1_agreement is not None:
+        return report.parity.top1_agreement if report.parity else None
+    return min((output.cosine_min for output in floating(report.parity)), default=None)
 
 
 def _latency_ms(report: Report) -> float | None:

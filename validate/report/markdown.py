@@ -111,19 +111,11 @@ def _parity(report: Report) -> Iterator[str]:
         return
     yield f"## Parity{' of the CPU twin' if on_stand_in(report) else ''} with {escape(report.reference)}"
     yield ""
-    yield from table([f"over the {report.parity.kind.value}", ""], rows.parity_rows(report.parity))
+    yield from table([f"over {rows.main_output(report.parity)}", ""], rows.parity_rows(report.parity))
     if outputs := rows.output_rows(report.parity):
         yield from table(rows.OUTPUT_HEAD, outputs)
     if report.parity.worst:
-        head = [
-            "image",
-            "cosine",
-            "largest error",
-            escape(report.reference),
-            "confidence",
-            subject(report),
-            "confidence",
-        ]
+        head = rows.worst_head(report.parity, escape(report.reference), subject(report))
         yield from table(head, rows.worst_rows(report.parity))
 
 

@@ -49,25 +49,33 @@ def flip_rows(accuracy: Accuracy) -> list[Row]:
 
 
 def parity_rows(parity: Parity) -> list[Row]:
-    """How close the logits are, or what stands for them."""
-    kind = parity.kind.value
-    rows: list[Row] = [
-        ("images", parity.samples),
-        ("top-1 agreement", percent(parity.top1_agreement)),
-        *([("top-5 agreement", percent(parity.top5_agreement))] if _classes(parity) > 5 else []),
-        (f"cosine of the {kind}, smallest", f"{parity.cosine_min:.6f}"),
-        (f"cosine of the {kind}, mean", f"{parity.cosine_mean:.6f}"),
-        (f"error of the {kind}, largest", f"{parity.max_abs:.3g}"),
-        (f"error of the {kind}, mean", f"{parity.mean_abs:.3g}"),
-        (f"SQNR of the {kind}", f"{parity.sqnr_db:.1f} dB"),
-        (
-            "KL of the softmax" if parity.kind is OutputKind.LOGITS else f"KL of the {kind}",
-            f"{parity.softmax_kl:.3g} nat",
-        ),
+    """How close the main output is, and the answers that its logits give."""
+    what = main_output(parity)
+    rows: list[Row] = [("images", parity.samples)]
+    if parity.top1_agreement is not None:
+        rows.append(("top-1 agreement", percent(parity.top1_agreement)))
+    if parity.top5_agreement is not None and _classes(parity) > 5:
+        rows.append(("top-5 agreement", percent(parity.top5_agreement)))
+    rows += [
+        (f"cosine of {what}, smallest", f"{parity.cosine_min:.6f}"),
+        (f"cosine of {what}, mean", f"{parity.cosine_mean:.6f}"),
+        (f"error of {what}, largest", f"{parity.max_abs:.3g}"),
+        (f"error of {what}, mean", f"{parity.mean_abs:.3g}"),
+        (f"SQNR of {what}", f"{parity.sqnr_db:.1f} dB"),
     ]
+    if parity.softmax_kl is not None:
+        of = "softmax" if parity.kind is OutputKind.LOGITS else parity.kind.value
+        rows.append((f"KL of the {of}", f"{parity.softmax_kl:.3g} nat"))
     if parity.nonfinite:
-        rows.append((f"images whose {kind} hold NaN or infinity", parity.nonfinite))
+        rows.append((f"images where {what} holds NaN or infinity", parity.nonfinite))
     return rows
+
+
+def main_output(parity: Parity) -> str:
+    """What the first figures are of, in words."""
+    if parity.top1_agreement is not None or not parity.outputs:
+        return f"the {parity.kind.value}"
+    return parity.outputs[0].name
 
 
 def _classes(parity: Parity) -> int:
@@ -75,37 +83,56 @@ def _classes(parity: Parity) -> int:
     return parity.outputs[0].shape[0] if parity.outputs else 1000
 
 
-OUTPUT_HEAD = ("output", "shape", "cosine, smallest", "cosine, mean", "error, largest", "error, mean", "SQNR (dB)")
+OUTPUT_HEAD = (
+    "output",
+    "shape",
+    "cosine, smallest",
+    "cosine, mean",
+    "error, largest",
+    "error, mean",
+    "SQNR (dB)",
+    "equal values",
+)
 
 
 def output_rows(parity: Parity) -> list[Row]:
     """Each output, where there are several."""
     return [
         (
-            f"{output.name} (the {parity.kind.value})" if index == 0 else output.name,
+            f"{output.name} (the {parity.kind.value})"
+            if index == 0 and parity.top1_agreement is not None
+            else output.name,
             " x ".join(map(str, output.shape)),
             f"{output.cosine_min:.6f}",
             f"{output.cosine_mean:.6f}",
             f"{output.max_abs:.3g}",
             f"{output.mean_abs:.3g}",
             f"{output.sqnr_db:.1f}",
+            "" if output.agreement is None else percent(output.agreement),
         )
         for index, output in enumerate(parity.outputs)
         if len(parity.outputs) > 1
     ]
 
 
+def worst_head(parity: Parity, reference: str, engine: str) -> list[str]:
+    """The columns of :func:`worst_rows`."""
+    answers = [] if parity.top1_agreement is None else [reference, "confidence", engine, "confidence"]
+    return ["image", "cosine", "largest error", *answers]
+
+
 def worst_rows(parity: Parity) -> list[Row]:
-    """The images that lie furthest apart, with both predictions."""
+    """The images that lie furthest apart, with both predictions where there are any."""
     return [
         (
             w.image,
             f"{w.cosine:.5f}",
             f"{w.max_abs:.3g}",
-            w.reference,
-            f"{w.reference_confidence:.3f}",
-            w.engine,
-            f"{w.engine_confidence:.3f}",
+            *(
+                (w.reference, f"{w.reference_confidence:.3f}", w.engine, f"{w.engine_confidence or 0.0:.3f}")
+                if w.reference_confidence is not None
+                else ()
+            ),
         )
         for w in parity.worst
     ]
@@ -296,6 +323,7 @@ def preparation_rows(report: Report) -> list[Row]:
 def environment_rows(report: Report) -> list[Row]:
     """Where the numbers come from."""
     return [
+        ("task", f"{report.task}: {report.task_reason}" if report.task_reason else report.task),
         ("weights", report.model.weights),
         ("source", report.model.source),
         ("parameters", f"{report.model.parameters:,}"),

@@ -1,4 +1,4 @@
-"""The page of ``radixrt sensitivity``: what each layer alone does to the logits, against the work it could save."""
+"""The page of ``radixrt sensitivity``: what each layer alone does to the outputs, against the work it could save."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def render_sensitivity(rows: Sequence[LayerSensitivity], *, title: str, method: 
         title: the page's heading.
         method: one sentence on how they were measured.
     """
-    label = f"SQNR of the logits when one layer is quantised, against {_x_axis(rows)}"
+    label = f"SQNR of the outputs when one layer is quantised, against {_x_axis(rows)}"
     plots = [Plot("plot-sensitivity", label, 460, figure_json(_figure(rows)))] if rows else []
     return render_page(
         "sensitivity_page.html",
@@ -76,7 +76,7 @@ def _saved(row: LayerSensitivity, measured: bool) -> float:
 
 def _figure(rows: Sequence[LayerSensitivity]) -> go.Figure:
     measured = _measured(rows)
-    figure = new_figure(_x_axis(rows), "SQNR of the logits (dB)")
+    figure = new_figure(_x_axis(rows), "SQNR of the outputs (dB)")
     figure.add_scatter(
         x=[_saved(row, measured) for row in rows],
         y=[min(row.sqnr_db, EXACT_DB) for row in rows],

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from radixrt.validate.gates import LATENCY_GATES, OUTPUT_GATES, engine_row, float_row
+from radixrt.validate.gates import LATENCY_GATES, OUTPUT_GATES, engine_row, float_row, floating
 from radixrt.validate.measure.findings import UNSTEADY
 from radixrt.validate.measure.rounds import ratio
-from radixrt.validate.schema import Gate, Latency, Report, Severity
+from radixrt.validate.schema import Gate, Latency, Parity, Report, Severity
 
 RANDOM_WEIGHTS = "Weights are random: no accuracy is claimed for this network."
 
@@ -157,12 +157,9 @@ def _tiles(report: Report) -> Iterator[Tile]:
         )
         yield Tile(f"Change of top-1{of}", f"{accuracy.delta_points:+.2f} pt", f"95 %: {low:+.2f} to {high:+.2f} pt")
     if parity := report.parity:
-        yield Tile(f"Same answer{of}", percent(parity.top1_agreement), f"top-1 over {parity.samples} images")
-        yield Tile(
-            f"Smallest cosine{of}",
-            f"{parity.cosine_min:.4f}",
-            f"of the {parity.kind.value}, 1 is equal; SQNR {parity.sqnr_db:.1f} dB",
-        )
+        if parity.top1_agreement is not None:
+            yield Tile(f"Same answer{of}", percent(parity.top1_agreement), f"top-1 over {parity.samples} images")
+        yield from _closeness(parity, of)
     if latency := report.latency:
         row = engine_row(latency)
         doubt = ", not steady" if latency.unsteady else ""
@@ -178,6 +175,27 @@ def _tiles(report: Report) -> Iterator[Tile]:
     deploy, engine = report.size.deploy_onnx_bytes, report.size.engine_bytes
     graph = f"deploy graph {size(deploy)}" if deploy else "as it was found"
     yield Tile("Engine", "left to the device" if engine is None else size(engine), graph)
+
+
+def _closeness(parity: Parity, of: str) -> Iterator[Tile]:
+    """How close the logits are; without any, the output that is furthest off."""
+    if parity.top1_agreement is not None or not parity.outputs:
+        note = f"of the {parity.kind.value}, 1 is equal; SQNR {parity.sqnr_db:.1f} dB"
+        yield Tile(f"Smallest cosine{of}", f"{parity.cosine_min:.4f}", note)
+        return
+    if floats := floating(parity):
+        worst = min(floats, key=lambda output: output.cosine_min)
+        which = f"of {worst.name}" + (
+            f", the worst of {len(parity.outputs)} outputs" if len(parity.outputs) > 1 else ""
+        )
+        note = f"{which}, over {parity.samples} images, 1 is equal"
+        yield Tile(f"Smallest cosine{of}", f"{worst.cosine_min:.4f}", note)
+        lowest = min(floats, key=lambda output: output.sqnr_db)
+        yield Tile(f"Lowest SQNR{of}", f"{lowest.sqnr_db:.1f} dB", f"of {lowest.name}")
+    whole = [output for output in parity.outputs if output.agreement is not None]
+    if whole:
+        least = min(whole, key=lambda output: output.agreement or 0.0)
+        yield Tile(f"Equal values{of}", percent(least.agreement or 0.0), f"of {least.name}, integers")
 
 
 def gate_title(gate: Gate) -> str:

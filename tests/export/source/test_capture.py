@@ -198,7 +198,6 @@ class Branches(nn.Module):
     [
         (Text(), SIZE, "returns tuple, not tensors"),
         (Rowless(), SIZE, "returns output_1 as float32 of shape"),
-        (nn.ReLU(), SIZE, "not a tensor of logits"),
         (nn.Conv2d(1, 1, 1), SIZE, "does not run on an input of 1x3x64x64"),
         (Branches(), SIZE, "cannot capture"),
     ],
@@ -209,6 +208,13 @@ def test_what_cannot_be_captured_is_said_in_one_sentence(
     with pytest.raises(InputError, match=message) as caught:
         capture(module, size)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_an_output_of_any_rank_is_captured_under_a_name_that_claims_nothing() -> None:
+    graph = capture(nn.ReLU(), SIZE, BatchSpec(1, 4)).graph
+    assert [(value.name, len(value.shape or ())) for value in graph.outputs] == [("output", 4)]
+    with pytest.raises(InputError, match="output is not a tensor of logits"):
+        capture(nn.ReLU(), SIZE, logits="output")
 
 
 def test_an_opset_that_the_exporter_lacks_is_refused() -> None:

@@ -49,7 +49,7 @@ def test_batches_give_what_the_whole_gives() -> None:
 def test_each_output_has_figures_of_its_own() -> None:
     reference, _, _ = logits(20, 0.0)
     maps = np.random.default_rng(1).normal(size=(20, 3, 4, 4))
-    gathered = ParityAccumulator(logits="scores")
+    gathered = ParityAccumulator(main="scores")
     for part in (slice(0, 8), slice(8, 20)):
         names = [str(i) for i in range(20)[part]]
         gathered.add(reference[part], reference[part], names)

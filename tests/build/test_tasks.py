@@ -1,0 +1,124 @@
+"""Networks that name no classes, end to end: nothing of what they put out is taken for logits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import radixrt as rt
+from radixrt.api import load
+from radixrt.errors import InputError
+from radixrt.validate.schema import Report
+from tests.cli_runner import radixrt
+from tests.networks import dense
+from tests.networks.dense import embedding, pyramid, unet
+from tests.photographs import LABELS, write_photographs
+
+QUICK = {"latency_rounds": 3, "grouped_conv": "keep", "calibration_images": 16, "test_images": 8}
+NETWORKS = {"unet": unet, "pyramid": pyramid, "embedding": embedding}
+SHAPES = {
+    "unet": {"output": [4, 32, 32]},
+    "pyramid": {"output_0": [16, 16, 16], "output_1": [24, 8, 8]},
+    "embedding": {"logits": [12]},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photographs(tmp_path_factory.mktemp("photographs"))
+
+
+def compiled(module: nn.Module, data: Path, folder: Path, **more: object) -> Report:
+    (result,) = rt.compile(module, data=data, input_size=(3, 32, 32), output=folder, **QUICK, **more)  # type: ignore[arg-type]
+    return result.report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("precision", "target", "floor"),
+    [("fp32", "onnxruntime", 90), ("int8", "onnxruntime", 15), ("fp32", "openvino", 90)],
+)
+def test_every_output_is_judged_by_parity_alone(
+    name: str, precision: str, target: str, floor: float, data: Path, tmp_path: Path
+) -> None:
+    report = compiled(NETWORKS[name](), data, tmp_path / "b", precision=precision, target=target)
+    assert report.task == "tensors" and report.passed and report.accuracy is None and not report.gates
+    parity = report.parity
+    assert parity is not None and {output.name: output.shape for output in parity.outputs} == SHAPES[name]
+    assert all(output.sqnr_db > floor and output.agreement is None for output in parity.outputs)
+    assert (parity.top1_agreement, parity.softmax_kl) == (None, None)
+    assert len(report.rewrite.attention_blocks) >= 2 and not report.rewrite.refused
+    if precision == "int8":
+        assert report.quantization is not None and report.quantization.quantized >= 1
+        assert report.quantization.recovery
+    words = (tmp_path / "b" / "report.md").read_text() + (tmp_path / "b" / "report.json").read_text()
+    assert "The task is tensors, because the main output is" in words
+    for word in ("top-1", "softmax", "the logits", "Same answer"):
+        assert word not in (tmp_path / "b" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_bundle_gives_arrays_by_name(data: Path, tmp_path: Path) -> None:
+    report = compiled(pyramid(), data, tmp_path / "b", precision="int8", target="onnxruntime")
+    folder, picture = tmp_path / "b", data / LABELS[0] / "0.png"
+    assert report.quantization is not None
+    assert json.loads((folder / "manifest.json").read_text())["task"] == "tensors"
+    with load(folder) as engine:
+        ((_, found),) = engine.predict(picture)
+        with pytest.raises(InputError, match="names no classes"):
+            next(engine.classify(picture))
+    assert {name: list(array.shape[1:]) for name, array in found.items()} == SHAPES["pyramid"]
+    done = radixrt("run", folder, picture)
+    assert done.code == 0 and "output_1" in done.out and "probability" not in done.out
+    command = [sys.executable, folder / "run.py", "--json", "--output", tmp_path / "o.npz", picture, picture]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    (first, _) = json.loads(ran.stdout)["results"]
+    assert set(first["outputs"]) == set(SHAPES["pyramid"]) and "top5" not in first
+    with np.load(tmp_path / "o.npz") as saved:
+        for name, array in found.items():
+            np.testing.assert_allclose(saved[name][:1], array, rtol=1e-5, atol=1e-6)
+    torch.save(pyramid().state_dict(), tmp_path / "weights.pt")
+    judged = rt.validate(
+        folder,
+        reference=f"{Path(dense.__file__)}:pyramid",
+        checkpoint=tmp_path / "weights.pt",
+        data=data,
+        input_size=(3, 32, 32),
+        latency_rounds=3,
+        test_images=8,
+    )
+    assert judged.task == "tensors" and judged.parity is not None and len(judged.parity.outputs) == 2
+
+
+@pytest.mark.slow
+def test_what_upsamples_stays_in_float_and_the_report_says_so(data: Path, tmp_path: Path) -> None:
+    report = compiled(unet(), data, tmp_path / "b", precision="int8", target="onnxruntime")
+    assert report.quantization is not None
+    said = " ".join(report.quantization.kept_float)
+    assert "ConvTranspose: no rule quantises its weights" in said and "Concat: no rule" in said
+    assert "Resize: no rule" in said
+
+
+@pytest.mark.slow
+def test_a_limit_that_no_figure_can_meet_is_refused_before_anything_is_built(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="max_drop judges answers of classes, and the task here is tensors"):
+        compiled(unet(), data, tmp_path / "b", precision="fp32", target="onnxruntime", max_drop=1.0)
+    with pytest.raises(InputError, match="this network cannot classify: its main output is output"):
+        compiled(unet(), data, tmp_path / "b", precision="fp32", target="onnxruntime", task="classify")
+    with pytest.raises(InputError, match="there is no task 'guess': choose one of classify, tensors"):
+        compiled(unet(), data, tmp_path / "b", precision="fp32", target="onnxruntime", task="guess")
+
+
+@pytest.mark.slow
+def test_the_smallest_cosine_of_all_outputs_is_a_gate(data: Path, tmp_path: Path) -> None:
+    report = compiled(pyramid(), data, tmp_path / "b", precision="fp32", target="onnxruntime", min_cosine=0.999)
+    (gate,) = report.gates
+    assert gate.passed and "the worst of 2" in gate.reason

@@ -1,0 +1,96 @@
+"""Which task a network is judged by: the one that was named, or what its outputs and the data say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from radixrt.errors import InputError
+from radixrt.export.graph.output_kind import output_kinds
+from radixrt.validate.tasks.base import Interface, Task
+from radixrt.validate.tasks.classify import Classify
+from radixrt.validate.tasks.tensors import Tensors
+
+TASKS: dict[str, Task] = {task.name: task for task in (Classify(), Tensors())}
+
+_MOVES = frozenset({"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"})
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A task, and why it was taken, to follow "because"."""
+
+    task: Task
+    why: str
+
+    @property
+    def sentence(self) -> str:
+        """The choice for the report."""
+        return f"The task is {self.task.name}, because {self.why}."
+
+
+def choose(name: str | None, network: Interface) -> Chosen:
+    """Takes the task that was named, or reads it off.
+
+    Args:
+        name: as ``--task`` takes it; None reads the task off the network and the data.
+        network: what is to be judged.
+
+    Raises:
+        InputError: there is no such task, or the network's outputs cannot be its.
+    """
+    if name is None:
+        return _read_off(network)
+    if name not in TASKS:
+        raise InputError(f"there is no task {name!r}: choose one of {', '.join(TASKS)}")
+    task = TASKS[name]
+    if (refusal := task.refusal(network)) is not None:
+        raise InputError(f"this network cannot {name}: {refusal}; leave --task out, or choose tensors")
+    return Chosen(task, "it was asked for")
+
+
+def _read_off(network: Interface) -> Chosen:
+    classify, tensors = TASKS["classify"], TASKS["tensors"]
+    what = f"the main output is {network.described}"
+    if network.classes < 2:
+        return Chosen(tensors, f"{what}, of which no metric is known")
+    if network.labelled:
+        return Chosen(classify, f"{what} and the data has as many classes")
+    if network.end in _NO_ANSWER:
+        return Chosen(tensors, f"{what} and ends in {_NO_ANSWER[network.end]}, and no labels of its classes are known")
+    return Chosen(classify, f"{what}, a number for each of {network.classes} classes")
+
+
+_NO_ANSWER = {
+    "Sigmoid": "a Sigmoid, whose numbers answer a question each",
+    "LpNormalization": "a normalisation, as embeddings do",
+    "Div": "a normalisation, as embeddings do",
+}
+
+
+def end_of(output: ir.Value) -> str:
+    """The operator that makes an output, what only moves or renames values left aside; empty for a constant Div."""
+    node = output.producer()
+    while node is not None and node.op_type in _MOVES and node.inputs and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    if node is None:
+        return ""
+    by = node.inputs[1] if node.op_type == "Div" else None
+    # Divided by a constant is a temperature: the answer stays.
+    return "" if by is not None and by.const_value is not None else str(node.op_type)
+
+
+def interface_of(graph: ir.Graph, labels: tuple[str, ...] = (), labelled: bool = False) -> Interface:
+    """What a graph puts out, with what the data says of it."""
+    outputs = list(graph.outputs)
+    return Interface(
+        shapes={
+            value.name or "": [s if isinstance(s, int) else s.value for s in value.shape or ()] for value in outputs
+        },
+        end=end_of(outputs[0]),
+        floats=tuple(v.name or "" for v in outputs if v.dtype is not None and v.dtype.is_floating_point()),
+        labels=labels,
+        labelled=labelled,
+        kind=output_kinds(graph)[outputs[0].name or ""],
+    )

@@ -1,0 +1,72 @@
+"""``classify``: the main output holds a number for each class, the largest is the answer. Metric: top-1 and top-5."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixrt.calibration.data.images import ImageBatch
+from radixrt.validate.measure.accuracy import accuracy
+from radixrt.validate.measure.findings import logit_findings
+from radixrt.validate.measure.parity import ParityAccumulator, top_k
+from radixrt.validate.tasks.base import Interface, Judge, Outputs, OutputsJudged, Task
+
+
+class Classify(Task):
+    """N x C, or N x C x 1 x 1, from a class folder or a CSV of labels."""
+
+    name = "classify"
+    has_accuracy = True
+
+    def refusal(self, network: Interface) -> str | None:
+        if not network.classes:
+            return f"its main output is {network.described}, not N x classes"
+        return None
+
+    def judge(self, network: Interface, *, measure_accuracy: bool, max_drop_points: float) -> Judge:
+        return _Answers(network, measure_accuracy, max_drop_points)
+
+    def aims(self, network: Interface) -> tuple[str, ...]:
+        return (network.main,)
+
+
+class _Answers(Judge):
+    def __init__(self, network: Interface, measure_accuracy: bool, max_drop_points: float) -> None:
+        self._network, self._labelled, self._drop = network, measure_accuracy, max_drop_points
+        self._close = ParityAccumulator(network.head, network.main)
+        self._expected: list[NDArray[Any]] = []
+        self._found: list[NDArray[Any]] = []
+        self._names: list[str] = []
+        self._labels: list[int] = []
+
+    def add(self, reference: Outputs, engine: Outputs, images: ImageBatch) -> None:
+        for name, truth in reference.items():
+            if name == self._network.main:
+                expected, found = _rows(truth), _rows(engine[name])
+                self._close.add(expected, found, images.names)
+                self._expected.append(expected)
+                self._found.append(found)
+            else:
+                self._close.add_output(name, truth, engine[name], images.names)
+        self._names += images.names
+        self._labels += [int(label) for label in images.labels] if images.labels is not None else []
+
+    def result(self) -> OutputsJudged:
+        close, head = self._close.result(), self._network.head
+        expected, found = np.concatenate(self._expected), np.concatenate(self._found)
+        right = None
+        if self._labelled:
+            right = accuracy(expected, found, self._labels, names=self._names, head=head, max_drop_points=self._drop)
+        return OutputsJudged(close, right, logit_findings(expected, found, head))
+
+    def marked(self) -> tuple[NDArray[np.bool_], list[int]] | None:
+        found = np.concatenate(self._found)
+        right = top_k(found, 1)[:, 0] == np.asarray(self._labels)
+        return np.asarray(np.isfinite(found).all(axis=1) & right), self._labels
+
+
+def _rows(logits: NDArray[Any]) -> NDArray[Any]:
+    """N x C x 1 x 1 as N x C."""
+    return logits.reshape(logits.shape[:2])

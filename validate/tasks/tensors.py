@@ -1,0 +1,34 @@
+"""``tensors``: nothing is known of what the outputs mean, so each is held against the original's, number by number."""
+
+from __future__ import annotations
+
+from radixrt.calibration.data.images import ImageBatch
+from radixrt.validate.measure.parity import ParityAccumulator
+from radixrt.validate.tasks.base import Interface, Judge, Outputs, OutputsJudged, Task
+
+
+class Tensors(Task):
+    """Parity of every output, and nothing beyond it."""
+
+    name = "tensors"
+
+    def refusal(self, network: Interface) -> str | None:
+        return None
+
+    def judge(self, network: Interface, *, measure_accuracy: bool, max_drop_points: float) -> Judge:
+        return _Parity(network)
+
+    def aims(self, network: Interface) -> tuple[str, ...]:
+        return network.floats
+
+
+class _Parity(Judge):
+    def __init__(self, network: Interface) -> None:
+        self._close = ParityAccumulator(main=network.main, classify=False)
+
+    def add(self, reference: Outputs, engine: Outputs, images: ImageBatch) -> None:
+        for name, truth in reference.items():
+            self._close.add_output(name, truth, engine[name], images.names)
+
+    def result(self) -> OutputsJudged:
+        return OutputsJudged(self._close.result(), None, [])
