@@ -227,8 +227,8 @@ def validate(options: ValidateOptions) -> Report:
     """Holds a bundle, or an engine that somebody else made, against the original network.
 
     A bundle's engine reads its images as the bundle records, the original as it does by itself: where the two differ,
-    the report says how. Where a bundle's engine cannot run here, its CPU twin is judged, and the report says so. The
-    keywords are the options of ``radixrt validate``; no file is written without ``output`` or ``junit``.
+    the report says how. Where a bundle's engine cannot run here, its CPU stand-in is judged, and the report says so.
+    The keywords are the options of ``radixrt validate``; no file is written without ``output`` or ``junit``.
 
     Returns:
         The report; whether the gates are kept is ``report.passed``.

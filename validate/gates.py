@@ -7,8 +7,8 @@ It is only in the list where it fails.
 
 A limit that could not be measured is not judged (``value`` is absent and the reason says why). On an engine that was
 executed, a limit that the user asked for by hand and that could not be measured fails: a gate that silently does not
-look is worse than none. On an engine that was built and not executed, its size is judged, and what its CPU twin answers
-where that was measured: the reason of such a gate says so.
+look is worse than none. On an engine that was built and not executed, its size is judged, and what its CPU stand-in
+answers where that was measured: the reason of such a gate says so.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from radixrt.validate.schema import (
 tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 DEFAULT_MAX_DROP = 1.0
-# Judged by outputs, so by the CPU twin where the engine was not executed.
+# Judged by outputs, so by the CPU stand-in where the engine was not executed.
 OUTPUT_GATES = ("max_drop", "min_agreement", "min_cosine", "max_nonfinite_images")
 LATENCY_GATES = ("max_p95_ms", "min_speedup", "max_regression_p50")
 UNITS: dict[str, Unit] = {
@@ -59,7 +59,7 @@ UNITS: dict[str, Unit] = {
     "max_regression_drop": "points",
 }
 NO_TRUTH = "top-1 needs trained weights and labels that fit the head"
-ON_STAND_IN = "Measured on the CPU twin of the same numbers, not on the engine."
+ON_STAND_IN = "Measured on the CPU stand-in of the same numbers, not on the engine."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from radixrt.export.passes.report import Float32Node, RewriteReport
 
 SCHEMA_VERSION = 2
 
-MeasuredOn = Literal["engine", "cpu twin"]
+MeasuredOn = Literal["engine", "cpu stand-in"]
 Severity = Literal["failure", "doubt", "remark", "detail"]
 Unit = Literal["points", "share", "cosine", "ms", "times", "bytes", "images", "values", "percent"]
 
@@ -322,11 +322,11 @@ class Report(_Frozen):
     """Everything one build can say about itself. Parts that were not executed are absent, and ``notes`` says why.
 
     ``reference`` is what the engine is held against: ``PyTorch`` or ``ONNX original``. ``measured_on`` says whose
-    outputs ``parity`` and ``accuracy`` hold against the reference's: the engine's, or those of its CPU twin, the same
-    numbers run by ONNX Runtime, where the engine could not be executed. ``float32_nodes`` are those that FP16 left in
-    float32. ``task`` is what the outputs were taken for and ``task_reason`` why, to follow "because". ``preprocessing``
-    says how images are prepared and who says so. ``reused`` names the steps whose results an earlier run left; times
-    are never among them.
+    outputs ``parity`` and ``accuracy`` hold against the reference's: the engine's, or those of its CPU stand-in, the
+    same numbers run by ONNX Runtime, where the engine could not be executed. ``float32_nodes`` are those that FP16 left
+    in float32. ``task`` is what the outputs were taken for and ``task_reason`` why, to follow "because".
+    ``preprocessing`` says how images are prepared and who says so. ``reused`` names the steps whose results an earlier
+    run left; times are never among them.
     """
 
     schema_version: Literal[2] = Field(default=2, alias="schema")

@@ -50,16 +50,16 @@ def judge_stand_in(
         built = target.build(deploy, Path(folder), BuildOptions(build.precision, build.batch, threads=build.threads))
         with target.open(built.files[0], threads=build.threads) as session:
             run = session_outputs(session, trial.batch)
-            outputs = judge_outputs(run, prepared, trial, stages, engine_images, what="CPU twin")
+            outputs = judge_outputs(run, prepared, trial, stages, engine_images, what="CPU stand-in")
     how = "in unsigned integers" if build.precision is Precision.INT8 else "in float"
     half = build.precision is not Precision.FP32
     return Verdict(
-        measured_on="cpu twin",
+        measured_on="cpu stand-in",
         parity=outputs.parity,
         accuracy=outputs.accuracy,
-        findings=[f.model_copy(update={"text": f"On the CPU twin: {f.text}"}) for f in outputs.findings],
+        findings=[f.model_copy(update={"text": f"On the CPU stand-in: {f.text}"}) for f in outputs.findings],
         notes=[
-            f"The CPU twin is deploy.onnx run by {target.name} {target.capability().version}: the same numbers {how}."
-            + (" FP16 is computed in FP32 there, so FP16 rounding and overflow do not show." if half else "")
+            f"The CPU stand-in is deploy.onnx run by {target.name} {target.capability().version}: the same numbers "
+            f"{how}." + (" FP16 is computed in FP32 there, so FP16 rounding and overflow do not show." if half else "")
         ],
     )

@@ -1,4 +1,4 @@
-"""Protects the arithmetic that every INT8 number goes through: scales, rounding, saturation, the unsigned twin."""
+"""Protects the arithmetic that every INT8 number goes through: scales, rounding, saturation, the unsigned form."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_quantising_again_changes_nothing(values: list[int], scale: float) -> No
     assert np.array_equal(quantize(dequantize(q, scale), scale), q)
 
 
-def test_every_signed_value_has_its_unsigned_twin() -> None:
+def test_every_signed_value_has_its_unsigned_form() -> None:
     q = np.arange(-128, 128).astype(np.int8)
     assert to_unsigned(q).tolist() == list(range(256))
     assert np.array_equal(to_unsigned(q).astype(np.int16) - 128, q)

@@ -69,7 +69,7 @@ def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = radixrt("engine", network, *words, "--min-cosine", "0.9", "-o", folder / "bundle")
     assert done.code == 0, done.err
     assert done.err.startswith("No tensorrt plan is built here (")
-    assert "Graph made here, to be built on the device; its CPU twin kept 2 gates" in done.out
+    assert "Graph made here, to be built on the device; its CPU stand-in kept 2 gates" in done.out
     return folder / "bundle"
 
 

@@ -105,7 +105,7 @@ def make_report(
             for i in range(10)
         ]
         layers = [LayerTime(name=f"layer1.{i}", op_type="Conv", ms=0.1 * (i + 1)) for i in range(30)]
-    measured_on: MeasuredOn = "cpu twin" if stand_in else "engine"
+    measured_on: MeasuredOn = "cpu stand-in" if stand_in else "engine"
     gates = judge_gates(
         limits, parity=close, accuracy=right, latency=times, size=size, executed=executed, measured_on=measured_on
     )

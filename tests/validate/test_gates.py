@@ -80,7 +80,7 @@ def test_an_engine_that_was_not_executed_is_judged_by_its_size_alone() -> None:
     assert all("not executed" in g.reason for g in gates if g.value is None)
 
 
-def test_what_the_cpu_twin_answers_is_judged_and_the_reason_says_on_what() -> None:
+def test_what_the_stand_in_answers_is_judged_and_the_reason_says_on_what() -> None:
     size = Size(deploy_onnx_bytes=20, engine_bytes=20)
     limits = read_gates(max_drop=1.0, min_cosine=0.9, min_agreement=0.5, max_p95_ms=1.0, max_engine_bytes=30)
     bad = make_report(stand_in=True, noise=2.0)
@@ -90,15 +90,15 @@ def test_what_the_cpu_twin_answers_is_judged_and_the_reason_says_on_what() -> No
     assert {g.name: g.passed for g in gates} == {
         "max_drop": False, "min_cosine": False, "min_agreement": True, "max_p95_ms": True, "max_engine_bytes": True,
     }  # fmt: skip
-    on_stand_in = {g.name for g in gates if "CPU twin of the same numbers, not on the engine" in g.reason}
+    on_stand_in = {g.name for g in gates if "CPU stand-in of the same numbers, not on the engine" in g.reason}
     assert on_stand_in == {"max_drop", "min_cosine", "min_agreement"}
     assert [g.name for g in gates if g.value is None] == ["max_p95_ms"]
 
 
-def test_what_the_twin_lacks_is_labels_and_not_an_execution() -> None:
-    twin = make_report(stand_in=True)
+def test_what_the_stand_in_lacks_is_labels_and_not_an_execution() -> None:
+    stand_in = make_report(stand_in=True)
     limits = read_gates(max_drop=1.0)
-    [gate] = judge_gates(limits, parity=twin.parity, executed=False, measured_on="cpu twin")
+    [gate] = judge_gates(limits, parity=stand_in.parity, executed=False, measured_on="cpu stand-in")
     assert gate.passed and gate.value is None and "labels" in gate.reason and "executed" not in gate.reason
 
 

@@ -102,7 +102,9 @@ def compare(reports: Sequence[Report]) -> Comparison:
     if idle:
         notes.append(f"Built and not executed here, so without a point in the plot: {'; '.join(idle)}.")
     if any(on_stand_in(report) for report in reports):
-        notes.append("Figures measured on the CPU twin are those of the same numbers run on a CPU, not of the engine.")
+        notes.append(
+            "Figures measured on the CPU stand-in are those of the same numbers run on a CPU, not of the engine."
+        )
     if not labelled and len({report.model.name for report in executed}) > 1:
         notes.append("Each network's answers are held against its own original: that does not rank the networks.")
     counts = {report.accuracy.samples for report in executed if report.accuracy}

@@ -65,7 +65,7 @@ def _suite(report: Report) -> ElementTree.Element:
         elif gate in skipped:
             ElementTree.SubElement(case, "skipped", message=_clean(gate.reason))
         elif gate.reason:
-            # What a gate was judged by is part of its passing: a CPU twin, or an interval that proves nothing.
+            # What a gate was judged by is part of its passing: a CPU stand-in, or an interval that proves nothing.
             ElementTree.SubElement(case, "system-out").text = _clean(gate.reason)
     if doubts:
         case = ElementTree.SubElement(suite, "testcase", classname=_clean(name), name="verdict")

@@ -89,7 +89,7 @@ def _accuracy(report: Report) -> Iterator[str]:
         return
     low, high = accuracy.delta_ci95_points
     who = subject(report)
-    yield "## Accuracy of the CPU twin" if on_stand_in(report) else "## Accuracy"
+    yield "## Accuracy of the CPU stand-in" if on_stand_in(report) else "## Accuracy"
     yield ""
     yield (
         f"{accuracy.samples} images; change {accuracy.delta_points:+.2f} points, 95 % interval {low:+.2f} to "
@@ -109,7 +109,7 @@ def _accuracy(report: Report) -> Iterator[str]:
 def _parity(report: Report) -> Iterator[str]:
     if report.parity is None:
         return
-    yield f"## Parity{' of the CPU twin' if on_stand_in(report) else ''} with {escape(report.reference)}"
+    yield f"## Parity{' of the CPU stand-in' if on_stand_in(report) else ''} with {escape(report.reference)}"
     yield ""
     yield from table([f"over {rows.main_output(report.parity)}", ""], rows.parity_rows(report.parity))
     if outputs := rows.output_rows(report.parity):

@@ -52,19 +52,19 @@ def headline(report: Report) -> Headline:
 def _verdict(report: Report) -> tuple[str, Tone]:
     failed = [gate for gate in report.gates if not gate.passed]
     judged = [gate for gate in report.gates if gate.value is not None]
-    twin = [gate for gate in judged if gate.name in OUTPUT_GATES] if on_stand_in(report) else []
+    stand_in = [gate for gate in judged if gate.name in OUTPUT_GATES] if on_stand_in(report) else []
     if failed or not report.passed:
         title = "Failed"
         if failed:
             of = "the one gate was" if len(report.gates) == 1 else f"{len(failed)} of {len(report.gates)} gates"
             title += f": {of} not kept"
-        if any(gate in failed for gate in twin):
-            title += ", measured on the CPU twin"
+        if any(gate in failed for gate in stand_in):
+            title += ", measured on the CPU stand-in"
         why = _titles(report, "failure")
         return f"{title} ({'; '.join(why)})" if why else title, "bad"
     doubts = _doubts(report)
     if not report.executed:
-        kept = [f"its CPU twin kept {count(len(twin), 'gate')}"] if twin else []
+        kept = [f"its CPU stand-in kept {count(len(stand_in), 'gate')}"] if stand_in else []
         made = "Built, not executed here" if report.built else "Graph made here, to be built on the device"
         return "; ".join([made, *kept, *doubts]), "unproved"
     if not judged:
@@ -105,8 +105,8 @@ def _sentences(report: Report) -> Iterator[str]:
         yield (
             f"{idle}: nothing here measures its outputs, its accuracy or its speed."
             if report.parity is None
-            else f"{idle}. Parity and accuracy were measured on its CPU twin, the same numbers run by ONNX Runtime, "
-            "and not on the engine; nothing here measures its speed."
+            else f"{idle}. Parity and accuracy were measured on its CPU stand-in, the same numbers run by ONNX "
+            "Runtime, and not on the engine; nothing here measures its speed."
         )
     if report.accuracy:
         yield report.accuracy.conclusion
@@ -132,13 +132,13 @@ def speedup(latency: Latency) -> str:
 
 
 def on_stand_in(report: Report) -> bool:
-    """Whether parity and accuracy are those of the CPU twin of an engine that was not executed."""
-    return report.measured_on == "cpu twin"
+    """Whether parity and accuracy are those of the CPU stand-in of an engine that was not executed."""
+    return report.measured_on == "cpu stand-in"
 
 
 def subject(report: Report) -> str:
     """Whose outputs were measured, in words."""
-    return "CPU twin" if on_stand_in(report) else "engine"
+    return "CPU stand-in" if on_stand_in(report) else "engine"
 
 
 def tiles(report: Report) -> list[Tile]:
@@ -147,7 +147,7 @@ def tiles(report: Report) -> list[Tile]:
 
 
 def _tiles(report: Report) -> Iterator[Tile]:
-    of = ", CPU twin" if on_stand_in(report) else ""
+    of = ", CPU stand-in" if on_stand_in(report) else ""
     if accuracy := report.accuracy:
         low, high = accuracy.delta_ci95_points
         yield Tile(

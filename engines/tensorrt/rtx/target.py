@@ -131,10 +131,10 @@ class TensorRtRtxTarget(PlanTarget):
         return BuiltEngine(tuple(files), time.perf_counter() - started, tuple(notes), facts)
 
     def _compare_with_fp16(self, deploy: Path, cost: PlanCost, options: BuildOptions) -> list[str]:
-        from radixrt.engines.tensorrt.rtx.unquantised import float16_twin
+        from radixrt.engines.tensorrt.rtx.unquantised import in_float16
 
-        twin = plan_cost(float16_twin(deploy), dataclasses.replace(options, precision=Precision.FP16))
-        return list(compare_int8(cost, twin).notes)
+        stand_in = plan_cost(in_float16(deploy), dataclasses.replace(options, precision=Precision.FP16))
+        return list(compare_int8(cost, stand_in).notes)
 
     def _open(self, engine: Path, threads: int) -> Session:
         from radixrt.engines.tensorrt.session import CudaSession

@@ -36,7 +36,7 @@ def remove_pairs(model: ir.Model) -> ir.Model:
     return model
 
 
-def float16_twin(deploy: Path) -> bytes:
+def in_float16(deploy: Path) -> bytes:
     """Returns the FP16 graph of the network that an INT8 deploy graph quantises, as the bytes of an ONNX file."""
     from radixrt.export.passes.float16 import to_float16
 

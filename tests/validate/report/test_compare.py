@@ -40,13 +40,13 @@ def test_an_engine_that_was_not_executed_is_listed_without_a_point() -> None:
     assert "not executed" in render_comparison([r.report for r in found.entries])
 
 
-def test_figures_of_a_cpu_twin_are_marked_and_have_no_point() -> None:
+def test_figures_of_a_stand_in_are_marked_and_have_no_point() -> None:
     found = compare([report(0.9, 4), make_report(stand_in=True, target="tensorrt-rtx")])
     assert (found.entries[1].score, found.entries[1].on_front) == (None, False)
-    assert any("measured on the CPU twin" in note and "not of the engine" in note for note in found.notes)
+    assert any("measured on the CPU stand-in" in note and "not of the engine" in note for note in found.notes)
     page = render_comparison([entry.report for entry in found.entries])
     row = page.partition('<th scope="row">tensorrt-rtx</th>')[2].partition("</tr>")[0]
-    assert row.startswith("<td>CPU twin</td>") and "%" in row
+    assert row.startswith("<td>CPU stand-in</td>") and "%" in row
 
 
 def test_other_machines_and_random_weights_are_said() -> None:

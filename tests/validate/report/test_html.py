@@ -90,14 +90,16 @@ def test_verdict_and_warning_come_first() -> None:
     assert "Accuracy" not in idle and "Latency" not in idle
 
 
-def test_the_page_labels_what_the_cpu_twin_answered() -> None:
+def test_the_page_labels_what_the_stand_in_answered() -> None:
     report = make_report(stand_in=True, noise=0.3, limits=GateLimits(max_drop=90))
     page = render_html(report)
     words = Page(page).words
-    assert "Built, not executed here; its CPU twin kept 1 gate" in words
-    assert {"Accuracy of the CPU twin", "Parity of the CPU twin with PyTorch", "Top-1, CPU twin"} <= set(words)
+    assert "Built, not executed here; its CPU stand-in kept 1 gate" in words
+    assert {"Accuracy of the CPU stand-in", "Parity of the CPU stand-in with PyTorch", "Top-1, CPU stand-in"} <= set(
+        words
+    )
     assert "engine" not in words, "no column and no point of a plot is called the engine's"
-    assert "CPU twin minus PyTorch" in page and "engine minus PyTorch" not in page
+    assert "CPU stand-in minus PyTorch" in page and "engine minus PyTorch" not in page
 
 
 def test_without_figures_there_is_no_library_either() -> None:

@@ -26,10 +26,10 @@ def test_what_was_not_judged_is_skipped() -> None:
     assert (suite.get("failures"), suite.get("skipped")) == ("0", "1")
 
 
-def test_a_gate_that_the_twin_kept_says_so_in_the_ci_system() -> None:
+def test_a_gate_that_the_stand_in_kept_says_so_in_the_ci_system() -> None:
     suite = ElementTree.fromstring(render_junit([make_report(stand_in=True)]))[0]
     (said,) = [case.findtext("system-out") for case in suite.iter("testcase")]
-    assert said is not None and "CPU twin" in said and "not on the engine" in said
+    assert said is not None and "CPU stand-in" in said and "not on the engine" in said
 
 
 def test_what_the_times_are_worth_stands_beside_the_gates() -> None:

@@ -32,17 +32,17 @@ def test_what_was_not_executed_shows_no_figure() -> None:
 
 
 # Nobody may take the figures of a CPU run for those of the plan: each place that shows one says what it is of.
-def test_what_the_cpu_twin_answered_is_labelled_wherever_it_stands() -> None:
+def test_what_the_stand_in_answered_is_labelled_wherever_it_stands() -> None:
     report = make_report(stand_in=True, target="tensorrt-rtx", noise=0.3, limits=GateLimits(max_drop=90))
     text = render_markdown(report)
-    assert text.split("\n")[2] == "**Built, not executed here; its CPU twin kept 1 gate.**"
-    assert "measured on its CPU twin" in text and "and not on the engine" in text
-    assert "## Accuracy of the CPU twin\n" in text and "## Parity of the CPU twin with PyTorch\n" in text
+    assert text.split("\n")[2] == "**Built, not executed here; its CPU stand-in kept 1 gate.**"
+    assert "measured on its CPU stand-in" in text and "and not on the engine" in text
+    assert "## Accuracy of the CPU stand-in\n" in text and "## Parity of the CPU stand-in with PyTorch\n" in text
     assert "## Latency" not in text
     head = [line for line in text.split("\n") if line.startswith("| ") and "PyTorch" in line]
     assert head and not any("engine" in line for line in head)
     failed = make_report(stand_in=True, noise=0.3, limits=GateLimits(min_agreement=0.999))
-    assert "gates not kept, measured on the CPU twin.**" in render_markdown(failed).split("\n")[2]
+    assert "gates not kept, measured on the CPU stand-in.**" in render_markdown(failed).split("\n")[2]
 
 
 def test_every_part_is_there() -> None:

@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from radixrt.engines.tensorrt.rtx.unquantised import float16_twin, remove_pairs
+from radixrt.engines.tensorrt.rtx.unquantised import in_float16, remove_pairs
 from radixrt.export.passes.float16 import to_float16
 from tests.networks import gated
 
@@ -26,13 +26,13 @@ def test_without_pairs_the_network_is_the_same_but_for_the_rounding_of_its_input
 
 # The deploy graph of this family has FP16 between its pairs already; typing it again must change nothing.
 @pytest.mark.parametrize("half", [False, True])
-def test_the_fp16_twin_is_half_throughout(tmp_path: Path, half: bool) -> None:
+def test_the_fp16_form_is_half_throughout(tmp_path: Path, half: bool) -> None:
     model = ir.from_proto(gated.tiny("int8"))
     ir.save(to_float16(model).model if half else model, tmp_path / "deploy.onnx")
-    twin = onnx.load_from_string(float16_twin(tmp_path / "deploy.onnx"))
-    onnx.checker.check_model(twin, full_check=True)
-    assert {w.data_type for w in twin.graph.initializer} == {onnx.TensorProto.FLOAT16}
+    stand_in = onnx.load_from_string(in_float16(tmp_path / "deploy.onnx"))
+    onnx.checker.check_model(stand_in, full_check=True)
+    assert {w.data_type for w in stand_in.graph.initializer} == {onnx.TensorProto.FLOAT16}
     array = gated.images(1).clip(-2.9, 2.9)
     np.testing.assert_allclose(
-        gated.reference(twin, array), gated.reference(gated.tiny("int8"), array), rtol=0, atol=3e-2
+        gated.reference(stand_in, array), gated.reference(gated.tiny("int8"), array), rtol=0, atol=3e-2
     )
