@@ -73,5 +73,5 @@ def test_outputs_are_paired_by_name_and_then_by_shape() -> None:
     assert found.names == {"logits": "scores", "other": "other"}
     found = match_outputs({"logits": LOGITS, "map": MAP}, {"logits": LOGITS, "more": MAP[:, :1]})
     assert found.names == {"logits": "logits"} and [f.text.split()[1] for f in found.findings] == ["engine", "original"]
-    with pytest.raises(InputError, match="none is like the original's logits"):
+    with pytest.raises(InputError, match="none is like the original's main output logits"):
         match_outputs({"logits": LOGITS}, {"map": MAP})
