@@ -46,7 +46,7 @@ def test_kills_at_random_moments_leave_one_whole_bundle(tmp_path: Path) -> None:
     for round_number in range(RANDOM_KILLS):
         child = start_writing(output, last + 1, log, exchange=round_number % 2 == 0)
         # Between none and a few generations, however busy this machine is.
-        time.sleep(min(rng.uniform(0, 2.5 * seconds), 1))
+        time.sleep(min(rng.uniform(0, 2.5 * seconds), 3))
         child.kill()
         child.join()
         assert child.exitcode == -signal.SIGKILL

@@ -100,7 +100,7 @@ with Bundle.read(bundle).open(threads=1) as session:
     ours = session.run({"input": image})["logits"]
 sys.path.insert(0, str(bundle))
 import run
-np.save(sys.argv[4], np.stack([ours, run.open_openvino(bundle / "engine.xml")(image)]))
+np.save(sys.argv[4], np.stack([ours, run.open_openvino(bundle / "engine.xml", ["logits"])(image)["logits"]]))
 """
 
 
