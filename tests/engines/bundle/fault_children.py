@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -53,6 +54,9 @@ def write_forever(output: Path, first: int, log: Path, exchange: bool, ready: Co
     if not exchange:
         without_exchange()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    # What a first build loads must not fall into the time over which the kills are spread.
+    with tempfile.TemporaryDirectory() as scratch:
+        write_generation(Path(scratch, "bundle"), 0)
     number = first
     ready.send("starting")
     while True:
