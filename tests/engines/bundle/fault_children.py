@@ -49,14 +49,14 @@ def read_generation(output: Path) -> int:
     return int(label)
 
 
-def write_forever(output: Path, first: int, log: Path, exchange: bool, ready: Connection) -> None:
+def write_forever(output: Path, first: int, log: Path, exchange: bool, ready: Connection, warm: bool) -> None:
     """Writes generation after generation and logs each one that is finished."""
     if not exchange:
         without_exchange()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    # What a first build loads must not fall into the time over which the kills are spread.
-    with tempfile.TemporaryDirectory() as scratch:
-        write_generation(Path(scratch, "bundle"), 0)
+    if warm:  # what a first build loads must not fall into the time over which kills are spread
+        with tempfile.TemporaryDirectory() as scratch:
+            write_generation(Path(scratch, "bundle"), 0)
     number = first
     ready.send("starting")
     while True:

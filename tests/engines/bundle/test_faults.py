@@ -26,9 +26,10 @@ processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["pytest", "tests.engines.bundle.fault_children"])
 
 
-def start_writing(output: Path, first: int, log: Path, exchange: bool) -> BaseProcess:
+def start_writing(output: Path, first: int, log: Path, exchange: bool, warm: bool = False) -> BaseProcess:
     here, there = processes.Pipe()
-    child = processes.Process(target=children.write_forever, args=(output, first, log, exchange, there), daemon=True)
+    arguments = (output, first, log, exchange, there, warm)
+    child = processes.Process(target=children.write_forever, args=arguments, daemon=True)
     child.start()
     assert here.recv() == "starting"
     return child
@@ -44,7 +45,7 @@ def test_kills_at_random_moments_leave_one_whole_bundle(tmp_path: Path) -> None:
     rng = random.Random(7)
     last = 0
     for round_number in range(RANDOM_KILLS):
-        child = start_writing(output, last + 1, log, exchange=round_number % 2 == 0)
+        child = start_writing(output, last + 1, log, exchange=round_number % 2 == 0, warm=True)
         # Between none and a few generations, however busy this machine is.
         time.sleep(min(rng.uniform(0, 2.5 * seconds), 3))
         child.kill()
