@@ -1,0 +1,54 @@
+"""A device: another machine that builds and measures a bundle's engine, and how it is reached.
+
+OpenSSH does the reaching, with the user's own ssh_config, keys, agent and jump hosts: what ``ssh NAME`` reaches, this
+does.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from typing_extensions import Doc
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Another machine, as a recipe's ``[device.NAME]`` says it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Doc("What reports and folders call it.")]
+    ssh: Annotated[str, Doc("Where OpenSSH finds it: user@host, or a Host of ssh_config.")]
+    target: Annotated[tuple[str, ...] | str, Doc("The targets that it takes. Default: all that are built.")] = ()
+    python: Annotated[str, Doc("Its Python, which has numpy and the engine's runtime.")] = "python3"
+    folder: Annotated[str, Doc("Where it works; relative to the home there.")] = ".cache/radixrt/device"
+    ssh_config: Annotated[Path | None, Doc("An ssh_config in the place of the user's own.")] = None
+    wait_s: Annotated[float, Field(ge=0), Doc("Seconds to wait for another build that holds it.")] = 0.0
+    build_s: Annotated[float, Field(gt=0), Doc("Seconds that one build or one run may take there.")] = 3600.0
+
+    @classmethod
+    def of(cls, address: str) -> Device:
+        """The device at an address that ``--on`` names, such as ``jetson@orin-3``.
+
+        Raises:
+            ValueError: it is no address.
+        """
+        user, _, host = address.rpartition("@")
+        if not _NAME.fullmatch(host) or (user and not _NAME.fullmatch(user)):
+            raise ValueError(f"{address!r} is no device: give user@host, or a Host of ssh_config")
+        return cls(name=host, ssh=address)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The targets that it takes; all where there are none."""
+        return (self.target,) if isinstance(self.target, str) else self.target
+
+    def takes(self, target: str) -> bool:
+        """Whether it is to measure engines of a target."""
+        return not self.targets or target in self.targets
