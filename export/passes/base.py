@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
 
 import onnx_ir as ir
 
-from radixrt.export.graph.equivalence import Proof
-from radixrt.export.passes.report import PassResult
+from radixrt.export.graph.equivalence import Proof, prove
+from radixrt.export.graph.shapes import Concrete
+from radixrt.export.graph.writer import GraphWriter
+from radixrt.export.passes.report import PassResult, Refusal
 
 Prove: TypeAlias = Callable[..., Proof]
 """Compares the nodes of a rewrite with those that they replace; :func:`radixrt.export.graph.equivalence.prove`."""
@@ -51,6 +54,67 @@ class Pass(ir.passes.InPlacePass):
 
     def __str__(self) -> str:
         return type(self).__name__
+
+
+@dataclass(frozen=True, eq=False)
+class Rewrite:
+    """Nodes that others can stand for.
+
+    Attributes:
+        name: what a refusal calls the place.
+        nodes: those that are replaced, in order; the last one makes ``output``.
+        write: writes the new nodes and returns what they make in place of ``output``.
+        sizes: shapes and types that the proof runs at.
+        prefix: what the names of all that is written begin with.
+        origin: what the new nodes come from where ``write`` says nothing else.
+    """
+
+    name: str
+    nodes: tuple[ir.Node, ...]
+    write: Callable[[GraphWriter], ir.Value]
+    sizes: Concrete
+    prefix: str = ""
+    origin: ir.Node | None = None
+
+    @property
+    def output(self) -> ir.Value:
+        """The tensor that is computed another way."""
+        return self.nodes[-1].outputs[0]
+
+
+@dataclass(frozen=True)
+class ProvedPass(Pass):
+    """A pass that puts each of its rewrites in place once it is proved, and takes it back where it is not.
+
+    Attributes:
+        prove: says whether the new nodes compute what the old ones did.
+        refusal: what the report says of a rewrite that was taken back, before the reason.
+    """
+
+    prove: Prove = prove
+    refusal: ClassVar[str]
+
+    @abstractmethod
+    def match(self, node: ir.Node) -> Rewrite | None:
+        """The rewrite of the nodes that end in ``node``; None where there is none."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        changed, worst = False, 0.0
+        refused: list[Refusal] = []
+        for node in list(model.graph):
+            rewrite = self.match(node)
+            if rewrite is None:
+                continue
+            writer, output = GraphWriter(model.graph, rewrite.prefix, origin=rewrite.origin), rewrite.output
+            new = rewrite.write(writer)
+            proof = self.prove(rewrite.nodes, writer.nodes, (output, new), rewrite.sizes)
+            if proof.reason is not None:
+                refused.append(Refusal(node=rewrite.name, reason=f"{self.refusal}: {proof.reason}"))
+                writer.discard()
+                continue
+            worst, changed = max(worst, proof.max_abs_err), True
+            writer.commit(output, new)
+        return PassResult(model, modified=changed, refused=tuple(refused), max_abs_err=worst)
 
 
 def stray_reader(graph: ir.Graph) -> ir.Node | None:

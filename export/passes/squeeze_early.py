@@ -23,6 +23,7 @@ before it is made.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,47 +31,30 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from radixrt.export.graph.constants import array_of, is_constant
-from radixrt.export.graph.equivalence import prove
 from radixrt.export.graph.shapes import Concrete
 from radixrt.export.graph.writer import GraphWriter
-from radixrt.export.passes.base import Pass, Prove
+from radixrt.export.passes.base import ProvedPass, Rewrite
 from radixrt.export.passes.conv_shape import ConvShape, read_shape
-from radixrt.export.passes.report import PassResult, Refusal
 
 # The algebra does not depend on the image's size: a small odd one proves it in no time.
 _PROOF_IMAGES, _PROOF_SIZE = 2, (3, 5)
 
 
-@dataclass(frozen=True)
-class SqueezeEarly(Pass):
-    """Moves every squeeze that can move.
+class SqueezeEarly(ProvedPass):
+    """Moves every squeeze that can move."""
 
-    Attributes:
-        prove: says whether the moved squeeze computes what the old one did.
-    """
+    refusal = "squeeze before the convolution"
 
-    prove: Prove = prove
-
-    def call(self, model: ir.Model) -> PassResult:
-        changed, worst = False, 0.0
-        refused: list[Refusal] = []
-        writer = GraphWriter(model.graph)
-        for node in list(model.graph):
-            squeeze = _match(node)
-            if squeeze is None:
-                continue
-            excite, output = squeeze.excite.node, squeeze.excite.node.outputs[0]
-            before = (squeeze.convolution.node, squeeze.pool, excite)
-            new = _write(squeeze, writer)
-            proof = self.prove(before, writer.nodes, (output, new), _at_proof_size(squeeze))
-            if proof.reason is not None:
-                reason = f"squeeze before the convolution: {proof.reason}"
-                refused.append(Refusal(node=excite.name or "", reason=reason))
-                writer.discard()
-                continue
-            worst, changed = max(worst, proof.max_abs_err), True
-            writer.commit(output, new)
-        return PassResult(model, modified=changed, refused=tuple(refused), max_abs_err=worst)
+    def match(self, node: ir.Node) -> Rewrite | None:
+        squeeze = _match(node)
+        if squeeze is None:
+            return None
+        return Rewrite(
+            name=node.name or "",
+            nodes=(squeeze.convolution.node, squeeze.pool, node),
+            write=partial(_write, squeeze),
+            sizes=_at_proof_size(squeeze),
+        )
 
 
 @dataclass(frozen=True, eq=False)

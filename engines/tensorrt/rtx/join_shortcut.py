@@ -26,6 +26,7 @@ of ``x[::stride, ::stride]``. Both hold where every window counts ``h w`` pixels
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from radixrt.export.graph.constants import array_of, is_constant
-from radixrt.export.graph.equivalence import prove
 from radixrt.export.graph.origin import module_of
 from radixrt.export.graph.shapes import Concrete
 from radixrt.export.graph.writer import GraphWriter
-from radixrt.export.passes.base import Pass, Prove
+from radixrt.export.passes.base import ProvedPass, Rewrite
 from radixrt.export.passes.conv_shape import ConvShape, read_shape
 from radixrt.export.passes.pool_conv import check, pair_before
-from radixrt.export.passes.report import PassResult, Refusal
 
 # The algebra does not depend on the image's size: a small one proves it in no time.
 _PROOF_IMAGES, _PROOF_SIZE = 2, (3, 2)
@@ -48,36 +47,23 @@ _LAST = np.iinfo(np.int64).max
 _LARGEST_WINDOW = 9  # pixels; each is a term of the generated sum
 
 
-@dataclass(frozen=True)
-class JoinShortcut(Pass):
-    """Joins every pair of convolutions that qualifies.
+class JoinShortcut(ProvedPass):
+    """Joins every pair of convolutions that qualifies."""
 
-    Attributes:
-        prove: says whether the joined convolution computes what the two did.
-    """
+    refusal = "the shortcut's convolution stays apart"
 
-    prove: Prove = prove
-
-    def call(self, model: ir.Model) -> PassResult:
-        changed, worst = False, 0.0
-        refused: list[Refusal] = []
-        for add in list(model.graph):
-            pair = _match(add)
-            if pair is None:
-                continue
-            output, main = add.outputs[0], pair.main.convolution
-            writer = GraphWriter(model.graph, f"{add.name or output.name}.joined", origin=main)
-            new = _write(pair, writer)
-            before = (*pair.main.nodes, *pair.short.nodes, add)
-            proof = self.prove(before, writer.nodes, (output, new), _at_proof_size(pair, output))
-            if proof.reason is not None:
-                reason = f"the shortcut's convolution stays apart: {proof.reason}"
-                refused.append(Refusal(node=module_of(main), reason=reason))
-                writer.discard()
-                continue
-            worst, changed = max(worst, proof.max_abs_err), True
-            writer.commit(output, new)
-        return PassResult(model, modified=changed, refused=tuple(refused), max_abs_err=worst)
+    def match(self, node: ir.Node) -> Rewrite | None:
+        pair = _match(node)
+        if pair is None:
+            return None
+        return Rewrite(
+            name=module_of(pair.main.convolution),
+            nodes=(*pair.main.nodes, *pair.short.nodes, node),
+            write=partial(_write, pair),
+            sizes=_at_proof_size(pair, node.outputs[0]),
+            prefix=f"{node.name or node.outputs[0].name}.joined",
+            origin=pair.main.convolution,
+        )
 
 
 @dataclass(frozen=True, eq=False)

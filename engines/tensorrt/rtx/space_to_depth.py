@@ -18,55 +18,36 @@ channels it takes as they are; folding costs nothing, for the image has to be ca
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from radixrt.export.graph.constants import array_of, is_constant
-from radixrt.export.graph.equivalence import prove
 from radixrt.export.graph.origin import module_of
 from radixrt.export.graph.shapes import Concrete
 from radixrt.export.graph.writer import GraphWriter
-from radixrt.export.passes.base import Pass, Prove
+from radixrt.export.passes.base import ProvedPass, Rewrite
 from radixrt.export.passes.conv_shape import ConvShape, read_shape
-from radixrt.export.passes.report import PassResult, Refusal
 
 _FOLD = 2
 _MOST_CHANNELS = 4
 _PROOF_IMAGES, _PROOF_SIDE = 2, 10  # any even size proves it: the weights do not depend on it
 
 
-@dataclass(frozen=True)
-class SpaceToDepth(Pass):
-    """Folds the image in front of each convolution that reads it.
+class SpaceToDepth(ProvedPass):
+    """Folds the image in front of each convolution that reads it."""
 
-    Attributes:
-        prove: says whether the convolution of the folded image computes what the old one did.
-    """
+    refusal = "the image stays unfolded"
 
-    prove: Prove = prove
-
-    def call(self, model: ir.Model) -> PassResult:
-        changed, worst = False, 0.0
-        refused: list[Refusal] = []
-        writer = GraphWriter(model.graph)
-        for node in list(model.graph):
-            stem = _match(node)
-            if stem is None:
-                continue
-            output, new = node.outputs[0], _write(stem, writer)
-            shape = (_PROOF_IMAGES, stem.shape.in_channels, _PROOF_SIDE, _PROOF_SIDE)
-            concrete = Concrete(shapes={stem.image: shape})
-            concrete.types[output] = ir.serde.serialize_type(ir.TensorType(stem.dtype))
-            proof = self.prove((node,), writer.nodes, (output, new), concrete)
-            if proof.reason is not None:
-                refused.append(Refusal(node=module_of(node), reason=f"the image stays unfolded: {proof.reason}"))
-                writer.discard()
-                continue
-            worst, changed = max(worst, proof.max_abs_err), True
-            writer.commit(output, new)
-        return PassResult(model, modified=changed, refused=tuple(refused), max_abs_err=worst)
+    def match(self, node: ir.Node) -> Rewrite | None:
+        stem = _match(node)
+        if stem is None:
+            return None
+        sizes = Concrete(shapes={stem.image: (_PROOF_IMAGES, stem.shape.in_channels, _PROOF_SIDE, _PROOF_SIDE)})
+        sizes.types[node.outputs[0]] = ir.serde.serialize_type(ir.TensorType(stem.dtype))
+        return Rewrite(name=module_of(node), nodes=(node,), write=partial(_write, stem), sizes=sizes)
 
 
 @dataclass(frozen=True, eq=False)
