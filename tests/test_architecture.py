@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +19,9 @@ HEAVY = ("torch", "timm", "onnxruntime", "openvino", "tensorrt_rtx", "plotly", "
 
 
 def _python(code: str, python: str = sys.executable, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=cwd, check=False)
+    # What PYTHONPATH names would be imported in the place of what is installed.
+    env = {name: value for name, value in os.environ.items() if python == sys.executable or name != "PYTHONPATH"}
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=cwd, env=env, check=False)
 
 
 @pytest.mark.parametrize("module", ["radixrt", "radixrt.cli"])
@@ -117,7 +120,8 @@ def test_the_wheel_installs_and_imports_in_an_empty_venv(tmp_path: Path) -> None
     (wheel,) = tmp_path.glob("radixrt-*.whl")
     venv.create(tmp_path / "venv", with_pip=True)
     python = str(tmp_path / "venv" / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)], check=True)
+    command = [python, "-I", "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)]
+    subprocess.run(command, check=True)
     code = (
         "import radixrt, radixrt.errors, importlib.util as u, pathlib;"
         "assert all(u.find_spec('radixrt.' + p) for p in ('export', 'calibration', 'engines', 'validate'));"

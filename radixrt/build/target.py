@@ -28,7 +28,7 @@ from radixrt.judge.verdict import Verdict
 from radixrt.request import EngineRequest
 from radixrt.reuse import Codec, Kept, Step, library_versions
 from radixrt.validate.gates import engine_row
-from radixrt.validate.report.summary import headline as headline
+from radixrt.validate.report.summary import headline
 from radixrt.validate.schema import Candidate, Report, Size
 
 _RECORD = "built.json"
