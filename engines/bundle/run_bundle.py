@@ -2,7 +2,7 @@
 """Classifies images with the bundle that this file lies in. It stands alone.
 
     python3 run.py photo.jpg              top-5 of one image, or of several, or of a folder
-    python3 run.py --bench photo.jpg      latency as well
+    python3 run.py --bench photo.jpg      latency as well; --batch 1,8 of these sizes
     python3 run.py --input x.npy --output y.npz           tensors in, every output out; needs no Pillow
     python3 run.py --build                makes this device's TensorRT plan from deploy.onnx (a Jetson starts here)
     python3 run.py --build --batch 1,8,16..64             with a profile for each batch size or range
@@ -10,7 +10,8 @@
 
 Needs Python 3.8, numpy and the engine's own runtime: onnxruntime, openvino, or tensorrt or tensorrt_rtx with pycuda or
 cuda-python; for pictures Pillow, and with --require-signature also cryptography. Beside it lie pixels.py, which
-prepares the images as they were prepared for calibration, and cuda_driver.py, through which a plan reaches the GPU.
+prepares the images as they were prepared for calibration, and cuda_driver.py and cuda_graph.py, through which a plan
+reaches the GPU.
 Exit codes: 0 done; 2 bad usage or bad input; 4 the engine cannot run on this machine.
 """
 
@@ -190,19 +191,11 @@ def load_tensors(path: Path, manifest: dict[str, Any]) -> np.ndarray:
 
 def write_outputs(path: Path, answers: Sequence[Answer], bundle: Path) -> None:
     """Writes every output of all images as a .npz file, whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        if bundle.resolve() in path.resolve().parents:
-            raise BadInputError(f"{path} lies in the bundle, whose files are sealed: name another folder for --output")
-        arrays = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}  # type: Answer
-        with partial.open("wb") as stream:
-            np.savez(stream, **arrays)
-        partial.replace(path)
-    except OSError as error:
-        raise BadInputError(f"{path} cannot be written ({error.strerror}): name another file") from error
-    finally:
-        if partial.exists():
-            partial.unlink()
+    if bundle.resolve() in path.resolve().parents:
+        raise BadInputError(f"{path} lies in the bundle, whose files are sealed: name another folder for --output")
+    arrays = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}  # type: Answer
+    with whole(path, "--output") as partial, partial.open("wb") as stream:
+        np.savez(stream, **arrays)
 
 
 def load_module(runtime: str) -> Any:
@@ -260,9 +253,12 @@ class Engine:
     def __init__(self, file: Path, run: Run, ranges: Ranges) -> None:
         self.file, self.run, self.ranges = file, run, ranges
 
-    def device_times(self, batch: np.ndarray, rounds: int) -> list[float]:
-        """Milliseconds of each round on the device's own clock; none where it has no clock beside the host's."""
-        return []
+    def device_times(self, batch: np.ndarray, rounds: int) -> tuple[list[float], bool]:
+        """Milliseconds of each round on the device's own clock, and whether a CUDA graph was replayed.
+
+        There are none where the device has no clock beside the host's.
+        """
+        return [], False
 
 
 class TensorRt(Engine):
@@ -287,7 +283,7 @@ class TensorRt(Engine):
         inputs = [n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         self.input, self.outputs = inputs[0], [n for n in names if n not in inputs]
         self.buffers = {}  # type: dict[str, tuple[tuple[int, ...], Any, Any]]
-        self.profile = 0
+        self.profile, self.graphs = 0, trt.__name__ != "tensorrt_rtx"  # that library records its own
         super().__init__(plan, self.answer, self.profiles())
 
     def profiles(self) -> Ranges:
@@ -338,17 +334,34 @@ class TensorRt(Engine):
         self.stream.synchronize()
         return {name: np.array(self.buffers[name][1]) for name in self.outputs}
 
-    def device_times(self, batch: np.ndarray, rounds: int) -> list[float]:
+    def device_times(self, batch: np.ndarray, rounds: int) -> tuple[list[float], bool]:
         """Times the kernels alone, between two CUDA events, with the batch on the device already."""
         start, end, times = self.cuda.Event(), self.cuda.Event(), []
         self.prepare(batch)
+        self.execute()  # the first run of a shape initialises kernels, which cannot be recorded
+        self.stream.synchronize()
+        graph = self.recorded()
         for _ in range(rounds):
             start.record(self.stream)
-            self.execute()
+            graph.launch() if graph else self.execute()
             end.record(self.stream)
             self.stream.synchronize()
             times.append(float(end.time_since(start)))
-        return times
+        if graph:
+            graph.close()
+        return times, graph is not None
+
+    def recorded(self) -> Any:
+        """The kernels of what was prepared as one CUDA graph; None where they cannot be recorded."""
+        import cuda_graph
+
+        driver = cuda_graph.find_driver() if self.graphs else None
+        if driver is None:
+            return None
+        try:
+            return cuda_graph.CudaGraph(driver, self.stream.handle, self.execute)
+        except (cuda_graph.GraphError, UnavailableError):
+            return None  # some layers cannot be recorded: they run all the same, each time piece by piece
 
 
 def first_gpu() -> tuple[Any, Any]:
@@ -400,25 +413,66 @@ def plan_path(manifest: dict[str, Any], module: Any, device: Any) -> Path:
     return cache / (hashlib.sha256(made_for.encode()).hexdigest()[:32] + ".plan")
 
 
-def build_plan(manifest: dict[str, Any], bundle: Path, plan: Path, trt: Any, ranges: Ranges | None = None) -> None:
+class Choices:
+    """How a plan is built: a profile for each range, tactics of the sources named alone, timings that are kept."""
+
+    def __init__(self, ranges: Ranges | None = None, tactics: Any = None, timings: Path | None = None) -> None:
+        self.ranges, self.tactics, self.timings = ranges, tactics, timings
+
+
+def build_plan(manifest: dict[str, Any], bundle: Path, plan: Path, trt: Any, choices: Choices | None = None) -> None:
     """Builds the plan on this device and puts it in place when it is whole."""
     started = time.perf_counter()
-    partial = plan.with_name(f"{plan.name}.{os.getpid()}")
-    try:
-        plan.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()  # the build takes minutes: if the disk refuses, let it be now
-        partial.write_bytes(serialised_plan(manifest, bundle, trt, ranges))
-        partial.replace(plan)
-    except OSError as error:
-        raise BadInputError(f"{plan} cannot be written ({error.strerror}): name another file with --plan") from error
-    finally:
-        if partial.exists():
-            partial.unlink()
+    with whole(plan, "--plan") as partial:  # opened now: if the disk refuses, let it not be after minutes
+        partial.write_bytes(serialised_plan(manifest, bundle, trt, choices or Choices()))
     print(f"built {plan} in {time.perf_counter() - started:.1f} s", file=sys.stderr)
 
 
-def serialised_plan(manifest: dict[str, Any], bundle: Path, trt: Any, ranges: Ranges | None) -> bytes:
-    """Builds the plan of the bundle's graph for the GPU that is here, with a profile for each range of batch sizes."""
+@contextlib.contextmanager
+def whole(path: Path, option: str) -> Iterator[Path]:
+    """Gives an empty file to write, which takes the place of ``path`` when it is whole."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be written ({error.strerror}): name another file with {option}") from error
+    finally:
+        if partial.exists():
+            partial.unlink()
+
+
+def choose_tactics(config: Any, trt: Any, names: Sequence[str]) -> None:
+    """Leaves only tactics of these sources, such as of a machine that lacks cuBLAS and cuDNN; none for ``none``."""
+    known = [name for name in dir(trt.TacticSource) if name.isupper()]
+    wanted = [name.upper() for name in names if name.lower() != "none"]
+    for name in wanted:
+        if name not in known:
+            raise BadInputError(f"TensorRT {trt.__version__} has no tactics of {name}: name {', '.join(known)} or none")
+    if not config.set_tactic_sources(sum(1 << int(getattr(trt.TacticSource, name)) for name in wanted)):
+        raise UnavailableError(f"TensorRT {trt.__version__} does not build with tactics of {', '.join(names)} alone")
+
+
+def load_timings(config: Any, file: Path) -> None:
+    """Gives the builder the timings of earlier builds; those of another device or version are left aside."""
+    try:
+        known = file.read_bytes() if file.exists() else b""
+    except OSError as error:
+        raise BadInputError(f"{file} cannot be read ({error.strerror}): name another file") from error
+    for timings in dict.fromkeys((known, b"")):
+        cache = config.create_timing_cache(timings)
+        if cache is not None and config.set_timing_cache(cache, False):
+            if timings != known:
+                print(f"{file} holds timings of another device or version: they are taken anew", file=sys.stderr)
+            return
+    raise UnavailableError("this TensorRT keeps no timings: leave --timing-cache out")
+
+
+def serialised_plan(manifest: dict[str, Any], bundle: Path, trt: Any, choices: Choices) -> bytes:
+    """Builds the plan of the bundle's graph for the GPU that is here."""
+    ranges = choices.ranges
     rtx, major = manifest["target"] == "tensorrt-rtx", int(trt.__version__.split(".")[0])
     typed = rtx or major >= 10
     graph = bundle / manifest["deploy"]
@@ -441,6 +495,12 @@ def serialised_plan(manifest: dict[str, Any], bundle: Path, trt: Any, ranges: Ra
         # These releases have no strongly typed networks: the flags allow what Q/DQ and casts in the graph ask for.
         for name in {"fp32": (), "fp16": ("FP16",), "int8": ("FP16", "INT8")}[manifest["precision"]]:
             config.set_flag(getattr(trt.BuilderFlag, name))
+    if choices.tactics:
+        choose_tactics(config, trt, choices.tactics)
+    if choices.timings:
+        if rtx:
+            raise BadInputError("TensorRT for RTX times nothing while it builds: leave --timing-cache out")
+        load_timings(config, choices.timings)
     tensor = network.get_input(0)
     shape = tuple(tensor.shape)
     fixed = shape[0] != -1
@@ -453,6 +513,9 @@ def serialised_plan(manifest: dict[str, Any], bundle: Path, trt: Any, ranges: Ra
     data = builder.build_serialized_network(network, config)
     if data is None:
         raise UnavailableError(f"{manifest['target']} {trt.__version__} could not build the plan: see above")
+    if choices.timings:
+        with whole(choices.timings, "--timing-cache") as partial:
+            partial.write_bytes(bytes(config.get_timing_cache().serialize()))
     return bytes(data)
 
 
@@ -495,7 +558,7 @@ def top5(values: np.ndarray, labels: Sequence[str], kind: str | None = None) -> 
     return [{"class": i, "label": name, "probability": round(float(shares[i]), 6)} for i, name in zip(best, names)]
 
 
-def bench(engine: Engine, batch: np.ndarray, rounds: int) -> dict[str, float]:
+def bench(engine: Engine, batch: np.ndarray, rounds: int) -> dict[str, Any]:
     """Latency of one batch in milliseconds: from numpy array to numpy array, and on the device's own clock."""
     for _ in range(max(3, rounds // 10)):
         engine.run(batch)
@@ -504,15 +567,30 @@ def bench(engine: Engine, batch: np.ndarray, rounds: int) -> dict[str, float]:
         started = time.perf_counter()
         engine.run(batch)
         times.append((time.perf_counter() - started) * 1e3)
-    summary = percentiles(times, "")
-    summary.update(batch=len(batch), rounds=rounds, images_per_s=round(1e3 * len(batch) / summary["p50_ms"], 1))
-    on_device = engine.device_times(batch, rounds)
-    return dict(summary, **percentiles(on_device, "device_")) if on_device else summary
+    summary = {"batch": len(batch), "rounds": rounds}  # type: dict[str, Any]
+    summary.update(percentiles(times, ""))
+    summary["images_per_s"] = round(1e3 * len(batch) / max(summary["p50_ms"], 1e-3), 1)
+    on_device, graph = engine.device_times(batch, rounds)
+    if on_device:
+        summary.update(percentiles(on_device, "device_"), cuda_graph=graph)
+    return dict(summary, samples_ms=[round(time, 4) for time in times])
 
 
 def percentiles(times: Sequence[float], prefix: str) -> dict[str, float]:
     """The usual ones, in milliseconds."""
-    return {f"{prefix}p{q}_ms": round(float(np.percentile(times, q)), 3) for q in (50, 90, 95, 99)}
+    return {f"{prefix}p{q}_ms": round(float(np.percentile(times, q)), 4) for q in (50, 90, 95, 99)}
+
+
+def of_size(batch: np.ndarray, ranges: Ranges | None, engine: Engine) -> list[np.ndarray]:
+    """The batch that there is, or its images again and again in the sizes that were asked for."""
+    if not ranges:
+        return [batch]
+    sizes = sorted({high for _, high in ranges})
+    for size in sizes:
+        if not any(low <= size <= high for low, high in engine.ranges):
+            takes = ", ".join(f"{low}" if low == high else f"{low}..{high}" for low, high in engine.ranges)
+            raise BadInputError(f"the engine takes no batch of {size}, only of {takes}: leave it out of --batch")
+    return [np.ascontiguousarray(np.resize(batch, (size, *batch.shape[1:]))) for size in sizes]
 
 
 def batch_ranges(text: str) -> Ranges:
@@ -538,11 +616,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--build", action="store_true", help="make the TensorRT plan for this device from deploy.onnx")
     parser.add_argument("--plan", type=Path, help="where --build puts the plan (default: the user's cache)")
     parser.add_argument(
-        "--batch", metavar="SIZES", type=batch_ranges, help="--build: 1,8,16..64 makes a profile of each"
+        "--batch",
+        metavar="SIZES",
+        type=batch_ranges,
+        help="--build: 1,8,16..64 makes a profile of each; --bench: each is timed (of a range its largest)",
+    )
+    parser.add_argument(
+        "--tactic-sources",
+        metavar="NAMES",
+        type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
+        help="--build: tactics of these alone, such as EDGE_MASK_CONVOLUTIONS,JIT_CONVOLUTIONS, or none",
+    )
+    parser.add_argument(
+        "--timing-cache", metavar="FILE", type=Path, help="--build: timings of earlier builds, taken and kept"
     )
     parser.add_argument("--input", metavar="FILE", type=Path, help="prepared images (N, C, H, W), .npy or .npz")
     parser.add_argument("--output", metavar="FILE", type=Path, help="write every output to this .npz file")
-    parser.add_argument("--bench", action="store_true", help="measure latency on the first batch")
+    parser.add_argument("--bench", action="store_true", help="measure latency, on the first batch or those of --batch")
     parser.add_argument("--rounds", type=int, default=100, help="how many times --bench runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--require-signature", metavar="KEY", type=Path, help="an Ed25519 public key of the maker")
@@ -552,8 +642,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give images or --input, not both")
     if not given and (options.output or options.bench or not options.build):
         parser.error("name an image or a folder of images, or an array with --input, or ask for --build")
-    if options.batch and not options.build:
-        parser.error("--batch is for --build")
+    if options.batch and not (options.build or options.bench):
+        parser.error("--batch is for --build and --bench")
+    if (options.tactic_sources or options.timing_cache) and not options.build:
+        parser.error("--tactic-sources and --timing-cache are for --build")
     return options
 
 
@@ -575,7 +667,8 @@ def open_engine(options: argparse.Namespace, manifest: dict[str, Any]) -> Engine
     cuda, device = first_gpu()
     plan = options.plan or plan_path(manifest, trt, device)
     if options.build:
-        build_plan(manifest, bundle, plan, trt, options.batch)
+        choices = Choices(options.batch, options.tactic_sources, options.timing_cache)
+        build_plan(manifest, bundle, plan, trt, choices)
     elif not plan.exists():
         if engine.suffix == ".onnx":
             raise UnavailableError(f"the bundle holds no plan for {runtime}: make one for this device with --build")
@@ -603,7 +696,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         names, load = find_inputs(options, manifest)
         engine = open_engine(options, manifest)
         results, answers = [], []  # type: list[dict[str, Any]], list[Answer]
-        timing, first = None, manifest["outputs"][0]
+        timing, first = [], manifest["outputs"][0]  # type: list[dict[str, Any]], dict[str, Any]
         for part, batch in batches(len(names), load, engine.ranges):
             answer = {name: array[: part.stop - part.start] for name, array in engine.run(batch).items()}
             for i, name in enumerate(names[part]):
@@ -614,8 +707,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                     results.append({"image": name, "outputs": {n: held(array[i]) for n, array in answer.items()}})
             if options.output:
                 answers.append(answer)
-            if options.bench and timing is None:
-                timing = bench(engine, batch, max(options.rounds, 1))
+            if options.bench and not timing:
+                sizes = of_size(batch, options.batch, engine)
+                timing = [bench(engine, one, max(options.rounds, 1)) for one in sizes]
         if options.output:
             write_outputs(options.output, answers, options.bundle)
         show(engine.file, results, timing, options.json)
@@ -630,7 +724,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def show(engine: Path, results: Sequence[dict[str, Any]], timing: dict[str, float] | None, as_json: bool) -> None:
+def show(engine: Path, results: Sequence[dict[str, Any]], timing: Sequence[dict[str, Any]], as_json: bool) -> None:
     """Prints what was found."""
     if as_json:
         print(json.dumps({"engine": str(engine), "results": results, "latency": timing}, indent=2))
@@ -642,8 +736,8 @@ def show(engine: Path, results: Sequence[dict[str, Any]], timing: dict[str, floa
         for name, seen in result.get("outputs", {}).items():
             shape = " x ".join(map(str, seen["shape"]))
             print(f"  {name}  {shape}  {seen['min']:.4g} to {seen['max']:.4g}, mean {seen['mean']:.4g}")
-    if timing is not None:
-        print("latency  " + "  ".join(f"{key} {value}" for key, value in timing.items()))
+    for row in timing:
+        print("latency  " + "  ".join(f"{key} {value}" for key, value in row.items() if key != "samples_ms"))
 
 
 if __name__ == "__main__":

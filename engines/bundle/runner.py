@@ -1,10 +1,10 @@
 """Puts the stand-alone runner into a bundle: real modules of this package, copied as they are.
 
 ``run.py`` is ``engines/bundle/run_bundle.py``; beside it lies ``calibration/data/pixels.py``, so that images are
-prepared on the device by the very code that prepared them for calibration and validation, and
-``engines/tensorrt/cuda_driver.py``, through which a plan reaches the GPU. Where the runner may have to
-build a plan with TensorRT 8 (JetPack 5), whose parser reads neither opset 18 nor FP16 scales nor INT8 weights, the
-graph lies there in that older form too: the device has nothing that could convert it.
+prepared on the device by the very code that prepared them for calibration and validation, and ``cuda_driver.py`` and
+``cuda_graph.py`` of ``engines/tensorrt``, through which a plan reaches the GPU. Where the runner may have to build a
+plan with TensorRT 8 (JetPack 5), whose parser reads neither opset 18 nor FP16 scales nor INT8 weights, the graph lies
+there in that older form too: the device has nothing that could convert it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from radixrt.errors import InputError
 
 RUNNER_NAME = "run.py"
 PIXELS_NAME = "pixels.py"
-CUDA_NAME = "cuda_driver.py"
+CUDA_NAMES = ("cuda_driver.py", "cuda_graph.py")
 LEGACY_NAME = "deploy-trt8.onnx"
 
 
@@ -26,7 +26,8 @@ def write_runner(folder: Path) -> None:
     """Copies the runner, which needs nothing of RadixRT, into a bundle."""
     shutil.copyfile(Path(__file__).with_name("run_bundle.py"), folder / RUNNER_NAME)
     shutil.copyfile(Path(radixrt.calibration.data.__path__[0]) / PIXELS_NAME, folder / PIXELS_NAME)
-    shutil.copyfile(Path(radixrt.engines.tensorrt.__path__[0]) / CUDA_NAME, folder / CUDA_NAME)
+    for name in CUDA_NAMES:
+        shutil.copyfile(Path(radixrt.engines.tensorrt.__path__[0]) / name, folder / name)
 
 
 def write_legacy_graph(deploy: Path) -> Path | None:

@@ -2,26 +2,33 @@
 
 PyCUDA has no stream capture, so this takes NVIDIA's own ``cuda-bindings`` (which PyTorch's CUDA builds bring) for
 those six driver calls and nothing else. Where it is missing, each run enqueues its work piece by piece, which costs
-the processor some tens of microseconds more.
+the processor some tens of microseconds more. The file imports nothing of the project and keeps to Python 3.8, so that
+it travels with a bundle as it stands.
 
 Not executed where it was written: there is no GPU there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from typing import Any
 
-from radixrt.errors import RadixRTError
+# cuda-python 12.6 and later, and earlier (the last for Python 3.8).
+_CUDA_PYTHON = ("cuda.bindings.driver", "cuda.cuda")
+
+
+class GraphError(Exception):
+    """The driver refuses to record or to launch."""
 
 
 def find_driver() -> Any:
     """Returns the module of driver calls, or None where it is not installed."""
-    try:
-        return importlib.import_module("cuda.bindings.driver")
-    except ImportError:
-        return None
+    for name in _CUDA_PYTHON:
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name)
+    return None
 
 
 class CudaGraph:
@@ -33,7 +40,7 @@ class CudaGraph:
         work: enqueues the work on that stream, and waits for nothing.
 
     Raises:
-        RadixRTError: the driver refuses; the stream is usable again.
+        GraphError: the driver refuses; the stream is usable again.
     """
 
     def __init__(self, driver: Any, stream: int, work: Callable[[], None]) -> None:
@@ -62,5 +69,5 @@ class CudaGraph:
     def _call(self, answer: tuple[Any, ...]) -> Any:
         status, *result = answer
         if int(status) != 0:
-            raise RadixRTError(f"the CUDA driver refused a graph ({status}): open the engine without graphs")
+            raise GraphError(f"the CUDA driver refused a graph ({status}): open the engine without graphs")
         return result[0] if result else None

@@ -25,7 +25,7 @@ from radixrt.engines.session import Array, Session, TensorSpec
 from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.build import STRIPPED
 from radixrt.engines.tensorrt.cuda_driver import load_driver
-from radixrt.engines.tensorrt.cuda_graph import CudaGraph, find_driver
+from radixrt.engines.tensorrt.cuda_graph import CudaGraph, GraphError, find_driver
 from radixrt.engines.tensorrt.debug import DebugTensor, listen
 from radixrt.errors import InputError, RadixRTError, UnavailableError
 
@@ -191,7 +191,7 @@ class CudaSession(Session):
     def _capture(self) -> None:
         try:
             self._graph = CudaGraph(self._driver, self._stream.handle, self._enqueue)
-        except RadixRTError:
+        except (GraphError, RadixRTError):
             # Some layers cannot be recorded. Such a plan runs all the same, each time piece by piece.
             self._driver = None
             self._errors.clear()

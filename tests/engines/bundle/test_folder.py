@@ -33,7 +33,15 @@ def test_a_bundle_reads_back_and_its_engine_runs(tmp_path: Path) -> None:
     bundle = Bundle.read(tmp_path / "bundle")
     assert bundle == written
     names = [entry.name for entry in bundle.manifest.files]
-    assert names == ["cuda_driver.py", "deploy.onnx", "engine.onnx", "pixels.py", "report.json", "run.py"]
+    assert names == [
+        "cuda_driver.py",
+        "cuda_graph.py",
+        "deploy.onnx",
+        "engine.onnx",
+        "pixels.py",
+        "report.json",
+        "run.py",
+    ]
     with bundle.open() as session:
         out = session.run({"input": np.zeros((1, 3, SIZE, SIZE), np.float32)})
     assert out["logits"].shape == (1, CLASSES)

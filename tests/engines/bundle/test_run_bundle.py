@@ -26,7 +26,12 @@ from radixrt.export.spec import BatchSpec, Precision
 from tests.engines.bundle.bundles import manifest, tiny_network, write_bundle
 
 ENGINES = Path(__file__).resolve().parents[3] / "engines" / "bundle"
-SHIPPED = ("run_bundle.py", "../../calibration/data/pixels.py", "../tensorrt/cuda_driver.py")
+SHIPPED = (
+    "run_bundle.py",
+    "../../calibration/data/pixels.py",
+    "../tensorrt/cuda_driver.py",
+    "../tensorrt/cuda_graph.py",
+)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +93,16 @@ def test_text_output_and_bench(bundle: Path, photos: Path) -> None:
     assert "images_per_s" in done.stdout
 
 
+# What a server needs to know is how the time grows with the batch.
+def test_bench_times_the_batches_that_are_asked_for(bundle: Path, photos: Path) -> None:
+    done = run(bundle, photos / "0.png", "--bench", "--rounds", 5, "--batch", "3,1", "--json")
+    assert done.returncode == 0, done.stderr
+    latency = json.loads(done.stdout)["latency"]
+    assert [(row["batch"], len(row["samples_ms"])) for row in latency] == [(1, 5), (3, 5)]
+    refused = run(bundle, photos / "0.png", "--bench", "--batch", "4")
+    assert refused.returncode == 2 and "no batch of 4, only of 1..3" in refused.stderr
+
+
 def prepared(bundle: Path, photos: Path) -> np.ndarray:
     spec = Bundle.read(bundle).manifest.preprocessing
     return np.stack([preprocess_image(open_image(photos / f"{index}.png"), spec) for index in range(5)])
@@ -136,9 +151,9 @@ def test_one_image_needs_no_batch_dimension(bundle: Path, photos: Path, tmp_path
     np.save(tmp_path / "x.npy", prepared(bundle, photos)[0].astype(np.float64))
     done = run(bundle, "--input", tmp_path / "x.npy", "--json", "--bench", "--rounds", 3)
     told = json.loads(done.stdout)
-    assert len(told["results"]) == 1 and told["latency"]["p50_ms"] > 0
+    assert len(told["results"]) == 1 and told["latency"][0]["p50_ms"] > 0
     # A CPU has no clock beside the host's.
-    assert not [key for key in told["latency"] if key.startswith("device")]
+    assert not [key for key in told["latency"][0] if key.startswith("device")]
 
 
 def test_the_bundle_takes_no_output(bundle: Path, photos: Path) -> None:
@@ -211,7 +226,7 @@ def test_a_reader_that_has_enough_is_no_error(bundle: Path, photos: Path) -> Non
         (["{photos}/0.png", "--input", "x.npy"], 2, "not both"),
         (["--input", "{photos}/none.npy"], 2, "cannot be read"),
         (["--input", "{photos}/0.png"], 2, "is not a .npy or .npz file"),
-        (["{photos}/0.png", "--output", "{photos}/none/y.npz"], 2, "cannot be written"),
+        (["{photos}/0.png", "--output", "{photos}/1.png/y.npz"], 2, "cannot be written"),
         (["{photos}/0.png", "--runtime", "tensorrt"], 4, "is not installed"),
     ],
 )
@@ -266,6 +281,7 @@ def test_what_ships_imports_nothing_of_the_project() -> None:
             "PIL",
             "pixels",
             "cuda_driver",
+            "cuda_graph",
             "cryptography",
         }  # the last for --require-signature alone
 
@@ -314,7 +330,7 @@ def test_an_openvino_bundle_runs_where_only_numpy_pillow_and_openvino_are(
     done = run(tmp_path / "bundle", photos, "--json", "--bench", "--rounds", 3, python=python)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["latency"]["p50_ms"] > 0
+    assert told["latency"][0]["p50_ms"] > 0
     with rt.load(tmp_path / "bundle") as engine:
         expected = {Path(a.image).name: a for a in engine.classify(photos, top=1)}
     assert len(told["results"]) == len(expected) == 5

@@ -59,6 +59,7 @@ ENUMS = (
     "MemoryPoolType",
     "NetworkDefinitionCreationFlag",
     "ProfilingVerbosity",
+    "TacticSource",
     "TensorIOMode",
 )
 # A network can be made by hand in a hundred ways; here the parser makes it.

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 import radixrt.calibration.data
+import radixrt.engines.tensorrt
 from radixrt.engines.tensorrt.cuda_driver import load_driver
 from tests.engines.tensorrt import recorded_api, simulated_cuda
+from tests.engines.tensorrt.test_session import Graphs
 
 VERSIONS = recorded_api.VERSIONS
 PROFILES = [(1, 1), (4, 4), (2, 8)]
@@ -25,7 +27,9 @@ PROFILES = [(1, 1), (4, 4), (2, 8)]
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(radixrt.calibration.data.__path__[0])
+    for package in (radixrt.calibration.data, radixrt.engines.tensorrt):
+        monkeypatch.syspath_prepend(package.__path__[0])
+    monkeypatch.setattr(importlib.import_module("cuda_graph"), "find_driver", lambda: None)
     before = sys.dont_write_bytecode
     yield importlib.import_module("radixrt.engines.bundle.run_bundle")
     sys.dont_write_bytecode = before
@@ -107,10 +111,62 @@ def test_the_device_has_a_clock_of_its_own(
     plan = Plan(runner, version, tmp_path, monkeypatch)
     batch = np.ones((4, 3), np.float32)
     before = simulated_cuda.STATE.copies
-    assert plan.engine.device_times(batch, 5) == [0.25] * 5
+    assert plan.engine.device_times(batch, 5) == ([0.25] * 5, False)
     assert simulated_cuda.STATE.copies == before + 1, "only the kernels are timed"
     told = runner.bench(plan.engine, batch, 5)
     assert told["device_p50_ms"] == 0.25 and told["p50_ms"] > 0
+
+
+# Launches cost the processor more than a small network costs the GPU: what is timed is one recorded graph.
+@pytest.mark.parametrize("refused", ["", "cuGraphInstantiate"])
+def test_the_kernels_are_recorded_where_they_can_be(
+    refused: str, runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(runner, "10.16", tmp_path, monkeypatch)
+    driver = Graphs(refused)
+    driver.work = plan.engine.execute
+    monkeypatch.setattr(sys.modules["cuda_graph"], "find_driver", lambda: driver)
+    times, graph = plan.engine.device_times(np.ones((4, 3), np.float32), 5)
+    assert (times, graph) == ([0.25] * 5, not refused)
+    assert (driver.launched, driver.alive) == ((0, 0) if refused else (5, 0))
+
+
+# A machine without cuBLAS and cuDNN must leave their tactics out; each version knows other sources.
+@pytest.mark.parametrize("version", ["8.5", "8.6", "10.16", "11.4"])
+def test_tactics_come_from_the_sources_that_are_named(version: str, runner: ModuleType) -> None:
+    given: list[int] = []
+    trt = recorded_api.load(version, {"IBuilderConfig.set_tactic_sources": lambda _, bits: given.append(bits) or True})
+    config = trt.IBuilderConfig()
+    runner.choose_tactics(config, trt, ["jit_convolutions", "EDGE_MASK_CONVOLUTIONS"])
+    runner.choose_tactics(config, trt, ["none"])
+    names = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
+    assert given == [sum(1 << int(getattr(trt.TacticSource, name)) for name in names), 0]
+    with pytest.raises(runner.BadInputError, match=r"no tactics of CUTLASS: name .*EDGE_MASK"):
+        runner.choose_tactics(config, trt, ["cutlass"])
+
+
+# A second build on the device takes minutes less; timings of another device must not decide.
+def test_timings_are_taken_and_those_of_another_device_left(
+    runner: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, used = tmp_path / "timings", []  # type: ignore[var-annotated]
+    accepted = {b"": True, b"mine": True, b"others": False}
+
+    def create(config: Any, timings: bytes) -> bytes:
+        used.append(timings)
+        return timings
+
+    answers = {
+        "IBuilderConfig.create_timing_cache": create,
+        "IBuilderConfig.set_timing_cache": lambda _, cache, mismatch: accepted[cache] and not mismatch,
+    }
+    config = recorded_api.load("8.6", answers).IBuilderConfig()
+    for content in (None, b"mine", b"others"):
+        if content is not None:
+            file.write_bytes(content)
+        runner.load_timings(config, file)
+    assert used == [b"", b"mine", b"others", b""]
+    assert "another device or version" in capsys.readouterr().err
 
 
 # Nine images for profiles of one, four, and two to eight: eight, and one.
