@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,8 @@ from radixrt.files import concerns, fsync, translate_disk_errors
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+# How long a reader's lock is waited for: it is held for a few system calls, by a process that may wait its turn.
+_READER_S = 2.0
 # File systems without an exchange answer with one of these.
 _NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EXDEV}
 
@@ -76,16 +79,18 @@ def lock_path(output: Path) -> Path:
 
 
 @contextlib.contextmanager
-def exclusive(output: Path) -> Iterator[None]:
+def exclusive(output: Path, *, reader: bool = False) -> Iterator[None]:
     """Holds the lock of ``output``; the file is removed on the way out.
 
     Args:
         output: the folder to be written; its parent exists.
+        reader: it is held for a moment, to look at ``output`` while nobody writes it. A writer waits for a reader.
 
     Raises:
-        InputError: another writer holds it.
+        InputError: a writer holds it.
     """
     path = lock_path(output)
+    deadline = time.monotonic() + _READER_S
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -99,6 +104,10 @@ def exclusive(output: Path) -> Iterator[None]:
         except BlockingIOError as error:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
+            # A writer leaves its number there at once; a reader leaves none and is gone in a moment.
+            if not holder and time.monotonic() < deadline:
+                time.sleep(0.001)
+                continue
             who = f"process {holder}" if holder.isdigit() else "another process"
             raise InputError(
                 f"{output} is being written by {who}: wait until it is done, or choose another output"
@@ -108,7 +117,8 @@ def exclusive(output: Path) -> Iterator[None]:
             raise
     try:
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        if not reader:
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
     finally:
         # Removed while still held, so nobody can lock a file that is about to vanish without noticing.
@@ -126,17 +136,23 @@ def restore(output: Path) -> None:
             return
 
 
-def restore_if_abandoned(output: Path) -> bool:
-    """For readers: mends an interrupted swap whose writer is dead.
+def find_or_restore(output: Path) -> bool | None:
+    """For a reader that found no folder: looks while no writer is between the two renames of a swap.
+
+    Two looks without the lock prove nothing: a gap may be over before the second, and the next one may have begun.
+    An interrupted swap whose writer is dead is mended.
 
     Returns:
-        True where the folder may be there now, or will be in a moment; False where there is nothing to wait for.
+        True where the folder is there; False where there is none; None where a writer is at work, so nobody can tell.
     """
-    if not _leftovers(output, "old"):
+    try:
+        with exclusive(output, reader=True):
+            restore(output)
+            return os.path.lexists(output)
+    except InputError:
+        return None
+    except OSError:  # no lock can be had here, as on a disk that is mounted read-only
         return os.path.lexists(output)
-    with contextlib.suppress(InputError, OSError), exclusive(output):
-        restore(output)
-    return True
 
 
 class AtomicFolder:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -17,7 +18,7 @@ from types import TracebackType
 from typing_extensions import Self
 
 from radixrt.engines import registry
-from radixrt.engines.bundle.atomic import AtomicFolder, restore_if_abandoned
+from radixrt.engines.bundle.atomic import AtomicFolder, find_or_restore
 from radixrt.engines.bundle.compatibility import check_fits, this_host
 from radixrt.engines.bundle.manifest import MANIFEST_NAME, MAX_BYTES, SIGNATURE_NAME, FileEntry, Manifest
 from radixrt.engines.bundle.runner import write_runner
@@ -191,15 +192,16 @@ class Bundle:
                 if before is None:
                     raise InputError(f"{path} has no {MANIFEST_NAME}: name a folder that radixrt made")
                 return cls(path, _verified(path, before, require_signature), before)
-            except (InputError, FileNotFoundError) as error:
+            except FileNotFoundError:
+                pass
+            except InputError:
                 # A swap in the middle of reading looks like damage; only damage that stays is damage.
-                if _try_manifest(path) != before or (before is None and _awaits_restore(path)):
-                    time.sleep(0.01 * attempt)
-                    continue
-                if isinstance(error, InputError):
+                if _try_manifest(path) == before and not (before is None and _may_be_swapped(path)):
                     raise
-                raise InputError(f"{path} lost a file while it was read: build the bundle again") from error
-        raise InputError(f"{path} keeps being replaced: open it again when the builds are done")
+            time.sleep(0.01 * attempt)
+        if before is None:
+            raise InputError(f"{path} is not there yet: open it again when the build that writes it is done")
+        raise InputError(f"{path} keeps changing while it is read: open it again when the builds are done")
 
     @property
     def engine(self) -> Path:
@@ -277,9 +279,26 @@ def _try_manifest(path: Path) -> bytes | None:
         return None
 
 
-def _awaits_restore(path: Path) -> bool:
+def _may_be_swapped(path: Path) -> bool:
+    """Says whether a folder without a manifest may be one that is just being replaced, rather than none at all."""
     output = path.absolute().resolve()
-    return not output.exists() and restore_if_abandoned(output)
+    try:
+        descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return output.parent.is_dir() and find_or_restore(output) is not False
+    except OSError:
+        return False
+    try:
+        # The folder that is open cannot be swapped for another in between: it has a manifest, or never had one, or was
+        # replaced and is being deleted.
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(MANIFEST_NAME, dir_fd=descriptor)
+            return True
+        with contextlib.suppress(FileNotFoundError):
+            return not os.path.samestat(os.fstat(descriptor), output.stat())
+        return True
+    finally:
+        os.close(descriptor)
 
 
 def _verified(path: Path, data: bytes, require_signature: Path | None) -> Manifest:

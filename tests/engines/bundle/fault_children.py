@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -49,14 +48,11 @@ def read_generation(output: Path) -> int:
     return int(label)
 
 
-def write_forever(output: Path, first: int, log: Path, exchange: bool, ready: Connection, warm: bool) -> None:
+def write_forever(output: Path, first: int, log: Path, exchange: bool, ready: Connection) -> None:
     """Writes generation after generation and logs each one that is finished."""
     if not exchange:
         without_exchange()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    if warm:  # what a first build loads must not fall into the time over which kills are spread
-        with tempfile.TemporaryDirectory() as scratch:
-            write_generation(Path(scratch, "bundle"), 0)
     number = first
     ready.send("starting")
     while True:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import errno
 import multiprocessing
 import os
 import random
 import signal
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
-from radixrt.engines.bundle import atomic
+from radixrt.engines.bundle import atomic, folder
 from radixrt.engines.bundle.folder import BundleWriter
 from radixrt.errors import InputError
 from tests.engines.bundle import fault_children as children
@@ -23,20 +26,31 @@ RANDOM_KILLS = 60
 
 # Children start from a process with one thread that has loaded what they need: in milliseconds, with no lock held.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["pytest", "tests.engines.bundle.fault_children"])
+processes.set_forkserver_preload(["pytest", "tests.engines.bundle.warm_children"])
 
 
-def start_writing(output: Path, first: int, log: Path, exchange: bool, warm: bool = False) -> BaseProcess:
+@pytest.fixture
+def memory_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where the machine has one: what a kill leaves there is what it leaves on a slow disk."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="radixrt-faults-", dir=memory) as name:
+        yield Path(name)
+
+
+def start_writing(output: Path, first: int, log: Path, exchange: bool) -> BaseProcess:
     here, there = processes.Pipe()
-    arguments = (output, first, log, exchange, there, warm)
+    arguments = (output, first, log, exchange, there)
     child = processes.Process(target=children.write_forever, args=arguments, daemon=True)
     child.start()
     assert here.recv() == "starting"
     return child
 
 
-def test_kills_at_random_moments_leave_one_whole_bundle(tmp_path: Path) -> None:
-    output, log = tmp_path / "bundle", tmp_path / "log"
+def test_kills_at_random_moments_leave_one_whole_bundle(memory_disk: Path) -> None:
+    output, log = memory_disk / "bundle", memory_disk / "log"
     children.write_generation(output, 0)
     started = time.monotonic()
     for _ in range(3):
@@ -45,7 +59,7 @@ def test_kills_at_random_moments_leave_one_whole_bundle(tmp_path: Path) -> None:
     rng = random.Random(7)
     last = 0
     for round_number in range(RANDOM_KILLS):
-        child = start_writing(output, last + 1, log, exchange=round_number % 2 == 0, warm=True)
+        child = start_writing(output, last + 1, log, exchange=round_number % 2 == 0)
         # Between none and a few generations, however busy this machine is.
         time.sleep(min(rng.uniform(0, 2.5 * seconds), 3))
         child.kill()
@@ -58,12 +72,12 @@ def test_kills_at_random_moments_leave_one_whole_bundle(tmp_path: Path) -> None:
         last = found
     assert last > RANDOM_KILLS / 8, "the kills fell before anything was written: this test has seen nothing"
     children.write_generation(output, last + 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "log"]
+    assert sorted(path.name for path in memory_disk.iterdir()) == ["bundle", "log"]
 
 
 @pytest.mark.parametrize("exchange", [True, False])
-def test_a_kill_before_each_step_leaves_one_whole_bundle(tmp_path: Path, exchange: bool) -> None:
-    output = tmp_path / "bundle"
+def test_a_kill_before_each_step_leaves_one_whole_bundle(memory_disk: Path, exchange: bool) -> None:
+    output = memory_disk / "bundle"
     children.write_generation(output, 0)
     generation, kills, old_kept = 0, 0, 0
     for step in range(1, 1000):
@@ -80,12 +94,12 @@ def test_a_kill_before_each_step_leaves_one_whole_bundle(tmp_path: Path, exchang
         generation = found
     assert kills > 20
     assert 0 < old_kept < kills
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert [path.name for path in memory_disk.iterdir()] == ["bundle"]
 
 
 @pytest.mark.parametrize("exchange", [True, False])
-def test_readers_meet_whole_bundles_only_while_builds_finish(tmp_path: Path, exchange: bool) -> None:
-    output, log = tmp_path / "bundle", tmp_path / "log"
+def test_readers_meet_whole_bundles_only_while_builds_finish(memory_disk: Path, exchange: bool) -> None:
+    output, log = memory_disk / "bundle", memory_disk / "log"
     children.write_generation(output, 0)
     child = start_writing(output, 1, log, exchange)
     seen = [0]
@@ -95,6 +109,47 @@ def test_readers_meet_whole_bundles_only_while_builds_finish(tmp_path: Path, exc
     child.kill()
     child.join()
     assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_a_reader_whose_looks_all_fall_into_gaps_looks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    # Each look at the manifest meets another build's gap, and the folder is back before the reader asks why.
+    output = tmp_path / "bundle"
+    children.write_generation(output, 3)
+    look, missed = folder._try_manifest, iter(range(looks))
+    monkeypatch.setattr(folder, "_try_manifest", lambda path: None if next(missed, None) is not None else look(path))
+    assert children.read_generation(output) == 3
+
+
+def test_a_reader_waits_for_a_writer_between_its_two_renames(tmp_path: Path) -> None:
+    output, aside = tmp_path / "bundle", tmp_path / "aside"
+    children.write_generation(output, 3)
+    with atomic.exclusive(output), concurrent.futures.ThreadPoolExecutor(1) as thread:
+        output.rename(aside)
+        reading = thread.submit(children.read_generation, output)
+        with pytest.raises(concurrent.futures.TimeoutError):
+            reading.result(0.05)
+        aside.rename(output)
+        assert reading.result() == 3
+    with atomic.exclusive(output):
+        output.rename(aside)
+        with pytest.raises(InputError, match="is not there yet: open it again when the build that writes it is done"):
+            children.read_generation(output)
+    with pytest.raises(InputError, match=r"has no manifest\.json"):
+        children.read_generation(output)
+
+
+def test_a_writer_waits_for_a_reader_that_looks(tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        with atomic.exclusive(output, reader=True):
+            writing = thread.submit(children.write_generation, output, 1)
+            with pytest.raises(concurrent.futures.TimeoutError):
+                writing.result(0.05)
+        writing.result()
+    assert children.read_generation(output) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
