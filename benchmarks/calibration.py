@@ -29,6 +29,7 @@ from benchmarks.calibration_accuracy import accuracy
 from benchmarks.calibration_cost import cost
 from benchmarks.calibration_tools import MODELOPT, WORK
 from benchmarks.networks import Run, Setting, built, prepared, runner, test_images
+from radixrt.export.feed import length, part
 
 RESULTS = Path(__file__).parent / "results" / "calibration.json"
 
@@ -56,7 +57,8 @@ def latency(args: argparse.Namespace) -> dict[str, Any]:
         options = LatencyOptions(baseline="radixrt fp32", rounds=args.rounds, seconds=120, threads=args.threads)
         found = measure(runs, images, options)
         answers = {
-            title: np.concatenate([run(images[i : i + 1]) for i in range(len(images))]) for title, run in runs.items()
+            title: np.concatenate([run(part(images, i, i + 1)) for i in range(length(images))])
+            for title, run in runs.items()
         }
     p50 = {row.name: row.p50_ms for row in found.rows}
     result = {
@@ -93,8 +95,8 @@ def main() -> None:
     parser.add_argument("--limit-gb", type=float, default=16.0, help="cost: address space of each peer")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
-    for part in args.part:
-        print(f"--- {part}", flush=True)
+    for name in args.part:
+        print(f"--- {name}", flush=True)
         started = time.monotonic()
         result = PARTS[part](args)
         # Read again after each part: parts may run as commands of their own.

@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.calibration_tools import ROOT, Files, command_of, prepare_files
 from benchmarks.networks import Run, Setting, built, prepared, runner, test_images
+from radixrt.export.feed import length, part
 
 SAMPLES = ("senet-nano-elpv", "sknet-nano-elpv", "resnest-nano-elpv")
 
@@ -63,16 +64,17 @@ def accuracy_of(name: str, args: argparse.Namespace) -> dict[str, Any]:
         images = test_images(network, args.test_images)
         labels = np.concatenate(
             [np.asarray(b.labels) for b in network.test.batches(8, args.test_images) if b.labels is not None]
-        )[: len(images)]
+        )[: length(images)]
         options = LatencyOptions(baseline="float32", rounds=args.rounds, seconds=60, threads=args.threads)
         latency = measure(runs, images, options)
         answers = {
-            title: np.concatenate([run(images[i : i + 1]) for i in range(len(images))]) for title, run in runs.items()
+            title: np.concatenate([run(part(images, i, i + 1)) for i in range(length(images))])
+            for title, run in runs.items()
         }
     exact = answers["float32"]
     right = exact.argmax(axis=1) == labels
     p50 = {row.name: row.p50_ms for row in latency.rows}
-    print(f"\n{name}: {len(images)} test images, calibrated on {args.calibration_images}", flush=True)
+    print(f"\n{name}: {length(images)} test images, calibrated on {args.calibration_images}", flush=True)
     rows = []
     decibels: dict[str, float] = {}
     for title, got in answers.items():

@@ -53,6 +53,7 @@ def prepare_files(name: str, count: int, data: str) -> tuple[Files, str]:
     """Writes a network, as captured and as rewritten for onnxruntime, and so many images; tells its weights too."""
     import onnx_ir as ir
 
+    from radixrt.export.feed import IMAGE_INPUT
     from radixrt.export.passes.pipeline import RewriteOptions, rewrite
     from radixrt.reuse import Reuse
 
@@ -60,7 +61,7 @@ def prepare_files(name: str, count: int, data: str) -> tuple[Files, str]:
     files.folder.mkdir(parents=True, exist_ok=True)
     with Reuse() as reuse:
         network = prepared(name, Setting(data, None, count, 1, 0), reuse)
-    images = np.concatenate([b.images for b in network.data.calibration.batches(16, count)])
+    images = np.concatenate([b.inputs[IMAGE_INPUT] for b in network.data.calibration.batches(16, count)])
     ir.save(network.graph, files.plain)
     ir.save(rewrite(network.graph.clone(), RewriteOptions())[0], files.rewritten)
     # More images than the set has are taken round again: time and memory do not care which they are.
@@ -96,10 +97,12 @@ def step_radixrt(files: Files, count: int, method: str) -> None:
 
     from radixrt.calibration.ranges.collect import calibrate
     from radixrt.calibration.spec import CalibrationOptions, Method
+    from radixrt.export.feed import IMAGE_INPUT
 
     model = ir.load(files.rewritten)
     started = time.monotonic()
-    calibrate(model, read_in_turn(files.images, count), CalibrationOptions(Method.parse(method)))
+    feeds = ({IMAGE_INPUT: image} for image in read_in_turn(files.images, count))
+    calibrate(model, feeds, CalibrationOptions(Method.parse(method)))
     print(json.dumps({"work_seconds": time.monotonic() - started}))
 
 

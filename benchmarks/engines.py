@@ -29,6 +29,7 @@ from rich.table import Table
 from benchmarks.networks import Run, Setting, built, prepared, runner, test_images
 from radixrt.engines import registry
 from radixrt.engines.runners import logits_of
+from radixrt.export.feed import IMAGE_INPUT, joined, length, part
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.spec import Precision
 from radixrt.reuse import Reuse
@@ -73,7 +74,7 @@ def openvino_runner(model: Path, threads: int, precision: str) -> Run:
         config["INFERENCE_NUM_THREADS"] = threads
     compiled = ov.Core().compile_model(str(model), "CPU", config)
     request = compiled.create_infer_request()
-    return lambda images: np.array(request.infer({0: images}, share_inputs=True, share_outputs=True)[0])
+    return lambda feed: np.array(request.infer(dict(feed), share_inputs=True, share_outputs=True)[0])
 
 
 def runners(args: argparse.Namespace, folder: Path, stack: ExitStack) -> tuple[dict[str, Run], Any, str]:
@@ -88,7 +89,8 @@ def runners(args: argparse.Namespace, folder: Path, stack: ExitStack) -> tuple[d
         found[f"radixrt {target} {precision}"] = runner(session)
     unmodified = folder / "unmodified.onnx"
     write_onnx(network.graph, unmodified)
-    calibration = np.concatenate([b.images for b in network.data.calibration.batches(8, args.calibration_images)])
+    batches = network.data.calibration.batches(8, args.calibration_images)
+    calibration = joined(batch.inputs for batch in batches)[IMAGE_INPUT]
     model, nncf = nncf_model(unmodified, calibration, folder)
     for precision in inference_precisions():
         found[f"{THEIRS} + {precision}"] = openvino_runner(model, args.threads, precision)
@@ -113,7 +115,8 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         found, network, nncf = runners(args, folder, stack)
         images = test_images(network, args.test_images)
         answers = {
-            name: np.concatenate([run(images[i : i + 1]) for i in range(len(images))]) for name, run in found.items()
+            name: np.concatenate([run(part(images, i, i + 1)) for i in range(length(images))])
+            for name, run in found.items()
         }
         parities: dict[str, Parity] = {
             name: parity(answers["pytorch eager fp32"], answer) for name, answer in answers.items()
@@ -132,7 +135,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "processor": registry.get("openvino").capability().device,
         "versions": {"openvino": version("openvino"), "onnxruntime": version("onnxruntime"), "nncf": nncf},
         "calibration_images": args.calibration_images,
-        "test_images": len(images),
+        "test_images": length(images),
         "nncf_counts_as": theirs,
         "speedup_over_nncf_p50": ahead.value,
         "speedup_over_nncf_ci95": (ahead.low, ahead.high),

@@ -31,6 +31,7 @@ from radixrt.engines import registry
 from radixrt.engines.tensorrt.available import find_gpu
 from radixrt.engines.tensorrt.cuda_driver import load_driver
 from radixrt.errors import UnavailableError
+from radixrt.export.feed import IMAGE_INPUT, Feed, length, part
 from radixrt.validate.measure.machine import read_machine
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 MODELS = ("resnest50", "sknet50", "seresnet50")
 BASELINE = "pytorch eager fp16"
 RESULTS = Path(__file__).parent / "results"
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Run = Callable[[Feed], NDArray[np.float32]]
 
 
 def gpu_facts() -> dict[str, Any]:
@@ -70,9 +71,9 @@ def torch_runners(module: Any) -> dict[str, Run]:
     compiled = torch.compile(model, mode="reduce-overhead")
 
     def runner(call: Any) -> Run:
-        def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        def run(feed: Feed) -> NDArray[np.float32]:
             with torch.inference_mode():
-                batch = torch.from_numpy(images).cuda().half().to(memory_format=torch.channels_last)
+                batch = torch.from_numpy(feed[IMAGE_INPUT]).cuda().half().to(memory_format=torch.channels_last)
                 logits: NDArray[np.float32] = call(batch).float().cpu().numpy()
                 return logits
 
@@ -105,7 +106,7 @@ def check_network(name: str, args: argparse.Namespace, setting: Setting, reuse: 
         held = {}
         for key, run in tuple(found.items()):
             try:
-                answer = np.concatenate([run(images[i : i + 1]) for i in range(len(images))])
+                answer = np.concatenate([run(part(images, i, i + 1)) for i in range(length(images))])
                 held[key] = parity(reference, answer).model_dump(mode="json")
             except Exception as error:  # noqa: PERF203  -- one engine that fails must not cost the others their figures
                 failed[key] = said(error)

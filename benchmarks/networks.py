@@ -16,13 +16,14 @@ from radixrt.calibration.spec import CalibrationOptions, Recovery
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions, BuiltEngine
 from radixrt.engines.session import Session
+from radixrt.export.feed import Feed, joined, part
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.options import DataOptions, ModelChoice
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
 from radixrt.reuse import Reuse
 
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Run = Callable[[Feed], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,15 @@ def built(
 
 
 def runner(session: Session) -> Run:
-    """Returns a session as a function from images to logits, for engines of one input and one output."""
-    name, result = session.inputs[0].name, session.outputs[0].name
+    """Returns a session as a function from its inputs to logits, for engines of one input and one output."""
+    result = session.outputs[0].name
 
-    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        return session.run({name: images})[result]
+    def run(feed: Feed) -> NDArray[np.float32]:
+        return session.run(dict(feed))[result]
 
     return run
 
 
-def test_images(network: Prepared, count: int) -> NDArray[np.float32]:
+def test_images(network: Prepared, count: int) -> Feed:
     """Returns the first test images, normalised, N x C x H x W."""
-    batches = [batch.images for batch in network.test.batches(8, count)]
-    return np.concatenate(batches)[:count]
+    return part(joined(batch.inputs for batch in network.test.batches(8, count)), 0, count)

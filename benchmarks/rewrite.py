@@ -97,8 +97,9 @@ def typed(model: ir.Model, precision: Precision, target: str, side: int) -> ir.M
         return to_float16(model).model
     if precision is Precision.FP32:
         return model
-    images = np.random.default_rng(0).standard_normal((4, 1, 3, side, side)).astype(np.float32)
-    placed, _ = place(model, calibrate(model, images), PlacementOptions(get(target).traits))
+    name, random = model.graph.inputs[0].name or "", np.random.default_rng(0)
+    images = random.standard_normal((4, 1, 3, side, side)).astype(np.float32)
+    placed, _ = place(model, calibrate(model, [{name: i} for i in images]), PlacementOptions(get(target).traits))
     return placed
 
 
@@ -130,13 +131,13 @@ def clocked(name: str, graph: ir.Model, target: str, precision: Precision, args:
             get(target).open(changed, threads=args.threads) as after,
         ):
             runners = {
-                "rewritten": lambda batch: after.run({after.inputs[0].name: batch}),
-                "original": lambda batch: before.run({before.inputs[0].name: batch}),
+                "rewritten": lambda feed: after.run(dict(feed)),
+                "original": lambda feed: before.run(dict(feed)),
             }
             options = LatencyOptions(
                 baseline="original", rounds=args.rounds, seconds=args.seconds, warmup_seconds=args.seconds / 2
             )
-            taken = measure(runners, images, options)
+            taken = measure(runners, {graph.graph.inputs[0].name or "": images}, options)
         share = convolution_share(target, original, deploy, build)
     p50 = {row.name: row.p50_ms for row in taken.rows}
     forms = [record.form for record in report.grouped_convs]

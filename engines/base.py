@@ -16,6 +16,7 @@ from typing_extensions import Doc, Self
 
 from radixrt.engines.session import Array, Session
 from radixrt.errors import InputError, UnavailableError
+from radixrt.export.feed import Feed
 from radixrt.export.spec import BatchSpec, Precision, Traits
 
 if TYPE_CHECKING:
@@ -151,14 +152,14 @@ class Analysis(ABC):
     options: BuildOptions
 
     @abstractmethod
-    def showing(self, names: Sequence[str]) -> AbstractContextManager[Callable[[Array], dict[str, Array]]]:
+    def showing(self, names: Sequence[str]) -> AbstractContextManager[Callable[[Feed], dict[str, Array]]]:
         """Builds the engine and opens it.
 
         Args:
             names: tensors of the deploy graph.
 
         Yields:
-            What takes images (N, C, H, W) and returns these tensors by name, with all outputs.
+            What takes inputs by name and returns these tensors by name, with all outputs.
 
         Raises:
             InputError: the library's version cannot show tensors, or cannot build the engine.

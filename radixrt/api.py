@@ -91,6 +91,7 @@ class LoadedEngine:
         self._batch = BatchSpec(*manifest.batch)
         self._outputs = session_outputs(session, self._batch)
         self._run = logits_of(self._outputs, manifest.outputs[0].name)
+        self._input = manifest.inputs[0].name
         self._preprocess = manifest.preprocessing
         self._kind = manifest.outputs[0].kind or OutputKind.LOGITS
 
@@ -108,7 +109,7 @@ class LoadedEngine:
         Raises:
             InputError: ``images`` or ``out`` is not of such a shape or type, or the engine is closed.
         """
-        found = self._run(images)
+        found = self._run({self._input: images})
         if out is None:
             return found
         if out.shape != found.shape or out.dtype != found.dtype:
@@ -118,7 +119,7 @@ class LoadedEngine:
 
     def outputs(self, images: NDArray[np.float32]) -> Outputs:
         """Every output by name, (N, ...) each."""
-        return self._outputs(images)
+        return self._outputs({self._input: images})
 
     def classify(self, images: Picture | Iterable[Picture], *, top: int = TOP) -> Iterator[Answer]:
         """Yields the ``top`` classes of each image, best first.

@@ -14,6 +14,7 @@ from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.source import DataSource, load_data
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.errors import InputError
+from radixrt.export.feed import IMAGE_INPUT
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.graph.output_kind import Head, OutputKind, output_kinds
 from radixrt.export.graph.save import write_onnx
@@ -147,6 +148,7 @@ def prepare(
             calibration_limit=data.calibration_images,
             labels=model.labels or None,
             workers=2,
+            input_name=IMAGE_INPUT if model.foreign is None else model.foreign.graph.graph.inputs[0].name or "",
         )
 
     with stages.stage("Capturing the graph"):
@@ -299,7 +301,7 @@ class _Statistics:
 
         assert self.model.module is not None
         batches = self.images.batches(BATCH_FOR_STATISTICS, min(len(self.images), IMAGES_FOR_STATISTICS))
-        fit_statistics(self.model.module, (batch.images for batch in batches))
+        fit_statistics(self.model.module, (batch.inputs for batch in batches))
         self._done = True
 
 
@@ -325,7 +327,7 @@ def _captured(
     def make() -> _Captured:
         statistics.fit()
         graph = simplify(capture(module, preprocess.input_size, batch, logits=logits))
-        few = next(statistics.images.batches(IMAGES_HELD_AGAINST)).images
+        few = next(statistics.images.batches(IMAGES_HELD_AGAINST)).inputs
         return _Captured(graph, hold_against(module, graph, few, logits=logits))
 
     if reuse is None:

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from radixrt.calibration.data.images import ImageBatch
+from radixrt.calibration.data.batch import Batch
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.registry import stand_in
 from radixrt.engines.runners import Outputs, OutputsRunner, in_batches, session_outputs
+from radixrt.export.feed import Feed
 from radixrt.export.spec import BatchSpec, Precision
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ class Reference:
     Attributes:
         name: how the report calls the runner.
         short: how it calls the network: what it is.
-        run: takes normalised images, float32 (N, C, H, W) for any N, and gives every output by name, the logits first.
+        run: takes inputs by name for any N, images normalised, and gives every output by name, the logits first.
         timed: opens the same call as somebody would run it who knows no compiler, with so many threads; 0 lets the
             runtime choose.
     """
@@ -44,12 +43,12 @@ class Reference:
     _answers: dict[tuple[str, ...], Outputs] = field(default_factory=dict)
     _held: int = 0
 
-    def answer(self, batch: ImageBatch) -> Outputs:
+    def answer(self, batch: Batch) -> Outputs:
         """The outputs for a batch of the test."""
         key = tuple(batch.names)
         if key in self._answers:
             return self._answers[key]
-        found = self.run(batch.images)
+        found = self.run(batch.inputs)
         size = sum(array.nbytes for array in found.values())
         # An output may be as large as a feature map: what does not fit is computed again for the next target.
         if self._held + size <= LARGEST_ANSWERS:
@@ -64,9 +63,9 @@ def torch_reference(module: torch.nn.Module, logits: str | None, ready: Callable
 
     outputs = torch_outputs(module, logits)
 
-    def run(images: NDArray[np.float32]) -> Outputs:
+    def run(feed: Feed) -> Outputs:
         ready()
-        return outputs(images)
+        return outputs(feed)
 
     @contextmanager
     def timed(threads: int) -> Iterator[OutputsRunner]:
@@ -96,8 +95,7 @@ def onnx_reference(graph: ir.Model) -> Reference:
         with tempfile.TemporaryDirectory(prefix="radixrt-original-") as folder:
             options = BuildOptions(Precision.FP32, threads=threads)
             with target.open_graph(graph, Path(folder), options) as session:
-                feed = session.inputs[0].name
-                yield session_outputs(session, BatchSpec(size, size)) if size else lambda x: session.run({feed: x})
+                yield session_outputs(session, BatchSpec(size, size)) if size else lambda feed: session.run(dict(feed))
 
     name, short = "ONNX Runtime, original graph", "ONNX original"
     return Reference(name, short, in_batches(run, BatchSpec(size, size)) if size else run, timed)

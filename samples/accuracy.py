@@ -12,6 +12,7 @@ from rich.table import Table
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.source import DataSource, load_data
 from radixrt.errors import RadixRTError
+from radixrt.export.feed import IMAGE_INPUT
 from radixrt.export.source.samples import SAMPLES, Sample
 
 
@@ -38,7 +39,7 @@ def evaluate(sample: Sample, data: DataSource, limit: int | None = None) -> Accu
     with torch.inference_mode():
         for batch in data.test.batches(64, limit):
             assert batch.labels is not None
-            predicted.append(module(torch.from_numpy(batch.images)).argmax(dim=1).numpy())
+            predicted.append(module(torch.from_numpy(batch.inputs[IMAGE_INPUT])).argmax(dim=1).numpy())
             expected.append(batch.labels)
     answer, truth = np.concatenate(predicted), np.concatenate(expected)
     recalls = [(answer[truth == label] == label).mean() for label in np.unique(truth)]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.data.preprocess import Preprocess
+from radixrt.export.feed import IMAGE_INPUT
 
 LABELS = ("ash", "beech", "cedar", "dogwood")
 SMALL = Preprocess(input_size=(3, 16, 16), mean=(0.5,), std=(0.25,), crop_pct=1.0, interpolation="bilinear")
@@ -54,4 +55,5 @@ def png_bomb(width: int, height: int) -> bytes:
 
 
 def all_pixels(images: ImageList, size: int = 4) -> dict[str, np.ndarray]:
-    return {name: p for batch in images.batches(size) for name, p in zip(batch.names, batch.images, strict=True)}
+    batches = ((batch.names, batch.inputs[IMAGE_INPUT]) for batch in images.batches(size))
+    return {name: pixels for names, images in batches for name, pixels in zip(names, images, strict=True)}

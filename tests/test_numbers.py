@@ -80,7 +80,7 @@ CASES = (
 def test_no_number_breaks_int8(change: Callable[[ir.Model], None], target: str, tmp_path: Path) -> None:
     model = network()
     change(model)
-    table = calibrate(model, [IMAGES], threads=1)
+    table = calibrate(model, [{"input": IMAGES}], threads=1)
     int8, report = place(model, table, PlacementOptions(get(target).traits, first=Ends.INT8))
     assert len(report.quantized) >= 4, "nothing of interest was quantised"
     scales = [scale for node in int8.graph if node.op_type == "QuantizeLinear" for scale in [node.inputs[1]]]
@@ -94,7 +94,7 @@ def test_no_number_breaks_int8(change: Callable[[ir.Model], None], target: str, 
     built = engine.build(tmp_path / "deploy.onnx", tmp_path, options).files[0]
     with engine.open(built, threads=1) as session:
         found = session.run({"input": IMAGES})["logits"]
-    expected = onnx_runner(model)(IMAGES)
+    expected = onnx_runner(model)({"input": IMAGES})
     # A tenth of the largest logit: eight bits over five layers, and denormals that engines flush to zero.
     allowed = 0.1 * max(float(np.abs(expected).max()), 10 * SCALE_FLOOR)
     np.testing.assert_allclose(found, expected, rtol=0, atol=allowed)
@@ -103,9 +103,9 @@ def test_no_number_breaks_int8(change: Callable[[ir.Model], None], target: str, 
 def test_dead_channels_and_tensors_are_named() -> None:
     model = network()
     dead_channels(model)
-    found = calibrate(model, [IMAGES], threads=1).find("r2")
+    found = calibrate(model, [{"input": IMAGES}], threads=1).find("r2")
     assert found is not None and found.dead_channels == (0, 1, 2, 3, 4)
     model = network()
     dead_tensor(model)
-    table = calibrate(model, [IMAGES], threads=1)
+    table = calibrate(model, [{"input": IMAGES}], threads=1)
     assert table.amax("r1") == 0.0

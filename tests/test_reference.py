@@ -14,7 +14,7 @@ from radixrt.engines.session import Session
 from radixrt.reference import onnx_reference, torch_reference
 from tests.engines.bundle.bundles import tiny_network
 
-IMAGES = np.random.default_rng(0).normal(size=(5, 3, 32, 32)).astype(np.float32)
+IMAGES = {"input": np.random.default_rng(0).normal(size=(5, 3, 32, 32)).astype(np.float32)}
 
 
 def test_pytorch_takes_the_threads_only_while_it_is_timed() -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from radixrt.calibration.data.batch import Batch
 from radixrt.calibration.data.pixels import ImageUnusableError, open_image, preprocess_image
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.errors import InputError
+from radixrt.export.feed import IMAGE_INPUT
 
 #: The share of unusable images that a build tolerates.
 MAX_UNUSABLE = 0.05
@@ -38,25 +40,19 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True)
-class ImageBatch:
-    """``images`` is float32 of shape (N, C, H, W); ``labels`` int64 of shape (N,), None where the data has none."""
-
-    images: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64] | None
-    names: tuple[str, ...]
-
-
 class ImageList:
     """Images of one split, in a fixed order that mixes the classes, so that the first n stand for all.
 
     ``skipped`` grows while batches are read: it names every image that was passed over so far.
     """
 
-    def __init__(self, entries: Sequence[Entry], preprocess: Preprocess, workers: int = 0) -> None:
+    def __init__(
+        self, entries: Sequence[Entry], preprocess: Preprocess, workers: int = 0, input_name: str = IMAGE_INPUT
+    ) -> None:
         self._entries = tuple(entries)
         self._preprocess = preprocess
         self._workers = workers
+        self._input = input_name
         self._skipped: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -86,7 +82,7 @@ class ImageList:
 
     def take(self, count: int) -> ImageList:
         """The first ``count`` images as a list of their own."""
-        return ImageList(self._entries[:count], self._preprocess, self._workers)
+        return ImageList(self._entries[:count], self._preprocess, self._workers, self._input)
 
     @cached_property
     def sha256(self) -> str:
@@ -98,7 +94,7 @@ class ImageList:
         """A hash of what a network sees: the files' contents, and how they are made into pixels."""
         return hashlib.sha256(f"{self.sha256} {self._preprocess.model_dump_json()}".encode()).hexdigest()
 
-    def batches(self, size: int, limit: int | None = None) -> Iterator[ImageBatch]:
+    def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         """Reads the images in order.
 
         Args:
@@ -127,8 +123,8 @@ class ImageList:
                     else:
                         good.append((entry, result))
                 if good:
-                    yield ImageBatch(
-                        images=np.stack([pixels for _, pixels in good]),
+                    yield Batch(
+                        inputs={self._input: np.stack([pixels for _, pixels in good])},
                         labels=np.array([entry.label for entry, _ in good], dtype=np.int64) if labelled else None,
                         names=tuple(entry.name for entry, _ in good),
                     )

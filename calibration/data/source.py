@@ -27,6 +27,7 @@ from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.splits import Splits, mixed
 from radixrt.errors import InputError
+from radixrt.export.feed import IMAGE_INPUT
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def load_data(
     calibration_limit: int = 512,
     labels: Sequence[str] | None = None,
     workers: int = 0,
+    input_name: str = IMAGE_INPUT,
 ) -> DataSource:
     """Finds the images that ``spec`` names; decodes none of them yet.
 
@@ -56,6 +58,7 @@ def load_data(
         labels: the names of the network's classes in the order of its head, where they are known: the data may
             then hold fewer classes than the head.
         workers: threads that decode; 0 or 1 decodes in the caller's.
+        input_name: the network's input that takes the images.
 
     Raises:
         InputError: there is no such data, it holds no images, or its classes or columns cannot be used.
@@ -68,8 +71,8 @@ def load_data(
     test = mixed(splits.test)
     return DataSource(
         spec=spec,
-        calibration=ImageList(calibration, preprocess, workers),
-        test=ImageList(test, preprocess, workers) if test else None,
+        calibration=ImageList(calibration, preprocess, workers, input_name),
+        test=ImageList(test, preprocess, workers, input_name) if test else None,
         labels=splits.labels,
     )
 

@@ -1,4 +1,4 @@
-"""Images stream through a graph once; ranges of its tensors remain.
+"""Samples stream through a graph once; ranges of its tensors remain.
 
 The graph runs on onnxruntime, one image at a time (so that batch size cannot matter, not even through a runtime
 that picks another kernel for another batch), with probes on every tensor that any target's placement may quantise
@@ -34,6 +34,7 @@ from radixrt.calibration.ranges.table import CalibrationTable, Candidates, Histo
 from radixrt.calibration.recovery.equalise import chains
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.errors import InputError
+from radixrt.export.feed import Feed, filled, joined, length, part
 from radixrt.export.graph.facts import infer
 from radixrt.export.graph.hash import model_sha256
 from radixrt.export.graph.session import GraphSession
@@ -46,7 +47,7 @@ _QUANTILES = (50.0, 90.0, 99.0, 99.9, 99.99)
 
 def calibrate(
     model: ir.Model,
-    batches: Iterable[Array],
+    batches: Iterable[Feed],
     options: CalibrationOptions | None = None,
     *,
     data_sha256: str | None = None,
@@ -57,8 +58,8 @@ def calibrate(
     """Observes a graph on images and chooses its ranges.
 
     Args:
-        model: a float32 graph with one input; not changed.
-        batches: float32 arrays of shape (N, C, H, W), normalised; N may differ from batch to batch.
+        model: a float32 graph; not changed.
+        batches: its inputs, images normalised; N may differ from batch to batch.
         options: how ranges are chosen.
         data_sha256: the images' content hash as their source tells it; made from the pixels where absent.
         state_path: where to keep what was observed, now and then and when the user stops it, so that an interrupted
@@ -105,28 +106,29 @@ def calibrate(
 
 def _stream(
     model: ir.Model,
-    batches: Iterable[Array],
+    batches: Iterable[Feed],
     state: CollectState,
     state_path: Path | None,
     threads: int,
 ) -> None:
-    source = model.graph.inputs[0].name
+    sources = {value.name for value in model.graph.inputs}
     wanted = {o.name for o in state.observers}
-    probes = add_probes(model, [v for v in observed_values(model) if v.name in wanted and v.name != source])
+    probes = add_probes(model, [v for v in observed_values(model) if v.name in wanted and v.name not in sources])
     names = [name for p in probes for name in (p.maximum, p.minimum, p.sample) if name]
     session = GraphSession(model, threads=threads)
     batch = session.batch or 1
     skip = state.images
     saved = time.monotonic()
 
-    def take(images: Array, outputs: dict[str, Array]) -> None:
+    def take(feed: Feed, outputs: dict[str, Array]) -> None:
         nonlocal saved
-        for i, image in enumerate(images):
+        for i in range(length(feed)):
+            sample = part(feed, i, i + 1)
             for observer in state.observers:
-                if observer.name == source:
-                    observer.observe(image[None])
+                if observer.name in sample:
+                    observer.observe(sample[observer.name])
             _observe(state, probes, outputs, i)
-            _count(state, image)
+            _count(state, sample)
         if state_path is not None and time.monotonic() - saved > _SAVE_EVERY_S:
             save_state(state, state_path)
             saved = time.monotonic()
@@ -135,14 +137,14 @@ def _stream(
     # image behind, so that the order and the memory stay what they were.
     with ThreadPoolExecutor(1) as worker:
         behind: Future[None] | None = None
-        for images in _regroup(batches, batch):
-            if skip >= len(images):
-                skip -= len(images)
+        for feed in _regroup(batches, batch):
+            if skip >= length(feed):
+                skip -= length(feed)
                 continue
-            outputs = session(session.filled(images), names)
+            outputs = session(filled(feed, batch), names)
             if behind is not None:
                 behind.result()
-            behind = worker.submit(take, images, outputs)
+            behind = worker.submit(take, feed, outputs)
         if behind is not None:
             behind.result()
 
@@ -155,23 +157,23 @@ def _observe(state: CollectState, probes: list[Probe], outputs: dict[str, Array]
         observers[probe.tensor].observe_reduced(maximum, minimum, outputs[probe.sample][index])
 
 
-def _count(state: CollectState, image: Array) -> None:
-    digest = hashlib.sha256(np.ascontiguousarray(image, np.float32).tobytes()).digest()
+def _count(state: CollectState, sample: Feed) -> None:
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in sample.values())).digest()
     state.data_sum = (state.data_sum + int.from_bytes(digest, "big")) % (1 << 256)
     state.images += 1
 
 
-def _regroup(batches: Iterable[Array], size: int) -> Iterable[Array]:
-    """The same images in groups of ``size``; the last may be smaller."""
-    rest: list[Array] = []
-    for images in batches:
-        for image in images:
-            rest.append(image)
+def _regroup(batches: Iterable[Feed], size: int) -> Iterable[Feed]:
+    """The same samples in groups of ``size``; the last may be smaller."""
+    rest: list[Feed] = []
+    for feed in batches:
+        for i in range(length(feed)):
+            rest.append(part(feed, i, i + 1))
             if len(rest) == size:
-                yield np.stack(rest)
+                yield joined(rest)
                 rest = []
     if rest:
-        yield np.stack(rest)
+        yield joined(rest)
 
 
 def _range(observer: TensorObserver, options: CalibrationOptions, *, by_channel: bool) -> TensorRange:

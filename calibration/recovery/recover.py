@@ -39,6 +39,7 @@ from radixrt.calibration.recovery.techniques import (
     Technique,
 )
 from radixrt.errors import InputError
+from radixrt.export.feed import Feed, length, part
 from radixrt.export.graph.constants import forget
 from radixrt.export.graph.layers import layers_of, macs_of
 from radixrt.export.graph.writer import GraphWriter
@@ -108,7 +109,7 @@ class Recovered:
 def recover(
     model: ir.Model,
     table: CalibrationTable,
-    images: Array,
+    samples: Feed,
     options: PlacementOptions,
     *,
     outputs: tuple[str, ...] = (),
@@ -120,30 +121,30 @@ def recover(
     Args:
         model: the float32 graph; not changed.
         table: its calibration.
-        images: calibration images, float32 (N, C, H, W), 32 to 128 of them, mixed: the first are fitted to, the last
-            judge. Of a large network only the first few are used.
+        samples: some of those that calibrated, 32 to 128 of them, mixed: the first are fitted to, the last judge. Of
+            a large network only the first few are used.
         options: the placement that will be used.
         outputs: those whose error is made small; the graph's first where empty.
         on_progress: called after each candidate.
         work: multiplications that all forward passes together may take.
 
     Raises:
-        InputError: no images.
+        InputError: no samples.
     """
-    if len(images) == 0:
-        raise InputError("accuracy recovery needs images: give it some of those that calibrated")
+    if length(samples) == 0:
+        raise InputError("accuracy recovery needs samples: give it some of those that calibrated")
     session = QuantSession(model, options, table, outputs=outputs)
     if not session.decision.layers:
         return Recovered(model.clone(), table, ())
     # A pass runs every layer, whether it is quantised or not.
     passes = int(work / max(sum(macs_of(layer) for layer in layers_of(model.graph)), 1))
     too_large = f"the network is too large: {passes} forward passes are allowed"
-    effort = _effort(passes, len(images))
+    effort = _effort(passes, length(samples))
     if effort is None:
         least = _passes(_LEAST_IMAGES, _GROUPS[-1])[Technique.BIAS]
         why = f"{too_large}, {Technique.BIAS.value} needs {least}"
         return Recovered(model.clone(), table, tuple(RecoveryStep(t, why, left_out=True) for t in Technique))
-    fitted, judges = _divided(images[: effort.images])
+    fitted, judges = _divided(part(samples, 0, effort.images))
     setting = Setting(
         options=options,
         fitted=fitted,
@@ -225,10 +226,11 @@ def _passes(images: int, groups: int) -> dict[Technique, int]:
     }
 
 
-def _divided(images: Array) -> tuple[Array, Array]:
-    """The images to fit to, and those that judge; a single image does both."""
-    judging = _judging(len(images))
-    return (images[:-judging], images[-judging:]) if judging else (images, images)
+def _divided(samples: Feed) -> tuple[Feed, Feed]:
+    """The samples to fit to, and those that judge; a single one does both."""
+    count = length(samples)
+    fitted = count - _judging(count)
+    return (part(samples, 0, fitted), part(samples, fitted, count)) if fitted < count else (samples, samples)
 
 
 def _judging(images: int) -> int:

@@ -21,6 +21,7 @@ from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.calibration.recovery.session import QuantSession, Variant
 from radixrt.calibration.recovery.techniques import SearchProgress
+from radixrt.export.feed import Feed
 from radixrt.export.graph.layers import macs_of
 from radixrt.export.graph.origin import module_of
 
@@ -58,7 +59,7 @@ class LayerSensitivity:
 def sensitivity(
     model: ir.Model,
     table: CalibrationTable,
-    images: Array,
+    samples: Feed,
     options: PlacementOptions,
     *,
     outputs: tuple[str, ...] = (),
@@ -70,7 +71,7 @@ def sensitivity(
     Args:
         model: the float32 graph; not changed.
         table: its calibration.
-        images: float32 (N, C, H, W); a handful is enough, 16 say.
+        samples: a handful is enough, 16 say.
         options: the placement.
         outputs: those whose error counts; the graph's first where empty.
         gains: milliseconds that INT8 saves, by layer name, where somebody measured them.
@@ -80,7 +81,7 @@ def sensitivity(
         the layers, the most sensitive first.
     """
     session = QuantSession(model, options, table, outputs=outputs)
-    reference = session.answers(images, Variant())
+    reference = session.answers(samples, Variant())
     total = sum(macs_of(layer) for layer in session.decision.layers) or 1
     rows: list[LayerSensitivity] = []
     started = time.monotonic()
@@ -93,7 +94,7 @@ def sensitivity(
                 node=layer.name,
                 module=module_of(layer.node) or layer.name,
                 op_type=layer.node.op_type,
-                sqnr_db=outputs_sqnr_db(reference, session.answers(images, alone)),
+                sqnr_db=outputs_sqnr_db(reference, session.answers(samples, alone)),
                 macs=macs,
                 macs_share=macs / total,
                 latency_gain_ms=None if gains is None else gains.get(layer.name),

@@ -35,6 +35,7 @@ from radixrt.calibration.placement.insert import is_unsigned
 from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.calibration.saturation import quantize_in_pairs
+from radixrt.export.feed import Feed
 from radixrt.export.graph.facts import infer, root_of
 from radixrt.export.graph.layers import Layer
 from radixrt.export.graph.session import GraphSession
@@ -102,16 +103,16 @@ class QuantSession:
         layers = frozenset(layer.name for layer in self.decision.layers)
         return Variant(amax={root: table.amax(root) for root in self.roots}, layers=layers)
 
-    def answers(self, images: Array, variant: Variant) -> dict[str, Array]:
-        """The outputs of images under a variant by name, (N, ...) each."""
-        return self._run(images, variant, self._outputs)
+    def answers(self, samples: Feed, variant: Variant) -> dict[str, Array]:
+        """The outputs of samples under a variant by name, (N, ...) each."""
+        return self._run(samples, variant, self._outputs)
 
-    def channel_means(self, images: Array, variant: Variant, layers: list[str]) -> dict[str, Array]:
-        """The mean of each output channel of the named layers over images and positions, shape (C,) each."""
-        rows = self._run(images, variant, [_mean_name(name) for name in layers])
+    def channel_means(self, samples: Feed, variant: Variant, layers: list[str]) -> dict[str, Array]:
+        """The mean of each output channel of the named layers over samples and positions, shape (C,) each."""
+        rows = self._run(samples, variant, [_mean_name(name) for name in layers])
         return {name: rows[_mean_name(name)].mean(axis=0) for name in layers}
 
-    def _run(self, images: Array, variant: Variant, outputs: list[str]) -> dict[str, Array]:
+    def _run(self, samples: Feed, variant: Variant, outputs: list[str]) -> dict[str, Array]:
         feeds: dict[str, object] = {}
         for root in self.roots:
             unsigned = self._unsigned[root]
@@ -126,7 +127,7 @@ class QuantSession:
             feeds[f"{layer.name}//switch"] = layer.name in variant.layers
             feeds[f"{layer.name}//shift"] = variant.shifts.get(layer.name, self._no_shift[layer.name])
         arrays = {name: np.asarray(value, np.float32) for name, value in feeds.items()}
-        return self._session.over(images, outputs, arrays, batch=_BATCH)
+        return self._session.over(samples, outputs, arrays, batch=_BATCH)
 
 
 def _channels(layer: Layer) -> int:

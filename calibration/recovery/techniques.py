@@ -18,6 +18,7 @@ from radixrt.calibration.ranges.table import CalibrationTable, TensorRange
 from radixrt.calibration.recovery.equalise import equalised
 from radixrt.calibration.recovery.session import QuantSession, Variant
 from radixrt.calibration.spec import Method
+from radixrt.export.feed import Feed
 
 Array = NDArray[Any]
 Item = TypeVar("Item")
@@ -52,16 +53,16 @@ class Setting:
 
     Attributes:
         options: the placement.
-        fitted: images that choices are made on.
-        judges: images that they are judged on: a choice that only fits the images it was made on fails there.
+        fitted: samples that choices are made on.
+        judges: samples that they are judged on: a choice that only fits the images it was made on fails there.
         groups: of layers, whose biases are corrected one group after another.
         on_progress: called after each candidate.
         outputs: those whose error is made small.
     """
 
     options: PlacementOptions
-    fitted: Array
-    judges: Array
+    fitted: Feed
+    judges: Feed
     groups: int
     on_progress: Callable[[SearchProgress], None] | None
     outputs: tuple[str, ...] = ()

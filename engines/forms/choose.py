@@ -213,7 +213,7 @@ def _lowered(target: Target, form: AttentionForm, precision: Precision) -> ir.Mo
         return model
     maps = np.random.default_rng(0).standard_normal((1, _CHANNELS, _SIDE, _SIDE)).astype(np.float32)
     options = PlacementOptions(target.traits, first=Ends.INT8, last=Ends.INT8)
-    return place(model, calibrate(model, [maps]), options)[0]
+    return place(model, calibrate(model, [{graph.graph.inputs[0].name or "": maps}]), options)[0]
 
 
 def rewrite_options(

@@ -152,7 +152,7 @@ def _quantised(model: ir.Model, traits: Traits) -> ir.Model:
     options = PlacementOptions(replace(traits, weights_per_output=0), first=Ends.INT8, last=Ends.INT8)
     shape = [size or 1 for size in static_dims(model.graph.inputs[0])]
     noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    table = calibrate(model, [noise])
+    table = calibrate(model, [{model.graph.inputs[0].name or "": noise}])
     placed, _ = place(model, table.with_amax({tensor.name: _AMAX for tensor in table.tensors}), options)
     graph = placed.graph
     inserter = Inserter(graph)

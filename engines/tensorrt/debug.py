@@ -25,6 +25,7 @@ from radixrt.engines.session import Array
 from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.available import find_gpu
 from radixrt.errors import InputError, RadixRTError
+from radixrt.export.feed import Feed
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -125,7 +126,7 @@ class PlanAnalysis(Analysis):
     deploy: Path
 
     @contextmanager
-    def showing(self, names: Sequence[str]) -> Iterator[Callable[[Array], dict[str, Array]]]:
+    def showing(self, names: Sequence[str]) -> Iterator[Callable[[Feed], dict[str, Array]]]:
         from radixrt.engines.tensorrt.build import build_plan
         from radixrt.engines.tensorrt.legacy_graph import for_version
         from radixrt.engines.tensorrt.session import CudaSession
@@ -141,10 +142,11 @@ class PlanAnalysis(Analysis):
             engine = Path(folder) / "analysis.plan"
             engine.write_bytes(build_plan(api, for_version(self.deploy, api), options).data)
             with CudaSession(api, engine, use_graph=False) as session:
-                feed = session.inputs[0]
 
-                def show(images: Array) -> dict[str, Array]:
-                    shown = session.debug_tensors({feed.name: np.ascontiguousarray(images, feed.dtype)})
+                def show(feed: Feed) -> dict[str, Array]:
+                    shown = session.debug_tensors(
+                        {spec.name: np.ascontiguousarray(feed[spec.name], spec.dtype) for spec in session.inputs}
+                    )
                     if missing := set(names) - set(shown):
                         raise InputError(
                             f"{api.product} {api.version_text} did not show {len(missing)} of the {len(names)} tensors "

@@ -5,7 +5,7 @@ What a user is shipped is opened elsewhere (``engines/cpu/onnxruntime.py``), wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from radixrt.errors import InputError, first_line
+from radixrt.export.feed import Feed, filled, length, part
 
 Array = NDArray[Any]
 
@@ -52,7 +53,7 @@ def open_session(model: ir.Model | onnx.ModelProto, *, optimize: bool, threads: 
 
 
 class GraphSession:
-    """An open graph, whose first input takes images.
+    """An open graph.
 
     Args:
         model: not changed.
@@ -61,7 +62,6 @@ class GraphSession:
         threads: of the runtime; 0 lets it choose.
 
     Attributes:
-        input_name: what takes the images.
         batch: the graph's batch size where that is fixed.
 
     Raises:
@@ -75,69 +75,62 @@ class GraphSession:
             self._session = open_session(_with_outputs(model, tensors), optimize=optimize, threads=threads)
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
             raise InputError(f"onnxruntime cannot run the graph: {first_line(error)}") from error
-        source = self._session.get_inputs()[0]
-        self.input_name: str = source.name
-        self._shape: tuple[int | str | None, ...] = tuple(source.shape)
-        first = self._shape[0] if self._shape else None
-        self.batch: int | None = first if isinstance(first, int) else None
+        inputs = self._session.get_inputs()
+        self._shapes: dict[str, tuple[int | str | None, ...]] = {i.name: tuple(i.shape) for i in inputs}
+        first = next(iter(self._shapes.values()), ())[:1]
+        self.batch: int | None = first[0] if first and isinstance(first[0], int) else None
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def __call__(
-        self, images: Array, outputs: Sequence[str] | None = None, feeds: Mapping[str, Array] | None = None
+        self, feed: Feed, outputs: Sequence[str] | None = None, constants: Feed | None = None
     ) -> dict[str, Array]:
         """Runs one batch.
 
         Args:
-            images: float32, shape (N, C, H, W).
+            feed: the inputs, a row for each sample.
             outputs: which tensors to return; all that the session hands out where None, the graph's own first.
-            feeds: the graph's other inputs.
+            constants: inputs that are the same for every sample.
 
         Raises:
-            InputError: the images do not have the shape that the graph takes.
+            InputError: the inputs do not have the names and shapes that the graph takes.
         """
         names = self._outputs if outputs is None else list(outputs)
-        wanted = self._shape[1:]
-        if images.ndim != len(self._shape) or any(
-            isinstance(w, int) and w != g for w, g in zip(wanted, images.shape[1:], strict=True)
-        ):
-            shape = list(self._shape)
-            raise InputError(f"images of shape {images.shape} do not fit the graph's input {shape}: resize them")
+        if set(self._shapes) != {*feed, *(constants or ())}:
+            raise InputError(f"the graph takes inputs {list(self._shapes)}, not {list(feed)}: name each of them")
+        for name, array in feed.items():
+            wanted = self._shapes[name]
+            if array.ndim != len(wanted) or any(
+                isinstance(w, int) and w != g for w, g in zip(wanted[1:], array.shape[1:], strict=True)
+            ):
+                raise InputError(
+                    f"samples of shape {array.shape} do not fit the graph's input {name} {list(wanted)}: resize them"
+                )
         if not names:  # which the runtime would take for all
             return {}
-        fed = {**(feeds or {}), self.input_name: np.ascontiguousarray(images, np.float32)}
+        fed = {**(constants or {}), **{name: np.ascontiguousarray(array) for name, array in feed.items()}}
         return dict(zip(names, self._session.run(names, fed), strict=True))
 
     def over(
-        self,
-        images: Array,
-        outputs: Sequence[str] | None = None,
-        feeds: Mapping[str, Array] | None = None,
-        *,
-        batch: int = 1,
+        self, feed: Feed, outputs: Sequence[str] | None = None, constants: Feed | None = None, *, batch: int = 1
     ) -> dict[str, Array]:
-        """Runs any number of images, in batches.
+        """Runs any number of samples, in batches.
 
         Args:
-            images: float32, shape (N, C, H, W).
+            feed: as for a call.
             outputs: as for a call.
-            feeds: as for a call.
-            batch: images of one run, where the graph leaves that open.
+            constants: as for a call.
+            batch: samples of one run, where the graph leaves that open.
 
         Returns:
             each tensor with N rows.
         """
         size = self.batch or batch
-        rows: dict[str, list[Array]] = {}
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            for name, value in self(self.filled(part), outputs, feeds).items():
-                rows.setdefault(name, []).append(value[: len(part)])
-        return {name: np.concatenate(values) for name, values in rows.items()}
-
-    def filled(self, images: Array) -> Array:
-        """The images, the last one repeated until a fixed batch is full."""
-        missing = (self.batch or 0) - len(images)
-        return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing > 0 else images
+        found: dict[str, list[Array]] = {}
+        for start in range(0, length(feed), size):
+            few = part(feed, start, start + size)
+            for name, value in self(filled(few, self.batch or 0), outputs, constants).items():
+                found.setdefault(name, []).append(value[: length(few)])
+        return {name: np.concatenate(values) for name, values in found.items()}
 
 
 def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:

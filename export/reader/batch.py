@@ -9,10 +9,11 @@ import numpy as np
 import onnx
 
 from radixrt.errors import InputError, first_line
-from radixrt.export.reader.opset import random_images
+from radixrt.export.feed import Feed, part
+from radixrt.export.reader.opset import random_samples
 from radixrt.export.source.reference import onnx_outputs
 
-Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+Run = Callable[[Feed], dict[str, np.ndarray]]
 
 _TRIED = (1, 2, 3, 4, 8, 16, 32, 64)
 
@@ -32,7 +33,7 @@ def fixed_batch(proto: onnx.ModelProto, path: Path) -> int | None:
     failure: Exception | None = None
     for size in _TRIED if free else (1,):
         try:
-            first = run(random_images(proto, size))
+            first = run(random_samples(proto, size))
         except Exception as error:  # the runtime's own errors
             failure = failure or error
             continue
@@ -43,14 +44,14 @@ def fixed_batch(proto: onnx.ModelProto, path: Path) -> int | None:
 
 def _one_by_one(proto: onnx.ModelProto, run: Run, first: dict[str, np.ndarray]) -> bool:
     """Whether two images together give two rows, each what its image gives alone; ``first`` is the first one's."""
-    images = random_images(proto, 2)
+    both = random_samples(proto, 2)
     try:
-        together, second = run(images), run(images[1:])
+        together, second = run(both), run(part(both, 1, 2))
     except Exception:  # the runtime's own errors
         return False
     return all(
-        len(rows) == 2 and _close(rows[0], first[name][0]) and _close(rows[1], second[name][0])
-        for name, rows in together.items()
+        len(found) == 2 and _close(found[0], first[name][0]) and _close(found[1], second[name][0])
+        for name, found in together.items()
     )
 
 

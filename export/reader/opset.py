@@ -44,10 +44,14 @@ def run_once(proto: onnx.ModelProto, batch: int = 1) -> dict[str, np.ndarray]:
 
     Whatever fails raises its own error.
     """
-    return onnx_outputs(proto)(random_images(proto, batch))
+    return onnx_outputs(proto)(random_samples(proto, batch))
 
 
-def random_images(proto: onnx.ModelProto, batch: int = 1) -> np.ndarray:
-    """Images that a graph takes; ``batch`` of them where it does not say how many."""
-    size, *sides = [side.dim_value for side in proto.graph.input[0].type.tensor_type.shape.dim]
-    return np.random.default_rng(0).standard_normal([size or batch, *sides]).astype(np.float32)
+def random_samples(proto: onnx.ModelProto, batch: int = 1) -> dict[str, np.ndarray]:
+    """Inputs that a graph takes; ``batch`` of them where it does not say how many."""
+    random = np.random.default_rng(0)
+    feed = {}
+    for value in proto.graph.input:
+        size, *sides = [side.dim_value for side in value.type.tensor_type.shape.dim]
+        feed[value.name] = random.standard_normal([size or batch, *sides]).astype(np.float32)
+    return feed

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from radixrt.errors import InputError, first_line
+from radixrt.export.feed import IMAGE_INPUT
 from radixrt.export.graph.origin import NAME_SCOPES, set_module
 from radixrt.export.reader.onnx_file import BATCH_DIM
 from radixrt.export.source.outputs import OUTPUT_NAME, NamedOutputs, named_outputs
@@ -23,9 +24,7 @@ from radixrt.export.spec import BatchSpec
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BATCH_DIM", "INPUT_NAME", "OUTPUT_NAME", "capture"]
-
-INPUT_NAME = "input"
+__all__ = ["BATCH_DIM", "OUTPUT_NAME", "capture"]
 
 
 def capture(
@@ -70,7 +69,7 @@ def capture(
                 (example,),
                 dynamo=True,
                 opset_version=opset,
-                input_names=[INPUT_NAME],
+                input_names=[IMAGE_INPUT],
                 output_names=list(named.tensors),
                 dynamic_shapes=shapes,
                 verbose=False,

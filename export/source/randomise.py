@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from radixrt.errors import InputError, first_line
+from radixrt.export.feed import Feed, length, shapes
 
 ENLIVENED = 0.2
 """What a zero scale becomes.
@@ -34,16 +34,16 @@ def enliven(module: torch.nn.Module) -> None:
                 parameter.fill_(ENLIVENED)
 
 
-def fit_statistics(module: torch.nn.Module, batches: Iterable[np.ndarray]) -> None:
+def fit_statistics(module: torch.nn.Module, batches: Iterable[Feed]) -> None:
     """Sets every BatchNorm's running statistics to the average over ``batches``; weights and mode stay as they are.
 
     Args:
         module: a network in eval mode. Only its BatchNorms run in training mode meanwhile, so that dropout stays off.
-        batches: float32 images (N, C, H, W), normalised. Batches of one image are skipped: pooled maps have no
+        batches: its inputs, images normalised. Batches of one sample are skipped: pooled maps have no
             variance there.
 
     Raises:
-        InputError: no batch holds two images, or the statistics come out as NaN or infinite.
+        InputError: no batch holds two samples, or the statistics come out as NaN or infinite.
     """
     norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
     if not norms:
@@ -57,12 +57,11 @@ def fit_statistics(module: torch.nn.Module, batches: Iterable[np.ndarray]) -> No
         seen = 0
         with torch.inference_mode():
             for batch in batches:
-                if len(batch) >= 2:
-                    module(torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32)))
-                    seen += len(batch)
+                if length(batch) >= 2:
+                    module(*map(torch.from_numpy, batch.values()))
+                    seen += length(batch)
     except Exception as error:  # a module may raise anything
-        shape = "x".join(str(size) for size in batch.shape)
-        raise InputError(f"the model does not run on an input of {shape}: {first_line(error)}") from error
+        raise InputError(f"the model does not run on an input of {shapes(batch)}: {first_line(error)}") from error
     finally:
         for layer, training, momentum in kept:
             layer.train(training)

@@ -208,7 +208,7 @@ def calibrated(
         batches = stages.track(images.batches(CALIBRATION_BATCH), -(-len(images) // CALIBRATION_BATCH))
         return calibrate(
             model,
-            (batch.images for batch in batches),
+            (batch.inputs for batch in batches),
             options,
             data_sha256=images.sha256,
             state_path=reuse.unfinished(step),

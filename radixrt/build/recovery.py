@@ -22,6 +22,7 @@ from radixrt.calibration.recovery.session import QuantSession, Variant
 from radixrt.calibration.recovery.techniques import SearchProgress
 from radixrt.calibration.spec import MaxDrop, Recovery
 from radixrt.engines.base import Target
+from radixrt.export.feed import joined, length
 from radixrt.export.graph.facts import infer, root_of
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.reader.simplify import write_onnx
@@ -105,7 +106,7 @@ def _recovered(
     reuse: Reuse,
 ) -> Improved:
     def make() -> Improved:
-        few = np.concatenate([batch.images for batch in images.batches(READ_BATCH, RECOVERY_IMAGES)])
+        few = joined(batch.inputs for batch in images.batches(READ_BATCH, RECOVERY_IMAGES))
         got = recover(
             model,
             table,
@@ -166,7 +167,7 @@ def _mixed(
 def _search(
     found: Improved, images: ImageList, options: PlacementOptions, gate: _Gate, stages: Stages, target: Target
 ) -> MixedPrecision:
-    few = next(images.batches(SENSITIVITY_IMAGES)).images
+    few = next(images.batches(SENSITIVITY_IMAGES)).inputs
     gains = layer_gains(found.base, found.table, options, target)
 
     def show(progress: SearchProgress) -> None:
@@ -181,7 +182,7 @@ class _Gate:
 
     def __init__(self, found: Improved, images: ImageList, options: PlacementOptions, limit: MaxDrop) -> None:
         batches = list(images.batches(READ_BATCH))
-        self._images = np.concatenate([batch.images for batch in batches])
+        self._samples = joined(batch.inputs for batch in batches)
         self.limit, self._found = limit, found
         self._graph = infer(found.base.clone())
         self._session = QuantSession(found.base, options, found.table)
@@ -194,12 +195,12 @@ class _Gate:
 
     def _answers(self, variant: Variant) -> NDArray[np.intp]:
         """The largest number of each image's logits, (N, C) or (N, C, 1, 1)."""
-        (logits,) = self._session.answers(self._images, variant).values()
+        (logits,) = self._session.answers(self._samples, variant).values()
         return np.asarray(logits.reshape(len(logits), -1).argmax(axis=1))
 
     @property
     def images(self) -> int:
-        return len(self._images)
+        return length(self._samples)
 
     def __call__(self, options: PlacementOptions) -> bool:
         decision = decide(self._graph, options)

@@ -15,6 +15,7 @@ from radixrt.engines.base import Target
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.bundle.manifest import MANIFEST_NAME
 from radixrt.engines.registry import DEFAULT, get
+from radixrt.export.feed import length
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.judge.validate import original_of
 from radixrt.options import as_path
@@ -79,7 +80,7 @@ def measure_sensitivity(request: SensitivityRequest, stages: Stages) -> Sensitiv
             graph = rewritten(prepared.graph, options, reuse, sha256=prepared.graph_sha256).value.model
         with stages.stage(f"Calibrating on {len(calibration)} images"):
             table = calibrated(graph, calibration, request.calibration, stages, reuse).table
-        few = next(calibration.batches(request.images)).images
+        few = next(calibration.batches(request.images)).inputs
         placement = PlacementOptions(target.traits, first=Ends.INT8, last=Ends.INT8)
         with stages.stage("Profiling FP32 and INT8"):
             gains = layer_gains(graph, table, placement, target)
@@ -97,7 +98,7 @@ def measure_sensitivity(request: SensitivityRequest, stages: Stages) -> Sensitiv
         rows=rows,
         model=prepared.model.name,
         target=target.name,
-        images=len(few),
+        images=length(few),
         timed=None if gains is None else bool(gains),
     )
 

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from radixrt.calibration.data.images import ImageList
 from radixrt.engines.base import Analysis
-from radixrt.engines.session import Array
 from radixrt.errors import InputError
+from radixrt.export.feed import Feed, repeated
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.spec import BatchSpec
 from radixrt.reuse import Kept, Reuse, Step, as_json
@@ -33,14 +32,14 @@ class Located:
 
 
 def measure(
-    reference: ir.Model, deploy: ir.Model, batches: Callable[[], Iterable[Array]], plan: Analysis | None
+    reference: ir.Model, deploy: ir.Model, batches: Callable[[], Iterable[Feed]], plan: Analysis | None
 ) -> Located:
     """Holds a deploy graph against its reference, on the device where a plan of it can be looked into.
 
     Args:
         reference: the float32 graph.
         deploy: the graph made from it.
-        batches: gives the images (N, C, H, W), from the start each time.
+        batches: gives the inputs, from the start each time.
         plan: what shows the tensors of the deploy graph as the device computes them; None runs the graph on the CPU.
 
     Raises:
@@ -112,7 +111,7 @@ def locate(
     shape, size = reference.graph.inputs[0].shape, batch.max
     takes = shape is None or shape[0] == size or not isinstance(shape[0], int)
 
-    def batches() -> Iterable[Array]:
+    def batches() -> Iterable[Feed]:
         return whole_batches(images, size) if takes else ()
 
     try:
@@ -122,7 +121,7 @@ def locate(
     return located if any(row.sqnr_db < EXACT_DB for row in located.rows) else replace(located, rows=())
 
 
-def whole_batches(images: ImageList, size: int) -> Iterator[Array]:
-    """The first images (N, C, H, W) in batches of exactly ``size``; one that holds fewer is filled up by repeating."""
+def whole_batches(images: ImageList, size: int) -> Iterator[Feed]:
+    """The first samples in batches of exactly ``size``; one that holds fewer is filled up by repeating."""
     for batch in images.batches(size, max(size, IMAGES)):
-        yield np.resize(batch.images, (size, *batch.images.shape[1:]))
+        yield repeated(batch.inputs, size)

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from radixrt.calibration.data.images import ImageBatch, ImageList
+from radixrt.calibration.data.batch import Batch
+from radixrt.calibration.data.images import ImageList
 from radixrt.engines.base import BuildOptions, Target
-from radixrt.engines.runners import Outputs, OutputsRunner, session_outputs
+from radixrt.engines.runners import Outputs, OutputsRunner, engine_names, session_outputs
 from radixrt.engines.session import Session
 from radixrt.errors import InputError
+from radixrt.export.feed import Feed, length, part, repeated
 from radixrt.export.spec import BatchSpec
 from radixrt.judge.outputs import MatchedOutputs, match_outputs
 from radixrt.judge.regression import regressions
@@ -67,7 +68,7 @@ def with_costs(verdict: Verdict, target: Target, engine: Path, deploy: Path, bui
 class Instruments:
     """What takes the times: of runners in turns, and of what an engine costs before its first answer."""
 
-    timer: Callable[[Mapping[str, TimedRunner], NDArray[np.float32], LatencyOptions], Latency] = measure
+    timer: Callable[[Mapping[str, TimedRunner], Feed, LatencyOptions], Latency] = measure
     costs: Callable[[Verdict, Target, Path, Path, BuildOptions], Verdict] = with_costs
 
 
@@ -151,8 +152,8 @@ def time_engines(
             opponents(trial.rivals.names, prepared.model.module, few, sizes, trial.threads) as rivals,
         ):
 
-            def original(images: NDArray[np.float32]) -> Outputs:
-                return run(theirs[: len(images)])
+            def original(feed: Feed) -> Outputs:
+                return run(part(theirs, 0, length(feed)))
 
             times = trial.instruments.timer({**engines, **rivals.runners, reference.name: original}, few, options)
     return times, [*notes, *rivals.notes]
@@ -188,16 +189,14 @@ def judge_outputs(
     )
     with stages.stage(f"Comparing {what} with {reference.name} on {wanted} images"):
         size = max(trial.batch.max, 8)
-        read: Iterable[tuple[ImageBatch, ImageBatch]] = (
-            (images, images) for images in prepared.test.batches(size, wanted)
-        )
+        read: Iterable[tuple[Batch, Batch]] = ((images, images) for images in prepared.test.batches(size, wanted))
         if engine_images is not None:
             # An image that cannot be read cannot be read for either, so the batches stay in step.
             read = zip(prepared.test.batches(size, wanted), engine_images.batches(size, wanted), strict=True)
         for images, own in stages.track(read, -(-wanted // size)):
             if matched is None and own is not images:
-                findings += input_findings(images.images, own.images)
-            truth, answers = reference.answer(images), run(own.images)
+                findings += input_findings(*(next(iter(batch.inputs.values())) for batch in (images, own)))
+            truth, answers = reference.answer(images), run(own.inputs)
             if matched is None:
                 matched = match_outputs(truth, answers)
             judge.add(
@@ -215,15 +214,15 @@ def judge_outputs(
     return replace(judged, accuracy=right, findings=[*findings, *matched.findings, *judged.findings])
 
 
-def on_device(row: LatencyRow, session: Session, images: NDArray[np.float32], runs: int) -> LatencyRow:
+def on_device(row: LatencyRow, session: Session, samples: Feed, runs: int) -> LatencyRow:
     """Adds to a row of the engine what its kernels take without the copies around them, where there are any."""
     if row.name != ENGINE:
         return row
-    found = session.device_times_ms({session.inputs[0].name: np.ascontiguousarray(images[: row.batch])}, runs)
+    names, feed = engine_names(samples, session.inputs), part(samples, 0, row.batch)
+    found = session.device_times_ms({names[name]: array for name, array in feed.items()}, runs)
     return row.model_copy(update={"device_p50_ms": float(np.median(found))}) if found else row
 
 
-def _exactly(images: ImageList, count: int) -> NDArray[np.float32]:
-    """The first images, again and again where there are fewer than ``count``."""
-    few = next(images.batches(count)).images
-    return np.resize(few, (count, *few.shape[1:]))
+def _exactly(images: ImageList, count: int) -> Feed:
+    """The first samples, again and again where there are fewer than ``count``."""
+    return repeated(next(images.batches(count)).inputs, count)

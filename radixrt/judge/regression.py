@@ -40,7 +40,7 @@ def regressions(
         images = own_images(bundle, prepared) or prepared.test
         with bundle.open() as session:
             run = session_runner(session, batch, bundle.manifest.outputs[0].name)
-            answers = [run(part.images).argmax(axis=1) for part in images.batches(max(batch.max, 8), len(right))]
+            answers = [run(part.inputs).argmax(axis=1) for part in images.batches(max(batch.max, 8), len(right))]
         table = PairedTable.count(np.concatenate(answers) == np.asarray(labels), right)
         low, high = difference_interval(table)
         # Adding zero turns -0.0 into 0.0.
@@ -56,5 +56,6 @@ def own_images(bundle: Bundle | None, prepared: Prepared) -> ImageList | None:
     recorded = bundle.manifest.preprocessing
     if recorded == prepared.preprocess:
         return None
-    source = load_data(prepared.data.spec, recorded, calibration_limit=len(prepared.data.calibration), workers=2)
+    limit, name = len(prepared.data.calibration), bundle.manifest.inputs[0].name
+    source = load_data(prepared.data.spec, recorded, calibration_limit=limit, workers=2, input_name=name)
     return source.test if source.test is not None else source.calibration

@@ -12,12 +12,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.runners import Logits, Runner, session_runner
 from radixrt.errors import InputError
+from radixrt.export.feed import Feed, part, shapes
 from radixrt.export.spec import BatchSpec
 from radixrt.validate.measure.latency import EARLIER
 from radixrt.validate.rivals import COMPILE
@@ -40,7 +38,7 @@ class Opponents:
 def opponents(
     names: Sequence[str],
     module: torch.nn.Module | None,
-    images: NDArray[np.float32],
+    samples: Feed,
     sizes: Sequence[int],
     threads: int,
 ) -> Iterator[Opponents]:
@@ -49,7 +47,7 @@ def opponents(
     Args:
         names: as in :class:`Rivals`.
         module: the original network; absent where it is an ONNX file.
-        images: what they will be timed on, (N, C, H, W).
+        samples: what they will be timed on.
         sizes: the batch sizes.
         threads: threads of an earlier bundle's engine.
 
@@ -63,9 +61,9 @@ def opponents(
         for name in names:
             if name != COMPILE:
                 bundle = Bundle.read(Path(name))
-                shape = bundle.manifest.inputs[0].shape[1:]
-                if shape != images.shape[1:]:
-                    raise InputError(f"{name} takes images of {shape}, not {images.shape[1:]}: compare like with like")
+                theirs, ours = (i.shape[1:] for i in bundle.manifest.inputs), (a.shape[1:] for a in samples.values())
+                if sorted(theirs) != sorted(ours):
+                    raise InputError(f"{name} does not take samples of {shapes(samples)}: compare like with like")
                 session = stack.enter_context(bundle.open(threads=threads))
                 # Builds of one network often lie in folders of one name: the path tells them apart.
                 title = name if folders.count(Path(name).name) > 1 else Path(name).name
@@ -74,7 +72,7 @@ def opponents(
                 found.notes.append("torch.compile was not timed: the original is an ONNX file.")
             else:
                 try:
-                    found.runners["torch.compile"] = compiled(module, images, sizes)
+                    found.runners["torch.compile"] = compiled(module, samples, sizes)
                 except Exception as error:  # the compiler raises whatever its backends raise
                     lines = str(error).strip().splitlines()
                     why = f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
@@ -82,7 +80,7 @@ def opponents(
         yield found
 
 
-def compiled(module: torch.nn.Module, images: NDArray[np.float32], sizes: Sequence[int]) -> Runner:
+def compiled(module: torch.nn.Module, samples: Feed, sizes: Sequence[int]) -> Runner:
     """The network through ``torch.compile``, compiled for each batch size before it is timed.
 
     Raises:
@@ -94,16 +92,16 @@ def compiled(module: torch.nn.Module, images: NDArray[np.float32], sizes: Sequen
 
     quick = torch.compile(module.eval(), dynamic=False)
 
-    def run(batch: NDArray[np.float32]) -> Logits:
+    def run(feed: Feed) -> Logits:
         with torch.no_grad():
-            named = named_outputs(quick(torch.from_numpy(np.ascontiguousarray(batch))))
+            named = named_outputs(quick(*map(torch.from_numpy, feed.values())))
         # Every output comes out, as it does of the runners that it is timed against.
         found = {name: tensor.numpy() for name, tensor in named.tensors.items()}
         return found[named.main]
 
     with _at_most(COMPILE_SECONDS):
         for size in sizes:
-            run(images[:size])
+            run(part(samples, 0, size))
     return run
 
 

@@ -54,12 +54,12 @@ def photos(tmp_path: Path) -> ImageList:
 
 
 def stacked(photos: ImageList) -> np.ndarray:
-    return np.concatenate([batch.images for batch in photos.batches(4)])
+    return np.concatenate([batch.inputs["input"] for batch in photos.batches(4)])
 
 
 def test_what_was_recovered_once_is_taken_again(photos: ImageList, tmp_path: Path) -> None:
     model = se_block()
-    table = calibrate(model, [stacked(photos)])
+    table = calibrate(model, [{"input": stacked(photos)}])
     otherwise = ImageList([Entry(p.name, p, 0) for p in photos.paths], photos.preprocess.with_overrides(mean="0.1"))
     with Reuse(root=tmp_path / "cache") as reuse:
 
@@ -75,7 +75,7 @@ def test_what_was_recovered_once_is_taken_again(photos: ImageList, tmp_path: Pat
         assert calibrated(model, otherwise, CalibrationOptions(), quiet(), reuse).reused == ()
         taken = calibrated(model, photos, entropy, quiet(), reuse)
         assert taken.reused == ("calibration",) and taken.summary.reused, "another method read the images again"
-        assert taken.table.tensors == calibrate(model, [stacked(photos)], entropy).tensors
+        assert taken.table.tensors == calibrate(model, [{"input": stacked(photos)}], entropy).tensors
         percentile = CalibrationOptions(Method.PERCENTILE, 99.0)
         assert calibrated(model, photos, percentile, quiet(), reuse).reused == ()
         same = calibrated(se_block(), photos, entropy, quiet(), reuse)
@@ -89,8 +89,8 @@ def test_what_was_recovered_once_is_taken_again(photos: ImageList, tmp_path: Pat
 
 def test_a_network_that_is_too_large_is_left_as_calibrated_and_the_report_says_so() -> None:
     model, x = se_block(), images(8)
-    table = calibrate(model, [x])
-    found = recover(model, table, x, OPTIONS, work=1)
+    table = calibrate(model, [{"input": x}])
+    found = recover(model, table, {"input": x}, OPTIONS, work=1)
     assert found.table == table
     assert not found.shifts
     assert all("left out" in step.sentence() and "too large" in step.sentence() for step in found.steps)
@@ -99,8 +99,8 @@ def test_a_network_that_is_too_large_is_left_as_calibrated_and_the_report_says_s
 
 def test_a_smaller_allowance_drops_the_dearest_technique_first() -> None:
     model, x = se_block(), images(8)
-    table = calibrate(model, [x])
-    whole = recover(model, table, x, OPTIONS)
+    table = calibrate(model, [{"input": x}])
+    whole = recover(model, table, {"input": x}, OPTIONS)
     assert not any(step.left_out for step in whole.steps)
     macs = sum(macs_of(layer) for layer in layers_of(model.graph))
     for passes, tried in (
@@ -109,7 +109,7 @@ def test_a_smaller_allowance_drops_the_dearest_technique_first() -> None:
         (7 * 4 + 2 * 4 + 7 * 4, {Technique.RANGES, Technique.BIAS}),
         (2 * (13 * 4 + 2 * 4) + 2 * 4 + 7 * 4, set(Technique)),
     ):
-        some = recover(model, table, x, OPTIONS, work=macs * passes)
+        some = recover(model, table, {"input": x}, OPTIONS, work=macs * passes)
         assert {step.technique for step in some.steps if not step.left_out} == tried
 
 
@@ -118,7 +118,7 @@ def test_layers_stay_in_float_until_no_more_than_the_limit_is_lost(photos: Image
     # Logits around zero, so that the answers are not all the same.
     last = layers_of(model.graph)[-1]
     model = shifted(model, {last.name: -np.median(logits(model, x), axis=0)})
-    table = calibrate(model, [x])
+    table = calibrate(model, [{"input": x}])
     # Ranges that clip nearly everything: INT8 as calibrated answers wrongly.
     broken = table.with_amax({name.name: table.amax(name.name) / 300 for name in table.tensors})
     limit = Recovery(enabled=False, max_drop=MaxDrop(0.0, strict=False, labelled=False))
@@ -165,7 +165,7 @@ def test_ctrl_c_during_the_search_lets_the_build_go_on(
     photos: ImageList, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = se_block()
-    table = calibrate(model, [stacked(photos)])
+    table = calibrate(model, [{"input": stacked(photos)}])
     broken = table.with_amax({name.name: table.amax(name.name) / 300 for name in table.tensors})
 
     def interrupted(*_: object, **__: object) -> None:
@@ -186,7 +186,7 @@ def test_what_int8_saves_is_profiled_layer_by_layer() -> None:
     x = net.conv_relu(net.conv_relu("input", "a", 64), "b", 64)
     net.head(net.conv_relu(x, "c", 64))
     model = net.build(shape=[4])
-    table = calibrate(model, [images(2, size=32)])
+    table = calibrate(model, [{"input": images(2, size=32)}])
     gains = layer_gains(model, table, OPTIONS, TARGET)
     assert gains is not None and set(gains) == {"node_b_conv", "node_c_conv"}
     assert any(gain != 0 for gain in gains.values())
@@ -195,7 +195,7 @@ def test_what_int8_saves_is_profiled_layer_by_layer() -> None:
 
 def test_a_limit_that_so_few_images_cannot_show_is_said_to_be_out_of_reach(photos: ImageList, tmp_path: Path) -> None:
     model = se_block()
-    table = calibrate(model, [stacked(photos)])
+    table = calibrate(model, [{"input": stacked(photos)}])
     limit = Recovery(enabled=False, max_drop=MaxDrop(0.1, strict=True, labelled=False))
     with Reuse(root=tmp_path / "cache") as reuse:
         found = improved(model, table, photos, OPTIONS, limit, quiet(), reuse, TARGET)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from radixrt.calibration.data.images import ImageBatch, ImageList
+from radixrt.calibration.data.batch import Batch
+from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.ranges import collect
 from radixrt.calibration.ranges.table import CalibrationTable, read_table
 from tests.cli_runner import Done, radixrt
@@ -53,7 +54,7 @@ def test_an_interrupted_calibration_goes_on(
 ) -> None:
     whole = ImageList.batches
 
-    def cut_short(self: ImageList, size: int, limit: int | None = None) -> Iterator[ImageBatch]:
+    def cut_short(self: ImageList, size: int, limit: int | None = None) -> Iterator[Batch]:
         for index, batch in enumerate(whole(self, size, limit)):
             if index * size == STOP_AFTER:
                 raise stop

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from radixrt.build.pipeline import Engine
 from radixrt.calibration.spec import CalibrationOptions, Method
@@ -22,6 +20,7 @@ from radixrt.engines.cpu.onnxruntime import OnnxRuntimeTarget
 from radixrt.engines.forms import choose as forms
 from radixrt.errors import GateError
 from radixrt.export.attention.forms import AttentionForm
+from radixrt.export.feed import Feed
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.judge.measure import Instruments
 from radixrt.options import CompileOptions
@@ -40,8 +39,8 @@ REWRITE, RANGES, RECOVERY, ENGINE, ANSWERS, DRIFT = (
 PIXELS = {RANGES, RECOVERY, ANSWERS, DRIFT}
 
 
-def once(runners: Mapping[str, Runner], images: NDArray[np.float32], options: LatencyOptions) -> Latency:
-    return measure(runners, images, replace(options, rounds=1, min_rounds=1, warmup_seconds=0, pause_s=0))
+def once(runners: Mapping[str, Runner], samples: Feed, options: LatencyOptions) -> Latency:
+    return measure(runners, samples, replace(options, rounds=1, min_rounds=1, warmup_seconds=0, pause_s=0))
 
 
 # Times are taken once, and no layer is profiled.
@@ -160,8 +159,8 @@ def test_an_option_changes_what_depends_on_it_and_nothing_else(
 # A gate once passed on the times of an earlier build, which the page printed digit by digit.
 @pytest.mark.slow
 def test_times_are_measured_in_each_build_and_judged_by_those(work: Path, first: dict[str, str]) -> None:
-    def slow(runners: Mapping[str, Runner], images: NDArray[np.float32], options: LatencyOptions) -> Latency:
-        times = once(runners, images, options)
+    def slow(runners: Mapping[str, Runner], samples: Feed, options: LatencyOptions) -> Latency:
+        times = once(runners, samples, options)
         rows = [row.model_copy(update={"p95_ms": 1e6}) for row in times.rows]
         return times.model_copy(update={"rows": rows, "unsteady": []})
 

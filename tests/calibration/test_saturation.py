@@ -69,7 +69,7 @@ def test_the_axis_is_the_channels() -> None:
 def test_a_cpu_graph_holds_only_weights_that_fit_whatever_the_activations(target: str) -> None:
     model, x = plain(), images(8)
     options = PlacementOptions(get(target).traits, first=Ends.INT8, last=Ends.INT8)
-    placed, _ = place(model, calibrate(model, [x]), options)
+    placed, _ = place(model, calibrate(model, [{"input": x}]), options)
     seen = set()
     for node in placed.graph:
         if node.op_type != "Conv":

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from radixrt.calibration.data.images import ImageBatch
+from radixrt.calibration.data.batch import Batch
 from radixrt.engines.base import BuildOptions, Capability
 from radixrt.export.graph.session import GraphSession
 from radixrt.export.passes.float16 import to_float16
@@ -53,7 +53,9 @@ def measured(change: Callable[[str, Any], Any]) -> tuple[Located, Located]:
     reference = network()
     deploy = to_float16(reference).model
     plan: Any = Device(deploy, change)
-    return measure(reference, deploy, lambda: [BATCH], plan), measure(reference, deploy, lambda: [BATCH], None)
+    return measure(reference, deploy, lambda: [{"input": BATCH}], plan), measure(
+        reference, deploy, lambda: [{"input": BATCH}], None
+    )
 
 
 def test_what_the_device_shows_makes_the_same_rows_and_a_note_says_so() -> None:
@@ -97,7 +99,7 @@ class Images:
     prepared_sha256 = "0"
 
     def batches(self, size: int, limit: int) -> Iterator[Any]:
-        yield from (ImageBatch(part, None, ()) for part in (BATCH, BATCH[:1]))
+        yield from (Batch({"input": part}, None, ()) for part in (BATCH, BATCH[:1]))
 
 
 # A table of the CPU that is taken again where the device could be asked, or the other way round, would go unnoticed.

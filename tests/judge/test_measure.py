@@ -40,5 +40,5 @@ def test_only_the_engine_on_a_device_has_a_time_without_copies(
     session: Session, name: str, expected: float | None
 ) -> None:
     row = LatencyRow(name=name, batch=2, p50_ms=3, p90_ms=3, p95_ms=3, p99_ms=3, images_per_s=600)
-    images = np.zeros((4, 3, 2, 2), np.float32)
+    images = {"image": np.zeros((4, 3, 2, 2), np.float32)}
     assert on_device(row, session, images, 5).device_p50_ms == expected

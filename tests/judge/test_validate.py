@@ -199,7 +199,7 @@ def _quantize(quantization: Any, source: Path, result: Path, images: ImageList) 
 
         def get_next(self) -> dict[str, Any] | None:
             batch = next(self._batches, None)
-            return None if batch is None else {"input": batch.images}
+            return None if batch is None else dict(batch.inputs)
 
     quantization.quantize_static(
         source,

@@ -124,4 +124,4 @@ def images(count: int, size: int = 16, seed: int = 1, channels: int = 3) -> np.n
 
 def logits(model: ir.Model, images: np.ndarray, *, optimize: bool = True) -> np.ndarray:
     """The first output of a graph for any number of images, shape (N, classes)."""
-    return next(iter(GraphSession(model, optimize=optimize).over(images).values()))
+    return next(iter(GraphSession(model, optimize=optimize).over({"input": images}).values()))

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from radixrt.calibration.data.preparation import Preparation
 from radixrt.calibration.spec import CalibrationSummary
+from radixrt.export.feed import length
 from radixrt.export.graph.output_kind import Head
 from radixrt.export.passes.report import (
     AttentionRecord,
@@ -83,11 +84,11 @@ def make_report(
         random = np.random.default_rng(1)
         times = measure(
             {
-                "engine": lambda x: fake.advance(len(x) * milliseconds / 1000 * random.uniform(0.95, 1.05)),
-                "torch.compile": lambda x: fake.advance(len(x) * 0.009 * random.uniform(0.95, 1.05)),
-                "pytorch": lambda x: fake.advance(len(x) * 0.012 * random.uniform(0.95, 1.05)),
+                "engine": lambda x: fake.advance(length(x) * milliseconds / 1000 * random.uniform(0.95, 1.05)),
+                "torch.compile": lambda x: fake.advance(length(x) * 0.009 * random.uniform(0.95, 1.05)),
+                "pytorch": lambda x: fake.advance(length(x) * 0.012 * random.uniform(0.95, 1.05)),
             },
-            np.zeros((4, 3, 8, 8), np.float32),
+            {"input": np.zeros((4, 3, 8, 8), np.float32)},
             LatencyOptions(batches=(1, 4), rounds=20),
             clock=fake.clock(),
         )

@@ -23,6 +23,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from radixrt.errors import InputError
+from radixrt.export.feed import Feed
 from radixrt.export.graph.session import GraphSession
 from radixrt.validate.measure.layer_match import MatchedLayer, Pair, match_layers
 from radixrt.validate.measure.parity import reported_db
@@ -32,8 +33,8 @@ CLEAN_DB = 36.0
 DROP_DB = 6.0
 
 Array = NDArray[Any]
-Values = Callable[[Array], Mapping[str, Array]]
-"""Takes images (N, C, H, W) and returns tensors of a graph by name."""
+Values = Callable[[Feed], Mapping[str, Array]]
+"""Takes a graph's inputs and returns tensors of it by name."""
 
 
 @dataclass
@@ -77,7 +78,7 @@ class _Tally:
 def drift(
     reference: ir.Model,
     deploy: ir.Model,
-    batches: Iterable[Array],
+    batches: Iterable[Feed],
     *,
     values: Values | None = None,
 ) -> list[DriftRow]:
@@ -86,7 +87,7 @@ def drift(
     Args:
         reference: the float32 graph before quantising or retyping.
         deploy: the graph made from it.
-        batches: images (N, C, H, W) as both take them; small batches keep the memory small, since every layer's
+        batches: inputs as both take them; small batches keep the memory small, since every layer's
             output is held for one batch of both.
         values: what an engine computed for the tensors that :func:`watched` names; None runs the deploy graph.
 
@@ -101,13 +102,12 @@ def drift(
     measured = values is not None
     if values is None:
         values = _open(deploy, [layer.deploy for layer in layers] + sources, "deploy")
-    feed = deploy.graph.inputs[0].name or ""
     tally = _Tally([_Sums() for _ in layers], {pair: _Own() for pair in pairs})
     seen = False
     for batch in batches:
         expected = run_reference(batch)
-        # The graph's input cannot be asked for as an output, and the first pair quantises it.
-        found = {feed: batch, **values(batch)}
+        # The graph's inputs cannot be asked for as outputs, and the first pair quantises one.
+        found = {**batch, **values(batch)}
         for sums, layer in zip(tally.layers, layers, strict=True):
             if not np.isfinite(expected[layer.reference]).all():
                 raise InputError(f"the output of {layer.name} is NaN or infinite in float32: mend the checkpoint")
@@ -125,7 +125,7 @@ def drift(
 
 
 def watched(reference: ir.Model, deploy: ir.Model) -> tuple[str, ...]:
-    """The tensors of the deploy graph that :func:`drift` looks at, without the graph's input.
+    """The tensors of the deploy graph that :func:`drift` looks at, without the graph's inputs.
 
     Raises:
         InputError: the graphs share no layer.

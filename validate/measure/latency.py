@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from radixrt.engines.rounds import Slot
 from radixrt.errors import InputError
+from radixrt.export.feed import Feed, length, part
 from radixrt.validate.measure.machine import readings, warnings
 from radixrt.validate.measure.rounds import (
     WIDEST,
@@ -31,8 +30,8 @@ from radixrt.validate.measure.rounds import (
 )
 from radixrt.validate.schema import Latency, LatencyMethod, LatencyRow
 
-Runner = Callable[[NDArray[Any]], object]
-"""Takes a batch (N, C, H, W) and returns when the answer is in host memory."""
+Runner = Callable[[Feed], object]
+"""Takes a batch of inputs by name and returns when the answer is in host memory."""
 
 ENGINE = "engine"
 FLOAT32 = "same graph in FP32"
@@ -85,7 +84,7 @@ class _Timing:
 
 def measure(
     runners: Mapping[str, Runner],
-    images: NDArray[Any],
+    samples: Feed,
     options: LatencyOptions | None = None,
     *,
     clock: Clock | None = None,
@@ -94,12 +93,12 @@ def measure(
 
     Args:
         runners: by name, the engine first. Each takes a batch and returns when its answer is in host memory.
-        images: at least as many as the largest batch, (N, C, H, W); each batch size takes the first ones.
+        samples: at least as many as the largest batch; each batch size takes the first ones.
         options: how to measure.
         clock: where time comes from.
 
     Raises:
-        InputError: there is no runner, an unknown baseline, or there are too few images.
+        InputError: there is no runner, an unknown baseline, or there are too few samples.
     """
     options, clock = options or LatencyOptions(), clock or Clock()
     names = list(runners)
@@ -107,14 +106,13 @@ def measure(
     if baseline not in runners:
         raise InputError(f"no runner is named {baseline!r}: the baseline must be one of {', '.join(names) or 'none'}")
     batches = tuple(sorted(set(options.batches)))
-    if not batches or batches[0] < 1 or batches[-1] > len(images):
-        raise InputError(f"batches {batches} need at least {max(batches, default=1)} images, not {len(images)}")
+    if not batches or batches[0] < 1 or batches[-1] > length(samples):
+        raise InputError(f"batches {batches} need at least {max(batches, default=1)} samples, not {length(samples)}")
 
     before = clock.machine()
     timings = {}
     for batch in batches:
-        feed = np.ascontiguousarray(images[:batch])
-        timings[batch] = _measure_batch(runners, feed, options, clock, before.cores)
+        timings[batch] = _measure_batch(runners, part(samples, 0, batch), options, clock, before.cores)
     after = clock.machine()
 
     rows = [_row(name, batch, timings[batch].rounds.times[name]) for name in names for batch in batches]
@@ -203,7 +201,7 @@ def best_batches(latency: Latency) -> tuple[int, ...]:
 
 def _measure_batch(
     runners: Mapping[str, Runner],
-    feed: NDArray[Any],
+    feed: Feed,
     options: LatencyOptions,
     clock: Clock,
     cores: int,

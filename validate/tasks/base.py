@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.calibration.data.images import ImageBatch
+from radixrt.calibration.data.batch import Batch
 from radixrt.export.graph.output_kind import Head, OutputKind
 from radixrt.export.source.outputs import is_flat
 from radixrt.validate.schema import Accuracy, Finding, Parity
@@ -81,13 +81,13 @@ class Judge(ABC):
     """Gathers, batch by batch, how an engine's outputs stand to the original's."""
 
     @abstractmethod
-    def add(self, reference: Outputs, engine: Outputs, images: ImageBatch) -> None:
+    def add(self, reference: Outputs, engine: Outputs, batch: Batch) -> None:
         """Adds a batch.
 
         Args:
             reference: the original's outputs that both have, the main one first.
             engine: the engine's, by the original's names.
-            images: those that both were given, with their names and labels.
+            batch: the samples that both were given, with their names and labels.
 
         Raises:
             InputError: the shapes do not fit, or the original's output is not finite.

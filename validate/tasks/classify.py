@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.calibration.data.images import ImageBatch
+from radixrt.calibration.data.batch import Batch
 from radixrt.validate.measure.accuracy import accuracy
 from radixrt.validate.measure.findings import logit_findings
 from radixrt.validate.measure.parity import ParityAccumulator, top_k
@@ -41,17 +41,17 @@ class _Answers(Judge):
         self._names: list[str] = []
         self._labels: list[int] = []
 
-    def add(self, reference: Outputs, engine: Outputs, images: ImageBatch) -> None:
+    def add(self, reference: Outputs, engine: Outputs, batch: Batch) -> None:
         for name, truth in reference.items():
             if name == self._network.main:
                 expected, found = _rows(truth), _rows(engine[name])
-                self._close.add(expected, found, images.names)
+                self._close.add(expected, found, batch.names)
                 self._expected.append(expected)
                 self._found.append(found)
             else:
-                self._close.add_output(name, truth, engine[name], images.names)
-        self._names += images.names
-        self._labels += [int(label) for label in images.labels] if images.labels is not None else []
+                self._close.add_output(name, truth, engine[name], batch.names)
+        self._names += batch.names
+        self._labels += [int(label) for label in batch.labels] if batch.labels is not None else []
 
     def result(self) -> OutputsJudged:
         close, head = self._close.result(), self._network.head

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from radixrt.calibration.data.images import ImageBatch
+from radixrt.calibration.data.batch import Batch
 from radixrt.validate.measure.parity import ParityAccumulator
 from radixrt.validate.tasks.base import Interface, Judge, Outputs, OutputsJudged, Task
 
@@ -26,9 +26,9 @@ class _Parity(Judge):
     def __init__(self, network: Interface) -> None:
         self._close = ParityAccumulator(main=network.main, classify=False)
 
-    def add(self, reference: Outputs, engine: Outputs, images: ImageBatch) -> None:
+    def add(self, reference: Outputs, engine: Outputs, batch: Batch) -> None:
         for name, truth in reference.items():
-            self._close.add_output(name, truth, engine[name], images.names)
+            self._close.add_output(name, truth, engine[name], batch.names)
 
     def result(self) -> OutputsJudged:
         return OutputsJudged(self._close.result(), None, [])

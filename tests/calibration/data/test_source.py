@@ -218,7 +218,7 @@ def test_corrupt_images_are_named_skipped_and_counted(tmp_path: Path, workers: i
     assert images.skipped == ()
     batches = list(images.batches(8))
     assert sum(len(batch.names) for batch in batches) == 38
-    assert all(len(batch.images) == len(batch.names) for batch in batches)
+    assert all(len(batch.inputs["input"]) == len(batch.names) for batch in batches)
     assert [skipped.name for skipped in images.skipped] == bad
     assert all("truncated" in skipped.reason for skipped in images.skipped)
     list(images.batches(8))
@@ -259,8 +259,8 @@ def test_batch_shapes_types_and_limit(tmp_path: Path) -> None:
     test = load_data(str(tmp_path), SMALL).test
     assert test is not None
     batches = list(test.batches(4, limit=10))
-    assert [batch.images.shape for batch in batches] == [(4, 3, 16, 16), (4, 3, 16, 16), (2, 3, 16, 16)]
-    assert all(batch.images.dtype == np.float32 for batch in batches)
+    assert [batch.inputs["input"].shape for batch in batches] == [(4, 3, 16, 16), (4, 3, 16, 16), (2, 3, 16, 16)]
+    assert all(batch.inputs["input"].dtype == np.float32 for batch in batches)
     assert all(batch.labels is not None and batch.labels.dtype == np.int64 for batch in batches)
     assert tuple(name for batch in batches for name in batch.names) == test.names[:10]
     assert test.take(3).names == test.names[:3]

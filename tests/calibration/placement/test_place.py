@@ -22,7 +22,7 @@ ALL = {"first": Ends.INT8, "last": Ends.INT8}
 
 def placed(model: ir.Model, target: str = "tensorrt", **more: object) -> tuple[ir.Model, PlacementReport]:
     options = PlacementOptions(get(target).traits, **{**ALL, **more})  # type: ignore[arg-type]
-    graph, report = place(model, calibrate(model, [images(2)]), options)
+    graph, report = place(model, calibrate(model, [{"input": images(2)}]), options)
     onnx.checker.check_model(ir.to_proto(graph), full_check=True)
     return graph, report
 
@@ -204,14 +204,14 @@ def test_quantising_leaves_the_float_graph_alone() -> None:
 
 
 def test_a_table_of_another_graph_is_refused() -> None:
-    table = calibrate(se_block(), [images(2)])
+    table = calibrate(se_block(), [{"input": images(2)}])
     with pytest.raises(InputError, match="no range for"):
         place(split_block(), table, PlacementOptions(get("tensorrt").traits))
 
 
 def test_a_damaged_range_is_refused() -> None:
     model = plain()
-    table: CalibrationTable = calibrate(model, [images(2)]).with_amax({"a": float("nan")})
+    table: CalibrationTable = calibrate(model, [{"input": images(2)}]).with_amax({"a": float("nan")})
     with pytest.raises(InputError, match="cannot be quantised"):
         place(model, table, PlacementOptions(get("tensorrt").traits))
 
@@ -252,7 +252,7 @@ def test_gate_helper_is_recognised_with_hard_sigmoid() -> None:
 def test_cpus_use_all_levels_of_what_is_never_negative() -> None:
     model = split_block()
     graph, _ = placed(model, "onnxruntime")
-    table = calibrate(model, [images(2)])
+    table = calibrate(model, [{"input": images(2)}])
     pairs = {n.inputs[0].name: n for n in graph.graph if n.op_type == "QuantizeLinear"}  # type: ignore[union-attr]
 
     def pair(name: str) -> tuple[float, np.ndarray]:

@@ -30,14 +30,14 @@ def essence(table: CalibrationTable) -> CalibrationTable:
 
 @pytest.fixture(scope="module")
 def reference() -> CalibrationTable:
-    return essence(calibrate(plain(), [DATA], threads=1))
+    return essence(calibrate(plain(), [{"input": DATA}], threads=1))
 
 
 @settings(max_examples=8, deadline=None)
 @given(st.permutations(range(len(DATA))), st.sets(st.integers(1, len(DATA) - 1)))
 def test_batches_and_order_change_nothing(reference: CalibrationTable, order: list[int], cuts: set[int]) -> None:
     # The stated tolerance is none: bit for bit, the content hash included.
-    batches = np.split(DATA[list(order)], sorted(cuts))
+    batches = [{"input": some} for some in np.split(DATA[list(order)], sorted(cuts))]
     assert essence(calibrate(plain(), batches, threads=1)) == reference
 
 
@@ -46,11 +46,11 @@ def test_a_static_batch_sees_the_same_as_brute_force() -> None:
     net.head(net.conv_relu("input", "a", 8))
     model = net.build(shape=[4])
     table = calibrate(
-        model, [DATA], CalibrationOptions(Method.MINMAX), threads=1
+        model, [{"input": DATA}], CalibrationOptions(Method.MINMAX), threads=1
     )  # 6 images: the second batch is padded
     padded = np.concatenate([DATA, DATA[-1:], DATA[-1:]])
     graph = GraphSession(model, ["a"], threads=1)
-    seen = np.concatenate([graph(padded[:4])["a"], graph(padded[4:])["a"]])[:6]
+    seen = np.concatenate([graph({"input": padded[:4]})["a"], graph({"input": padded[4:]})["a"]])[:6]
     assert table.images == 6
     assert table.amax("a") == float(np.abs(seen).max())
     found = table.find("a")
@@ -60,7 +60,7 @@ def test_a_static_batch_sees_the_same_as_brute_force() -> None:
 
 def test_ranges_are_those_of_all_activations(reference: CalibrationTable) -> None:
     graph = GraphSession(plain(), ["out"], threads=1)
-    seen = np.concatenate([graph(DATA[i : i + 1])["out"] for i in range(len(DATA))])
+    seen = np.concatenate([graph({"input": DATA[i : i + 1]})["out"] for i in range(len(DATA))])
     found = reference.find("out")
     assert found is not None
     # Two graphs with other outputs: ONNX Runtime fuses them differently, and each rounds its sums of 3 x 3 x 16
@@ -74,7 +74,7 @@ def test_ranges_are_those_of_all_activations(reference: CalibrationTable) -> Non
 
 
 def test_splits_share_the_range_of_what_they_split() -> None:
-    table = calibrate(split_block(), [DATA[:2]])
+    table = calibrate(split_block(), [{"input": DATA[:2]}])
     names = [t.name for t in table.tensors]
     assert "u" in names
     assert "u0" not in names and "u1" not in names
@@ -84,11 +84,11 @@ class InterruptedRunError(Exception):
     pass
 
 
-def broken(data: np.ndarray, after: int) -> Iterator[np.ndarray]:
+def broken(data: np.ndarray, after: int) -> Iterator[dict[str, np.ndarray]]:
     for i, image in enumerate(data):
         if i == after:
             raise InterruptedRunError
-        yield image[None]
+        yield {"input": image[None]}
 
 
 def test_an_interrupted_run_resumes(
@@ -99,7 +99,7 @@ def test_an_interrupted_run_resumes(
     with pytest.raises(InterruptedRunError):
         calibrate(plain(), broken(DATA, 4), state_path=state, threads=1)
     read: list[int] = []
-    table = calibrate(plain(), [DATA], state_path=state, threads=1, on_resume=read.append)
+    table = calibrate(plain(), [{"input": DATA}], state_path=state, threads=1, on_resume=read.append)
     assert read == [4], "the images read before were read again"
     assert essence(table) == reference
     assert not state.exists()
@@ -109,7 +109,7 @@ def test_an_interrupted_run_resumes(
 def test_a_damaged_state_is_not_used(reference: CalibrationTable, tmp_path: Path, content: bytes) -> None:
     state = tmp_path / "calibration.part.npz"
     state.write_bytes(content)
-    assert essence(calibrate(plain(), [DATA], state_path=state, threads=1)) == reference
+    assert essence(calibrate(plain(), [{"input": DATA}], state_path=state, threads=1)) == reference
 
 
 def test_a_state_with_a_changed_byte_is_the_old_one_or_none(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_state_of_another_graph_is_not_used(tmp_path: Path, monkeypatch: pytes
     state = tmp_path / "calibration.part.npz"
     with pytest.raises(InterruptedRunError):
         calibrate(split_block(), broken(DATA, 4), state_path=state, threads=1)
-    assert calibrate(plain(), [DATA], state_path=state, threads=1).images == len(DATA)
+    assert calibrate(plain(), [{"input": DATA}], state_path=state, threads=1).images == len(DATA)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1 << 15, (1 << 15) + 1, 64 * 56 * 56, 3 * 224 * 224, 2048 * 49])
@@ -152,16 +152,16 @@ def test_no_images() -> None:
 
 def test_images_of_another_size() -> None:
     with pytest.raises(InputError, match="do not fit"):
-        calibrate(plain(), [images(1, size=20)])
+        calibrate(plain(), [{"input": images(1, size=20)}])
 
 
 def test_nan_in_an_image_is_named() -> None:
     bad = DATA.copy()
     bad[3, 0, 0, 0] = np.nan
     with pytest.raises(InputError, match="'input' holds NaN"):
-        calibrate(plain(), [bad])
+        calibrate(plain(), [{"input": bad}])
 
 
 def test_overflow_inside_the_graph_is_named() -> None:
     with np.errstate(over="ignore"), pytest.raises(InputError, match="holds NaN or infinite"):
-        calibrate(plain(), [DATA * np.float32(1e38)])
+        calibrate(plain(), [{"input": DATA * np.float32(1e38)}])

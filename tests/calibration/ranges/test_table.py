@@ -19,7 +19,7 @@ DATA_HASH = "d" * 64
 
 @pytest.fixture(scope="module")
 def table() -> CalibrationTable:
-    return calibrate(plain(), [images(3)], CalibrationOptions(Method.ENTROPY), data_sha256=DATA_HASH)
+    return calibrate(plain(), [{"input": images(3)}], CalibrationOptions(Method.ENTROPY), data_sha256=DATA_HASH)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_metadata_is_no_part_of_the_graph() -> None:
 
 
 def test_another_method_needs_no_images(table: CalibrationTable) -> None:
-    fresh = calibrate(plain(), [images(3)], CalibrationOptions(Method.MSE), data_sha256=DATA_HASH)
+    fresh = calibrate(plain(), [{"input": images(3)}], CalibrationOptions(Method.MSE), data_sha256=DATA_HASH)
     assert table.method is not Method.MSE
     assert table.with_method(Method.MSE).tensors == fresh.tensors
     assert table.with_method(Method.MSE).method is Method.MSE

@@ -16,7 +16,7 @@ from tests.networks.residual import images, plain
 
 @pytest.fixture(scope="module")
 def table() -> CalibrationTable:
-    return calibrate(plain(), [images(3)])
+    return calibrate(plain(), [{"input": images(3)}])
 
 
 def test_round_trip_keeps_every_scale_to_the_bit(table: CalibrationTable, tmp_path: Path) -> None:

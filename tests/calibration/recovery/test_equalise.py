@@ -44,7 +44,7 @@ def names(model: ir.Model) -> frozenset[str]:
 @pytest.mark.parametrize("optimize", [True, False])
 def test_the_float_network_is_the_same_to_the_last_bit(groups: int, optimize: bool) -> None:
     model = uneven(groups)
-    found = equalised(model, calibrate(model, [X]), names(model))
+    found = equalised(model, calibrate(model, [{"input": X}]), names(model))
     assert found is not None
     assert set(found.divisors) == {"node_a_conv", "node_b_conv"}
     assert all(np.unique(np.abs(np.log2(d)) % 1).tolist() == [0] for d in found.divisors.values())
@@ -53,9 +53,9 @@ def test_the_float_network_is_the_same_to_the_last_bit(groups: int, optimize: bo
 
 def test_the_ranges_are_those_that_calibrating_again_gives() -> None:
     model = uneven()
-    found = equalised(model, calibrate(model, [X]), names(model))
+    found = equalised(model, calibrate(model, [{"input": X}]), names(model))
     assert found is not None
-    again = calibrate(found.model, [X])
+    again = calibrate(found.model, [{"input": X}])
     assert found.table.model_sha256 == again.model_sha256 == model_sha256(found.model)
     for tensor in again.tensors:
         kept = found.table.find(tensor.name)
@@ -66,7 +66,7 @@ def test_the_ranges_are_those_that_calibrating_again_gives() -> None:
 def test_it_buys_accuracy_where_channels_differ() -> None:
     model = uneven()
     x = images(32)
-    found = recover(model, calibrate(model, [x]), x, PlacementOptions(get("tensorrt").traits))
+    found = recover(model, calibrate(model, [{"input": x}]), {"input": x}, PlacementOptions(get("tensorrt").traits))
     step = next(s for s in found.steps if s.technique is Technique.EQUALISE)
     assert step.after_db > step.before_db + 3
     assert "2 pairs" in step.sentence()
@@ -74,7 +74,9 @@ def test_it_buys_accuracy_where_channels_differ() -> None:
 
 def test_only_plain_chains_are_touched() -> None:
     model = uneven()
-    assert equalised(model, calibrate(model, [X]), frozenset({"node_a_conv"})) is None, "no second layer is quantised"
+    assert equalised(model, calibrate(model, [{"input": X}]), frozenset({"node_a_conv"})) is None, (
+        "no second layer is quantised"
+    )
     # What the stem makes is read twice, and the block's last convolution feeds an Add.
     assert [c.first.name for c in chains(plain().graph)] == ["node_a_conv"]
     assert "node_stem_conv" not in {c.first.name for c in (*chains(se_block().graph), *chains(split_block().graph))}
@@ -83,5 +85,5 @@ def test_only_plain_chains_are_touched() -> None:
 def test_the_original_is_left_alone() -> None:
     model = uneven()
     before = model_sha256(model)
-    assert equalised(model, calibrate(model, [X]), names(model)) is not None
+    assert equalised(model, calibrate(model, [{"input": X}]), names(model)) is not None
     assert model_sha256(model) == before

@@ -44,7 +44,7 @@ def last_layer(model: ir.Model) -> bool:
 def test_a_bias_of_any_shape_is_one_number_for_each_channel(bias: tuple[int, ...], target: str) -> None:
     model = linear(bias)
     options = PlacementOptions(get(target).traits, first=Ends.INT8, last=Ends.INT8)
-    placed, report = place(model, calibrate(model, [X]), options)
+    placed, report = place(model, calibrate(model, [{"input": X}]), options)
     exact = logits(model, X)
     assert len(report.quantized) == 2
     assert sqnr_db(exact, logits(placed, X, optimize=False)) > 30

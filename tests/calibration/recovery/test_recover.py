@@ -36,7 +36,7 @@ def answer(session: QuantSession, variant: Variant) -> NDArray[Any]:
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
 def test_the_session_computes_what_the_placement_computes(block: str, target: str) -> None:
     model = BLOCKS[block]()
-    table = calibrate(model, [X], CalibrationOptions(Method.MSE))
+    table = calibrate(model, [{"input": X}], CalibrationOptions(Method.MSE))
     options = PlacementOptions(get(target).traits, first=Ends.INT8, last=Ends.INT8)
     session = QuantSession(model, options, table)
     exact = logits(model, X)
@@ -49,7 +49,7 @@ def test_the_session_computes_what_the_placement_computes(block: str, target: st
 def test_recovery_buys_what_it_says() -> None:
     model = split_block()
     # A range far too small to begin with: the first step must find a better one.
-    table = calibrate(model, [X])
+    table = calibrate(model, [{"input": X}])
     table = table.with_amax({"u": table.amax("u") / 8})
     options = TENSORRT
     judges = X[4:]
@@ -59,7 +59,7 @@ def test_recovery_buys_what_it_says() -> None:
         return sqnr_db(exact, logits(place(graph, ranges, options)[0], judges, optimize=False))  # type: ignore[arg-type]
 
     seen: list[SearchProgress] = []
-    found = recover(model, table, X, options, on_progress=seen.append)
+    found = recover(model, table, {"input": X}, options, on_progress=seen.append)
     assert found.steps[0].after_db > found.steps[0].before_db + 6
     assert placed_db(found.model, found.table) == pytest.approx(max(s.after_db for s in found.steps), abs=0.7)
     assert placed_db(found.model, found.table) > placed_db(model, table) + 6
@@ -70,9 +70,9 @@ def test_recovery_buys_what_it_says() -> None:
 
 def test_bias_correction_restores_the_means() -> None:
     model = plain()
-    table = calibrate(model, [X], CalibrationOptions(Method.MINMAX))
+    table = calibrate(model, [{"input": X}], CalibrationOptions(Method.MINMAX))
     options = PlacementOptions(get("tensorrt").traits, first=Ends.INT8, last=Ends.INT8)
-    found = recover(model, table, X, options)
+    found = recover(model, table, {"input": X}, options)
     session = QuantSession(model, options, table)
     names = [layer.name for layer in session.decision.layers]
     exact = session.channel_means(X, Variant(), names)
@@ -85,12 +85,12 @@ def test_bias_correction_restores_the_means() -> None:
 
 def test_recovery_needs_images() -> None:
     with pytest.raises(InputError, match="needs images"):
-        recover(plain(), calibrate(plain(), [X]), X[:0], TENSORRT)
+        recover(plain(), calibrate(plain(), [{"input": X}]), {"input": X[:0]}, TENSORRT)
 
 
 def test_sensitivity_finds_the_layer_with_the_bad_range() -> None:
     model = plain()
-    table = calibrate(model, [X], CalibrationOptions(Method.MINMAX))
+    table = calibrate(model, [{"input": X}], CalibrationOptions(Method.MINMAX))
     rows = sensitivity(
         model,
         table.with_amax({"a": table.amax("a") / 50}),

@@ -35,7 +35,7 @@ def mobile_head() -> ir.Model:
 def placed(last: Ends) -> ir.Model:
     model = mobile_head()
     options = PlacementOptions(get("onnxruntime").traits, first=Ends.INT8, last=last)
-    return place(model, calibrate(model, [images(4)]), options)[0]
+    return place(model, calibrate(model, [{"input": images(4)}]), options)[0]
 
 
 @pytest.mark.parametrize("last", list(Ends))

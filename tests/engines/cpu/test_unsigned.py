@@ -31,7 +31,7 @@ def upper_half_only(target: str) -> Traits:
 
 def quantised(model: ir.Model, target: str, **more: Ends) -> ir.Model:
     # Calibrated on few and quiet images, so that the ones compared below saturate often.
-    table = calibrate(model, [images(2) * 0.5], CalibrationOptions(Method.MINMAX))
+    table = calibrate(model, [{"input": images(2) * 0.5}], CalibrationOptions(Method.MINMAX))
     return place(model, table, PlacementOptions(upper_half_only(target), **more))[0]
 
 
@@ -59,12 +59,12 @@ def test_integer_kernels_agree_to_one_step(positive: bool) -> None:
     net.conv("relu", "out", 8)
     model = net.build("out", shape=[8, 12, 12])
     data = np.sign(images(2, size=12, channels=32)) * 3
-    table = calibrate(model, [data], CalibrationOptions(Method.MINMAX))
+    table = calibrate(model, [{"input": data}], CalibrationOptions(Method.MINMAX))
     signed, _ = place(model, table, PlacementOptions(upper_half_only("onnxruntime"), first=Ends.INT8, last=Ends.INT8))
     # The tensor right behind the integer convolution, before errors can travel on.
     scale = table.amax("relu") / 127
-    exact = GraphSession(signed, ["relu_dq"], optimize=False)(data)["relu_dq"]
-    fast = GraphSession(to_unsigned(signed), ["relu_dq"])(data)["relu_dq"]
+    exact = GraphSession(signed, ["relu_dq"], optimize=False)({"input": data})["relu_dq"]
+    fast = GraphSession(to_unsigned(signed), ["relu_dq"])({"input": data})["relu_dq"]
     steps = np.abs(exact - fast) / scale
     assert steps.max() <= 1 + 1e-3
     assert (steps > 0.5).mean() < 1e-3
@@ -84,7 +84,7 @@ def test_convolutions_run_in_integers_on_the_cpu(tmp_path: Path) -> None:
 # Beside u8 weights the kernels for VNNI and AMX are two to three times slower.
 def test_a_cpu_graph_keeps_signed_weights_beside_activations_around_128(tmp_path: Path) -> None:
     model, x = plain(), images(4, seed=2)
-    table = calibrate(model, [images(8)], CalibrationOptions(Method.MINMAX))
+    table = calibrate(model, [{"input": images(8)}], CalibrationOptions(Method.MINMAX))
     options = PlacementOptions(get("onnxruntime").traits, first=Ends.INT8, last=Ends.INT8)
     signed, _ = place(model, table, options)
     unsigned = to_unsigned(signed)

@@ -243,7 +243,7 @@ def test_only_a_plan_that_runs_here_is_looked_into(monkeypatch: pytest.MonkeyPat
 def test_the_real_builder_takes_every_name_that_drift_asks_for(precision: Precision) -> None:
     pytest.importorskip("tensorrt_rtx")
     reference = network()
-    images = [np.random.default_rng(1).normal(size=(1, 3, 16, 16)).astype(np.float32)]
+    images = [{"input": np.random.default_rng(1).normal(size=(1, 3, 16, 16)).astype(np.float32)}]
     if precision is Precision.INT8:
         deploy, _ = place(
             reference,

@@ -71,7 +71,9 @@ def test_values_stay_and_shape_chains_go() -> None:
     simplified = simplify(network())
     assert [node.op_type for node in simplified.graph] == ["Conv", "Reshape", "MatMul"]
     # float32; the BatchNorm is folded into the convolution, whose products are then rounded differently.
-    np.testing.assert_allclose(onnx_runner(simplified)(images), onnx_runner(network())(images), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(
+        onnx_runner(simplified)({"input": images}), onnx_runner(network())({"input": images}), rtol=1e-5, atol=1e-4
+    )
 
 
 def test_every_value_has_a_shape_and_the_batch_keeps_its_name() -> None:
@@ -140,5 +142,5 @@ def test_large_weights_go_beside_the_graph(tmp_path: Path) -> None:
     data = [file for file in tmp_path.iterdir() if file != path]
     assert len(data) == 1 and data[0].name.startswith("deploy.onnx.") and data[0].suffix == ".data"
     images = np.ones((2, 3, 8, 8), np.float32)
-    found = onnx_runner(onnx.load(path))(images)
-    np.testing.assert_array_equal(found, onnx_runner(network())(images))
+    found = onnx_runner(onnx.load(path))({"input": images})
+    np.testing.assert_array_equal(found, onnx_runner(network())({"input": images}))

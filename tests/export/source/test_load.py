@@ -90,7 +90,7 @@ def test_random_weights_are_the_same_each_time_and_alive(no_hub: None) -> None:
     # Each block's last BatchNorm starts at zero in timm, which would leave attention without any effect.
     assert all(bool(m.weight.any()) for m in first.module.modules() if isinstance(m, nn.BatchNorm2d))
     images = np.random.default_rng(0).standard_normal((4, 3, 64, 64)).astype(np.float32)
-    fit_statistics(first.module, [images])
+    fit_statistics(first.module, [{"input": images}])
     logits = first.module(torch.from_numpy(images))
     assert bool(logits.isfinite().all()) and float(logits.std(0).mean()) > 1e-3
 

@@ -23,15 +23,15 @@ from radixrt.validate.measure.parity import parity
 from tests.networks.chain import network
 
 
-def images(scale: float = 1.0, seed: int = 1, batches: int = 8) -> list[np.ndarray]:
+def images(scale: float = 1.0, seed: int = 1, batches: int = 8) -> list[dict[str, np.ndarray]]:
     random = np.random.default_rng(seed)
-    return [(scale * random.normal(size=(16, 3, 16, 16))).astype(np.float32) for _ in range(batches)]
+    return [{"input": (scale * random.normal(size=(16, 3, 16, 16))).astype(np.float32)} for _ in range(batches)]
 
 
-def answers(model: ir.Model | Path, batches: list[np.ndarray]) -> np.ndarray:
+def answers(model: ir.Model | Path, batches: list[dict[str, np.ndarray]]) -> np.ndarray:
     source = str(model) if isinstance(model, Path) else ir.to_proto(model).SerializeToString()
     session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(["logits"], {"input": batch})[0] for batch in batches])
+    return np.concatenate([session.run(["logits"], batch)[0] for batch in batches])
 
 
 def test_ranges_from_noise_fail_their_gate_and_the_layers_are_named() -> None:
@@ -54,11 +54,10 @@ def test_a_graph_that_another_tool_quantised_is_judged(tmp_path: Path) -> None:
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
-            self._batches: Iterator[np.ndarray] = iter(images(seed=3))
+            self._batches: Iterator[dict[str, np.ndarray]] = iter(images(seed=3))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            batch = next(self._batches, None)
-            return None if batch is None else {"input": batch}
+            return next(self._batches, None)
 
     ir.save(reference, tmp_path / "float.onnx")
     quantization.quantize_static(

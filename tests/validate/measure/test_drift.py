@@ -26,13 +26,13 @@ from tests.networks.chain import CONVS, network
 class Case:
     reference: ir.Model
     int8: ir.Model
-    batches: list[np.ndarray]
+    batches: list[dict[str, np.ndarray]]
 
 
 @pytest.fixture(scope="module")
 def case() -> Case:
     random = np.random.default_rng(1)
-    batches = [random.normal(size=(4, 3, 16, 16)).astype(np.float32) for _ in range(3)]
+    batches = [{"input": random.normal(size=(4, 3, 16, 16)).astype(np.float32)} for _ in range(3)]
     reference = network()
     table = calibrate(reference, batches, threads=1)
     int8, _ = place(reference, table, PlacementOptions(get("tensorrt").traits, first=Ends.INT8))

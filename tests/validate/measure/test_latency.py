@@ -20,7 +20,7 @@ from radixrt.validate.report.rows import steadiness
 from radixrt.validate.schema import Latency
 from tests.validate.reports import FakeClock
 
-IMAGES = np.zeros((8, 3, 4, 4), np.float32)
+IMAGES = {"input": np.zeros((8, 3, 4, 4), np.float32)}
 
 
 def test_times_percentiles_and_ratio_are_those_of_the_clock() -> None:

@@ -1,0 +1,25 @@
+"""Some samples of the data, read: what the network takes of each, and what is known about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from radixrt.export.feed import Feed
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples that were read together.
+
+    Attributes:
+        inputs: each input by name, (N, ...); an image is float32 (N, C, H, W), or (N, H, W, C) where its file says so.
+        labels: int64 (N,); None where the data has none.
+        names: what reports call the samples.
+    """
+
+    inputs: Feed
+    labels: npt.NDArray[np.int64] | None
+    names: tuple[str, ...]
