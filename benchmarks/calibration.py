@@ -95,15 +95,15 @@ def main() -> None:
     parser.add_argument("--limit-gb", type=float, default=16.0, help="cost: address space of each peer")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
-    for name in args.part:
-        print(f"--- {name}", flush=True)
+    for section in args.part:
+        print(f"--- {section}", flush=True)
         started = time.monotonic()
-        result = PARTS[part](args)
+        result = PARTS[section](args)
         # Read again after each part: parts may run as commands of their own.
         written = json.loads(args.output.read_text()) if args.output.exists() else {}
-        if part == "accuracy":  # so may its networks
-            result = {**written.get(part, {}).get("result", {}), **result}
-        written[part] = {
+        if section == "accuracy":  # so may its networks
+            result = {**written.get(section, {}).get("result", {}), **result}
+        written[section] = {
             "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "machine": platform.processor() or platform.machine(),
             "versions": {name: version(name) for name in ("onnxruntime", "onnx", "numpy")} | {"modelopt": MODELOPT},

@@ -28,7 +28,7 @@ TENSORRT = PlacementOptions(get("tensorrt").traits)
 
 
 def answer(session: QuantSession, variant: Variant) -> NDArray[Any]:
-    (found,) = session.answers(X, variant).values()
+    (found,) = session.answers({"input": X}, variant).values()
     return found
 
 
@@ -75,16 +75,16 @@ def test_bias_correction_restores_the_means() -> None:
     found = recover(model, table, {"input": X}, options)
     session = QuantSession(model, options, table)
     names = [layer.name for layer in session.decision.layers]
-    exact = session.channel_means(X, Variant(), names)
-    before = session.channel_means(X, session.everything(table), names)
+    exact = session.channel_means({"input": X}, Variant(), names)
+    before = session.channel_means({"input": X}, session.everything(table), names)
     again = QuantSession(found.model, options, found.table)
-    after = again.channel_means(X, again.everything(found.table), names)
+    after = again.channel_means({"input": X}, again.everything(found.table), names)
     last = names[-1]
     assert np.abs(after[last] - exact[last]).max() <= np.abs(before[last] - exact[last]).max()
 
 
-def test_recovery_needs_images() -> None:
-    with pytest.raises(InputError, match="needs images"):
+def test_recovery_needs_samples() -> None:
+    with pytest.raises(InputError, match="needs samples"):
         recover(plain(), calibrate(plain(), [{"input": X}]), {"input": X[:0]}, TENSORRT)
 
 
@@ -94,7 +94,7 @@ def test_sensitivity_finds_the_layer_with_the_bad_range() -> None:
     rows = sensitivity(
         model,
         table.with_amax({"a": table.amax("a") / 50}),
-        X,
+        {"input": X},
         PlacementOptions(get("tensorrt").traits, first=Ends.INT8, last=Ends.INT8),
     )
     assert rows[0].node == "node_b"  # it reads "a"

@@ -136,7 +136,7 @@ def test_shares_follow_the_quantiser(case: Case) -> None:
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     rounding = clipping = 0.0
     for batch in case.batches:
-        [r2] = session.run(["r2"], {"input": batch})
+        [r2] = session.run(["r2"], batch)
         steps = np.rint(r2.astype(np.float64) / scale)
         error = np.square(np.clip(steps, -128, 127) * scale - r2)
         clipping += error[steps > 127].sum()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from radixrt.errors import InputError
+from radixrt.export.feed import length
 from radixrt.validate.gates import GateLimits, judge_gates
 from radixrt.validate.measure.latency import FLOAT32, LatencyOptions, in_float32, measure, seen_from
 from radixrt.validate.measure.machine import CpuTime, MachineState, read_machine, readings, warnings
@@ -26,7 +27,7 @@ IMAGES = {"input": np.zeros((8, 3, 4, 4), np.float32)}
 def test_times_percentiles_and_ratio_are_those_of_the_clock() -> None:
     fake = FakeClock()
     found = measure(
-        {"engine": lambda x: fake.advance(0.002 * len(x)), "pytorch": lambda x: fake.advance(0.006 * len(x))},
+        {"engine": lambda x: fake.advance(0.002 * length(x)), "pytorch": lambda x: fake.advance(0.006 * len(x))},
         IMAGES,
         LatencyOptions(batches=(4, 1), rounds=30),
         clock=fake.clock(),
@@ -46,11 +47,11 @@ def test_times_percentiles_and_ratio_are_those_of_the_clock() -> None:
 def test_a_run_can_be_told_of_another_runner() -> None:
     fake = FakeClock()
     runners = {
-        "slow": lambda x: fake.advance(0.004 * len(x)),
-        "quick": lambda x: fake.advance(0.002 * len(x)),
-        in_float32("slow"): lambda x: fake.advance(0.007 * len(x)),
-        in_float32("quick"): lambda x: fake.advance(0.003 * len(x)),
-        "pytorch": lambda x: fake.advance(0.006 * len(x)),
+        "slow": lambda x: fake.advance(0.004 * length(x)),
+        "quick": lambda x: fake.advance(0.002 * length(x)),
+        in_float32("slow"): lambda x: fake.advance(0.007 * length(x)),
+        in_float32("quick"): lambda x: fake.advance(0.003 * length(x)),
+        "pytorch": lambda x: fake.advance(0.006 * length(x)),
     }
     found = measure(runners, IMAGES, LatencyOptions(batches=(1, 4), rounds=10), clock=fake.clock())
     told = seen_from(found, "quick")
@@ -251,7 +252,7 @@ def test_a_gpu_is_read_where_its_library_answers(monkeypatch: pytest.MonkeyPatch
 def test_misuse_is_refused() -> None:
     with pytest.raises(InputError, match="no runner is named"):
         measure({"a": lambda _: None}, IMAGES, LatencyOptions(baseline="pytorch"))
-    with pytest.raises(InputError, match="at least 16 images"):
+    with pytest.raises(InputError, match="at least 16 samples"):
         measure({"a": lambda _: None}, IMAGES, LatencyOptions(batches=(16,)))
     with pytest.raises(InputError, match="no runner"):
         measure({}, IMAGES)
