@@ -178,7 +178,19 @@ class ShowOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompileOptions(ModelOptions, TaskOptions, DataOptions, PlanOptions, GateOptions, TimingOptions, ShowOptions):
+class AnswerOptions:
+    """What is printed, and what a program is told; from Python a call returns it."""
+
+    quiet: Annotated[bool, Doc("Print one line for each engine, and errors.")] = False
+    json: Annotated[
+        Path | None, Doc("Write verdict, figures, findings and paths as one JSON object; - for standard output alone.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileOptions(
+    ModelOptions, TaskOptions, DataOptions, PlanOptions, GateOptions, TimingOptions, ShowOptions, AnswerOptions
+):
     """What is compiled, for what, and where it goes."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -204,7 +216,7 @@ class CompileOptions(ModelOptions, TaskOptions, DataOptions, PlanOptions, GateOp
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidateOptions(TaskOptions, PreprocessOptions, GateOptions, TimingOptions, ShowOptions):
+class ValidateOptions(TaskOptions, PreprocessOptions, GateOptions, TimingOptions, ShowOptions, AnswerOptions):
     """What is judged, and where the report goes."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -334,7 +346,8 @@ def takes(cls: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R]]:
     """
     assert isinstance(cls, type)
     bare, own = get_type_hints(cls), inspect.signature(cls).parameters
-    names = [name for subject in subjects_of(cls).values() for name in subject]
+    typed = {field.name for field in fields(AnswerOptions)} if issubclass(cls, AnswerOptions) else set()
+    names = [name for subject in subjects_of(cls).values() for name in subject if name not in typed]
     shown = [own[name].replace(annotation=bare[name]) for name in names]
 
     def derive(body: Callable[[O], R]) -> Callable[P, R]:

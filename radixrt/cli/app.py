@@ -11,6 +11,9 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.text import Text
 
+from radixrt.cli.answer import Answer
+from radixrt.errors import RadixRTError
+
 if TYPE_CHECKING:
     from radixrt.progress import Stages
 
@@ -90,7 +93,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def stages() -> Stages:
-    """A progress display on standard error."""
+    """A progress display on standard error, unless the user wants it quiet."""
     from radixrt.progress import Stages
 
-    return Stages(err)
+    return Stages(None if Answer.of_this_run().quiet else err)
+
+
+def fail(error: RadixRTError) -> tuple[int, str]:
+    """Says an error; returns its exit code and its sentence."""
+    err.print(f"[red]{'Failed' if error.exit_code == 3 else 'Error'}:[/red] ", end="")
+    err.print(str(error), markup=False, soft_wrap=True)
+    return error.exit_code, str(error)

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.table import Table
 
+from radixrt.cli.answer import STDOUT, Answer
 from radixrt.cli.app import out, say, stages, typed, write_text
 from radixrt.cli.command import Switch, command, whole
 from radixrt.cli.engine import print_result
@@ -70,7 +71,9 @@ def validate(options: ValidateOptions) -> None:
 
     output, junit = Path(options.output or "validation"), as_path(options.junit)
     make_room(junit)
+    make_room(None if str(options.json) == STDOUT else options.json)
     report = validate_engine(ValidateRequest.of(replace(options, output=output), typed()), stages())
+    Answer.of_this_run().engines.append((report, output))
     write_junit(junit, [report])
     print_result(output, report)
     if not report.passed:

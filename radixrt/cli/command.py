@@ -17,6 +17,8 @@ from radixrt.options import ShowOptions, fill, help_of, hints_of, subjects_of
 O = TypeVar("O")  # noqa: E741  # an options object
 
 Switch = Annotated[bool, Parameter(show_default=False)]
+# Files for which - is standard output.
+MAY_BE_STDOUT = {"json"}
 SHORT = {"model": "-m", "precision": "-p", "output": "-o"}
 
 
@@ -31,6 +33,12 @@ def whole(_: type, tokens: Sequence[Token]) -> int:
         return int(tokens[0].value)
     except ValueError:
         raise ValueError(f"{tokens[0].value!r} is no whole number") from None
+
+
+def _no_option(_: type, value: Path | None) -> None:
+    """Refuses an option where a file was to be named."""
+    if str(value).startswith("--"):
+        raise ValueError(f"{value} is no file: name one, or - for standard output")
 
 
 def command(options: type[O]) -> Callable[[Callable[[O], None]], Callable[..., None]]:
@@ -81,6 +89,8 @@ def _parameter(options: type, name: str, panel: Group) -> inspect.Parameter:
         show_choices=False,
         show_default=not (default is None or default == () or isinstance(default, bool)),
         converter=whole if read is int else None,
+        allow_leading_hyphen=name in MAY_BE_STDOUT,
+        validator=_no_option if name in MAY_BE_STDOUT else None,
     )
     if default is None or default == ():
         default, read = None, read | None

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
+from radixrt.cli.answer import STDOUT, Answer
 from radixrt.cli.app import out, say, stages, typed
 from radixrt.cli.command import Switch, command
 from radixrt.options import CompileOptions, as_path
@@ -27,11 +28,16 @@ def engine(options: CompileOptions) -> None:
     from radixrt.request import EngineRequest
     from radixrt.validate.report.junit import write_junit
 
+    answer = Answer.of_this_run()
     make_room(as_path(options.junit))
+    make_room(None if str(options.json) == STDOUT else options.json)
     run = Engine(EngineRequest.of(options, typed()), stages())
     try:
         run.run()
     finally:
+        folders: list[Path | None] = [result.bundle.path for result in run.results]
+        folders += [None] * (len(run.reports) - len(folders))
+        answer.engines, answer.comparison = list(zip(run.reports, folders, strict=True)), run.comparison
         _show(run)
         write_junit(as_path(options.junit), run.reports)
 
@@ -39,6 +45,8 @@ def engine(options: CompileOptions) -> None:
 def _show(run: Engine) -> None:
     for result in run.results:
         print_result(result.bundle.path, result.report)
+    if Answer.of_this_run().quiet:
+        return
     if run.race.candidates:
         print_candidates(run.race.candidates)
     if run.comparison is not None:
@@ -56,14 +64,18 @@ def print_candidates(candidates: Sequence[Candidate]) -> None:
 
 
 def print_result(path: Path, report: object) -> None:
-    """The few numbers that answer whether the engine is good, and where the rest stands."""
+    """The few numbers that answer whether the engine is good, and where the rest stands; one line in a quiet run."""
     from radixrt.validate.report.summary import headline, tiles
     from radixrt.validate.schema import Report
 
     assert isinstance(report, Report)
     said = headline(report)
     colour = {"good": "green", "bad": "red", "unproved": "yellow"}[said.tone]
-    say(Text.assemble("\n", (str(path), "bold"), "  ", (said.title, colour)))
+    line = Text.assemble((str(path), "bold"), "  ", (said.title, colour))
+    if Answer.of_this_run().quiet:
+        say(line)
+        return
+    say(Text.assemble("\n", line))
     for sentence in said.sentences:
         say(Text(f"- {sentence}", colour if said.tone == "bad" else ""))
     table = Table.grid(padding=(0, 2))

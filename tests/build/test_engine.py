@@ -71,8 +71,15 @@ def test_the_same_command_again_takes_everything_from_the_first_run(bundle: Path
 def test_a_missed_gate_is_exit_3_and_keeps_the_bundle(bundle: Path, tmp_path: Path) -> None:
     words = ("--model", SAMPLE, "--target", "onnxruntime", "--output", tmp_path / "slow", *QUICK)
     # Not a gate on times: those are not judged where other tests keep the machine busy.
-    done = radixrt("engine", *words, "--max-engine-bytes", "10")
+    done = radixrt("engine", *words, "--max-engine-bytes", "10", "--quiet", "--json", "-")
     assert done.code == 3 and "max_engine_bytes" in done.sentence
+    told = json.loads(done.out)
+    assert told["exit_code"] == 3 and told["error"] in done.err and "[1]" not in done.err
+    (engine,) = told["engines"]
+    assert (
+        engine["paths"]["folder"] == str(tmp_path / "slow") and f"{tmp_path / 'slow'}  {engine['verdict']}" in done.err
+    )
+    assert {gate["name"]: gate["state"] for gate in engine["gates"]}["max_engine_bytes"] == "failed"
     report = json.loads((tmp_path / "slow" / "report.json").read_text())
     assert not report["passed"] and report["schema"] == 2
 
