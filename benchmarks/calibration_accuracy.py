@@ -63,7 +63,7 @@ def accuracy_of(name: str, args: argparse.Namespace) -> dict[str, Any]:
             runs[title] = precise_runner(path, args.threads)
         images = test_images(network, args.test_images)
         labels = np.concatenate(
-            [np.asarray(b.labels) for b in network.test.batches(8, args.test_images) if b.labels is not None]
+            [np.asarray(b.targets) for b in network.test.batches(8, args.test_images) if b.targets is not None]
         )[: length(images)]
         options = LatencyOptions(baseline="float32", rounds=args.rounds, seconds=60, threads=args.threads)
         latency = measure(runs, images, options)

@@ -38,9 +38,9 @@ def evaluate(sample: Sample, data: DataSource, limit: int | None = None) -> Accu
     assert data.test is not None
     with torch.inference_mode():
         for batch in data.test.batches(64, limit):
-            assert batch.labels is not None
+            assert batch.targets is not None
             predicted.append(module(torch.from_numpy(batch.inputs[IMAGE_INPUT])).argmax(dim=1).numpy())
-            expected.append(batch.labels)
+            expected.append(np.asarray(batch.targets))
     answer, truth = np.concatenate(predicted), np.concatenate(expected)
     recalls = [(answer[truth == label] == label).mean() for label in np.unique(truth)]
     return Accuracy(

@@ -56,7 +56,7 @@ class Photographs:
     def read(cls, preprocess: Preprocess) -> Photographs:
         images = load_training_data(preprocess)
         pixels = [np.asarray(shape_image(open_image(path, channels=1), preprocess)) for path in images.paths]
-        return cls(torch.from_numpy(np.stack(pixels)[:, None]), torch.tensor(images.labels))
+        return cls(torch.from_numpy(np.stack(pixels)[:, None]), torch.tensor(images.targets))
 
     def epoch(self, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled batches; the last, shorter one is left out, since BatchNorm would weigh its few images too much."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
+from radixrt.calibration.data.targets import Target
 from radixrt.export.feed import Feed
 
 
@@ -16,10 +14,10 @@ class Batch:
 
     Attributes:
         inputs: each input by name, (N, ...); an image is float32 (N, C, H, W), or (N, H, W, C) where its file says so.
-        labels: int64 (N,); None where the data has none.
+        targets: what each sample is labelled with, a mask read as uint8 (H, W); None where the data has none.
         names: what reports call the samples.
     """
 
     inputs: Feed
-    labels: npt.NDArray[np.int64] | None
+    targets: tuple[Target, ...] | None
     names: tuple[str, ...]

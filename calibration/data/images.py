@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from radixrt.calibration.data.batch import Batch
+from radixrt.calibration.data.masks import read_mask
 from radixrt.calibration.data.pixels import ImageUnusableError, open_image, preprocess_image
 from radixrt.calibration.data.preprocess import Preprocess
+from radixrt.calibration.data.targets import Target
 from radixrt.errors import InputError
 from radixrt.export.feed import IMAGE_INPUT
 
@@ -25,11 +27,11 @@ MAX_UNUSABLE = 0.05
 
 @dataclass(frozen=True)
 class Entry:
-    """An image file: ``name`` is what reports call it, ``label`` its class index."""
+    """An image file: ``name`` is what reports call it, ``target`` what it is labelled with."""
 
     name: str
     path: Path
-    label: int | None = None
+    target: Target | None = None
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,24 @@ class Skipped:
 class ImageList:
     """Images of one split, in a fixed order that mixes the classes, so that the first n stand for all.
 
-    ``skipped`` grows while batches are read: it names every image that was passed over so far.
+    ``two_levels`` says that masks hold 255 for class 1. ``skipped`` grows while batches are read: it names every image
+    that was passed over so far.
     """
 
     def __init__(
-        self, entries: Sequence[Entry], preprocess: Preprocess, workers: int = 0, input_name: str = IMAGE_INPUT
+        self,
+        entries: Sequence[Entry],
+        preprocess: Preprocess,
+        workers: int = 0,
+        input_name: str = IMAGE_INPUT,
+        *,
+        two_levels: bool = False,
     ) -> None:
         self._entries = tuple(entries)
         self._preprocess = preprocess
         self._workers = workers
         self._input = input_name
+        self._two_levels = two_levels
         self._skipped: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -67,10 +77,10 @@ class ImageList:
         return tuple(entry.path for entry in self._entries)
 
     @property
-    def labels(self) -> tuple[int, ...] | None:
-        """The class index of each image, corrupt ones included; None where the data has none."""
-        labels = tuple(entry.label for entry in self._entries if entry.label is not None)
-        return labels if self._entries and len(labels) == len(self._entries) else None
+    def targets(self) -> tuple[Target, ...] | None:
+        """What each image is labelled with, corrupt ones included, masks as files; None where the data has none."""
+        targets = tuple(entry.target for entry in self._entries if entry.target is not None)
+        return targets if self._entries and len(targets) == len(self._entries) else None
 
     @property
     def preprocess(self) -> Preprocess:
@@ -82,7 +92,9 @@ class ImageList:
 
     def take(self, count: int) -> ImageList:
         """The first ``count`` images as a list of their own."""
-        return ImageList(self._entries[:count], self._preprocess, self._workers, self._input)
+        return ImageList(
+            self._entries[:count], self._preprocess, self._workers, self._input, two_levels=self._two_levels
+        )
 
     @cached_property
     def sha256(self) -> str:
@@ -107,7 +119,7 @@ class ImageList:
         if size < 1:
             raise ValueError(f"a batch of {size} images")
         entries = self._entries if limit is None else self._entries[:limit]
-        labelled = self.labels is not None
+        labelled = self.targets is not None
         unusable: list[Skipped] = []
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(self._workers)) if self._workers > 1 else None
@@ -124,17 +136,20 @@ class ImageList:
                         good.append((entry, result))
                 if good:
                     yield Batch(
-                        inputs={self._input: np.stack([pixels for _, pixels in good])},
-                        labels=np.array([entry.label for entry, _ in good], dtype=np.int64) if labelled else None,
+                        inputs={self._input: np.stack([pixels for _, (pixels, _) in good])},
+                        targets=tuple(target for _, (_, target) in good) if labelled else None,
                         names=tuple(entry.name for entry, _ in good),
                     )
 
-    def _decode(self, entry: Entry) -> npt.NDArray[np.float32] | Skipped:
+    def _decode(self, entry: Entry) -> tuple[npt.NDArray[np.float32], Target] | Skipped:
+        target = entry.target
         try:
             image = open_image(entry.path, self._preprocess.input_size[0])
+            if isinstance(target, Path):
+                target = read_mask(target, self._preprocess, two_levels=self._two_levels)
         except ImageUnusableError as error:
             return Skipped(entry.name, str(error))
-        return preprocess_image(image, self._preprocess)
+        return preprocess_image(image, self._preprocess), target
 
 
 def _digest(path: Path) -> bytes:

@@ -98,18 +98,22 @@ def preprocess_image(image: Image.Image, preprocess: Any) -> np.ndarray:
     return planes
 
 
-def shape_image(image: Image.Image, preprocess: Any) -> Image.Image:
-    """Resizes and crops an image to the network's height and width; the pixels stay 8 bit."""
+def shape_image(image: Image.Image, preprocess: Any, fill: int | None = None) -> Image.Image:
+    """Resizes and crops an image to the network's height and width; the pixels stay 8 bit.
+
+    ``fill`` is what stands outside the photograph, of a mask; a photograph has black there, or its mean.
+    """
     height, width = preprocess.input_size[1:]
     scaled = (math.floor(height / preprocess.crop_pct), math.floor(width / preprocess.crop_pct))
-    black = 0
+    black = 0 if fill is None else fill
     if preprocess.crop_mode == "squash":
         resized = _resize(image, scaled, preprocess.interpolation)
         return _crop_or_pad(resized, (height, width), black)
     if preprocess.crop_mode == "border":
         resized = _resize(image, _keep_ratio(image, scaled, longest=True), preprocess.interpolation)
         levels = tuple(round(255 * value) for value in preprocess.mean)
-        return _crop_or_pad(resized, (height, width), levels if len(levels) > 1 else levels[0])
+        mean = levels if len(levels) > 1 else levels[0]
+        return _crop_or_pad(resized, (height, width), mean if fill is None else fill)
     square = scaled[0] == scaled[1]
     size = _short_edge(image, scaled[0]) if square else _keep_ratio(image, scaled, longest=False)
     return _crop_or_pad(_resize(image, size, preprocess.interpolation), (height, width), black)

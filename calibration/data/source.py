@@ -6,8 +6,10 @@ a folder with ``calibration`` or ``train``,     these two, each a folder of clas
 and ``test`` or ``val``
 a folder of class folders                       classes in the order of their sorted names, as torchvision has them
 a folder of images                              calibration only
-a CSV file with the columns ``path,label``      integer labels are class indices, others are sorted names; a column
-                                                ``split`` (calibration, train, test, val) keeps the two apart
+images with masks beside them                   :mod:`radixrt.calibration.data.masks` has the layouts
+a CSV file with a column ``path``               and ``label``, several labels, numbers or ``text``
+                                                (:mod:`radixrt.calibration.data.csv_file`); a column ``split``
+                                                (calibration, train, test, val) keeps the two apart
 ==============================================  =============================================================
 
 Where the data names no split, a fixed rule makes one: an image belongs to the calibration when the hash of its name
@@ -24,20 +26,26 @@ from radixrt.calibration.data.csv_file import read_csv
 from radixrt.calibration.data.elpv import read_elpv
 from radixrt.calibration.data.folder import read_folder
 from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.masks import two_levels
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.splits import Splits, mixed
+from radixrt.calibration.data.targets import TargetKind
 from radixrt.errors import InputError
 from radixrt.export.feed import IMAGE_INPUT
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """Images to calibrate with and to test with, disjoint; ``test`` is None where the data cannot give one."""
+    """Images to calibrate with and to test with, disjoint; ``test`` is None where the data cannot give one.
+
+    ``labels`` are the names of its classes; ``kind`` is what its images are labelled with.
+    """
 
     spec: str
     calibration: ImageList
     test: ImageList | None
     labels: tuple[str, ...]
+    kind: TargetKind | None = TargetKind.CLASSES
 
 
 def load_data(
@@ -48,6 +56,7 @@ def load_data(
     labels: Sequence[str] | None = None,
     workers: int = 0,
     input_name: str = IMAGE_INPUT,
+    kind: TargetKind | None = None,
 ) -> DataSource:
     """Finds the images that ``spec`` names; decodes none of them yet.
 
@@ -59,21 +68,24 @@ def load_data(
             then hold fewer classes than the head.
         workers: threads that decode; 0 or 1 decodes in the caller's.
         input_name: the network's input that takes the images.
+        kind: how a CSV file's labels are read, which could be of several kinds; as they look where absent.
 
     Raises:
         InputError: there is no such data, it holds no images, or its classes or columns cannot be used.
         UnavailableError: ``elpv`` without the package.
     """
-    splits = _read(spec)
+    splits = _read(spec, kind)
     if labels is not None and splits.labels:
         splits = splits.with_labels(tuple(labels))
     calibration = mixed(splits.calibration)[:calibration_limit]
     test = mixed(splits.test)
+    binary = splits.kind is TargetKind.MASKS and two_levels([entry.target for entry in (*test, *calibration)])
     return DataSource(
         spec=spec,
-        calibration=ImageList(calibration, preprocess, workers, input_name),
-        test=ImageList(test, preprocess, workers, input_name) if test else None,
+        calibration=ImageList(calibration, preprocess, workers, input_name, two_levels=binary),
+        test=ImageList(test, preprocess, workers, input_name, two_levels=binary) if test else None,
         labels=splits.labels,
+        kind=splits.kind,
     )
 
 
@@ -86,7 +98,7 @@ def load_training_data(preprocess: Preprocess) -> ImageList:
     return ImageList(mixed(read_elpv().train), preprocess)
 
 
-def _read(spec: str) -> Splits:
+def _read(spec: str, kind: TargetKind | None) -> Splits:
     if not spec.strip():
         raise InputError("no data is named: give a folder of images, a CSV file (path,label), or `elpv`")
     if spec == "elpv":
@@ -98,7 +110,7 @@ def _read(spec: str) -> Splits:
             return read_folder(path)
         if path.is_file():
             if path.suffix.lower() == ".csv":
-                return read_csv(path)
+                return read_csv(path, kind)
             raise InputError(f"{spec} is no data: give a folder of images, a CSV file (path,label), or `elpv`")
     except OSError as error:
         raise InputError(

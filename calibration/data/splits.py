@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from radixrt.calibration.data.images import Entry
+from radixrt.calibration.data.targets import Target, TargetKind
 
 CALIBRATION_FOLDERS, TEST_FOLDERS = ("calibration", "train"), ("test", "val")
 
@@ -16,11 +17,15 @@ CALIBRATION_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Splits:
-    """What a layout holds, before preprocessing; ``labels`` are the names of the classes, by index."""
+    """What a layout holds, before preprocessing.
+
+    ``labels`` are the names of the classes, by index; ``kind`` is what the images are labelled with, if anything.
+    """
 
     calibration: Sequence[Entry]
     test: Sequence[Entry]
     labels: tuple[str, ...]
+    kind: TargetKind | None = TargetKind.CLASSES
 
     def with_labels(self, labels: tuple[str, ...]) -> Splits:
         """The same images with the classes numbered as ``labels`` has them.
@@ -29,7 +34,8 @@ class Splits:
         """
         if not set(self.labels) <= set(labels):
             return self
-        return Splits(reindex(self.calibration, self.labels, labels), reindex(self.test, self.labels, labels), labels)
+        halves = (reindex(half, self.labels, labels) for half in (self.calibration, self.test))
+        return Splits(*halves, labels, self.kind)
 
 
 def position(name: str) -> float:
@@ -43,15 +49,21 @@ def mixed(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda entry: (position(entry.name), entry.name))
 
 
-def split(entries: Iterable[Entry], labels: tuple[str, ...]) -> Splits:
+def split(entries: Iterable[Entry], labels: tuple[str, ...], kind: TargetKind | None = TargetKind.CLASSES) -> Splits:
     """The first fifth of the hashes calibrates, the rest tests. Adding images moves none from one half to the other."""
     ordered = mixed(entries)
     count = sum(position(entry.name) < CALIBRATION_SHARE for entry in ordered)
     count = min(max(count, 1), max(len(ordered) - 1, 1))  # a handful of images still gives both halves one
-    return Splits(ordered[:count], ordered[count:], labels)
+    return Splits(ordered[:count], ordered[count:], labels, kind)
 
 
 def reindex(entries: Iterable[Entry], old: Sequence[str], new: Sequence[str]) -> list[Entry]:
-    """Numbers the classes anew: from their index in ``old`` to that in ``new``."""
-    index = {name: number for number, name in enumerate(new)}
-    return [e if e.label is None else replace(e, label=index[old[e.label]]) for e in entries]
+    """Numbers the classes anew, one or several of an image: from their index in ``old`` to that in ``new``."""
+    index = {number: new.index(name) for number, name in enumerate(old) if name in new}
+
+    def numbered(target: Target) -> Target:
+        if isinstance(target, tuple):
+            return tuple(index[one] for one in target)
+        return index[target] if isinstance(target, int) else target
+
+    return [replace(entry, target=numbered(entry.target)) for entry in entries]

@@ -187,7 +187,7 @@ class _Gate:
         self._graph = infer(found.base.clone())
         self._session = QuantSession(found.base, options, found.table)
         self._reference = self._answers(Variant())
-        labels = [batch.labels for batch in batches if batch.labels is not None]
+        labels = [np.asarray(batch.targets) for batch in batches if batch.targets is not None]
         # Without labels the original's own answers are the truth.
         self.truth = np.concatenate(labels) if limit.labelled and labels else self._reference
         self.labelled = bool(limit.labelled and labels)

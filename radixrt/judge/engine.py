@@ -14,6 +14,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from radixrt.calibration.data.targets import identity_of
 from radixrt.engines.base import BuildOptions, Target
 from radixrt.engines.machine import machine
 from radixrt.engines.runners import OutputsRunner, session_outputs
@@ -161,7 +162,7 @@ def _step(
             "drop": float(trial.limits.drop_limit),
             "images": prepared.test_images(trial.data),
             # The images' hash knows neither their names and order nor what they show.
-            "test": [prepared.test.names, prepared.test.labels],
+            "test": [prepared.test.names, [identity_of(target) for target in prepared.test.targets or ()]],
             "classes": [prepared.labels, prepared.labelled, prepared.head.kind.value],
             "task": prepared.task.task.name,
             "threads": trial.threads,

@@ -51,7 +51,7 @@ class _Answers(Judge):
             else:
                 self._close.add_output(name, truth, engine[name], batch.names)
         self._names += batch.names
-        self._labels += [int(label) for label in batch.labels] if batch.labels is not None else []
+        self._labels += batch.targets or ()
 
     def result(self) -> OutputsJudged:
         close, head = self._close.result(), self._network.head

@@ -34,7 +34,7 @@ def test_class_folders_are_split_by_a_rule_that_adding_images_does_not_move(tmp_
     assert len(before.calibration) + len(before.test) == 60
     assert 4 <= len(before.calibration) <= 22  # about a fifth
     for split in (before.calibration, before.test):
-        assert split.labels == tuple(before.labels.index(name.split("/")[0]) for name in split.names)
+        assert split.targets == tuple(before.labels.index(name.split("/")[0]) for name in split.names)
     write_classes(tmp_path, classes=("cat", "eel"), each=35)
     after = load_data(str(tmp_path), SMALL)
     assert after.test is not None
@@ -48,7 +48,7 @@ def test_the_first_images_stand_for_all_classes(tmp_path: Path) -> None:
     write_classes(tmp_path / "val", each=2)
     data = load_data(str(tmp_path), SMALL, calibration_limit=20)
     assert len(data.calibration) == 20
-    assert min(Counter(data.calibration.labels).values()) >= 5
+    assert min(Counter(data.calibration.targets).values()) >= 5
 
 
 @pytest.mark.parametrize(("calibration", "test"), [("train", "val"), ("calibration", "test"), ("train", "test")])
@@ -61,7 +61,7 @@ def test_halves_are_kept_apart(tmp_path: Path, calibration: str, test: str) -> N
     assert {name.split("/")[0] for name in data.calibration.names} == {calibration}
     assert {name.split("/")[0] for name in data.test.names} == {test}
     assert data.labels == ("ant", "bee", "cat")
-    assert set(data.test.labels or ()) == {0, 2}
+    assert set(data.test.targets or ()) == {0, 2}
 
 
 def test_calibration_folder_comes_before_train(tmp_path: Path) -> None:
@@ -79,9 +79,9 @@ def test_a_flat_folder_calibrates_only(tmp_path: Path) -> None:
     data = load_data(str(tmp_path), SMALL)
     assert data.test is None
     assert data.labels == ()
-    assert data.calibration.labels is None
+    assert data.calibration.targets is None
     assert sorted(data.calibration.names) == ["0.png", "1.png", "2.png"]
-    assert next(data.calibration.batches(8)).labels is None
+    assert next(data.calibration.batches(8)).targets is None
 
 
 def test_two_images_give_each_half_one(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_networks_own_labels_number_the_classes(tmp_path: Path) -> None:
     data = load_data(str(tmp_path), SMALL, labels=("ant", "cat", "bee", "dog"))
     assert data.test is not None
     for split in (data.calibration, data.test):
-        assert split.labels == tuple({"bee": 2, "cat": 1}[name.split("/")[0]] for name in split.names)
+        assert split.targets == tuple({"bee": 2, "cat": 1}[name.split("/")[0]] for name in split.names)
     assert load_data(str(tmp_path), SMALL, labels=("bee", "wasp")).labels == ("bee", "cat")
 
 
@@ -123,7 +123,7 @@ def test_csv_with_names(tmp_path: Path) -> None:
     assert data.test is not None
     assert data.labels == ("cat", "dog")
     assert len(data.calibration) + len(data.test) == 10
-    assert data.test.labels == tuple(int(name.startswith("dog")) for name in data.test.names)
+    assert data.test.targets == tuple(int(name.startswith("dog")) for name in data.test.names)
 
 
 def test_csv_integers_are_class_indices_as_they_stand(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_csv_integers_are_class_indices_as_they_stand(tmp_path: Path) -> None:
     lines = ["cat/000.png,7", "cat/001.png,7", "dog/000.png,2", "dog/001.png,2"]
     data = load_data(str(write_table(tmp_path, lines)), SMALL)
     assert data.test is not None
-    assert {*(data.calibration.labels or ()), *(data.test.labels or ())} == {2, 7}
+    assert {*(data.calibration.targets or ()), *(data.test.targets or ())} == {2, 7}
     assert len(data.labels) == 8
 
 
@@ -261,7 +261,7 @@ def test_batch_shapes_types_and_limit(tmp_path: Path) -> None:
     batches = list(test.batches(4, limit=10))
     assert [batch.inputs["input"].shape for batch in batches] == [(4, 3, 16, 16), (4, 3, 16, 16), (2, 3, 16, 16)]
     assert all(batch.inputs["input"].dtype == np.float32 for batch in batches)
-    assert all(batch.labels is not None and batch.labels.dtype == np.int64 for batch in batches)
+    assert all(batch.targets is not None for batch in batches)
     assert tuple(name for batch in batches for name in batch.names) == test.names[:10]
     assert test.take(3).names == test.names[:3]
     with pytest.raises(ValueError, match="batch of 0"):
@@ -316,7 +316,7 @@ def test_elpv_has_four_classes_and_three_disjoint_splits() -> None:
     assert 0.48 < len(train) / 2624 < 0.53
     assert 0.08 < len(data.calibration) / 2624 < 0.12
     assert data.labels == ("mono-functional", "mono-defective", "poly-functional", "poly-defective")
-    assert all(set(images.labels or ()) == {0, 1, 2, 3} for images in (train, data.calibration, data.test))
+    assert all(set(images.targets or ()) == {0, 1, 2, 3} for images in (train, data.calibration, data.test))
 
 
 def test_elpv_labels_are_the_packages_own() -> None:
@@ -333,7 +333,7 @@ def test_elpv_labels_are_the_packages_own() -> None:
     }
     found = elpv.read_elpv()
     entries = [*found.train, *found.calibration, *found.test]
-    assert {entry.name: found.labels[entry.label or 0] for entry in entries} == expected
+    assert {entry.name: found.labels[entry.target or 0] for entry in entries} == expected
     assert all(entry.path.is_file() for entry in entries)
 
 

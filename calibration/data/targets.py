@@ -1,0 +1,30 @@
+"""What an image is labelled with: a class, several labels, numbers, a mask, boxes or a text.
+
+The layout of the data says which; a task that was named says how to read what could be either.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Target: TypeAlias = Any
+"""By kind: a class index; a tuple of class indices; a tuple of numbers; the path of a mask, read as an array (H, W) of
+class indices; an object with boxes; a text."""
+
+
+class TargetKind(str, Enum):
+    """What the labels of a data set are."""
+
+    CLASSES = "classes"
+    LABELS = "several labels"
+    NUMBERS = "numbers"
+    MASKS = "masks"
+    BOXES = "boxes"
+    TEXTS = "texts"
+
+
+def identity_of(target: Target) -> object:
+    """What a label is, for a record of what was compared: a mask is known by its file."""
+    return str(target) if isinstance(target, Path) else target
