@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -12,6 +12,7 @@ from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.data.preparation import Preparation
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.source import DataSource, load_data
+from radixrt.calibration.data.targets import TargetKind
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.errors import InputError
 from radixrt.export.feed import IMAGE_INPUT
@@ -27,7 +28,7 @@ from radixrt.reference import Reference, onnx_reference, torch_reference
 from radixrt.reuse import Codec, Kept, Reuse, Step, weights_sha256
 from radixrt.validate.schema import Finding
 from radixrt.validate.tasks.base import Interface
-from radixrt.validate.tasks.choose import Chosen, choose, interface_of
+from radixrt.validate.tasks.choose import Chosen, choose, interface_of, kind_read_by, refuse_unknown
 
 BATCH_FOR_STATISTICS = 16
 IMAGES_FOR_STATISTICS = 64
@@ -51,7 +52,8 @@ class Prepared:
         data: calibration and test images.
         kinds: what the numbers of its outputs are, by name, where that is known.
         labels: the names of the head's classes; empty where nobody knows them.
-        labelled: the test's labels are classes of this head and the weights are trained, so accuracy can be measured.
+        labelled: the test's targets are such as the task is judged by and the weights are trained, so its metrics can
+            be measured.
         capture_error: largest difference of an output between PyTorch and the captured graph, on real images.
         findings: what a reader must know of the images: nobody said how they are prepared, or they are not the user's.
         reused: what was taken from an earlier run.
@@ -93,7 +95,7 @@ class Prepared:
         """Which output was taken for the logits, where there are several, and what its numbers are, where no logits."""
         kind = self.head.kind
         first, *others = [value.name or "" for value in self.graph.graph.outputs]
-        if not self.task.task.has_accuracy:
+        if self.task.task.name != "classify":
             return []
         said = []
         if others:
@@ -131,6 +133,7 @@ def prepare(
         InputError: the network, its weights, the images, the graph or the task cannot be used; or nobody named images,
             and there are none that go without saying.
     """
+    refuse_unknown(choice.task)
     with stages.stage("Loading the network and its images"):
         built_for = bundle.manifest.preprocessing.input_size if bundle is not None else None
         model, pinned = _loaded(choice, FileChoice(batch, choice.logits, asked_size(data) or built_for))
@@ -142,14 +145,7 @@ def prepare(
         findings = tuple(_findings(model, preparation, lent))
         for finding in findings:
             stages.note(finding.text)
-        images = load_data(
-            LENT if data.data is None else str(data.data),
-            preprocess,
-            calibration_limit=data.calibration_images,
-            labels=model.labels or None,
-            workers=2,
-            input_name=IMAGE_INPUT if model.foreign is None else model.foreign.graph.graph.inputs[0].name or "",
-        )
+        images = _read_data(model, data, preprocess, kind_read_by(choice.task))
 
     with stages.stage("Capturing the graph"):
         ready = _Statistics(model, images.calibration)
@@ -165,10 +161,19 @@ def prepare(
     else:
         reference = torch_reference(model.module, choice.logits, ready.fit)
     # Images that were lent to a network show what they show, not what it was trained on.
-    fit = _labels_fit(images.labels, model, interface_of(graph.graph).classes)
+    bare = interface_of(graph.graph)
+    fit = images.kind is TargetKind.CLASSES and _labels_fit(images.labels, model, bare.classes)
     labelled = images.test is not None and not lent and fit
+    kind = None if lent or images.test is None else images.kind
     labels = tuple(model.labels or (images.labels if labelled else ()))
-    network = interface_of(graph.graph, labels, labelled)
+    network = replace(bare, labels=labels, labelled=labelled, targets=kind)
+    chosen = choose(choice.task, network)
+    if kind is not None and kind not in chosen.task.reads and choice.task is None and chosen.task.reads:
+        images = _read_data(model, data, preprocess, chosen.task.reads[0])
+        network = replace(network, targets=images.kind)
+    if images.test is not None and network.targets in chosen.task.reads:
+        with stages.stage("Checking the labels"):
+            chosen.task.check(network, images.test)
     return Prepared(
         model=model,
         preparation=preparation,
@@ -178,12 +183,25 @@ def prepare(
         graph_sha256=graph_sha256(graph),
         kinds=output_kinds(graph.graph),
         network=network,
-        task=choose(choice.task, network),
+        task=chosen,
         labels=labels,
-        labelled=labelled and model.weights != "random",
+        labelled=chosen.task.judged_by(network) and model.weights != "random",
         capture_error=kept.value.error,
         findings=findings,
         reused=kept.reused,
+    )
+
+
+def _read_data(model: LoadedModel, data: DataOptions, preprocess: Preprocess, kind: TargetKind | None) -> DataSource:
+    """The images with their targets, read as ``kind`` where the data could be of several."""
+    return load_data(
+        LENT if data.data is None else str(data.data),
+        preprocess,
+        calibration_limit=data.calibration_images,
+        labels=model.labels or None,
+        workers=2,
+        input_name=IMAGE_INPUT if model.foreign is None else model.foreign.graph.graph.inputs[0].name or "",
+        kind=kind,
     )
 
 

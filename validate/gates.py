@@ -5,6 +5,9 @@ Times that were not steady judge nothing: a latency gate on them is not judged, 
 NaN and infinity in an engine's outputs, or in a layer of its deploy graph, fail a gate that nobody has to ask for.
 It is only in the list where it fails.
 
+A limit may also be on any figure by its name (``miou>=0.71``): those of the task, their drops, and those that every
+task has (``figure_limit.py``).
+
 A limit that could not be measured is not judged (``value`` is absent and the reason says why). On an engine that was
 executed, a limit that the user asked for by hand and that could not be measured fails: a gate that silently does not
 look is worse than none. On an engine that was built and not executed, its size is judged, and what its CPU stand-in
@@ -23,11 +26,12 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import Doc
 
-from radixrt.errors import GateError, InputError
+from radixrt.errors import InputError
+from radixrt.validate.figure_limit import FIGURES, FigureLimit, read_figure_limits
 from radixrt.validate.measure.latency import EARLIER, FLOAT32
 from radixrt.validate.measure.rounds import ratio
+from radixrt.validate.quality import Metric, MetricSpec, main_metric
 from radixrt.validate.schema import (
-    Accuracy,
     DriftRow,
     Gate,
     Latency,
@@ -58,7 +62,7 @@ UNITS: dict[str, Unit] = {
     "max_regression_p50": "percent",
     "max_regression_drop": "points",
 }
-NO_TRUTH = "top-1 needs trained weights and labels that fit the head"
+NO_TRUTH = "a drop needs trained weights and labels that fit the task"
 ON_STAND_IN = "Measured on the CPU stand-in of the same numbers, not on the engine."
 
 
@@ -70,8 +74,11 @@ class GateLimits:
 
     max_drop: Annotated[
         float | None,
-        Field(ge=0, le=100),
-        Doc("Top-1 points the engine may lose (1.0); given to a build of int8, layers stay in float until that holds."),
+        Field(ge=0),
+        Doc(
+            "Points of the task's metric that the engine may lose (1.0): of top-1, of mIoU, ...; given to a build of "
+            "int8, layers stay in float until that holds."
+        ),
     ] = None
     min_cosine: Annotated[
         float | None, Field(ge=-1, le=1), Doc("Smallest cosine over all images, of the logits and every other output.")
@@ -90,19 +97,35 @@ class GateLimits:
     max_regression_drop: Annotated[
         float | None,
         Field(ge=0, le=100),
-        Doc("Top-1 points that may be lost since each earlier bundle that --against names."),
+        Doc("Points of the task's metric that may be lost since each earlier bundle that --against names."),
     ] = None
+    gate: Annotated[
+        str | Sequence[str], Doc("A limit on any figure, such as miou>=0.71 or p95_ms<=8; may be given several times.")
+    ] = ()
     strict: Annotated[
         bool, Doc("Judge the drop by the bound of its 95 % interval, and let unsteady times fail the gates of latency.")
     ] = False
 
     @property
     def drop_limit(self) -> float:
-        """The limit on the drop of top-1, in points: the default where the user gave none."""
+        """The limit on the drop of a share such as top-1, in points: the default where the user gave none."""
         return DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop
 
+    def drop_of(self, share: bool) -> float | None:
+        """The limit on the drop of a task's metric: a default holds only for a share, whose points have one meaning."""
+        return self.drop_limit if share else self.max_drop
 
-def read_gates(path: Path | None = None, **options: float | int | bool | None) -> GateLimits:
+    @property
+    def figures(self) -> tuple[FigureLimit, ...]:
+        """The limits on figures by their names.
+
+        Raises:
+            InputError: one of them is not such a limit.
+        """
+        return read_figure_limits(self.gate)
+
+
+def read_gates(path: Path | None = None, **options: float | int | bool | str | Sequence[str] | None) -> GateLimits:
     """Reads ``gates.toml`` (a flat table, or one under ``[gates]``); an option that is not ``None`` takes precedence.
 
     Raises:
@@ -118,34 +141,47 @@ def read_gates(path: Path | None = None, **options: float | int | bool | None) -
             raise InputError(f"{path} is not a TOML file: {error}") from error
         inner = loaded.get("gates", loaded)
         table = inner if isinstance(inner, dict) else {"gates": inner}
-    merged = {**table, **{k: v for k, v in options.items() if v is not None}}
+    merged = {**table, **{k: v for k, v in options.items() if v is not None and v != ()}}
     try:
-        return TypeAdapter(GateLimits).validate_python(merged)
+        limits = TypeAdapter(GateLimits).validate_python(merged)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         known = ", ".join(field.name for field in fields(GateLimits))
         where = f"{path}" if path is not None and name in table else "the options"
         raise InputError(f"bad gate {name!r} in {where}: {first['msg']}; the gates are {known}") from error
+    read_figure_limits(limits.gate)
+    return limits
 
 
 def judge_gates(
     limits: GateLimits,
     *,
     parity: Parity | None = None,
-    accuracy: Accuracy | None = None,
+    metrics: Sequence[Metric] = (),
     latency: Latency | None = None,
     size: Size | None = None,
     executed: bool = True,
     measured_on: MeasuredOn = "engine",
 ) -> list[Gate]:
-    """Judges every limit that was asked for, and the default drop of one top-1 point."""
-    judged = list(_judge(limits, parity, accuracy, latency, size, executed))
+    """Judges every limit that was asked for, and the default drop of one point of a main metric that is a share."""
+    judged = list(_judge(limits, parity, metrics, latency, size, executed))
+    for asked in limits.figures:
+        value, missing = asked.value(parity, metrics, latency, size), f"{asked.figure} was not measured"
+        kept = value is None and not executed if value is None else asked.keeps(value)
+        why = (
+            ""
+            if value is not None
+            else "Not judged: not executed here."
+            if not executed
+            else f"Cannot be judged: {missing}."
+        )
+        judged.append(asked.gate(value, kept, why))
     if measured_on == "engine":
         return judged
     return [
         gate.model_copy(update={"reason": f"{gate.reason} {ON_STAND_IN}".strip()})
-        if gate.name in OUTPUT_GATES and gate.value is not None
+        if of_outputs(gate) and gate.value is not None
         else gate
         for gate in judged
     ]
@@ -166,16 +202,6 @@ def judge_overflow(rows: Sequence[DriftRow]) -> list[Gate]:
 def passed(gates: list[Gate]) -> bool:
     """Whether no gate failed."""
     return all(gate.passed for gate in gates)
-
-
-def demand(gates: list[Gate]) -> None:
-    """Raises where a gate failed.
-
-    Raises:
-        GateError: one sentence with every gate that failed.
-    """
-    if not passed(gates):
-        raise GateError(f"{missed(gates)}; the bundle is kept and its report says so")
 
 
 def missed(gates: list[Gate]) -> str:
@@ -221,24 +247,47 @@ def floating(parity: Parity) -> list[OutputParity]:
     return [output for output in parity.outputs if output.agreement is None]
 
 
-def refuse_accuracy_limits(limits: GateLimits, task: str) -> None:
+def of_outputs(gate: Gate) -> bool:
+    """Whether a gate judges what an engine answers, and neither its speed nor its size."""
+    return gate.name in OUTPUT_GATES or (gate.at_least is not None and gate.unit not in ("ms", "times", "bytes"))
+
+
+def refuse_vain_limits(limits: GateLimits, task: str, metrics: Sequence[MetricSpec]) -> None:
     """Refuses limits that no figure of a task will ever be held against.
 
+    Args:
+        limits: what was asked for.
+        task: the task's name.
+        metrics: its figures.
+
     Raises:
-        InputError: a limit on the answers of classes was given for a task that has none.
+        InputError: a limit is on a figure that the task does not have.
     """
-    for name in ("max_drop", "min_agreement", "max_regression_drop"):
-        if getattr(limits, name) is not None:
+    for name in ("max_drop", "max_regression_drop"):
+        if getattr(limits, name) is not None and not metrics:
             raise InputError(
-                f"{name} judges answers of classes, and the task here is {task}: use min_cosine, or name the task "
-                "with --task"
+                f"{name} judges a task's metric, and the task here is {task}, which has none: use min_cosine, or name "
+                "the task with --task"
+            )
+    for name in ("min_agreement", "max_regression_drop"):
+        if getattr(limits, name) is not None and task != "classify":
+            raise InputError(
+                f"{name} judges answers of classes, and the task here is {task}: use min_cosine or --gate, or name the "
+                "task with --task"
+            )
+    known = [*(name for spec in metrics for name in (spec.name, f"{spec.name}_drop")), *FIGURES]
+    for asked in limits.figures:
+        if asked.figure not in known:
+            raise InputError(
+                f"the gate {asked.text} is on {asked.figure}, which the task {task} does not have: its figures are "
+                f"{', '.join(known)}"
             )
 
 
 def _judge(
     limits: GateLimits,
     parity: Parity | None,
-    accuracy: Accuracy | None,
+    metrics: Sequence[Metric],
     latency: Latency | None,
     size: Size | None,
     executed: bool,
@@ -262,10 +311,12 @@ def _judge(
     def at_most(value: float, limit: float) -> bool:
         return value <= limit
 
-    yield _judge_drop(limits, parity, accuracy, executed)
+    main = main_metric(metrics)
+    if (limit := limits.drop_of(main is None or main.share)) is not None:
+        yield _judge_drop(limits, limit, parity, main, executed)
     lost, since = None, ""
-    if accuracy and accuracy.regressions:
-        most = max(accuracy.regressions, key=lambda one: one.drop_points)
+    if main and main.regressions:
+        most = max(main.regressions, key=lambda one: one.drop_points)
         low, high = most.drop_ci95_points
         lost = high if limits.strict else most.drop_points
         since = f"Since {most.bundle}, on the same images; 95 % interval {low:+.2f} to {high:+.2f} points."
@@ -313,30 +364,29 @@ def _unsteady(latency: Latency, limits: GateLimits) -> Iterator[Gate]:
             yield _gate(name, limit, None, not limits.strict, reason)
 
 
-def _judge_drop(limits: GateLimits, parity: Parity | None, accuracy: Accuracy | None, executed: bool) -> Gate:
-    limit = limits.drop_limit
-    if accuracy is None:
+def _judge_drop(limits: GateLimits, limit: float, parity: Parity | None, metric: Metric | None, executed: bool) -> Gate:
+    if metric is None:
         reason = "not executed here" if parity is None and not executed else NO_TRUTH
         # The default gate does not fail where there is nothing to compare; one asked for by hand must be judged.
         skipped = limits.max_drop is None or not executed
         verb = "Not judged" if skipped else "Cannot be judged"
         return _gate("max_drop", limit, None, skipped, f"{verb}: {reason}.")
-    # Adding zero turns the -0.0 of an unchanged accuracy into 0.0.
-    drop = -accuracy.delta_points + 0.0
-    bound = -accuracy.delta_ci95_points[0] + 0.0
+    drop, interval, unit = metric.drop_points, metric.drop_ci95_points, " points" if metric.share else ""
+    of = "" if metric.name == "top1" else f" Of {metric.title}."
+    if interval is None:
+        return _gate("max_drop", limit, drop, drop <= limit + 1e-9, f"Judged by a single image.{of}")
+    least, bound = interval
     # A drop of exactly the limit passes, whatever the last bit of the division says.
     within = (bound if limits.strict else drop) <= limit + 1e-9
     judged = "interval's bound" if limits.strict else "measured drop"
     if bound <= limit:
-        proof = f"the 95 % interval's bound ({bound:.2f} points) proves it"
-    elif accuracy.delta_ci95_points[1] < -limit:
+        proof = f"the 95 % interval's bound ({bound:.2f}{unit}) proves it"
+    elif least > limit:
         proof = "the whole 95 % interval lies beyond the limit"
     else:
-        needed = f"; about {accuracy.images_needed} would be enough" if accuracy.images_needed else ""
-        proof = (
-            f"not proved: the 95 % interval reaches a drop of {bound:.2f} points on {accuracy.samples} images{needed}"
-        )
-    return _gate("max_drop", limit, bound if limits.strict else drop, within, f"Judged by the {judged}; {proof}.")
+        needed = f"; about {metric.images_needed} would be enough" if metric.images_needed else ""
+        proof = f"not proved: the 95 % interval reaches a drop of {bound:.2f}{unit} on {metric.samples} images{needed}"
+    return _gate("max_drop", limit, bound if limits.strict else drop, within, f"Judged by the {judged}; {proof}.{of}")
 
 
 def _gate(name: str, limit: float, value: float | None, kept: bool, reason: str) -> Gate:

@@ -5,27 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from radixrt.calibration.data.preparation import PreparedField
 from radixrt.calibration.spec import CalibrationSummary
 from radixrt.errors import InputError
 from radixrt.export.graph.output_kind import OutputKind
 from radixrt.export.passes.report import Float32Node, RewriteReport
+from radixrt.validate.quality import FROZEN, Accuracy, DetailTable, Metric
 
 SCHEMA_VERSION = 2
 
 MeasuredOn = Literal["engine", "cpu stand-in"]
 Severity = Literal["failure", "doubt", "remark", "detail"]
-Unit = Literal["points", "share", "cosine", "ms", "times", "bytes", "images", "values", "percent"]
+Unit = Literal["points", "share", "cosine", "ms", "times", "bytes", "images", "values", "percent", "dB", "own"]
 
 SQNR_CAP_DB = 200.0
 """What stands for the SQNR of two equal tensors, which is infinite: JSON has no infinity."""
 
 
 class _Frozen(BaseModel):
-    # A figure that is not finite is a bug in what measured it, and JSON cannot say it either.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+    model_config = FROZEN
 
 
 class ModelInfo(_Frozen):
@@ -93,70 +93,6 @@ class Parity(_Frozen):
     worst: list[WorstImage] = []
     kind: OutputKind = OutputKind.LOGITS
     outputs: list[OutputParity] = []
-
-
-class Flip(_Frozen):
-    """An image whose top-1 answer changed. Margins are the gap between the two largest confidences, 0 to 1."""
-
-    image: str
-    label: str
-    reference: str
-    engine: str
-    reference_margin: float
-    engine_margin: float
-
-
-class ClassRow(_Frozen):
-    """One class: shares are of its ``samples`` images, 0 to 1."""
-
-    label: str
-    samples: int
-    reference_top1: float
-    engine_top1: float
-
-
-class ConfusionChange(_Frozen):
-    """How many images of ``label`` were called ``predicted`` by each of the two."""
-
-    label: str
-    predicted: str
-    reference: int
-    engine: int
-
-
-class Regression(_Frozen):
-    """Top-1 points that the engine lost since an earlier ``bundle``, with the paired 95 % interval of these images."""
-
-    bundle: str
-    drop_points: float
-    drop_ci95_points: tuple[float, float]
-
-
-class Accuracy(_Frozen):
-    """Top-1 of both on the same images, as shares from 0 to 1; their difference in points (hundredths).
-
-    ``delta_points`` is engine minus reference; ``delta_ci95_points`` its paired 95 % interval (Tango's score interval).
-    ``conclusion`` says in one sentence what can be concluded from this many images; ``images_needed`` is how many would
-    be enough to tell, where these are not. The confusion matrices (rows: label, columns: answer, both in the head's
-    order) are empty for more than 64 classes; ``confusion_changes`` always has the largest differences.
-    """
-
-    samples: int
-    reference_top1: float
-    engine_top1: float
-    reference_top5: float
-    engine_top5: float
-    delta_points: float
-    delta_ci95_points: tuple[float, float]
-    mcnemar_p: float
-    flips: list[Flip] = []
-    regressions: list[Regression] = []
-    classes: list[ClassRow] = []
-    confusion_reference: list[list[int]] = []
-    confusion_engine: list[list[int]] = []
-    confusion_changes: list[ConfusionChange] = []
-    images_needed: int | None = None
-    conclusion: str = ""
 
 
 class LatencyRow(_Frozen):
@@ -264,7 +200,10 @@ class Size(_Frozen):
 
 
 class Gate(_Frozen):
-    """A limit and what was measured against it, both in ``unit``; ``value`` is absent where nothing was measured."""
+    """A limit and what was measured against it, both in ``unit``; ``value`` is absent where nothing was measured.
+
+    ``at_least`` says for a figure that a user named which side of the limit is kept; the other gates' names say it.
+    """
 
     name: str
     unit: Unit
@@ -272,6 +211,7 @@ class Gate(_Frozen):
     value: float | None
     passed: bool
     reason: str = ""
+    at_least: bool | None = None
 
 
 class Finding(_Frozen):
@@ -325,8 +265,9 @@ class Report(_Frozen):
     outputs ``parity`` and ``accuracy`` hold against the reference's: the engine's, or those of its CPU stand-in, the
     same numbers run by ONNX Runtime, where the engine could not be executed. ``float32_nodes`` are those that FP16 left
     in float32. ``task`` is what the outputs were taken for and ``task_reason`` why, to follow "because".
-    ``preprocessing`` says how images are prepared and who says so. ``reused`` names the steps whose results an earlier
-    run left; times are never among them.
+    ``metrics`` are the task's figures, the one that ``max_drop`` judges first; ``accuracy`` says more of classes, and
+    ``tables`` more of any task. ``preprocessing`` says how images are prepared and who says so. ``reused`` names the
+    steps whose results an earlier run left; times are never among them.
     """
 
     schema_version: Literal[2] = Field(default=2, alias="schema")
@@ -342,7 +283,9 @@ class Report(_Frozen):
     quantization: Quantization | None = None
     float32_nodes: list[Float32Node] = []
     parity: Parity | None = None
+    metrics: list[Metric] = []
     accuracy: Accuracy | None = None
+    tables: list[DetailTable] = []
     latency: Latency | None = None
     drift: list[DriftRow] = []
     size: Size

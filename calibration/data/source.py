@@ -79,7 +79,8 @@ def load_data(
         splits = splits.with_labels(tuple(labels))
     calibration = mixed(splits.calibration)[:calibration_limit]
     test = mixed(splits.test)
-    binary = splits.kind is TargetKind.MASKS and two_levels([entry.target for entry in (*test, *calibration)])
+    masks = [entry.target for entry in (*test, *calibration) if isinstance(entry.target, Path)]
+    binary = bool(masks) and two_levels(masks)
     return DataSource(
         spec=spec,
         calibration=ImageList(calibration, preprocess, workers, input_name, two_levels=binary),

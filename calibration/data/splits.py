@@ -34,8 +34,8 @@ class Splits:
         """
         if not set(self.labels) <= set(labels):
             return self
-        halves = (reindex(half, self.labels, labels) for half in (self.calibration, self.test))
-        return Splits(*halves, labels, self.kind)
+        calibration, test = (reindex(half, self.labels, labels) for half in (self.calibration, self.test))
+        return Splits(calibration, test, labels, self.kind)
 
 
 def position(name: str) -> float:

@@ -20,7 +20,7 @@ from radixrt.prepare import prepare
 from radixrt.progress import Stages
 from radixrt.request import EngineRequest
 from radixrt.reuse import Reuse
-from radixrt.validate.gates import missed, refuse_accuracy_limits
+from radixrt.validate.gates import missed, refuse_vain_limits
 from radixrt.validate.schema import Report
 
 __all__ = ["Engine", "Result", "choose_targets"]
@@ -79,8 +79,7 @@ class Engine:
             check_private_key(request.sign_key)
         with Reuse(fresh=request.fresh) as reuse:
             prepared = prepare(request.model, request.data, request.batch, self.stages, reuse)
-            if not prepared.task.task.has_accuracy:
-                refuse_accuracy_limits(request.gates, prepared.task.task.name)
+            refuse_vain_limits(request.gates, prepared.task.task.name, prepared.task.task.metrics)
             trial = Trial(
                 batch=request.batch,
                 data=request.data,

@@ -99,7 +99,7 @@ class _Runner:
     @classmethod
     def of(cls, job: Job, built: Built, kept: Kept[Verdict]) -> _Runner:
         assert kept.value.latency is not None
-        judged = kept.value.gates(job.request.gates, built.size)
+        judged = kept.value.gates(job.request.gates, built.size, has_metrics=bool(job.bench.prepared.task.task.metrics))
         return cls(built, kept, kept.value.latency, "" if gates.passed(judged) else gates.missed(judged))
 
     @property

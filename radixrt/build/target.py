@@ -171,7 +171,7 @@ def finish(
     if built.folder != writer.folder:
         shutil.copytree(built.folder, writer.folder, dirs_exist_ok=True)
     report = report_on(job, built, verdict, _locate(job, built), candidates)
-    write_reports(report, writer.folder, flipped(report, job.bench.prepared.test))
+    write_reports(report, writer.folder, flipped(report, job.bench.prepared.test), verdict.value.examples)
     return Result(writer.finish(_manifest(job, built), sign_key=job.request.sign_key), report)
 
 

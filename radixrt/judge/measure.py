@@ -30,7 +30,7 @@ from radixrt.validate.measure.latency import ENGINE, LatencyOptions, measure
 from radixrt.validate.measure.latency import Runner as TimedRunner
 from radixrt.validate.rivals import Rivals
 from radixrt.validate.schema import Finding, Latency, LatencyRow, LayerTime
-from radixrt.validate.tasks.base import OutputsJudged
+from radixrt.validate.tasks.base import OutputsJudged, Trust
 
 
 def with_costs(verdict: Verdict, target: Target, engine: Path, deploy: Path, build: BuildOptions) -> Verdict:
@@ -184,9 +184,7 @@ def judge_outputs(
     wanted = prepared.test_images(trial.data)
     matched: MatchedOutputs | None = None
     findings: list[Finding] = []
-    judge = prepared.task.task.judge(
-        prepared.network, measure_accuracy=prepared.labelled, max_drop_points=trial.limits.drop_limit
-    )
+    judge = prepared.task.task.judge(prepared.network, trust(prepared, trial.limits))
     with stages.stage(f"Comparing {what} with {reference.name} on {wanted} images"):
         size = max(trial.batch.max, 8)
         read: Iterable[tuple[Batch, Batch]] = ((images, images) for images in prepared.test.batches(size, wanted))
@@ -207,11 +205,22 @@ def judge_outputs(
     if matched is None:
         raise InputError("the data gave no image to judge the engine with: give it some")
     judged = judge.result()
-    right = judged.accuracy
-    if right is not None and trial.limits.max_regression_drop is not None and (marked := judge.marked()) is not None:
+    metrics = judged.metrics
+    if (
+        prepared.labelled
+        and metrics
+        and trial.limits.max_regression_drop is not None
+        and (marked := judge.marked()) is not None
+    ):
         since = regressions(*marked, trial.rivals.bundles, prepared)
-        right = right.model_copy(update={"regressions": since})
-    return replace(judged, accuracy=right, findings=[*findings, *matched.findings, *judged.findings])
+        metrics = [metrics[0].model_copy(update={"regressions": since}), *metrics[1:]]
+    return replace(judged, metrics=metrics, findings=[*findings, *matched.findings, *judged.findings])
+
+
+def trust(prepared: Prepared, limits: GateLimits) -> Trust:
+    """What may be concluded from a network's images, about the limit on the drop of its task's metric."""
+    specs = prepared.task.task.metrics
+    return Trust(prepared.labelled, limits.drop_of(specs[0].share) if specs else None)
 
 
 def on_device(row: LatencyRow, session: Session, samples: Feed, runs: int) -> LatencyRow:

@@ -15,7 +15,7 @@ from radixrt.engines.runners import session_runner
 from radixrt.export.spec import BatchSpec
 from radixrt.prepare import Prepared
 from radixrt.validate.measure.statistics import PairedTable, difference_interval
-from radixrt.validate.schema import Regression
+from radixrt.validate.quality import Regression
 
 
 def regressions(

@@ -19,11 +19,12 @@ from radixrt.judge.verdict import Verdict
 from radixrt.prepare import Prepared
 from radixrt.reuse import Kept, library_versions
 from radixrt.validate.gates import GateLimits, judge_overflow, passed
-from radixrt.validate.measure.findings import accuracy_findings, layer_findings, precision_findings
+from radixrt.validate.measure.findings import layer_findings, metric_findings, precision_findings
 from radixrt.validate.report.html import render_html
 from radixrt.validate.report.markdown import render_markdown
 from radixrt.validate.report.thumbnails import thumbnails
 from radixrt.validate.schema import Candidate, ModelInfo, Quantization, Report, Size
+from radixrt.validate.tasks.base import Example
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def build_report(
         candidates: the targets that this one was chosen from.
     """
     model, found = prepared.model, verdict.value
-    own = found.gates(limits, subject.size, has_accuracy=prepared.task.task.has_accuracy)
+    own = found.gates(limits, subject.size, has_metrics=bool(prepared.task.task.metrics))
     gates = [*own, *judge_overflow(located.value.rows)]
     return Report(
         model=ModelInfo(name=model.name, source=model.source, weights=model.weights, parameters=model.parameters),
@@ -90,7 +91,9 @@ def build_report(
         quantization=subject.quantization,
         float32_nodes=list(subject.float32_nodes),
         parity=found.parity,
+        metrics=found.metrics,
         accuracy=found.accuracy,
+        tables=found.tables,
         latency=found.latency,
         measured_on=found.measured_on,
         layer_times=found.layer_times,
@@ -98,7 +101,7 @@ def build_report(
         findings=[
             *prepared.findings,
             *precision_findings(subject.precision, subject.quantization),
-            *accuracy_findings(found.accuracy, limits.drop_limit),
+            *metric_findings(found.metrics, limits),
             *found.findings,
             *layer_findings(located.value.rows),
         ],
@@ -135,11 +138,20 @@ def flipped(report: Report, images: ImageList) -> dict[str, bytes]:
     return thumbnails(dict(zip(images.names, images.paths, strict=True)), (flip.image for flip in flips))
 
 
-def write_reports(report: Report, folder: Path, pictures: Mapping[str, bytes] | None = None) -> None:
-    """Writes the report as JSON, Markdown and one self-contained page with pictures of the images it names."""
+def write_reports(
+    report: Report, folder: Path, pictures: Mapping[str, bytes] | None = None, examples: Sequence[Example] = ()
+) -> None:
+    """Writes the report as JSON, Markdown and one self-contained page.
+
+    Args:
+        report: what to write.
+        folder: where to.
+        pictures: of the images that the report names, by name.
+        examples: images on which engine and original differ most.
+    """
     report.write(folder / REPORT_NAME)
     (folder / "report.md").write_text(render_markdown(report), encoding="utf-8")
-    (folder / "report.html").write_text(render_html(report, pictures), encoding="utf-8")
+    (folder / "report.html").write_text(render_html(report, pictures, examples), encoding="utf-8")
 
 
 def environment(capability: Capability) -> dict[str, str]:

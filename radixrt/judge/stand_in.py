@@ -53,13 +53,11 @@ def judge_stand_in(
             outputs = judge_outputs(run, prepared, trial, stages, engine_images, what="CPU stand-in")
     how = "in unsigned integers" if build.precision is Precision.INT8 else "in float"
     half = build.precision is not Precision.FP32
-    return Verdict(
-        measured_on="cpu stand-in",
-        parity=outputs.parity,
-        accuracy=outputs.accuracy,
-        findings=[f.model_copy(update={"text": f"On the CPU stand-in: {f.text}"}) for f in outputs.findings],
-        notes=[
-            f"The CPU stand-in is deploy.onnx run by {target.name} {target.capability().version}: the same numbers "
-            f"{how}." + (" FP16 is computed in FP32 there, so FP16 rounding and overflow do not show." if half else "")
-        ],
+    said = (
+        f"The CPU stand-in is deploy.onnx run by {target.name} {target.capability().version}: the same numbers {how}."
     )
+    if half:
+        said += " FP16 is computed in FP32 there, so FP16 rounding and overflow do not show."
+    findings = [f.model_copy(update={"text": f"On the CPU stand-in: {f.text}"}) for f in outputs.findings]
+    found = Verdict.of_outputs(outputs)
+    return found.model_copy(update={"measured_on": "cpu stand-in", "findings": findings, "notes": [said]})

@@ -24,7 +24,7 @@ from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
 from radixrt.request import ValidateRequest
 from radixrt.reuse import Kept, Reuse
-from radixrt.validate.gates import refuse_accuracy_limits
+from radixrt.validate.gates import refuse_vain_limits
 from radixrt.validate.schema import Report, Size
 
 
@@ -97,8 +97,7 @@ def validate_engine(request: ValidateRequest, stages: Stages | None = None) -> R
         # An ONNX file keeps its own batch: it may be a static one, and other than the engine's.
         asked = None if choice.name.endswith(".onnx") else batch
         prepared = prepare(choice, request.data, asked, stages, stack.enter_context(Reuse()), found.bundle)
-        if not prepared.task.task.has_accuracy:
-            refuse_accuracy_limits(request.gates, prepared.task.task.name)
+        refuse_vain_limits(request.gates, prepared.task.task.name, prepared.task.task.metrics)
         trial = Trial(
             batch=batch, data=request.data, limits=request.gates, rounds=request.latency_rounds, rivals=request.rivals
         )
@@ -106,7 +105,7 @@ def validate_engine(request: ValidateRequest, stages: Stages | None = None) -> R
         located = _located(found, prepared, batch, stages)
     report = build_report(found.subject(request), prepared, request.gates, Kept(verdict), Kept(located))
     if request.output is not None:
-        write_reports(report, request.output, flipped(report, prepared.test))
+        write_reports(report, request.output, flipped(report, prepared.test), verdict.examples)
     return report
 
 

@@ -6,12 +6,13 @@ from pydantic import BaseModel, ConfigDict
 
 from radixrt.validate.gates import GateLimits, judge_gates
 from radixrt.validate.measure.findings import speed_findings
-from radixrt.validate.schema import Accuracy, Finding, Gate, Latency, LayerTime, MeasuredOn, Parity, Size
-from radixrt.validate.tasks.base import OutputsJudged
+from radixrt.validate.quality import Accuracy, DetailTable, Metric
+from radixrt.validate.schema import Finding, Gate, Latency, LayerTime, MeasuredOn, Parity, Size
+from radixrt.validate.tasks.base import Example, OutputsJudged
 
 
 class Verdict(BaseModel):
-    """What was measured; ``accuracy`` is absent where labels do not fit the head or the weights are random.
+    """What was measured; ``metrics`` are absent where labels do not fit the task or the weights are random.
 
     ``layer_times`` are those of the engine's own profiler, the slowest first; ``findings`` say what is wrong with
     its inputs, outputs and times, ``notes`` how they were taken. What was measured on the stand-in has no
@@ -21,7 +22,10 @@ class Verdict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     parity: Parity
-    accuracy: Accuracy | None
+    metrics: list[Metric] = []
+    accuracy: Accuracy | None = None
+    tables: list[DetailTable] = []
+    examples: list[Example] = []
     latency: Latency | None = None
     layer_times: list[LayerTime] = []
     findings: list[Finding] = []
@@ -32,26 +36,38 @@ class Verdict(BaseModel):
     def of(cls, outputs: OutputsJudged, times: Latency, notes: list[str]) -> Verdict:
         """What the outputs and the times of an engine that ran say together."""
         findings = [*outputs.findings, *speed_findings(times)]
-        return cls(parity=outputs.parity, accuracy=outputs.accuracy, latency=times, findings=findings, notes=notes)
+        return cls.of_outputs(outputs).model_copy(update={"latency": times, "findings": findings, "notes": notes})
+
+    @classmethod
+    def of_outputs(cls, outputs: OutputsJudged) -> Verdict:
+        """What the outputs alone say."""
+        return cls(
+            parity=outputs.parity,
+            metrics=outputs.metrics,
+            accuracy=outputs.accuracy,
+            tables=outputs.tables,
+            examples=outputs.examples,
+            findings=outputs.findings,
+        )
 
     @property
     def executed(self) -> bool:
         """Whether the engine itself ran."""
         return self.measured_on == "engine"
 
-    def gates(self, limits: GateLimits, size: Size, *, has_accuracy: bool = True) -> list[Gate]:
+    def gates(self, limits: GateLimits, size: Size, *, has_metrics: bool = True) -> list[Gate]:
         """The limits, held against what was measured and the size of the engine's files.
 
-        ``has_accuracy`` says that the task's answers are right or wrong.
+        ``has_metrics`` says that the task has figures beyond parity.
         """
         judged = judge_gates(
             limits,
             parity=self.parity,
-            accuracy=self.accuracy,
+            metrics=self.metrics,
             latency=self.latency,
             size=size,
             executed=self.executed,
             measured_on=self.measured_on,
         )
-        # The default limit on the drop of top-1 is for those who have a top-1.
-        return judged if has_accuracy else [gate for gate in judged if gate.name != "max_drop"]
+        # The default limit on the drop is for those who have something that can drop.
+        return judged if has_metrics else [gate for gate in judged if gate.name != "max_drop"]

@@ -224,7 +224,7 @@ def test_an_earlier_bundle_is_held_against_the_engine(original: Path, photograph
     # A machine that others keep busy judges no time.
     assert ("Over bundle before" in gate.reason) if not report.latency.unsteady else (gate.value is None)
     assert "bundle before" in {row.name for row in report.latency.rows}
-    [since] = report.accuracy.regressions
+    [since] = report.metrics[0].regressions
     assert (since.bundle, since.drop_points) == (str(tmp_path / "before"), 0.0)
     assert found["max_regression_drop"].value == 0
     done = radixrt("validate", tmp_path / "bundle", "--reference", original, *gates)

@@ -18,7 +18,7 @@ from radixrt.export.passes.report import (
     RewriteReport,
 )
 from radixrt.validate.gates import GateLimits, judge_gates, passed
-from radixrt.validate.measure.accuracy import accuracy
+from radixrt.validate.measure.accuracy import accuracy, figures
 from radixrt.validate.measure.latency import LatencyOptions, measure
 from radixrt.validate.measure.machine import MachineState
 from radixrt.validate.measure.parity import parity
@@ -108,7 +108,13 @@ def make_report(
         layers = [LayerTime(name=f"layer1.{i}", op_type="Conv", ms=0.1 * (i + 1)) for i in range(30)]
     measured_on: MeasuredOn = "cpu stand-in" if stand_in else "engine"
     gates = judge_gates(
-        limits, parity=close, accuracy=right, latency=times, size=size, executed=executed, measured_on=measured_on
+        limits,
+        parity=close,
+        metrics=figures(right) if right else [],
+        latency=times,
+        size=size,
+        executed=executed,
+        measured_on=measured_on,
     )
     return Report(
         model=ModelInfo(name="resnest-nano-elpv", source="a checkpoint", weights=weights, parameters=1_234_567),  # type: ignore[arg-type]
@@ -136,6 +142,7 @@ def make_report(
         quantization=Quantization(quantized=50, kept_float=["fc"]),
         float32_nodes=[Float32Node(node="node_7", module="layer3.0.conv1", reason="the weight reaches 1e+05")],
         parity=close,
+        metrics=figures(right) if right else [],
         accuracy=right,
         latency=times,
         drift=drift,

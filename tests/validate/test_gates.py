@@ -8,36 +8,47 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from radixrt.errors import GateError, InputError
-from radixrt.validate.gates import GateLimits, demand, engine_row, judge_gates, judge_overflow, passed, read_gates
+from radixrt.errors import InputError
+from radixrt.validate.gates import (
+    GateLimits,
+    engine_row,
+    judge_gates,
+    judge_overflow,
+    missed,
+    passed,
+    read_gates,
+    refuse_vain_limits,
+)
 from radixrt.validate.measure.parity import parity
-from radixrt.validate.schema import Accuracy, DriftRow, Gate, Latency, Regression, Size
+from radixrt.validate.quality import Metric, MetricSpec, Regression
+from radixrt.validate.schema import DriftRow, Gate, Latency, Size
 from tests.validate.reports import make_report
 
 
-def drop(points: float, low: float, high: float) -> Accuracy:
-    return Accuracy(
-        samples=1000, reference_top1=0.9, engine_top1=0.9 - points / 100, reference_top5=1, engine_top5=1,
-        delta_points=-points, delta_ci95_points=(-low, -high), mcnemar_p=0.5,
+def drop(points: float, low: float, high: float) -> list[Metric]:
+    found = Metric(
+        name="top1", title="top-1", samples=1000, reference=0.9, engine=0.9 - points / 100,
+        delta_points=-points, delta_ci95_points=(-low, -high),
     )  # fmt: skip
+    return [found]
 
 
 def test_default_gate_judges_the_measured_drop_and_says_whether_it_is_proved() -> None:
-    [gate] = judge_gates(GateLimits(), accuracy=drop(0.5, 1.4, -0.4))
+    [gate] = judge_gates(GateLimits(), metrics=drop(0.5, 1.4, -0.4))
     assert gate.passed and gate.value == pytest.approx(0.5)
     assert "not proved" in gate.reason and "1.40 points" in gate.reason
-    [gate] = judge_gates(GateLimits(), accuracy=drop(0.2, 0.8, -0.4))
+    [gate] = judge_gates(GateLimits(), metrics=drop(0.2, 0.8, -0.4))
     assert gate.passed and "proves it" in gate.reason
-    [gate] = judge_gates(GateLimits(), accuracy=drop(1.2, 2.0, 0.4))
+    [gate] = judge_gates(GateLimits(), metrics=drop(1.2, 2.0, 0.4))
     assert not gate.passed
-    [gate] = judge_gates(GateLimits(), accuracy=drop(1.0, 2.0, 0.4))
+    [gate] = judge_gates(GateLimits(), metrics=drop(1.0, 2.0, 0.4))
     assert gate.passed, "a drop of exactly the limit is within it"
 
 
 def test_strict_mode_judges_the_bound() -> None:
-    [gate] = judge_gates(GateLimits(strict=True), accuracy=drop(0.5, 1.4, -0.4))
+    [gate] = judge_gates(GateLimits(strict=True), metrics=drop(0.5, 1.4, -0.4))
     assert not gate.passed and gate.value == pytest.approx(1.4)
-    [gate] = judge_gates(GateLimits(strict=True), accuracy=drop(0.2, 0.8, -0.4))
+    [gate] = judge_gates(GateLimits(strict=True), metrics=drop(0.2, 0.8, -0.4))
     assert gate.passed
 
 
@@ -56,7 +67,7 @@ def test_every_other_gate_on_both_sides_of_its_limit(name: str, kept: float, mis
     for limit, expected in ((kept, True), (missed, False)):
         limits = read_gates(**{name: limit})
         gates = judge_gates(
-            limits, parity=report.parity, accuracy=report.accuracy, latency=report.latency, size=report.size
+            limits, parity=report.parity, metrics=report.metrics, latency=report.latency, size=report.size
         )
         gate = next(g for g in gates if g.name == name)
         assert gate.passed is expected, gate
@@ -85,7 +96,7 @@ def test_what_the_stand_in_answers_is_judged_and_the_reason_says_on_what() -> No
     limits = read_gates(max_drop=1.0, min_cosine=0.9, min_agreement=0.5, max_p95_ms=1.0, max_engine_bytes=30)
     bad = make_report(stand_in=True, noise=2.0)
     gates = judge_gates(
-        limits, parity=bad.parity, accuracy=bad.accuracy, size=size, executed=False, measured_on=bad.measured_on
+        limits, parity=bad.parity, metrics=bad.metrics, size=size, executed=False, measured_on=bad.measured_on
     )
     assert {g.name: g.passed for g in gates} == {
         "max_drop": False, "min_cosine": False, "min_agreement": True, "max_p95_ms": True, "max_engine_bytes": True,
@@ -137,14 +148,56 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         read_gates(tmp_path / "absent.toml")
 
 
-def test_demand_raises_with_every_failed_gate() -> None:
+def test_every_gate_that_failed_is_named() -> None:
     good = Gate(name="min_cosine", unit="cosine", limit=0.9, value=0.99, passed=True)
     bad = Gate(name="max_p95_ms", unit="ms", limit=1, value=2, passed=False, reason="At batch 1.")
-    demand([good])
     assert passed([good]) and not passed([good, bad])
-    with pytest.raises(GateError, match="max_p95_ms") as caught:
-        demand([good, bad])
-    assert caught.value.exit_code == 3
+    assert missed([good, bad]) == "max_p95_ms is 2, limit 1 (At batch 1)"
+
+
+MIOU = Metric(name="miou", title="mIoU", samples=40, reference=0.75, engine=0.72, delta_points=-3.0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept"),
+    [
+        ("miou>=0.71", True),
+        ("miou >= 0.73", False),
+        ("miou_drop<=3", True),
+        ("miou_drop<=2.9", False),
+        ("engine_bytes<=10", False),
+    ],
+)
+def test_a_limit_on_any_figure_by_its_name(limit: str, kept: bool) -> None:
+    size = Size(deploy_onnx_bytes=20, engine_bytes=20)
+    limits = read_gates(gate=[limit], max_drop=5)
+    gate = judge_gates(limits, metrics=[MIOU], size=size)[-1]
+    assert gate.passed is kept and gate.value is not None
+    refuse_vain_limits(limits, "segment", [MetricSpec("miou", "mIoU")])
+
+
+@pytest.mark.parametrize("limit", ["miou>0.7", "miou", ">=0.7", "miou>=high", "miou>=nan"])
+def test_what_is_no_limit_on_a_figure_is_refused(limit: str) -> None:
+    with pytest.raises(InputError, match="write such as miou>=0.71"):
+        read_gates(gate=limit)
+
+
+def test_a_figure_that_the_task_does_not_have_is_refused_and_one_not_measured_fails() -> None:
+    with pytest.raises(InputError, match="the task segment does not have: its figures are miou, miou_drop, cosine_min"):
+        refuse_vain_limits(read_gates(gate="map>=0.5"), "segment", [MetricSpec("miou", "mIoU")])
+    gate = judge_gates(read_gates(gate="miou>=0.5"))[-1]
+    assert not gate.passed and gate.value is None and "Cannot be judged" in gate.reason
+
+
+def test_a_drop_of_what_is_better_lower_and_has_its_own_unit() -> None:
+    mae = Metric(
+        name="mae", title="MAE", share=False, higher_is_better=False, samples=40, reference=2.0, engine=2.5,
+        delta_points=0.5, delta_ci95_points=(0.1, 0.9),
+    )  # fmt: skip
+    assert judge_gates(GateLimits(), metrics=[mae]) == [], "one point means nothing in years or millimetres"
+    for limit, strict, kept in ((0.6, False, True), (0.4, False, False), (0.6, True, False)):
+        [gate] = judge_gates(GateLimits(max_drop=limit, strict=strict), metrics=[mae])
+        assert gate.passed is kept and "Of MAE." in gate.reason
 
 
 def test_the_documented_gates_file_is_read(tmp_path: Path) -> None:
@@ -210,11 +263,11 @@ def test_unsteady_times_tell_of_no_regression() -> None:
 
 def test_an_accuracy_that_fell_since_the_earlier_bundle_fails() -> None:
     lost = Regression(bundle="before", drop_points=0.4, drop_ci95_points=(0.1, 0.9))
-    found = drop(0.2, 0.8, -0.4).model_copy(update={"regressions": [lost]})
+    found = [drop(0.2, 0.8, -0.4)[0].model_copy(update={"regressions": [lost]})]
     for limit, strict, kept in ((0.5, False, True), (0.3, False, False), (0.5, True, False)):
-        gates = judge_gates(GateLimits(max_regression_drop=limit, strict=strict), accuracy=found)
+        gates = judge_gates(GateLimits(max_regression_drop=limit, strict=strict), metrics=found)
         gate = next(one for one in gates if one.name == "max_regression_drop")
         assert gate.passed is kept
         assert "Since before, on the same images; 95 % interval +0.10 to +0.90 points" in gate.reason
-    gates = judge_gates(GateLimits(max_regression_drop=1), accuracy=drop(0.2, 0.8, -0.4))
+    gates = judge_gates(GateLimits(max_regression_drop=1), metrics=drop(0.2, 0.8, -0.4))
     assert not next(one for one in gates if one.name == "max_regression_drop").passed

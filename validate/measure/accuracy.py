@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from radixrt.errors import InputError
 from radixrt.export.graph.output_kind import Head, OutputKind
+from radixrt.validate.measure.bootstrap import SCORE
 from radixrt.validate.measure.parity import Floats, check_pair, top_k
 from radixrt.validate.measure.statistics import PairedTable, difference_interval, images_needed, mcnemar_exact, settled
-from radixrt.validate.schema import Accuracy, ClassRow, ConfusionChange, Flip
+from radixrt.validate.quality import Accuracy, ClassRow, ConfusionChange, Flip, Metric, MetricSpec
 
 LARGEST_CONFUSION = 64
 CONFUSION_CHANGES = 12
+TOP1, TOP5 = MetricSpec("top1", "top-1"), MetricSpec("top5", "top-5")
 _UNKNOWN = Head()
 
 
@@ -104,6 +106,33 @@ def accuracy(
         images_needed=needed,
         conclusion=conclude(table, interval, max_drop_points, needed),
     )
+
+
+def figures(found: Accuracy) -> list[Metric]:
+    """Top-1, and top-5 where a head has more than five classes: in a smaller one every label is among its five best."""
+    top1 = Metric(
+        name=TOP1.name,
+        title=TOP1.title,
+        samples=found.samples,
+        reference=found.reference_top1,
+        engine=found.engine_top1,
+        delta_points=found.delta_points,
+        delta_ci95_points=found.delta_ci95_points,
+        interval=SCORE,
+        conclusion=found.conclusion,
+        images_needed=found.images_needed,
+    )
+    if 0 < len(found.confusion_reference) <= 5:
+        return [top1]
+    top5 = Metric(
+        name=TOP5.name,
+        title=TOP5.title,
+        samples=found.samples,
+        reference=found.reference_top5,
+        engine=found.engine_top5,
+        delta_points=(found.engine_top5 - found.reference_top5) * TOP5.points,
+    )
+    return [top1, top5]
 
 
 def conclude(table: PairedTable, interval: tuple[float, float], max_drop_points: float, needed: int | None) -> str:

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.export.graph.output_kind import Head
-from radixrt.validate.gates import engine_row, float_row
+from radixrt.validate.gates import GateLimits, engine_row, float_row
 from radixrt.validate.measure.parity import Floats
-from radixrt.validate.schema import Accuracy, DriftRow, Finding, Latency, Quantization
+from radixrt.validate.quality import Metric, main_metric
+from radixrt.validate.schema import DriftRow, Finding, Latency, Quantization
 
 # INT8 shrinks or stretches a deep layer by a tenth or two; a scale that is wrong does so by much more.
 GAIN_TOLERANCE = 0.35
@@ -149,12 +150,13 @@ def speed_findings(latency: Latency) -> list[Finding]:
     return [Finding(severity="remark", text=text)]
 
 
-def accuracy_findings(accuracy: Accuracy | None, limit: float) -> list[Finding]:
-    """Whether the images are enough to tell if the drop is within a limit, in points."""
-    if accuracy is None:
+def metric_findings(metrics: Sequence[Metric], limits: GateLimits) -> list[Finding]:
+    """Whether the images are enough to tell if the drop of the first metric is within its limit."""
+    if (main := main_metric(metrics)) is None or (limit := limits.drop_of(main.share)) is None:
         return []
-    low, high = accuracy.delta_ci95_points
-    return [Finding.doubt("too few images to tell", accuracy.conclusion)] if low < -limit <= high else []
+    interval = main.drop_ci95_points
+    told = interval is not None and (interval[1] <= limit or interval[0] > limit)
+    return [] if told or not main.conclusion else [Finding.doubt("too few images to tell", main.conclusion)]
 
 
 def precision_findings(precision: str, quantization: Quantization | None) -> list[Finding]:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from radixrt.validate.quality import Accuracy, Metric, main_metric
 from radixrt.validate.report.summary import subject
-from radixrt.validate.schema import Accuracy, DriftRow, Latency, LayerTime, Report
+from radixrt.validate.schema import DriftRow, Latency, LayerTime, Report
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -39,19 +40,15 @@ def report_plots(report: Report) -> list[Plot]:
 
 
 def _plots(report: Report) -> Iterator[Plot]:
-    if accuracy := report.accuracy:
+    who, original = subject(report), report.reference
+    if (main := main_metric(report.metrics)) and main.delta_ci95_points is not None:
         limit = next((gate.limit for gate in report.gates if gate.name == "max_drop"), None)
-        who, original = subject(report), report.reference
-        label = f"Change of top-1 with its 95 % interval. {accuracy.conclusion}"
-        yield _plot("plot-accuracy", label, 170, _accuracy(accuracy, limit, who, original))
-        if len(accuracy.classes) > 1:
-            rows = min(len(accuracy.classes), MOST_CLASSES)
-            yield _plot(
-                "plot-classes",
-                f"Top-1 per class, {original} and {who}",
-                120 + 26 * rows,
-                _classes(accuracy, who, original),
-            )
+        label = f"Change of {main.title} with its 95 % interval. {main.conclusion}"
+        yield _plot("plot-accuracy", label, 170, _change(main, main.delta_ci95_points, limit, who, original))
+    if (accuracy := report.accuracy) and len(accuracy.classes) > 1:
+        rows = min(len(accuracy.classes), MOST_CLASSES)
+        label = f"Top-1 per class, {original} and {who}"
+        yield _plot("plot-classes", label, 120 + 26 * rows, _classes(accuracy, who, original))
     if latency := report.latency:
         names = list(dict.fromkeys(row.name for row in latency.rows))
         yield _plot(
@@ -133,10 +130,10 @@ def _colour(index: int, count: int) -> str:
     return ENGINE if index == 0 else REFERENCE if index == count - 1 else OTHER
 
 
-def _accuracy(accuracy: Accuracy, limit: float | None, who: str, original: str) -> go.Figure:
-    low, high = accuracy.delta_ci95_points
-    point = accuracy.delta_points
-    figure = new_figure(f"change of top-1, {who} minus {plain(original)} (points)")
+def _change(metric: Metric, interval: tuple[float, float], limit: float | None, who: str, original: str) -> go.Figure:
+    low, high = interval
+    point, unit = metric.delta_points, "points" if metric.share else "its own unit"
+    figure = new_figure(f"change of {plain(metric.title)}, {who} minus {plain(original)} ({unit})")
     figure.add_scatter(
         x=[point],
         y=[who],
@@ -146,7 +143,7 @@ def _accuracy(accuracy: Accuracy, limit: float | None, who: str, original: str) 
             "type": "data", "symmetric": False, "array": [high - point], "arrayminus": [point - low],
             "color": ENGINE, "thickness": 2.5, "width": 8,
         },
-        hovertemplate=f"{point:+.2f} points<br>95 %: {low:+.2f} to {high:+.2f}<extra></extra>",
+        hovertemplate=f"{point:+.4g}<br>95 %: {low:+.4g} to {high:+.4g}<extra></extra>",
         showlegend=False,
     )  # fmt: skip
     figure.add_vline(
@@ -154,13 +151,14 @@ def _accuracy(accuracy: Accuracy, limit: float | None, who: str, original: str) 
     )
     edges = [low, high, 0.0]
     if limit is not None:
+        worst = -limit if metric.higher_is_better else limit
         figure.add_vline(
-            x=-limit,
+            x=worst,
             line={"color": BAD, "width": 1.5, "dash": "dash"},
-            annotation_text=f"limit {-limit:g}",
+            annotation_text=f"limit {worst:g}",
             annotation_position="top",
         )
-        edges.append(-limit)
+        edges.append(worst)
     span = max(edges) - min(edges)
     figure.update_xaxes(range=[min(edges) - 0.08 * span, max(edges) + 0.08 * span], ticksuffix="")
     figure.update_yaxes(showticklabels=False, showgrid=False)

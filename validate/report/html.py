@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from radixrt.validate.quality import Flip, main_metric
 from radixrt.validate.report import rows
 from radixrt.validate.report.figures import ROLES, Plot, report_plots
 from radixrt.validate.report.summary import (
@@ -32,7 +33,8 @@ from radixrt.validate.report.summary import (
     subject,
     tiles,
 )
-from radixrt.validate.schema import Flip, Report
+from radixrt.validate.schema import Report
+from radixrt.validate.tasks.base import Example
 
 TEMPLATES = Path(__file__).with_name("templates")
 MOST_PICTURES = 24
@@ -47,7 +49,7 @@ class ReportPage:
     flips: list[tuple[Flip, str]]
     candidate_rows: list[rows.Row]
     candidate_method: str
-    accuracy_rows: list[rows.Row]
+    metric_rows: list[rows.Row]
     class_rows: list[rows.Row]
     confusion_rows: list[rows.Row]
     flip_rows: list[rows.Row]
@@ -69,18 +71,20 @@ class ReportPage:
     environment_rows: list[rows.Row]
 
 
-def render_html(report: Report, thumbnails: Mapping[str, bytes] | None = None) -> str:
+def render_html(report: Report, thumbnails: Mapping[str, bytes] | None = None, examples: Sequence[Example] = ()) -> str:
     """The whole page.
 
     Args:
         report: what to show.
         thumbnails: small PNG or JPEG files by image name, for the changed answers; those it lacks stand in the table.
+        examples: images on which engine and original differ, with the task's pictures of them.
     """
     return render_page(
         "report_page.html",
         title=f"{report.model.name}, {report.precision}, {report.target}",
         report=report,
-        page=_page(report, thumbnails or {}),
+        page=_page(report, thumbnails or {}, examples),
+        examples=examples,
         verdict=headline(report),
         tiles=tiles(report),
         random_weights=RANDOM_WEIGHTS,
@@ -88,6 +92,8 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] | None = None) -
         subject=subject(report),
         output_head=rows.OUTPUT_HEAD,
         worst_head=rows.worst_head,
+        metric_head=rows.metric_head(report.reference, subject(report)),
+        main_metric=main_metric(report.metrics),
         main_output=rows.main_output,
         latency_head=rows.latency_head,
         of_stand_in=" of the CPU stand-in" if on_stand_in(report) else "",
@@ -141,14 +147,15 @@ def _asset(name: str) -> Markup:
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
-def _page(report: Report, thumbnails: Mapping[str, bytes]) -> ReportPage:
+def _page(report: Report, thumbnails: Mapping[str, bytes], examples: Sequence[Example]) -> ReportPage:
     accuracy = report.accuracy
     flips = accuracy.flips if accuracy else []
     pictures = [(flip, picture_url(thumbnails[flip.image])) for flip in flips if flip.image in thumbnails]
     present = {
+        "examples": ("Examples", bool(examples)),
         "gates": ("Gates", True),
         "candidates": ("Targets tried", bool(report.candidates)),
-        "accuracy": ("Accuracy", accuracy is not None),
+        "accuracy": ("Accuracy", bool(report.metrics)),
         "flips": ("Changed answers", bool(flips)),
         "parity": ("Parity", report.parity is not None),
         "latency": ("Latency", report.latency is not None),
@@ -166,7 +173,7 @@ def _page(report: Report, thumbnails: Mapping[str, bytes]) -> ReportPage:
         flips=pictures[:MOST_PICTURES],
         candidate_rows=rows.candidate_rows(report.candidates),
         candidate_method=rows.candidate_method(report),
-        accuracy_rows=rows.accuracy_rows(accuracy) if accuracy else [],
+        metric_rows=rows.metric_rows(report.metrics),
         class_rows=rows.class_rows(accuracy) if accuracy else [],
         confusion_rows=rows.confusion_rows(accuracy) if accuracy else [],
         flip_rows=rows.flip_rows(accuracy) if accuracy else [],

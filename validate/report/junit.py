@@ -9,7 +9,16 @@ from xml.etree import ElementTree
 
 from radixrt.files import replace_file
 from radixrt.validate.report.rows import steadiness
-from radixrt.validate.report.summary import Headline, gate_limit, gate_title, gate_value, headline, speedup
+from radixrt.validate.report.summary import (
+    Headline,
+    change,
+    figure,
+    gate_limit,
+    gate_title,
+    gate_value,
+    headline,
+    speedup,
+)
 from radixrt.validate.schema import Report
 
 # XML 1.0 has no way to write these, not even escaped.
@@ -75,6 +84,9 @@ def _suite(report: Report) -> ElementTree.Element:
 
 def _properties(report: Report, said: Headline) -> Iterator[tuple[str, str]]:
     yield "verdict", said.title
+    yield "task", report.task
+    for metric in report.metrics:
+        yield f"metric.{metric.name}", f"{figure(metric, metric.engine)} ({change(metric)})"
     if report.latency:
         yield "speedup", speedup(report.latency)
         yield "times", steadiness(report.latency)

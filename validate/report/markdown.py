@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from radixrt.validate.report import rows
 from radixrt.validate.report.summary import (
     RANDOM_WEIGHTS,
+    count,
     gate_limit,
     gate_state,
     gate_title,
@@ -85,18 +86,25 @@ def _candidates(report: Report) -> Iterator[str]:
 
 
 def _accuracy(report: Report) -> Iterator[str]:
-    if (accuracy := report.accuracy) is None:
+    if not report.metrics:
         return
-    low, high = accuracy.delta_ci95_points
     who = subject(report)
     yield "## Accuracy of the CPU stand-in" if on_stand_in(report) else "## Accuracy"
     yield ""
-    yield (
-        f"{accuracy.samples} images; change {accuracy.delta_points:+.2f} points, 95 % interval {low:+.2f} to "
-        f"{high:+.2f}; exact McNemar p = {accuracy.mcnemar_p:.3g}; {len(accuracy.flips)} answers changed."
-    )
+    yield f"Over {count(report.metrics[0].samples, 'image')}; the task is {report.task}."
     yield ""
-    yield from table(["", escape(report.reference), who], rows.accuracy_rows(accuracy))
+    yield from table(rows.metric_head(escape(report.reference), who), rows.metric_rows(report.metrics))
+    for detail in report.tables:
+        yield f"### {detail.title}"
+        yield ""
+        yield from filter(None, [detail.note])
+        yield ""
+        yield from _cut(len(detail.rows), "rows")
+        yield from table([escape(name) for name in detail.head], detail.rows[:MOST_ROWS])
+    if (accuracy := report.accuracy) is None:
+        return
+    yield f"{len(accuracy.flips)} answers changed; exact McNemar p = {accuracy.mcnemar_p:.3g}."
+    yield ""
     yield from _cut(len(accuracy.classes), "classes, worst change first")
     head = ["class", "images", escape(report.reference), who, "change (points)"]
     yield from table(head, rows.class_rows(accuracy)[:MOST_ROWS])
@@ -183,7 +191,7 @@ def _origin(report: Report) -> Iterator[str]:
         yield f"- {escape(note)}"
 
 
-def _cut(count: int, what: str) -> Iterator[str]:
-    if count > MOST_ROWS:
-        yield f"{MOST_ROWS} of {count} {what}; `report.json` has all."
+def _cut(total: int, what: str) -> Iterator[str]:
+    if total > MOST_ROWS:
+        yield f"{MOST_ROWS} of {total} {what}; `report.json` has all."
         yield ""

@@ -6,17 +6,35 @@ from collections.abc import Sequence
 
 from radixrt.calibration.data.preparation import Origin
 from radixrt.export.graph.output_kind import OutputKind
-from radixrt.validate.report.summary import count, milliseconds, percent, size
-from radixrt.validate.schema import Accuracy, Candidate, DriftRow, Latency, LayerTime, Parity, Report
+from radixrt.validate.quality import Accuracy, Metric
+from radixrt.validate.report.summary import change, count, figure, milliseconds, percent, size
+from radixrt.validate.schema import Candidate, DriftRow, Latency, LayerTime, Parity, Report
 
 Row = tuple[object, ...]
 
 
-def accuracy_rows(accuracy: Accuracy) -> list[Row]:
-    """Top-1, and top-5 where a head has more than five classes: in a smaller one every label is among its five best."""
-    rows: list[Row] = [("top-1", percent(accuracy.reference_top1), percent(accuracy.engine_top1))]
-    if not 0 < len(accuracy.confusion_reference) <= 5:
-        rows.append(("top-5", percent(accuracy.reference_top5), percent(accuracy.engine_top5)))
+def metric_head(reference: str, engine: str) -> list[str]:
+    """The columns of :func:`metric_rows`."""
+    return ["", reference, engine, "change", "95 % interval of the change", "by"]
+
+
+def metric_rows(metrics: Sequence[Metric]) -> list[Row]:
+    """The task's figures, of the original and of the engine, and by which interval their change was judged."""
+    rows: list[Row] = []
+    for metric in metrics:
+        interval = (
+            "" if metric.delta_ci95_points is None else " to ".join(f"{x:+.4g}" for x in metric.delta_ci95_points)
+        )
+        rows.append(
+            (
+                metric.title,
+                figure(metric, metric.reference) if metric.by_labels else "",
+                figure(metric, metric.engine),
+                change(metric) if metric.by_labels else "",
+                interval,
+                metric.interval if interval else "",
+            )
+        )
     return rows
 
 

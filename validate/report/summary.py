@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from radixrt.validate.gates import LATENCY_GATES, OUTPUT_GATES, engine_row, float_row, floating
+from radixrt.validate.gates import LATENCY_GATES, engine_row, float_row, floating, of_outputs
 from radixrt.validate.measure.findings import UNSTEADY
 from radixrt.validate.measure.rounds import ratio
+from radixrt.validate.quality import Metric, main_metric
 from radixrt.validate.schema import Gate, Latency, Parity, Report, Severity
 
 RANDOM_WEIGHTS = "Weights are random: no accuracy is claimed for this network."
@@ -52,7 +53,7 @@ def headline(report: Report) -> Headline:
 def _verdict(report: Report) -> tuple[str, Tone]:
     failed = [gate for gate in report.gates if not gate.passed]
     judged = [gate for gate in report.gates if gate.value is not None]
-    stand_in = [gate for gate in judged if gate.name in OUTPUT_GATES] if on_stand_in(report) else []
+    stand_in = [gate for gate in judged if of_outputs(gate)] if on_stand_in(report) else []
     if failed or not report.passed:
         title = "Failed"
         if failed:
@@ -108,8 +109,7 @@ def _sentences(report: Report) -> Iterator[str]:
             else f"{idle}. Parity and accuracy were measured on its CPU stand-in, the same numbers run by ONNX "
             "Runtime, and not on the engine; nothing here measures its speed."
         )
-    if report.accuracy:
-        yield report.accuracy.conclusion
+    yield from (metric.conclusion for metric in report.metrics if metric.conclusion)
     if report.latency:
         yield from report.latency.method.warnings
     if report.reused:
@@ -148,14 +148,21 @@ def tiles(report: Report) -> list[Tile]:
 
 def _tiles(report: Report) -> Iterator[Tile]:
     of = ", CPU stand-in" if on_stand_in(report) else ""
-    if accuracy := report.accuracy:
-        low, high = accuracy.delta_ci95_points
+    for metric in report.metrics:
+        if metric.name == "top5":
+            continue
+        title = f"{metric.title[:1].upper()}{metric.title[1:]}"
+        if not metric.by_labels:
+            yield Tile(f"{title}{of}", figure(metric, metric.engine), f"with {report.reference}, {_interval(metric)}")
+            continue
+        original = f"{report.reference} {figure(metric, metric.reference)}"
         yield Tile(
-            f"Top-1, {subject(report)}",
-            percent(accuracy.engine_top1),
-            f"{report.reference} {percent(accuracy.reference_top1)} on the same {accuracy.samples} images",
+            f"{title}, {subject(report)}",
+            figure(metric, metric.engine),
+            f"{original} on the same {count(metric.samples, 'image')}",
         )
-        yield Tile(f"Change of top-1{of}", f"{accuracy.delta_points:+.2f} pt", f"95 %: {low:+.2f} to {high:+.2f} pt")
+        if metric == main_metric(report.metrics):
+            yield Tile(f"Change of {metric.title}{of}", change(metric), _interval(metric))
     if parity := report.parity:
         if parity.top1_agreement is not None:
             yield Tile(f"Same answer{of}", percent(parity.top1_agreement), f"top-1 over {parity.samples} images")
@@ -198,10 +205,29 @@ def _closeness(parity: Parity, of: str) -> Iterator[Tile]:
         yield Tile(f"Equal values{of}", percent(least.agreement or 0.0), f"of {least.name}, integers")
 
 
+def figure(metric: Metric, value: float) -> str:
+    """A value of a metric: a share in percent, else a number in its own unit."""
+    return percent(value) if metric.share else f"{value:.4g}"
+
+
+def change(metric: Metric) -> str:
+    """Engine minus original, in the metric's points."""
+    return f"{metric.delta_points:+.2f} pt" if metric.share else f"{metric.delta_points:+.4g}"
+
+
+def _interval(metric: Metric) -> str:
+    if metric.delta_ci95_points is None:
+        return "on a single image"
+    low, high = metric.delta_ci95_points
+    if not metric.by_labels:
+        return f"95 %: {figure(metric, 1 + low / 100)} to {figure(metric, 1 + high / 100)}"
+    return f"95 %: {low:+.2f} to {high:+.2f} pt" if metric.share else f"95 %: {low:+.4g} to {high:+.4g}"
+
+
 def gate_title(gate: Gate) -> str:
     """A gate's name in words."""
     return {
-        "max_drop": "Drop of top-1 (points)",
+        "max_drop": "Drop (points)",
         "max_nonfinite_images": "Images that give NaN or infinity",
         "max_nonfinite_values": "Values that overflow in a layer",
         "min_agreement": "Agreement of top-1",
@@ -210,13 +236,14 @@ def gate_title(gate: Gate) -> str:
         "max_engine_bytes": "Engine size (bytes)",
         "min_speedup": "Speed-up",
         "max_regression_p50": "Median latency over an earlier bundle's (%)",
-        "max_regression_drop": "Drop of top-1 since an earlier bundle (points)",
+        "max_regression_drop": "Drop since an earlier bundle (points)",
     }.get(gate.name, gate.name)
 
 
 def gate_limit(gate: Gate) -> str:
     """A gate's limit with its direction."""
-    return f"{'≥' if gate.name.startswith('min') else '≤'} {gate.limit:,.6g}"
+    at_least = gate.name.startswith("min") if gate.at_least is None else gate.at_least
+    return f"{'≥' if at_least else '≤'} {gate.limit:,.6g}"
 
 
 def gate_value(gate: Gate) -> str:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.calibration.data.batch import Batch
+from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.targets import Target, TargetKind
 from radixrt.export.graph.output_kind import Head, OutputKind
 from radixrt.export.source.outputs import is_flat
-from radixrt.validate.schema import Accuracy, Finding, Parity
+from radixrt.validate.quality import Accuracy, DetailTable, Metric, MetricSpec
+from radixrt.validate.schema import Finding, Parity
 
 Outputs = Mapping[str, NDArray[Any]]
 """Every output of one batch by name, (N, ...) each."""
@@ -33,6 +36,7 @@ class Interface:
         floats: the outputs that are floating point.
         labels: the names of the head's classes; empty where nobody knows them.
         labelled: the test's labels are classes of this head.
+        targets: what the data's images are labelled with, if anything.
         kind: what the main output's numbers are, where it is a head of classes.
     """
 
@@ -41,6 +45,7 @@ class Interface:
     floats: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     labelled: bool = False
+    targets: TargetKind | None = None
     kind: OutputKind = OutputKind.LOGITS
 
     @property
@@ -66,15 +71,36 @@ class Interface:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """One picture of an example: ``data`` is a PNG file in base64."""
+
+    title: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image on which engine and original differ, as the page shows it: pictures side by side, and a sentence."""
+
+    image: str
+    text: str
+    panels: tuple[Panel, ...] = ()
+
+
+@dataclass(frozen=True)
 class OutputsJudged:
     """What the outputs of an engine, or of its stand-in, say.
 
-    ``accuracy`` is absent where labels do not fit the head, the weights are random, or the task knows none.
+    ``metrics`` are absent where labels do not fit the task, the weights are random, or the task has none; the first is
+    the one that a drop is judged by. ``accuracy`` says more of classes.
     """
 
     parity: Parity
-    accuracy: Accuracy | None
-    findings: list[Finding]
+    accuracy: Accuracy | None = None
+    findings: list[Finding] = field(default_factory=list)
+    metrics: list[Metric] = field(default_factory=list)
+    tables: list[DetailTable] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
 
 
 class Judge(ABC):
@@ -87,7 +113,7 @@ class Judge(ABC):
         Args:
             reference: the original's outputs that both have, the main one first.
             engine: the engine's, by the original's names.
-            batch: the samples that both were given, with their names and labels.
+            batch: the samples that both were given, with their names and targets.
 
         Raises:
             InputError: the shapes do not fit, or the original's output is not finite.
@@ -106,31 +132,60 @@ class Judge(ABC):
         return None
 
 
+@dataclass(frozen=True)
+class Trust:
+    """What a judge may conclude.
+
+    Attributes:
+        labelled: the images' targets are such as the task is judged by, and the weights are trained.
+        max_drop_points: the drop that the conclusion speaks about, in points; None where nobody set one.
+    """
+
+    labelled: bool
+    max_drop_points: float | None
+
+
 class Task(ABC):
     """What the outputs of a network mean.
 
     Attributes:
         name: as ``--task`` takes it.
-        has_accuracy: answers are right or wrong, so the limits on top-1 can be judged.
+        reads: the kinds of labels that its metrics can be computed from; a table is read as the first of them.
+        metrics: its figures, the one that a drop is judged by first; none where nothing but parity is known.
     """
 
     name: ClassVar[str]
-    has_accuracy: ClassVar[bool] = False
+    reads: ClassVar[tuple[TargetKind, ...]] = ()
+    metrics: ClassVar[tuple[MetricSpec, ...]] = ()
 
     @abstractmethod
     def refusal(self, network: Interface) -> str | None:
         """Why the outputs of a network cannot be this task's; None where they can."""
 
     @abstractmethod
-    def judge(self, network: Interface, *, measure_accuracy: bool, max_drop_points: float) -> Judge:
+    def judge(self, network: Interface, trust: Trust) -> Judge:
         """What holds an engine against the original.
 
         Args:
             network: the original.
-            measure_accuracy: labels fit the head and the weights are trained.
-            max_drop_points: what the conclusion on accuracy speaks about.
+            trust: what may be concluded.
         """
 
-    @abstractmethod
+    def check(self, network: Interface, images: ImageList) -> None:  # noqa: B027 - most tasks can use any
+        """Looks at the targets of images before anything long starts.
+
+        Raises:
+            InputError: the task cannot be judged by one of them.
+        """
+
+    def truth(self, network: Interface, outputs: Outputs) -> tuple[Target, ...] | None:
+        """The original's own answers as targets, one for each image, where there are no labels; None if it has none."""
+        return None
+
+    def judged_by(self, network: Interface) -> bool:
+        """Whether the data's labels are such as its metrics are computed from."""
+        return network.targets in self.reads
+
     def aims(self, network: Interface) -> tuple[str, ...]:
         """The outputs whose error recovery, sensitivity and mixed precision make small."""
+        return network.floats

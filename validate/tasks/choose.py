@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from radixrt.calibration.data.targets import TargetKind
 from radixrt.errors import InputError
 from radixrt.export.graph.output_kind import output_kinds
 from radixrt.validate.tasks.base import Interface, Task
 from radixrt.validate.tasks.classify import Classify
+from radixrt.validate.tasks.segment import Segment
 from radixrt.validate.tasks.tensors import Tensors
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classify(), Tensors())}
+TASKS: Mapping[str, Task] = {task.name: task for task in (Classify(), Segment(), Tensors())}
 
 _MOVES = frozenset({"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"})
 
@@ -42,17 +45,34 @@ def choose(name: str | None, network: Interface) -> Chosen:
     """
     if name is None:
         return _read_off(network)
-    if name not in TASKS:
-        raise InputError(f"there is no task {name!r}: choose one of {', '.join(TASKS)}")
+    refuse_unknown(name)
     task = TASKS[name]
     if (refusal := task.refusal(network)) is not None:
         raise InputError(f"this network cannot {name}: {refusal}; leave --task out, or choose tensors")
     return Chosen(task, "it was asked for")
 
 
+def refuse_unknown(name: str | None) -> None:
+    """Refuses a task that does not exist.
+
+    Raises:
+        InputError: there is no such task.
+    """
+    if name is not None and name not in TASKS:
+        raise InputError(f"there is no task {name!r}: choose one of {', '.join(TASKS)}")
+
+
+def kind_read_by(name: str | None) -> TargetKind | None:
+    """How a table is read for a task that was named."""
+    return next(iter(TASKS[name].reads), None) if name is not None else None
+
+
 def _read_off(network: Interface) -> Chosen:
     classify, tensors = TASKS["classify"], TASKS["tensors"]
     what = f"the main output is {network.described}"
+    kind = network.targets
+    if kind is not None and kind in _BY_DATA and TASKS[_BY_DATA[kind]].refusal(network) is None:
+        return Chosen(TASKS[_BY_DATA[kind]], f"{what} and the images are labelled with {kind.value}")
     if network.classes < 2:
         return Chosen(tensors, f"{what}, of which no metric is known")
     if network.labelled:
@@ -61,6 +81,8 @@ def _read_off(network: Interface) -> Chosen:
         return Chosen(tensors, f"{what} and ends in {_NO_ANSWER[network.end]}, and no labels of its classes are known")
     return Chosen(classify, f"{what}, a number for each of {network.classes} classes")
 
+
+_BY_DATA = {TargetKind.MASKS: "segment"}
 
 _NO_ANSWER = {
     "Sigmoid": "a Sigmoid, whose numbers answer a question each",

@@ -8,33 +8,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.calibration.data.batch import Batch
-from radixrt.validate.measure.accuracy import accuracy
+from radixrt.calibration.data.targets import Target, TargetKind
+from radixrt.validate.measure.accuracy import TOP1, TOP5, accuracy, figures
 from radixrt.validate.measure.findings import logit_findings
 from radixrt.validate.measure.parity import ParityAccumulator, top_k
-from radixrt.validate.tasks.base import Interface, Judge, Outputs, OutputsJudged, Task
+from radixrt.validate.tasks.base import Interface, Judge, Outputs, OutputsJudged, Task, Trust
 
 
 class Classify(Task):
     """N x C, or N x C x 1 x 1, from a class folder or a CSV of labels."""
 
     name = "classify"
-    has_accuracy = True
+    reads = (TargetKind.CLASSES,)
+    metrics = (TOP1, TOP5)
 
     def refusal(self, network: Interface) -> str | None:
         if not network.classes:
             return f"its main output is {network.described}, not N x classes"
         return None
 
-    def judge(self, network: Interface, *, measure_accuracy: bool, max_drop_points: float) -> Judge:
-        return _Answers(network, measure_accuracy, max_drop_points)
+    def judge(self, network: Interface, trust: Trust) -> Judge:
+        return _Answers(network, trust)
+
+    def truth(self, network: Interface, outputs: Outputs) -> tuple[Target, ...]:
+        return tuple(_rows(outputs[network.main]).argmax(axis=1).tolist())
+
+    def judged_by(self, network: Interface) -> bool:
+        return network.labelled
 
     def aims(self, network: Interface) -> tuple[str, ...]:
         return (network.main,)
 
 
 class _Answers(Judge):
-    def __init__(self, network: Interface, measure_accuracy: bool, max_drop_points: float) -> None:
-        self._network, self._labelled, self._drop = network, measure_accuracy, max_drop_points
+    def __init__(self, network: Interface, trust: Trust) -> None:
+        self._network, self._trust = network, trust
         self._close = ParityAccumulator(network.head, network.main)
         self._expected: list[NDArray[Any]] = []
         self._found: list[NDArray[Any]] = []
@@ -56,10 +64,12 @@ class _Answers(Judge):
     def result(self) -> OutputsJudged:
         close, head = self._close.result(), self._network.head
         expected, found = np.concatenate(self._expected), np.concatenate(self._found)
-        right = None
-        if self._labelled:
-            right = accuracy(expected, found, self._labels, names=self._names, head=head, max_drop_points=self._drop)
-        return OutputsJudged(close, right, logit_findings(expected, found, head))
+        findings = logit_findings(expected, found, head)
+        if not self._trust.labelled:
+            return OutputsJudged(close, findings=findings)
+        limit = self._trust.max_drop_points or 0.0
+        right = accuracy(expected, found, self._labels, names=self._names, head=head, max_drop_points=limit)
+        return OutputsJudged(close, right, findings, figures(right))
 
     def marked(self) -> tuple[NDArray[np.bool_], list[int]] | None:
         found = np.concatenate(self._found)

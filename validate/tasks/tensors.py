@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from radixrt.calibration.data.batch import Batch
 from radixrt.validate.measure.parity import ParityAccumulator
-from radixrt.validate.tasks.base import Interface, Judge, Outputs, OutputsJudged, Task
+from radixrt.validate.tasks.base import Interface, Judge, Outputs, OutputsJudged, Task, Trust
 
 
 class Tensors(Task):
@@ -15,11 +15,8 @@ class Tensors(Task):
     def refusal(self, network: Interface) -> str | None:
         return None
 
-    def judge(self, network: Interface, *, measure_accuracy: bool, max_drop_points: float) -> Judge:
+    def judge(self, network: Interface, trust: Trust) -> Judge:
         return _Parity(network)
-
-    def aims(self, network: Interface) -> tuple[str, ...]:
-        return network.floats
 
 
 class _Parity(Judge):
@@ -31,4 +28,4 @@ class _Parity(Judge):
             self._close.add_output(name, truth, engine[name], batch.names)
 
     def result(self) -> OutputsJudged:
-        return OutputsJudged(self._close.result(), None, [])
+        return OutputsJudged(self._close.result())

@@ -15,8 +15,7 @@ from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.engines.registry import get
-from radixrt.errors import GateError
-from radixrt.validate.gates import demand, judge_gates, read_gates
+from radixrt.validate.gates import judge_gates, missed, read_gates
 from radixrt.validate.measure.drift import drift
 from radixrt.validate.measure.findings import layer_findings
 from radixrt.validate.measure.parity import parity
@@ -41,9 +40,7 @@ def test_ranges_from_noise_fail_their_gate_and_the_layers_are_named() -> None:
     bad, _ = place(reference, table, PlacementOptions(get("tensorrt").traits, first=Ends.INT8))
     expected = answers(reference, test)
     found = answers(bad, test)
-    with pytest.raises(GateError, match="min_cosine is 0") as caught:
-        demand(judge_gates(read_gates(min_cosine=0.99), parity=parity(expected, found)))
-    assert caught.value.exit_code == 3
+    assert "min_cosine is 0" in missed(judge_gates(read_gates(min_cosine=0.99), parity=parity(expected, found)))
     sentences = " ".join(found.text for found in layer_findings(drift(reference, bad, test[:2])))
     assert "stage.0" in sentences and "clipping" in sentences and "too narrow" in sentences
 

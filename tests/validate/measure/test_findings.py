@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from radixrt.export.graph.output_kind import Head
-from radixrt.validate.measure.accuracy import accuracy
+from radixrt.validate.gates import GateLimits
+from radixrt.validate.measure.accuracy import accuracy, figures
 from radixrt.validate.measure.findings import (
-    accuracy_findings,
     input_findings,
     layer_findings,
     logit_findings,
+    metric_findings,
     precision_findings,
     speed_findings,
 )
@@ -139,7 +140,8 @@ def test_too_few_images_to_tell_is_a_doubt(points: float, limit: float, said: bo
     reference = np.eye(2)[np.zeros(images, int)]
     engine = reference.copy()
     engine[: round(-points)] = engine[: round(-points), ::-1]
-    found = accuracy_findings(accuracy(reference, engine, [0] * images, max_drop_points=limit), limit)
+    right = accuracy(reference, engine, [0] * images, max_drop_points=limit)
+    found = metric_findings(figures(right), GateLimits(max_drop=limit))
     assert [f.severity for f in found] == ["doubt"] * said
 
 

@@ -1,0 +1,61 @@
+"""Pictures of examples: arrays become small PNG files that a page can hold."""
+
+from __future__ import annotations
+
+import base64
+import colorsys
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from radixrt.validate.tasks.base import Panel
+
+EDGE = 224
+_BLACK, _LEFT_OUT, _CHANGED = (24, 24, 28), (128, 128, 128), (230, 40, 40)
+_GOLDEN = 0.61803398875
+
+
+def colour_of(index: int) -> tuple[int, int, int]:
+    """The colour of a class: class 0, mostly the background, is nearly black, the others lie far apart in hue."""
+    if index == 0:
+        return _BLACK
+    red, green, blue = colorsys.hsv_to_rgb((0.08 + index * _GOLDEN) % 1.0, 0.65, 0.95)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def pixels_of(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A prepared image (C, H, W) as a photograph (H, W, 3): its darkest value is black, its lightest white."""
+    low, high = float(image.min()), float(image.max())
+    shown: NDArray[np.uint8] = ((image - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)
+    return np.repeat(shown[:1], 3, axis=0).transpose(1, 2, 0) if len(shown) != 3 else shown.transpose(1, 2, 0)
+
+
+def painted(classes: NDArray[np.integer], ignored: int | None = None) -> NDArray[np.uint8]:
+    """A class map (H, W) in colours (H, W, 3); what is left out is gray."""
+    palette = np.array([colour_of(index) for index in range(256)], np.uint8)
+    picture: NDArray[np.uint8] = palette[np.clip(classes, 0, 255)]
+    if ignored is not None:
+        picture[classes == ignored] = _LEFT_OUT
+    return picture
+
+
+def difference(image: NDArray[np.uint8], changed: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """A photograph (H, W, 3), pale, with what changed (H, W) in red."""
+    gray = image.astype(np.float32).mean(axis=2, keepdims=True) * 0.4 + 140
+    picture = np.repeat(gray.round().astype(np.uint8), 3, axis=2)
+    picture[changed] = _CHANGED
+    return picture
+
+
+def panel(title: str, picture: NDArray[np.uint8], *, smooth: bool = False) -> Panel:
+    """A picture (H, W, 3) as a panel of at most 224 pixels a side; ``smooth`` is for photographs."""
+    image = Image.fromarray(picture)
+    scale = EDGE / max(image.size)
+    if scale < 1:
+        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        image = image.resize(size, Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST)
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return Panel(title, base64.b64encode(file.getvalue()).decode("ascii"))
