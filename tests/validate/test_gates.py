@@ -178,7 +178,7 @@ def test_a_limit_on_any_figure_by_its_name(limit: str, kept: bool) -> None:
 
 @pytest.mark.parametrize("limit", ["miou>0.7", "miou", ">=0.7", "miou>=high", "miou>=nan"])
 def test_what_is_no_limit_on_a_figure_is_refused(limit: str) -> None:
-    with pytest.raises(InputError, match="write such as miou>=0.71"):
+    with pytest.raises(InputError, match=r"write such as miou>=0\.71"):
         read_gates(gate=limit)
 
 

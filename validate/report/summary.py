@@ -151,7 +151,8 @@ def _tiles(report: Report) -> Iterator[Tile]:
     for metric in report.metrics:
         if metric.name == "top5":
             continue
-        title = f"{metric.title[:1].upper()}{metric.title[1:]}"
+        # mIoU keeps its small letter, top-1 begins a line.
+        title = metric.title if metric.title[1:2].isupper() else f"{metric.title[:1].upper()}{metric.title[1:]}"
         if not metric.by_labels:
             yield Tile(f"{title}{of}", figure(metric, metric.engine), f"with {report.reference}, {_interval(metric)}")
             continue

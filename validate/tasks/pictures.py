@@ -29,7 +29,7 @@ def pixels_of(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     """A prepared image (C, H, W) as a photograph (H, W, 3): its darkest value is black, its lightest white."""
     low, high = float(image.min()), float(image.max())
     shown: NDArray[np.uint8] = ((image - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)
-    return np.repeat(shown[:1], 3, axis=0).transpose(1, 2, 0) if len(shown) != 3 else shown.transpose(1, 2, 0)
+    return np.moveaxis(shown if len(shown) == 3 else np.repeat(shown[:1], 3, axis=0), 0, 2)
 
 
 def painted(classes: NDArray[np.integer], ignored: int | None = None) -> NDArray[np.uint8]:
