@@ -12,7 +12,7 @@ from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.data.preparation import Preparation
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.source import DataSource, load_data
-from radixrt.calibration.data.targets import TargetKind
+from radixrt.calibration.data.targets import Reading, TargetKind
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.errors import InputError
 from radixrt.export.feed import IMAGE_INPUT
@@ -198,10 +198,9 @@ def _read_data(model: LoadedModel, data: DataOptions, preprocess: Preprocess, ki
         LENT if data.data is None else str(data.data),
         preprocess,
         calibration_limit=data.calibration_images,
-        labels=model.labels or None,
+        reading=Reading(tuple(model.labels), kind),
         workers=2,
         input_name=IMAGE_INPUT if model.foreign is None else model.foreign.graph.graph.inputs[0].name or "",
-        kind=kind,
     )
 
 

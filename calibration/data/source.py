@@ -18,7 +18,6 @@ Where the data names no split, a fixed rule makes one: an image belongs to the c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +28,11 @@ from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.data.masks import two_levels
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.splits import Splits, mixed
-from radixrt.calibration.data.targets import TargetKind
+from radixrt.calibration.data.targets import Reading, TargetKind
 from radixrt.errors import InputError
 from radixrt.export.feed import IMAGE_INPUT
+
+_AS_IT_LOOKS = Reading()
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,9 @@ def load_data(
     preprocess: Preprocess,
     *,
     calibration_limit: int = 512,
-    labels: Sequence[str] | None = None,
+    reading: Reading = _AS_IT_LOOKS,
     workers: int = 0,
     input_name: str = IMAGE_INPUT,
-    kind: TargetKind | None = None,
 ) -> DataSource:
     """Finds the images that ``spec`` names; decodes none of them yet.
 
@@ -64,19 +64,17 @@ def load_data(
         spec: ``elpv``, a folder, or a CSV file.
         preprocess: how each image is prepared.
         calibration_limit: at most so many images calibrate.
-        labels: the names of the network's classes in the order of its head, where they are known: the data may
-            then hold fewer classes than the head.
+        reading: how its labels are read.
         workers: threads that decode; 0 or 1 decodes in the caller's.
         input_name: the network's input that takes the images.
-        kind: how a CSV file's labels are read, which could be of several kinds; as they look where absent.
 
     Raises:
         InputError: there is no such data, it holds no images, or its classes or columns cannot be used.
         UnavailableError: ``elpv`` without the package.
     """
-    splits = _read(spec, kind)
-    if labels is not None and splits.labels:
-        splits = splits.with_labels(tuple(labels))
+    splits = _read(spec, reading.kind)
+    if reading.classes and splits.labels:
+        splits = splits.with_labels(reading.classes)
     calibration = mixed(splits.calibration)[:calibration_limit]
     test = mixed(splits.test)
     masks = [entry.target for entry in (*test, *calibration) if isinstance(entry.target, Path)]

@@ -5,6 +5,7 @@ The layout of the data says which; a task that was named says how to read what c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,6 +24,20 @@ class TargetKind(str, Enum):
     MASKS = "masks"
     BOXES = "boxes"
     TEXTS = "texts"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How labels are read.
+
+    Attributes:
+        classes: the names of the network's classes in the order of its head, where they are known: the data may then
+            hold fewer classes than the head.
+        kind: how a table's labels are read, which could be of several kinds; as they look where absent.
+    """
+
+    classes: tuple[str, ...] = ()
+    kind: TargetKind | None = None
 
 
 def identity_of(target: Target) -> object:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.data.source import load_data
+from radixrt.calibration.data.targets import Reading
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.runners import session_runner
 from radixrt.export.spec import BatchSpec
@@ -57,5 +58,8 @@ def own_images(bundle: Bundle | None, prepared: Prepared) -> ImageList | None:
     if recorded == prepared.preprocess:
         return None
     limit, name = len(prepared.data.calibration), bundle.manifest.inputs[0].name
-    source = load_data(prepared.data.spec, recorded, calibration_limit=limit, workers=2, input_name=name)
+    reading = Reading(kind=prepared.data.kind)
+    source = load_data(
+        prepared.data.spec, recorded, calibration_limit=limit, reading=reading, workers=2, input_name=name
+    )
     return source.test if source.test is not None else source.calibration

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from radixrt.calibration.data.batch import Batch
 from radixrt.validate.tasks.base import Panel
 
 EDGE = 224
@@ -23,6 +24,15 @@ def colour_of(index: int) -> tuple[int, int, int]:
         return _BLACK
     red, green, blue = colorsys.hsv_to_rgb((0.08 + index * _GOLDEN) % 1.0, 0.65, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def image_of(batch: Batch, index: int) -> NDArray[np.float32] | None:
+    """The image of one sample, (C, H, W): the first input that looks like one, channels first or last; None if none."""
+    for array in batch.inputs.values():
+        if array.ndim == 4 and (array.shape[1] in (1, 3) or array.shape[3] in (1, 3)):
+            image = array[index] if array.shape[1] in (1, 3) else np.moveaxis(array[index], 2, 0)
+            return np.asarray(image, np.float32)
+    return None
 
 
 def pixels_of(image: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -160,22 +160,22 @@ class _Masks(Judge):
 
 @dataclass(frozen=True)
 class _Shown:
-    """What an example is painted from: a prepared image (C, H, W), its mask if any, and both class maps (H, W)."""
+    """What an example is painted from: a prepared image (C, H, W) and its mask, if any, and both class maps (H, W)."""
 
     name: str
-    image: NDArray[np.float32]
+    image: NDArray[np.float32] | None
     mask: NDArray[np.uint8] | None
     original: NDArray[np.int64]
     engine: NDArray[np.int64]
 
     def example(self, alike: float) -> Example:
-        photograph = pixels_of(self.image)
         changed = self.original != self.engine
-        panels = [panel("image", photograph, smooth=True)]
+        photograph = None if self.image is None else pixels_of(self.image)
+        panels = [] if photograph is None else [panel("image", photograph, smooth=True)]
         if self.mask is not None:
             panels.append(panel("label", painted(self.mask, IGNORED)))
         panels += [panel("original", painted(self.original)), panel("engine", painted(self.engine))]
-        if changed.shape == photograph.shape[:2]:
+        if photograph is not None and changed.shape == photograph.shape[:2]:
             panels.append(panel("difference", difference(photograph, changed)))
         return Example(self.name, f"{100 * (1 - alike):.2f} % of the pixels changed", tuple(panels))
 

@@ -12,6 +12,7 @@ import pytest
 
 from radixrt.calibration.data import elpv
 from radixrt.calibration.data.source import load_data, load_training_data
+from radixrt.calibration.data.targets import Reading
 from radixrt.errors import InputError, UnavailableError
 from tests.photographs import SMALL, all_pixels, write_classes, write_image
 
@@ -100,11 +101,11 @@ def test_an_empty_class_folder_stays_a_class(tmp_path: Path) -> None:
 def test_a_networks_own_labels_number_the_classes(tmp_path: Path) -> None:
     # A subset of ImageNet's classes must get the head's indices, not 0, 1, ...
     write_classes(tmp_path, classes=("bee", "cat"), each=3)
-    data = load_data(str(tmp_path), SMALL, labels=("ant", "cat", "bee", "dog"))
+    data = load_data(str(tmp_path), SMALL, reading=Reading(("ant", "cat", "bee", "dog")))
     assert data.test is not None
     for split in (data.calibration, data.test):
         assert split.targets == tuple({"bee": 2, "cat": 1}[name.split("/")[0]] for name in split.names)
-    assert load_data(str(tmp_path), SMALL, labels=("bee", "wasp")).labels == ("bee", "cat")
+    assert load_data(str(tmp_path), SMALL, reading=Reading(("bee", "wasp"))).labels == ("bee", "cat")
 
 
 # --- CSV ---
