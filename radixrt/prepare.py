@@ -165,8 +165,9 @@ def prepare(
     fit = images.kind is TargetKind.CLASSES and _labels_fit(images.labels, model, bare.classes)
     labelled = images.test is not None and not lent and fit
     kind = None if lent or images.test is None else images.kind
-    labels = tuple(model.labels or (images.labels if labelled else ()))
-    network = replace(bare, labels=labels, labelled=labelled, targets=kind)
+    named = labelled or (kind is TargetKind.LABELS and len(images.labels) == bare.classes)
+    labels = tuple(model.labels or (images.labels if named else ()))
+    network = replace(bare, labels=labels, labelled=labelled, targets=kind, data_classes=images.labels)
     chosen = choose(choice.task, network)
     if kind is not None and kind not in chosen.task.reads and choice.task is None and chosen.task.reads:
         images = _read_data(model, data, preprocess, chosen.task.reads[0])

@@ -73,6 +73,8 @@ def load_data(
         UnavailableError: ``elpv`` without the package.
     """
     splits = _read(spec, reading.kind)
+    if reading.kind is TargetKind.NUMBERS and splits.kind is TargetKind.CLASSES:
+        splits = splits.as_numbers(spec)
     if reading.classes and splits.labels:
         splits = splits.with_labels(reading.classes)
     calibration = mixed(splits.calibration)[:calibration_limit]

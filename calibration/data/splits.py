@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from radixrt.calibration.data.images import Entry
 from radixrt.calibration.data.targets import Target, TargetKind
+from radixrt.errors import InputError
 
 CALIBRATION_FOLDERS, TEST_FOLDERS = ("calibration", "train"), ("test", "val")
 
@@ -36,6 +37,23 @@ class Splits:
             return self
         calibration, test = (reindex(half, self.labels, labels) for half in (self.calibration, self.test))
         return Splits(calibration, test, labels, self.kind)
+
+    def as_numbers(self, spec: str) -> Splits:
+        """The same images, labelled with the numbers that their class folders are named after.
+
+        Raises:
+            InputError: a folder's name is no number.
+        """
+        try:
+            number = [float(label) for label in self.labels]
+        except ValueError as error:
+            raise InputError(
+                f"the class folders of {spec} are no numbers: give a CSV file of path and numbers"
+            ) from error
+        calibration, test = (
+            [replace(entry, target=(number[entry.target],)) for entry in half] for half in (self.calibration, self.test)
+        )
+        return Splits(calibration, test, (), TargetKind.NUMBERS)
 
 
 def position(name: str) -> float:

@@ -29,6 +29,17 @@ def class_maps(values: np.ndarray, kind: Optional[str] = None) -> np.ndarray:  #
     return np.asarray(values.argmax(axis=1)).astype(np.int64)
 
 
+def sureness(values: np.ndarray, kind: Optional[str] = None) -> np.ndarray:  # noqa: UP045
+    """How sure the network is of each label, from 0 to 1: (N, C), of (N, C) or (N, C, 1, 1).
+
+    Numbers that are not such already, by their ``kind``, are logits, of which a sigmoid makes them.
+    """
+    numbers = values.reshape(len(values), -1).astype(np.float64)
+    if kind in ("scores", "probabilities"):
+        return numbers
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(numbers, -60, 60))))
+
+
 def shares_of_classes(classes: np.ndarray, labels: Sequence[str] = ()) -> List[Dict[str, Any]]:  # noqa: UP006
     """The share of the pixels of one class map (H, W) that each class has, the largest first."""
     found, counts = np.unique(classes, return_counts=True)

@@ -72,8 +72,9 @@ def concluded(metric: Metric, limit: float | None, needed: int | None = None) ->
     if limit is None or metric.delta_ci95_points is None or metric.drop_ci95_points is None:
         return metric
     (low, high), (least, most) = metric.delta_ci95_points, metric.drop_ci95_points
-    unit = " points" if metric.share else ""
-    seen = f"{metric.samples} images put the change of {metric.title} between {low:+.2f} and {high:+.2f}{unit} (95 %)"
+    unit, spelt = (" points", "+.2f") if metric.share else ("", "+.4g")
+    span = f"{low:{spelt}} and {high:{spelt}}{unit} (95 %)"
+    seen = f"{metric.samples} images put the change of {metric.title} between {span}"
     if most <= limit:
         return metric.model_copy(update={"conclusion": f"{seen}: the drop is within {limit:g}{unit}."})
     if least > limit:

@@ -37,6 +37,7 @@ class Interface:
         labels: the names of the head's classes; empty where nobody knows them.
         labelled: the test's labels are classes of this head.
         targets: what the data's images are labelled with, if anything.
+        data_classes: the names of the data's own classes, which need not be the head's.
         kind: what the main output's numbers are, where it is a head of classes.
     """
 
@@ -46,6 +47,7 @@ class Interface:
     labels: tuple[str, ...] = ()
     labelled: bool = False
     targets: TargetKind | None = None
+    data_classes: tuple[str, ...] = ()
     kind: OutputKind = OutputKind.LOGITS
 
     @property

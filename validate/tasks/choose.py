@@ -12,10 +12,14 @@ from radixrt.errors import InputError
 from radixrt.export.graph.output_kind import output_kinds
 from radixrt.validate.tasks.base import Interface, Task
 from radixrt.validate.tasks.classify import Classify
+from radixrt.validate.tasks.embed import Embed
+from radixrt.validate.tasks.multilabel import Multilabel
+from radixrt.validate.tasks.regress import Regress
 from radixrt.validate.tasks.segment import Segment
 from radixrt.validate.tasks.tensors import Tensors
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (Classify(), Segment(), Tensors())}
+_ALL: tuple[Task, ...] = (Classify(), Multilabel(), Regress(), Embed(), Segment(), Tensors())
+TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}
 
 _MOVES = frozenset({"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"})
 
@@ -68,22 +72,48 @@ def kind_read_by(name: str | None) -> TargetKind | None:
 
 
 def _read_off(network: Interface) -> Chosen:
-    classify, tensors = TASKS["classify"], TASKS["tensors"]
     what = f"the main output is {network.described}"
     kind = network.targets
     if kind is not None and kind in _BY_DATA and TASKS[_BY_DATA[kind]].refusal(network) is None:
         return Chosen(TASKS[_BY_DATA[kind]], f"{what} and the images are labelled with {kind.value}")
-    if network.classes < 2:
-        return Chosen(tensors, f"{what}, of which no metric is known")
     if network.labelled:
-        return Chosen(classify, f"{what} and the data has as many classes")
+        return Chosen(TASKS["classify"], f"{what} and the data has as many classes")
+    if (found := _by_other_classes(network, what)) is not None:
+        return found
+    if network.classes < 2:
+        return Chosen(TASKS["tensors"], f"{what}, of which no metric is known")
     if network.end in _NO_ANSWER:
-        return Chosen(tensors, f"{what} and ends in {_NO_ANSWER[network.end]}, and no labels of its classes are known")
-    return Chosen(classify, f"{what}, a number for each of {network.classes} classes")
+        why = f"{what} and ends in {_NO_ANSWER[network.end]}, and no labels of its classes are known"
+        return Chosen(TASKS["tensors"], why)
+    return Chosen(TASKS["classify"], f"{what}, a number for each of {network.classes} classes")
 
 
-_BY_DATA = {TargetKind.MASKS: "segment"}
+def _by_other_classes(network: Interface, what: str) -> Chosen | None:
+    """What a network can be whose data is labelled with classes that are not its head's."""
+    if network.targets is not TargetKind.CLASSES:
+        return None
+    numbered = all(name.isdigit() for name in network.data_classes)
+    if TASKS["regress"].refusal(network) is None and network.classes < 2 and numbered:
+        return Chosen(TASKS["regress"], f"{what} and the images are labelled with whole numbers")
+    if network.classes < 2 or network.labels or network.classes in _OF_IMAGENET:
+        return None
+    ending = _NO_ANSWER.get(network.end) if network.end in _NORMALISATIONS else None
+    others = f"the images are labelled with {len(network.data_classes)} identities"
+    if ending is not None:
+        return Chosen(TASKS["embed"], f"{what} and ends in {ending}, and {others}")
+    if network.end == "Sigmoid" or network.classes < len(network.data_classes):
+        return None
+    return Chosen(TASKS["embed"], f"{what}, which is not a number for each class: {others}")
 
+
+_BY_DATA = {
+    TargetKind.MASKS: "segment",
+    TargetKind.LABELS: "multilabel",
+    TargetKind.NUMBERS: "regress",
+}
+# Heads that anybody knows for a classifier's, whatever the images are labelled with.
+_OF_IMAGENET = (1000, 1001, 21841, 21843)
+_NORMALISATIONS = ("LpNormalization", "Div")
 _NO_ANSWER = {
     "Sigmoid": "a Sigmoid, whose numbers answer a question each",
     "LpNormalization": "a normalisation, as embeddings do",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import colorsys
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,18 @@ def difference(image: NDArray[np.uint8], changed: NDArray[np.bool_]) -> NDArray[
     picture = np.repeat(gray.round().astype(np.uint8), 3, axis=2)
     picture[changed] = _CHANGED
     return picture
+
+
+def small(picture: NDArray[np.uint8], edge: int = 96) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) of at most so many pixels a side, to be kept for every image."""
+    image = Image.fromarray(picture)
+    image.thumbnail((edge, edge))
+    return np.asarray(image)
+
+
+def panels_of(shown: Sequence[tuple[str, NDArray[np.uint8] | None]]) -> tuple[Panel, ...]:
+    """Photographs by title, as far as there are any."""
+    return tuple(panel(title, picture, smooth=True) for title, picture in shown if picture is not None)
 
 
 def panel(title: str, picture: NDArray[np.uint8], *, smooth: bool = False) -> Panel:

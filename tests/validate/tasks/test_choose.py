@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from radixrt.calibration.data.targets import TargetKind
 from radixrt.errors import InputError
 from radixrt.validate.tasks.base import Interface
 from radixrt.validate.tasks.choose import choose
@@ -29,6 +30,29 @@ def test_the_task_is_read_off(shape: tuple[object, ...], end: str, labelled: boo
     chosen = choose(None, Interface({"y": shape}, end, ("y",), labelled=labelled))
     assert chosen.task.name == task
     assert chosen.sentence.startswith(f"The task is {task}, because the main output is y (N")
+
+
+@pytest.mark.parametrize(
+    ("shape", "end", "targets", "classes", "task"),
+    [
+        (("batch", 4, 32, 32), "Conv", TargetKind.MASKS, (), "segment"),
+        (("batch", 6), "Sigmoid", TargetKind.LABELS, ("a", "b"), "multilabel"),
+        (("batch", 1), "Gemm", TargetKind.NUMBERS, (), "regress"),
+        (("batch",), "Squeeze", TargetKind.NUMBERS, (), "regress"),
+        (("batch", 1), "Gemm", TargetKind.CLASSES, ("0", "1", "2"), "regress"),
+        (("batch", 1), "Gemm", TargetKind.CLASSES, ("ash", "oak"), "tensors"),
+        (("batch", 64), "Div", TargetKind.CLASSES, ("ash", "oak"), "embed"),
+        (("batch", 64), "Gemm", TargetKind.CLASSES, ("ash", "oak"), "embed"),
+        (("batch", 1000), "Gemm", TargetKind.CLASSES, ("ash", "oak"), "classify"),
+        (("batch", 4), "Gemm", TargetKind.MASKS, (), "classify"),
+    ],
+)
+def test_the_task_is_read_off_what_the_images_are_labelled_with(
+    shape: tuple[object, ...], end: str, targets: TargetKind, classes: tuple[str, ...], task: str
+) -> None:
+    network = Interface({"y": shape}, end, ("y",), targets=targets, data_classes=classes)
+    chosen = choose(None, network)
+    assert chosen.task.name == task and "the main output is y (N" in chosen.why
 
 
 def test_a_named_task_is_taken_where_it_fits() -> None:
