@@ -182,9 +182,7 @@ class AnswerOptions:
     """What is printed, and what a program is told; from Python a call returns it."""
 
     quiet: Annotated[bool, Doc("Print one line for each engine, and errors.")] = False
-    json: Annotated[
-        Path | None, Doc("Write verdict, figures, findings and paths as one JSON object; - for standard output alone.")
-    ] = None
+    json: Annotated[Path | None, Doc("Write verdict, figures and paths as a JSON object, - to standard output.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,9 +228,7 @@ class ValidateOptions(TaskOptions, PreprocessOptions, GateOptions, TimingOptions
         str | None, Doc("The original's output that is the logits, where it has several; a bundle knows its own.")
     ] = None
     test_images: TestImages = None
-    output: Annotated[Path | str | None, Doc("The folder that takes the report. On the command line: validation.")] = (
-        None
-    )
+    output: Annotated[Path | str | None, Doc("The report's folder. On the command line: validation.")] = None
     junit: JUnit = None
 
 
@@ -346,7 +342,7 @@ def takes(cls: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R]]:
     """
     assert isinstance(cls, type)
     bare, own = get_type_hints(cls), inspect.signature(cls).parameters
-    typed = {field.name for field in fields(AnswerOptions)} if issubclass(cls, AnswerOptions) else set()
+    typed = {field.name for field in fields(AnswerOptions)}
     names = [name for subject in subjects_of(cls).values() for name in subject if name not in typed]
     shown = [own[name].replace(annotation=bare[name]) for name in names]
 
