@@ -25,9 +25,10 @@ from radixrt.engines.session import Session
 from radixrt.errors import InputError
 from radixrt.export.graph.output_kind import OutputKind
 from radixrt.export.spec import BatchSpec
+from radixrt.fields import as_path
 from radixrt.files import make_room
 from radixrt.judge.validate import validate_engine
-from radixrt.options import CompileOptions, ShowOptions, ValidateOptions, as_path, takes
+from radixrt.options import CompileOptions, ShowOptions, ValidateOptions, takes
 from radixrt.progress import Stages, shown
 from radixrt.request import EngineRequest, ValidateRequest
 from radixrt.validate.report.junit import write_junit

@@ -22,7 +22,8 @@ from radixrt.export.graph.save import write_onnx
 from radixrt.export.source.load import LoadedModel, from_module, load
 from radixrt.export.source.names import resolve
 from radixrt.export.spec import BatchSpec, FileChoice
-from radixrt.options import DataOptions, ModelChoice, as_path
+from radixrt.fields import as_path
+from radixrt.options import DataOptions, ModelChoice
 from radixrt.progress import Stages
 from radixrt.reference import Reference, onnx_reference, torch_reference
 from radixrt.reuse import Codec, Kept, Reuse, Step, weights_sha256

@@ -10,7 +10,8 @@ from typing import Any
 
 from radixrt.engines.base import PlanOptions
 from radixrt.errors import InputError
-from radixrt.options import O, PreprocessOptions, TimingOptions, fill, nearest
+from radixrt.fields import O, fill, nearest
+from radixrt.options import PreprocessOptions, TimingOptions
 from radixrt.validate.gates import GateLimits
 
 # Python 3.10 has the same module under its older name.

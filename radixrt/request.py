@@ -9,16 +9,8 @@ from radixrt.calibration.spec import CalibrationOptions, MaxDrop, Method, Recove
 from radixrt.engines.base import BuildOptions, PlanOptions
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
-from radixrt.options import (
-    CompileOptions,
-    DataOptions,
-    ModelChoice,
-    SensitivityOptions,
-    ValidateOptions,
-    as_path,
-    part,
-    words,
-)
+from radixrt.fields import as_path, part, words
+from radixrt.options import CompileOptions, DataOptions, ModelChoice, SensitivityOptions, ValidateOptions
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.rivals import Rivals
 

@@ -12,7 +12,8 @@ import pytest
 
 import radixrt as rt
 from radixrt.errors import InputError
-from radixrt.options import AnswerOptions, CompileOptions, ShowOptions, ValidateOptions, fill, help_of, words
+from radixrt.fields import fill, help_of, words
+from radixrt.options import AnswerOptions, CompileOptions, ShowOptions, ValidateOptions
 from radixrt.recipe import from_toml
 from radixrt.request import EngineRequest
 from radixrt.validate.gates import GateLimits

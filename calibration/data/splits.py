@@ -50,10 +50,11 @@ class Splits:
             raise InputError(
                 f"the class folders of {spec} are no numbers: give a CSV file of path and numbers"
             ) from error
-        calibration, test = (
-            [replace(entry, target=(number[entry.target],)) for entry in half] for half in (self.calibration, self.test)
-        )
-        return Splits(calibration, test, (), TargetKind.NUMBERS)
+
+        def numbered(half: Sequence[Entry]) -> list[Entry]:
+            return [replace(entry, target=(number[int(entry.target or 0)],)) for entry in half]
+
+        return Splits(numbered(self.calibration), numbered(self.test), (), TargetKind.NUMBERS)
 
 
 def position(name: str) -> float:

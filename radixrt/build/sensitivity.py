@@ -17,8 +17,8 @@ from radixrt.engines.bundle.manifest import MANIFEST_NAME
 from radixrt.engines.registry import DEFAULT, get
 from radixrt.export.feed import length
 from radixrt.export.spec import BatchSpec, Precision
+from radixrt.fields import as_path
 from radixrt.judge.validate import original_of
-from radixrt.options import as_path
 from radixrt.prepare import prepare
 from radixrt.progress import Stages
 from radixrt.request import SensitivityRequest

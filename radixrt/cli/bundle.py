@@ -17,7 +17,8 @@ from radixrt.cli.answer import STDOUT, Answer
 from radixrt.cli.app import out, say, stages, typed, write_text
 from radixrt.cli.command import Switch, command, whole
 from radixrt.cli.engine import print_result
-from radixrt.options import BundleOptions, ValidateOptions, as_path, part
+from radixrt.fields import as_path, part
+from radixrt.options import BundleOptions, ValidateOptions
 
 if TYPE_CHECKING:
     from radixrt.api import LoadedEngine

@@ -12,7 +12,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from cyclopts import Group, Parameter, Token
 
-from radixrt.options import ShowOptions, fill, help_of, hints_of, subjects_of
+from radixrt.fields import fill, help_of, hints_of, subjects_of
+from radixrt.options import ShowOptions
 
 O = TypeVar("O")  # noqa: E741  # an options object
 

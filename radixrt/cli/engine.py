@@ -13,7 +13,8 @@ from rich.text import Text
 from radixrt.cli.answer import STDOUT, Answer
 from radixrt.cli.app import out, say, stages, typed
 from radixrt.cli.command import Switch, command
-from radixrt.options import CompileOptions, as_path
+from radixrt.fields import as_path
+from radixrt.options import CompileOptions
 
 if TYPE_CHECKING:
     from radixrt.build.pipeline import Engine

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from radixrt.cli.app import err, say, stages, write_text
 from radixrt.cli.command import command
 from radixrt.engines.registry import DEFAULT
+from radixrt.fields import help_of, part, words
 from radixrt.options import (
     CalibrateOptions,
     CompileOptions,
@@ -18,9 +19,6 @@ from radixrt.options import (
     EngineBuildOptions,
     ExportOptions,
     ModelChoice,
-    help_of,
-    part,
-    words,
 )
 
 TargetOpt = Annotated[str, Parameter(help=help_of(EngineBuildOptions, "target"))]

@@ -119,9 +119,7 @@ def test_what_upsamples_stays_in_float_and_the_report_says_so(data: Path, tmp_pa
 
 @pytest.mark.slow
 def test_a_limit_that_no_figure_can_meet_is_refused_before_anything_is_built(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match="max_drop judges a task's metric, and the task here is tensors, which has none"
-    ):
+    with pytest.raises(InputError, match="max_drop judges a task's metric, and the task here is tensors"):
         compiled(unet(), data, tmp_path / "b", precision="fp32", target="onnxruntime", max_drop=1.0)
     with pytest.raises(InputError, match="this network cannot classify: its main output is output"):
         compiled(unet(), data, tmp_path / "b", precision="fp32", target="onnxruntime", task="classify")
