@@ -30,6 +30,7 @@ from radixrt.files import make_room
 from radixrt.judge.validate import validate_engine
 from radixrt.options import CompileOptions, ShowOptions, ValidateOptions, takes
 from radixrt.progress import Stages, shown
+from radixrt.recipe import filled
 from radixrt.request import EngineRequest, ValidateRequest
 from radixrt.validate.report.junit import write_junit
 from radixrt.validate.schema import Report
@@ -38,7 +39,7 @@ TOP = 5
 Picture = str | Path | Image.Image | NDArray[Any]
 
 
-@takes(CompileOptions)
+@takes(CompileOptions, filled)
 def compile(options: CompileOptions) -> list[Result]:
     """Compiles a network into one bundle per target and holds each against the original.
 

@@ -25,6 +25,7 @@ from radixrt.engines.registry import DEFAULT
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
 from radixrt.fields import as_path, fill, help_of, subjects_of, words
+from radixrt.pins import PinOptions
 from radixrt.validate.gates import GateLimits, read_gates
 from radixrt.validate.rivals import Rivals
 
@@ -38,6 +39,7 @@ MODEL_HELP = (
     "A name from `radixrt models`, timm:NAME, resnest:NAME, pkg.module:factory, file.py:factory (both run that code), "
     "or a path to an .onnx file."
 )
+COMPILE_HELP = f"{MODEL_HELP} Or a recipe, .toml or .json."
 
 PrecisionName = Annotated[
     Precision | Literal["fp32", "fp16", "int8"],
@@ -84,7 +86,7 @@ class TaskOptions:
 
 
 @dataclass(frozen=True)
-class ModelChoice(ModelOptions, TaskOptions):
+class ModelChoice(ModelOptions, TaskOptions, PinOptions):
     """A network: a name that ``radixrt models`` lists, a path, or ``module`` in memory, which ``name`` only names."""
 
     name: str = DEFAULT_MODEL
@@ -187,13 +189,21 @@ class AnswerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CompileOptions(
-    ModelOptions, TaskOptions, DataOptions, PlanOptions, GateOptions, TimingOptions, ShowOptions, AnswerOptions
+    ModelOptions,
+    TaskOptions,
+    DataOptions,
+    PlanOptions,
+    GateOptions,
+    TimingOptions,
+    PinOptions,
+    ShowOptions,
+    AnswerOptions,
 ):
     """What is compiled, for what, and where it goes."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    model: Annotated[str | Path | Module, Doc(MODEL_HELP)] = field(default=DEFAULT_MODEL, kw_only=False)
+    model: Annotated[str | Path | Module, Doc(COMPILE_HELP)] = field(default=DEFAULT_MODEL, kw_only=False)
     precision: PrecisionName = "int8"
     target: Annotated[
         str | Sequence[str],
@@ -305,10 +315,11 @@ class EngineBuildOptions(PlanOptions):
     compute_capability: ComputeCapability = ()
 
 
-def takes(cls: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R]]:
+def takes(cls: Callable[P, O], read: Callable[..., O] = fill) -> Callable[[Callable[[O], R]], Callable[P, R]]:
     """Gives a function that takes an options object the keywords of that object instead.
 
-    Editors and type checkers see the class's own parameters, and so does ``inspect.signature``.
+    Editors and type checkers see the class's own parameters, and so does ``inspect.signature``. ``read`` makes the
+    object of the class and what was given.
     """
     assert isinstance(cls, type)
     bare, own = get_type_hints(cls), inspect.signature(cls).parameters
@@ -322,7 +333,7 @@ def takes(cls: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R]]:
 
         @functools.wraps(body)
         def call(*args: P.args, **given: P.kwargs) -> R:
-            return body(fill(cls, signature.bind_partial(*args).arguments | given))
+            return body(read(cls, signature.bind_partial(*args).arguments | given))
 
         helps = "".join(f"\n        {name}: {help_of(cls, name)}" for name in names)
         call.__doc__ = (body.__doc__ or "").replace("\n    Returns:", f"\n    Args:{helps}\n\n    Returns:", 1)

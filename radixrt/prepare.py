@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from radixrt.export.source.names import resolve
 from radixrt.export.spec import BatchSpec, FileChoice
 from radixrt.fields import as_path
 from radixrt.options import DataOptions, ModelChoice
+from radixrt.pins import PinOptions
 from radixrt.progress import Stages
 from radixrt.reference import Reference, onnx_reference, torch_reference
 from radixrt.reuse import Codec, Kept, Reuse, Step, weights_sha256
@@ -55,6 +57,7 @@ class Prepared:
         labels: the names of the head's classes; empty where nobody knows them.
         labelled: the test's targets are such as the task is judged by and the weights are trained, so its metrics can
             be measured.
+        pins: the hashes of its weights and images.
         capture_error: largest difference of an output between PyTorch and the captured graph, on real images.
         findings: what a reader must know of the images: nobody said how they are prepared, or they are not the user's.
         reused: what was taken from an earlier run.
@@ -71,6 +74,7 @@ class Prepared:
     task: Chosen
     labels: tuple[str, ...]
     labelled: bool
+    pins: PinOptions
     capture_error: float | None
     findings: tuple[Finding, ...] = ()
     reused: tuple[str, ...] = ()
@@ -147,6 +151,8 @@ def prepare(
         for finding in findings:
             stages.note(finding.text)
         images = _read_data(model, data, preprocess, kind_read_by(choice.task))
+        found = _pins(model, images)
+        choice.check(found)
 
     with stages.stage("Capturing the graph"):
         ready = _Statistics(model, images.calibration)
@@ -188,6 +194,7 @@ def prepare(
         task=chosen,
         labels=labels,
         labelled=chosen.task.judged_by(network) and model.weights != "random",
+        pins=found,
         capture_error=kept.value.error,
         findings=findings,
         reused=kept.reused,
@@ -204,6 +211,17 @@ def _read_data(model: LoadedModel, data: DataOptions, preprocess: Preprocess, ki
         workers=2,
         input_name=IMAGE_INPUT if model.foreign is None else model.foreign.graph.graph.inputs[0].name or "",
     )
+
+
+def _pins(model: LoadedModel, images: DataSource) -> PinOptions:
+    """What the network and the images are, before anybody has run it."""
+    if model.module is not None:
+        weights = weights_sha256(model.module)
+    else:
+        assert model.foreign is not None
+        weights = graph_sha256(model.foreign.graph)
+    seen = f"{images.calibration.sha256} {images.test.sha256 if images.test is not None else ''}"
+    return PinOptions(model_sha256=weights, data_sha256=hashlib.sha256(seen.encode()).hexdigest())
 
 
 def images_lent(choice: ModelChoice, data: DataOptions) -> bool:

@@ -1,21 +1,37 @@
-"""A recipe: a TOML file that says what the command line says, in the same words."""
+"""A recipe: a TOML or JSON file that says what the command line says, in the same words.
+
+Options stand by their names, and those of a subject may stand in its table (``[preprocess]``, ``[gates]``, ``[plan]``,
+``[timing]``). What a recipe reads is found from the recipe's own folder; what is written goes where the command is
+called. What is given beside a recipe stands over it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import fields
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, fields
+from enum import Enum
 from importlib import import_module
 from pathlib import Path
 from sys import version_info
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import TypeAdapter
 
 from radixrt.engines.base import PlanOptions
 from radixrt.errors import InputError
-from radixrt.fields import O, fill, nearest
-from radixrt.options import PreprocessOptions, TimingOptions
+from radixrt.fields import O, fill, help_of, hints_of, nearest, words
+from radixrt.options import CompileOptions, PreprocessOptions, TimingOptions
+from radixrt.pins import PinOptions
 from radixrt.validate.gates import GateLimits
 
 # Python 3.10 has the same module under its older name.
 tomllib = import_module("tomllib" if version_info >= (3, 11) else "tomli")
+
+RECIPE_NAME = "recipe.toml"
+"""The recipe that every bundle carries."""
+
+SUFFIXES = (".toml", ".json")
 
 # The tables of a recipe: a subject's fields may stand under its name.
 TABLES: dict[str, type] = {
@@ -24,23 +40,92 @@ TABLES: dict[str, type] = {
     "plan": PlanOptions,
     "timing": TimingOptions,
 }
+READ = ("checkpoint", "data", "preprocess", "gates", "against", "sign_key")
+"""Options that name something to be read."""
+WRITTEN = ("output", "junit", "json")
+"""Options that name something to be written."""
+NOT_PATHS = ("elpv", "compile")
+"""Values of options of files that are names."""
+
+# What a hash vouches for: given beside a recipe, it is another thing than the recipe's hash was taken of.
+PINNED = {
+    "model_sha256": ("model", "checkpoint", "num_classes", "seed"),
+    "data_sha256": ("data", "calibration_images"),
+}
+# What says how a build is followed, and not what it makes.
+PASSING = (*WRITTEN, "sign_key", "fresh", "progress", "quiet")
 
 
-def from_toml(cls: type[O], path: Path, **over: Any) -> O:
-    """Fills an options object from a TOML file; what is given beside the file stands over it.
+def is_recipe(model: object) -> bool:
+    """Whether what was given for a network is the path of a recipe."""
+    return isinstance(model, (str, Path)) and Path(model).suffix.lower() in SUFFIXES
+
+
+def filled(cls: type[O], given: Mapping[str, Any], spell: Callable[[str], str] = str) -> O:
+    """Makes an options object as :func:`radixrt.options.fill` does; ``model`` may name a recipe, which is read first.
 
     Raises:
-        InputError: the file cannot be read, is not TOML, or holds an unknown key or a value that is not of its kind.
+        InputError: as ``fill`` and :func:`from_file` say.
     """
+    model = given.get("model")
+    if not is_recipe(model):
+        return fill(cls, given, spell)
+    assert isinstance(model, (str, Path))
+    over = fill(cls, rest := {name: value for name, value in given.items() if name != "model"}, spell)
+    return from_file(cls, Path(model), **{name: getattr(over, name) for name in rest})
+
+
+def from_file(cls: type[O], path: Path, **over: Any) -> O:
+    """Fills an options object from a recipe; what is given beside the file stands over it.
+
+    Raises:
+        InputError: the file cannot be read, is neither TOML nor JSON, or holds an unknown key or a value that is not of
+            its kind.
+    """
+    given = options_in(cls, read(path), path)
+    for pin, subjects in PINNED.items():
+        if any(name in over for name in subjects):
+            given.pop(pin, None)
     try:
-        loaded = tomllib.loads(path.read_text(encoding="utf-8"))
+        return fill(cls, given | over)
+    except InputError as error:
+        raise InputError(f"{path}: {error}{_of_a_sweep(cls, given)}") from error
+
+
+def _of_a_sweep(cls: type, given: Mapping[str, Any]) -> str:
+    several = [name for name in ("model", "precision", "method", "batch") if isinstance(given.get(name), list)]
+    return f"; lists of {' and '.join(several)} are for `radixrt sweep`" if several and cls is CompileOptions else ""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a recipe's file holds.
+
+    Raises:
+        InputError: it cannot be read, or is neither TOML nor JSON.
+    """
+    kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if kind == "JSON" else tomllib.loads(text)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a TOML file: {error}") from error
+        raise InputError(f"cannot read the recipe {path}: {error.strerror}; `radixrt recipe` writes one") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not a {kind} file: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is no recipe: it must be a table of options")
+    return content
+
+
+def options_in(cls: type, content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The options of a recipe by name, with its tables opened, and paths that are read found from its folder.
+
+    Raises:
+        InputError: a table, or a key in one, is unknown.
+    """
+    names = {field.name for field in fields(cls)}
     given: dict[str, Any] = {}
-    for key, value in loaded.items():
-        if not isinstance(value, dict):
+    for key, value in content.items():
+        if not isinstance(value, dict) or (key in names and key not in TABLES):
             given[key] = value
             continue
         if key not in TABLES or not issubclass(cls, TABLES[key]):
@@ -49,7 +134,143 @@ def from_toml(cls: type[O], path: Path, **over: Any) -> O:
             if name not in {field.name for field in fields(TABLES[key])}:
                 raise InputError(f"{path}: unknown key {name} in [{key}]{nearest(name, TABLES[key])}")
         given |= value
-    try:
-        return fill(cls, given | over)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    return {name: anchored(name, value, path.parent) for name, value in given.items()}
+
+
+def anchored(name: str, value: Any, folder: Path) -> Any:
+    """A value of an option, in which paths that are read start in a folder."""
+    if isinstance(value, list):
+        return [anchored(name, one, folder) for one in value]
+    if not isinstance(value, str) or value in NOT_PATHS:
+        return value
+    code, colon, function = value.partition(".py:")
+    if name in READ or (colon and Path(code).name) or (name == "model" and value.lower().endswith(".onnx")):
+        if name == "against":
+            return [str(folder / Path(one).expanduser()) if one not in NOT_PATHS else one for one in words(value)]
+        found = str(folder / Path(f"{code}.py" if colon else value).expanduser())
+        return f"{found}:{function}" if colon else found
+    return value
+
+
+def to_toml(options: CompileOptions, **over: Any) -> str:
+    """The recipe that says what made a bundle, with every option that has a value, and paths from the root.
+
+    Args:
+        options: what was asked for.
+        over: what stands in the place of some of it.
+    """
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    if not isinstance(options.model, (str, Path)):
+        values["model"] = type(options.model).__name__  # in memory: no recipe can name it, so nothing is found there
+    limits = options.limits()
+    values |= {field.name: getattr(limits, field.name) for field in fields(GateLimits)} | {"gates": None}
+    values |= over
+    here = Path.cwd()
+    lines = ["# `radixrt engine` with this file makes this bundle again."]
+    tables = _tables()
+    if values["preprocess"] is not None:  # a file that is named has the name of the table
+        tables[""] += tables.pop("preprocess")
+    for table, names in tables.items():
+        told = [
+            f"{name} = {_toml(anchored(name, _plain(values[name]), here))}"
+            for name in names
+            if name not in PASSING and values[name] not in (None, (), "", [])
+        ]
+        lines += ["", f"[{table}]"] * bool(table and told) + told
+    return "\n".join(lines) + "\n"
+
+
+def template(model: str) -> str:
+    """A recipe for a network in which every option stands with its help; those without a default are commented out."""
+    lines = [
+        "# radixrt engine recipe.toml       compiles it; what the command line says stands over this file.",
+        "# radixrt sweep recipe.toml        with lists (precision, target, ...) in it: every combination.",
+        "# Paths that are read start in this file's folder.",
+    ]
+    for table, names in _tables().items():
+        lines += ["", f"[{table}]"] if table else [""]
+        for name in names:
+            if name in ("progress", "quiet", "json", *TABLES, *PINNED):
+                continue
+            default = {field.name: field.default for field in fields(CompileOptions)}[name]
+            value = model if name == "model" else _plain(default)
+            unset = value in (None, ()) or default is MISSING
+            lines.append(f"# {help_of(CompileOptions, name)}")
+            lines.append(f"# {name} = {_example(name)}" if unset else f"{name} = {_toml(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def schema(cls: type, several: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The JSON schema of a recipe for an options object, as published in ``docs/recipe.schema.json``.
+
+    Args:
+        cls: the options object.
+        several: options that may be lists of what one of them may be.
+    """
+    whole = TypeAdapter(cls).json_schema()
+    found: dict[str, Any] = {}
+    for field in fields(cls):
+        own = whole["properties"][field.name]
+        own.pop("title", None)
+        found[field.name] = {**own, "description": help_of(cls, field.name)}
+    found["model"] = {"type": "string", "description": help_of(cls, "model")}
+    for name in several:
+        said = found[name].pop("description")
+        found[name] = {"anyOf": [found[name], {"type": "array", "items": found[name]}], "description": said}
+    for table, subject in TABLES.items():
+        inner = {field.name: found[field.name] for field in fields(subject)}
+        opened = {"type": "object", "properties": inner, "additionalProperties": False}
+        file = found.get(table)
+        found[table] = {"anyOf": [file, opened], "description": file["description"]} if file else opened
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "RadixRT recipe",
+        "type": "object",
+        "properties": found,
+        "additionalProperties": False,
+        "$defs": whole.get("$defs", {}),
+    }
+
+
+def _tables() -> dict[str, tuple[str, ...]]:
+    """The options of a build under their tables, as a recipe is written; what has no table comes first."""
+    inside = {
+        table: tuple(field.name for field in fields(subject) if field.name not in ("data", "preprocess"))
+        for table, subject in TABLES.items()
+    }
+    taken = {name for names in inside.values() for name in names}
+    first = ("model", "precision", "target", "data")
+    rest = [field.name for field in fields(CompileOptions) if field.name not in (*taken, *first)]
+    pins = [field.name for field in fields(PinOptions)]
+    return {"": (*first, *(name for name in rest if name not in pins), *pins), **inside}
+
+
+def _plain(value: Any) -> Any:
+    """A value as TOML and JSON have it."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(one) for one in value] if isinstance(value, (tuple, list)) else value
+
+
+def _toml(value: Any) -> str:
+    # What JSON writes of text, numbers, booleans and lists is TOML too, but for one character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _example(name: str) -> str:
+    """An empty value of an option's type, for whoever takes the comment away."""
+    kinds = [kind for kind in _kinds(hints_of(CompileOptions)[name]) if kind is not type(None)]
+    return {int: "0", float: "0.0", bool: "false"}.get(kinds[0], '""')
+
+
+def _kinds(hint: Any) -> Iterator[Any]:
+    inside = get_args(hint)
+    if not inside:
+        yield hint
+    elif isinstance(hint, type(hint)) and hasattr(hint, "__metadata__"):
+        yield from _kinds(inside[0])
+    else:
+        for one in inside:
+            yield from _kinds(one)

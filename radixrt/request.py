@@ -30,7 +30,7 @@ def rivals_of(options: CompileOptions | ValidateOptions) -> Rivals:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRequest:
-    """Everything that decides what ``radixrt engine`` makes."""
+    """Everything that decides what ``radixrt engine`` makes; ``options`` is what the user wrote."""
 
     model: ModelChoice
     data: DataOptions
@@ -45,6 +45,7 @@ class EngineRequest:
     output: Path | None
     fresh: bool
     sign_key: Path | None
+    options: CompileOptions
     command: str
 
     @classmethod
@@ -84,6 +85,7 @@ class EngineRequest:
             output=as_path(options.output),
             fresh=options.fresh,
             sign_key=as_path(options.sign_key),
+            options=options,
             command=command,
         )
 

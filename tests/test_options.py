@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ import radixrt as rt
 from radixrt.errors import InputError
 from radixrt.fields import fill, help_of, words
 from radixrt.options import AnswerOptions, CompileOptions, ShowOptions, ValidateOptions
-from radixrt.recipe import from_toml
 from radixrt.request import EngineRequest
 from radixrt.validate.gates import GateLimits
 from tests.cli_runner import radixrt
@@ -77,44 +75,6 @@ def test_what_cannot_be_is_one_sentence(given: dict[str, Any], said: str) -> Non
     with pytest.raises(InputError, match=said) as caught:
         rt.compile("senet-nano-elpv", **given)
     assert "\n" not in str(caught.value)
-
-
-def test_a_recipe_fills_the_same_object(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(
-        'model = "resnest50"\nprecision = "fp16"\ntarget = ["openvino"]\ndata = "photographs/"\n'
-        "[preprocess]\ninput_size = [3, 224, 224]\nmean = [0.5, 0.5, 0.5]\n[gates]\nmax_drop = 0.5\n"
-    )
-    asked = from_toml(CompileOptions, recipe, precision="int8")
-    assert asked == CompileOptions(
-        model="resnest50",
-        precision=asked.precision,
-        target=["openvino"],
-        data="photographs/",
-        input_size=[3, 224, 224],
-        mean=[0.5, 0.5, 0.5],
-        max_drop=0.5,
-    )
-    assert asked.precision == "int8" and EngineRequest.of(asked).gates.max_drop == 0.5
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ('presicion = "int8"', "unknown option presicion: did you mean precision"),
-        ("[gates]\nmax_dorp = 1", r"unknown key max_dorp in \[gates\]: did you mean max_drop"),
-        ("[gate]\nmax_drop = 1", r"unknown table \[gate\]"),
-        ("[gates]\nmax_drop = -1", "max_drop is -1"),
-        ("precision = 8", "precision is 8"),
-        ("= 3", "not a TOML file"),
-    ],
-)
-def test_a_bad_recipe_is_one_sentence_that_names_the_file(tmp_path: Path, text: str, said: str) -> None:
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(text)
-    with pytest.raises(InputError, match=said) as caught:
-        from_toml(CompileOptions, recipe)
-    assert str(recipe) in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

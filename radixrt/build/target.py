@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from radixrt import __version__
@@ -25,6 +25,7 @@ from radixrt.judge.engine import Bench, EngineFiles
 from radixrt.judge.locate import Located, locate_built
 from radixrt.judge.report import Subject, build_report, flipped, write_reports
 from radixrt.judge.verdict import Verdict
+from radixrt.recipe import RECIPE_NAME, to_toml
 from radixrt.request import EngineRequest
 from radixrt.reuse import Codec, Kept, Step, library_versions
 from radixrt.validate.gates import engine_row
@@ -172,6 +173,8 @@ def finish(
         shutil.copytree(built.folder, writer.folder, dirs_exist_ok=True)
     report = report_on(job, built, verdict, _locate(job, built), candidates)
     write_reports(report, writer.folder, flipped(report, job.bench.prepared.test), verdict.value.examples)
+    pins = asdict(job.bench.prepared.pins)
+    (writer.folder / RECIPE_NAME).write_text(to_toml(job.request.options, target=built.target.name, **pins), "utf-8")
     return Result(writer.finish(_manifest(job, built), sign_key=job.request.sign_key), report)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # A command's module is imported when the command is called, so that the list of commands is there at once.
 COMMANDS = {
     "engine": "Compile a network into an engine, hold it against the original, and leave a bundle with its report.",
+    "recipe": "Write a recipe for a network: a file that `radixrt engine` and `radixrt sweep` take.",
     "models": "List the networks that have a name, or count their attention blocks.",
     "targets": "Tell for each target whether it builds and runs here, or why not and how to install it.",
     "run": "Classify images with a bundle's engine.",
@@ -41,6 +42,7 @@ COMMANDS = {
     "build": "Build an engine from a deploy graph, without a bundle around it.",
 }
 MODULES = {
+    "radixrt.cli.recipe": ("recipe",),
     "radixrt.cli.engine": ("engine", "models", "targets"),
     "radixrt.cli.bundle": ("run", "validate", "compare", "inspect", "bundle", "cache"),
     "radixrt.cli.sensitivity": ("sensitivity",),

@@ -12,8 +12,9 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from cyclopts import Group, Parameter, Token
 
-from radixrt.fields import fill, help_of, hints_of, subjects_of
+from radixrt.fields import help_of, hints_of, subjects_of
 from radixrt.options import ShowOptions
+from radixrt.recipe import filled
 
 O = TypeVar("O")  # noqa: E741  # an options object
 
@@ -51,7 +52,7 @@ def command(options: type[O]) -> Callable[[Callable[[O], None]], Callable[..., N
 
         def run(*args: Any, **given: Any) -> None:
             typed = signature.bind_partial(*args).arguments | given
-            body(fill(options, {name: value for name, value in typed.items() if value is not None}, spell=flag))
+            body(filled(options, {name: value for name, value in typed.items() if value is not None}, spell=flag))
 
         run.__name__, run.__doc__, run.__module__ = body.__name__, body.__doc__, body.__module__
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

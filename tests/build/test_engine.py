@@ -54,11 +54,13 @@ def test_the_engine_takes_unsigned_activations_which_x86_multiplies_fast(bundle:
 
 
 @pytest.mark.slow
-def test_the_same_command_again_takes_everything_from_the_first_run(bundle: Path) -> None:
-    before = Report.read(bundle / "report.json")
-    done = radixrt("engine", "--model", SAMPLE, "--target", "onnxruntime", "--output", bundle, *QUICK)
+def test_the_recipe_of_a_bundle_makes_it_again_from_what_the_first_run_left(bundle: Path) -> None:
+    before, files = Report.read(bundle / "report.json"), {path.name: path.read_bytes() for path in bundle.iterdir()}
+    done = radixrt("engine", bundle / "recipe.toml", "--output", bundle)
     after = Report.read(bundle / "report.json")
     assert done.code == 0
+    told = {path.name for path in bundle.iterdir() if path.read_bytes() != files[path.name]}
+    assert told == {"manifest.json", "report.json", "report.md", "report.html"}, "only times and dates are new"
     assert after.parity == before.parity and after.calibration is not None and after.calibration.reused
     assert after.latency is not None and before.latency is not None
     assert after.latency.rows[0].samples_ms != before.latency.rows[0].samples_ms, "times are those of this run"
