@@ -5,9 +5,9 @@ Before: any graph. After: the same graph; each tensor that is a sum of feature m
 :class:`~radixrt.export.passes.report.Refusal` that says why not.
 
 A block is refused where there is no FC, where its gate is no softmax over the radix and no (hard) sigmoid, where one of
-several gates is scaled or shifted, where its FCs are more than two deep or mix activations, where a branch is not a run
-of consecutive channels, where a tensor inside it is used elsewhere or is an output of the graph, and where an FC's
-weight is shared with another node.
+several gates is scaled or shifted, where its FCs are more than two deep or mix activations, and where a branch is not a
+run of consecutive channels. A tensor inside it may be read elsewhere or be an output of the graph, and an FC's weight
+may be shared with other nodes: what they need stays as it was.
 """
 
 from __future__ import annotations
@@ -44,8 +44,11 @@ def recognise(graph: ir.Graph, state: Interpretation) -> Recognised:
     blocks: list[AttentionBlock] = []
     refused: list[Refusal] = []
     settled: set[ir.Node] = set()
-    for value in _outputs(graph, state):
-        gates = _gates_of(value, state)
+    outputs = _outputs(graph, state)
+    gates_of = {value: _gates_of(value, state) for value in outputs}
+    # A sum of gated maps before its terms, which others may read as well.
+    for value in sorted(outputs, key=lambda value: -len(gates_of[value])):
+        gates = gates_of[value]
         if not gates or gates & settled:
             continue
         settled |= gates
@@ -54,7 +57,8 @@ def recognise(graph: ir.Graph, state: Interpretation) -> Recognised:
         except _NotABlockError as reason:
             refused.append(Refusal(node=_label(value.producer()), reason=str(reason)))
     refused += [Refusal(node=_label(node), reason=why) for node, why in state.gates.items() if node not in settled]
-    return Recognised(tuple(blocks), tuple(refused))
+    place = {value: index for index, value in enumerate(outputs)}
+    return Recognised(tuple(sorted(blocks, key=lambda block: place[block.output])), tuple(refused))
 
 
 def _label(node: ir.Node | None) -> str:

@@ -1,4 +1,8 @@
-"""The nodes that make up one block, from its feature maps to its output, and whether anything else looks in."""
+"""The nodes that make up one block, from its feature maps to its output, and what else looks in.
+
+Whatever else reads a tensor inside the block (a second head its pooled vector, a picture its gate) goes on to read the
+nodes that made it: those that it needs stay beside what the block becomes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from radixrt.export.attention.interpret import Interpretation
-from radixrt.export.attention.values import Gated, View
 from radixrt.export.graph.origin import module_of
 
 
@@ -42,21 +45,15 @@ def region_of(graph: ir.Graph, output: ir.Value, maps: Set[ir.Value], state: Int
     nodes = tuple(node for node in graph if node in inside)
     for node in nodes:
         for value in node.outputs:
-            if value is output or _is_constant(value, state):
+            source = state.source_of(value)
+            if value is output or value in maps or source is None or not source.terms:
                 continue
-            outside = [n for n in value.consumers() if n not in inside and not _only_shapes(n, state)]
-            if not outside and not value.is_graph_output():
-                continue
-            known = state.known.get(value)
-            if isinstance(known, View):
-                source = state.source_of(value)
-                if source is not None and source.terms and value not in maps:
-                    return Region(nodes, shared_sum=value)
-                continue
-            what = "gated tensor" if isinstance(known, Gated) else "pooled or gate tensor"
-            who = "is an output of the graph" if value.is_graph_output() else f"is also read by {_name(outside[0])}"
-            return Region(nodes, f"its {what} {value.name!r} {who}")
-    return Region(nodes, _shared_weight(nodes, inside))
+            if (
+                any(n not in inside and not _only_shapes(n, state) for n in value.consumers())
+                or value.is_graph_output()
+            ):
+                return Region(nodes, shared_sum=value)
+    return Region(nodes)
 
 
 def _is_constant(value: ir.Value, state: Interpretation) -> bool:
@@ -66,20 +63,6 @@ def _is_constant(value: ir.Value, state: Interpretation) -> bool:
 def _only_shapes(node: ir.Node, state: Interpretation) -> bool:
     """Whether a node reads nothing but a shape, which does not change."""
     return all(v in state.found.folded for v in node.outputs)
-
-
-def _shared_weight(nodes: Iterable[ir.Node], inside: Set[ir.Node]) -> str | None:
-    for node in nodes:
-        for value in node.inputs:
-            if value is None or value.const_value is None or len(value.const_value.shape) < 2:
-                continue
-            if value.const_value.size > 1 and (other := next((n for n in value.consumers() if n not in inside), None)):
-                return f"its weight {value.name!r} is shared with {_name(other)}"
-    return None
-
-
-def _name(node: ir.Node) -> str:
-    return repr(node.name or node.op_type)
 
 
 def common_module(nodes: Iterable[ir.Node]) -> str:

@@ -16,6 +16,7 @@ from radixrt.export.attention.forms import AttentionForm
 from radixrt.export.attention.rewrite import LowerAttention
 from radixrt.export.passes.base import Pass
 from radixrt.export.passes.conv_shape import ChooseForm
+from radixrt.export.passes.fold_affine import FoldAffine
 from radixrt.export.passes.fold_batchnorm import FoldBatchNorm
 from radixrt.export.passes.fold_shapes import FoldShapes
 from radixrt.export.passes.grouped_conv import GroupedConv
@@ -54,6 +55,7 @@ def pipeline(options: RewriteOptions) -> tuple[ir.passes.PassBase, ...]:
         infer_shapes,
         # Before recognition, so that a convolution and its normalisation are one feature map.
         FoldBatchNorm(),
+        FoldAffine(),
         LowerAttention(options.attention, why=options.attention_why),
         # After attention: it reads the pooling and the FC that the lowering wrote.
         SqueezeEarly(),

@@ -174,4 +174,6 @@ def _read(request: dict[str, Any], remark: Callable[[str], None]) -> list[ir.Mod
             raise InputError(
                 f"{path}: the sides of output {value.name} {value.shape} depend on what the image shows: leave it out"
             )
-    return [graph, cancel_transposes(simple)]
+    moved = cancel_transposes(simple)
+    # What met where transposes were, a Pad and its convolution say, is one node now.
+    return [graph, moved if moved is simple else simplify(moved)]

@@ -1,0 +1,186 @@
+"""Networks that are no classifiers, as people deploy them: what ``make bench-tasks`` compiles.
+
+Each is a PyTorch module in evaluation mode or an ONNX file that somebody else wrote. Weights are random except those of
+PaddleOCR; the normalisations' statistics are fitted on images by whoever runs them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Size = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class TaskNetwork:
+    """One network.
+
+    Attributes:
+        build: makes it: a module, or the ONNX file that it lies in; may write into the folder that it is given.
+        size: channels, height and width of its image.
+        blocks: the attention blocks that its authors wrote into it.
+    """
+
+    build: Callable[[Path], Any]
+    size: Size
+    blocks: int
+
+
+def smp(decoder: str, encoder: str, classes: int = 4) -> Callable[[Path], Any]:
+    """A decoder of segmentation-models-pytorch on an encoder."""
+
+    def build(folder: Path) -> Any:
+        import segmentation_models_pytorch as models
+
+        return getattr(models, decoder)(encoder, encoder_weights=None, classes=classes).eval()
+
+    return build
+
+
+def timm_features(name: str) -> Callable[[Path], Any]:
+    """The feature pyramid of a timm network."""
+
+    def build(folder: Path) -> Any:
+        import timm
+
+        return timm.create_model(name, pretrained=False, features_only=True).eval()
+
+    return build
+
+
+def efficientdet(name: str = "tf_efficientdet_d0") -> Callable[[Path], Any]:
+    """``effdet``'s detector without its post-processing: class and box maps of five levels."""
+
+    def build(folder: Path) -> Any:
+        from effdet import EfficientDet, get_efficientdet_config
+
+        config = get_efficientdet_config(name)
+        config.image_size = (128, 128)
+        network = EfficientDet(config, pretrained_backbone=False)
+        return Flattened(network).eval()
+
+    return build
+
+
+def retinanet(backbone: str) -> Callable[[Path], Any]:
+    """torchvision's RetinaNet, FPN and heads, on a timm backbone; scores and boxes of each anchor."""
+
+    def build(folder: Path) -> Any:
+        import timm
+        import torch
+        from torchvision.models.detection.retinanet import RetinaNetHead
+        from torchvision.ops import FeaturePyramidNetwork
+        from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+        class RetinaNet(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.body = timm.create_model(backbone, pretrained=False, features_only=True, out_indices=(2, 3, 4))
+                channels = self.body.feature_info.channels()
+                self.fpn = FeaturePyramidNetwork(channels, 256, extra_blocks=LastLevelP6P7(256, 256))
+                self.head = RetinaNetHead(256, 9, 4)
+
+            def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+                levels = {str(index): level for index, level in enumerate(self.body(images))}
+                found: dict[str, torch.Tensor] = self.head(list(self.fpn(levels).values()))
+                return found
+
+        return RetinaNet().eval()
+
+    return build
+
+
+def reidentification(backbone: str) -> Callable[[Path], Any]:
+    """A network that finds persons again: instance and batch normalisation side by side, an embedding of length one."""
+
+    def build(folder: Path) -> Any:
+        import timm
+        import torch
+
+        class Ibn(torch.nn.Module):
+            def __init__(self, channels: int) -> None:
+                super().__init__()
+                self.half = channels // 2
+                self.instance = torch.nn.InstanceNorm2d(self.half, affine=True)
+                self.batch = torch.nn.BatchNorm2d(channels - self.half)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                first, second = torch.split(x, [self.half, x.shape[1] - self.half], 1)
+                return torch.cat([self.instance(first.contiguous()), self.batch(second.contiguous())], 1)
+
+        class Reid(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.body = timm.create_model(backbone, pretrained=False, num_classes=0)
+                for name in ("layer1", "layer2", "layer3"):
+                    for block in getattr(self.body, name):
+                        block.bn1 = Ibn(block.conv1.out_channels)
+                self.neck = torch.nn.BatchNorm1d(self.body.num_features)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return torch.nn.functional.normalize(self.neck(self.body(x)))
+
+        return Reid().eval()
+
+    return build
+
+
+_KERAS = """
+import sys
+import keras
+import numpy
+network = keras.applications.EfficientNetB0(weights=None, classes=4, input_shape=({0}, {0}, 3))
+network(numpy.zeros((1, {0}, {0}, 3), "float32"))
+network.export(sys.argv[1], format="onnx")
+"""
+
+
+def keras_efficientnet(side: int) -> Callable[[Path], Any]:
+    """Keras' EfficientNet-B0 as Keras itself exports it: images channels-last, written by a process of its own."""
+
+    def build(folder: Path) -> Any:
+        path = folder / f"keras-efficientnet-b0-{side}.onnx"
+        if not path.exists():
+            command = [sys.executable, "-c", _KERAS.format(side), str(path)]
+            subprocess.run(command, check=True, capture_output=True, env={**os.environ, "KERAS_BACKEND": "torch"})
+        return path
+
+    return build
+
+
+def paddleocr(name: str) -> Callable[[Path], Any]:
+    """A file that the package ``rapidocr`` carries, trained by PaddleOCR."""
+
+    def build(folder: Path) -> Any:
+        found = importlib.util.find_spec("rapidocr")
+        assert found is not None and found.origin is not None, "pip install rapidocr"
+        return next((Path(found.origin).parent / "models").glob(f"*{name}*.onnx"))
+
+    return build
+
+
+NETWORKS: Mapping[str, TaskNetwork] = {
+    "unet-resnest14d": TaskNetwork(smp("Unet", "tu-resnest14d"), (3, 128, 128), 4),
+    "unet-skresnet34": TaskNetwork(smp("Unet", "tu-skresnet34"), (3, 128, 128), 16),
+    "unet-seresnext50": TaskNetwork(smp("Unet", "se_resnext50_32x4d"), (3, 128, 128), 16),
+    "fpn-resnest14d": TaskNetwork(smp("FPN", "tu-resnest14d"), (3, 128, 128), 4),
+    "fpn-seresnext50": TaskNetwork(smp("FPN", "se_resnext50_32x4d"), (3, 128, 128), 16),
+    "deeplabv3plus-resnest14d": TaskNetwork(smp("DeepLabV3Plus", "tu-resnest14d"), (3, 128, 128), 4),
+    "deeplabv3plus-seresnext50": TaskNetwork(smp("DeepLabV3Plus", "se_resnext50_32x4d"), (3, 128, 128), 16),
+    "features-seresnet18": TaskNetwork(timm_features("seresnet18"), (3, 128, 128), 8),
+    "features-skresnet18": TaskNetwork(timm_features("skresnet18"), (3, 128, 128), 8),
+    "effdet-d0": TaskNetwork(efficientdet(), (3, 128, 128), 16),
+    "retinanet-seresnet18": TaskNetwork(retinanet("seresnet18"), (3, 128, 128), 8),
+    "retinanet-resnest14d": TaskNetwork(retinanet("resnest14d"), (3, 128, 128), 4),
+    "reid-seresnet18": TaskNetwork(reidentification("seresnet18"), (3, 128, 64), 8),
+    "keras-efficientnet-b0": TaskNetwork(keras_efficientnet(128), (3, 128, 128), 16),
+    "unet-resnest50d": TaskNetwork(smp("Unet", "tu-resnest50d"), (3, 128, 128), 16),
+    "deeplabv3plus-resnest50d": TaskNetwork(smp("DeepLabV3Plus", "tu-resnest50d"), (3, 128, 128), 16),
+}
