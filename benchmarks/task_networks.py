@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
+import torch
+from torch import Tensor, nn
+
 Size = tuple[int, int, int]
 
 
@@ -33,6 +37,71 @@ class TaskNetwork:
     blocks: int
 
 
+class Levels(nn.Module):
+    """A detector whose class and box maps come as two lists, as one tuple."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (N, 3, H, W) to the maps of each level."""
+        classes, boxes = self.network(images)
+        return (*classes, *boxes)
+
+
+class RetinaNet(nn.Module):
+    """Backbone, pyramid and heads, without anchors and post-processing."""
+
+    def __init__(self, backbone: str) -> None:
+        from torchvision.models.detection.retinanet import RetinaNetHead
+        from torchvision.ops import FeaturePyramidNetwork
+        from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+        super().__init__()
+        self.body = timm.create_model(backbone, pretrained=False, features_only=True, out_indices=(2, 3, 4))
+        channels = self.body.feature_info.channels()  # type: ignore[union-attr, operator]
+        self.fpn = FeaturePyramidNetwork(channels, 256, extra_blocks=LastLevelP6P7(256, 256))
+        self.head = RetinaNetHead(256, 9, 4)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Images (N, 3, H, W) to ``cls_logits`` (N, anchors, 4) and ``bbox_regression`` (N, anchors, 4)."""
+        levels = {str(index): level for index, level in enumerate(self.body(images))}
+        found: dict[str, Tensor] = self.head(list(self.fpn(levels).values()))
+        return found
+
+
+class InstanceAndBatch(nn.Module):
+    """Instance normalisation of the first half of the channels, batch normalisation of the others (IBN-a)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.sizes = [channels // 2, channels - channels // 2]
+        self.instance = nn.InstanceNorm2d(self.sizes[0], affine=True)
+        self.batch = nn.BatchNorm2d(self.sizes[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
+        first, second = torch.split(x, self.sizes, 1)
+        return torch.cat([self.instance(first.contiguous()), self.batch(second.contiguous())], 1)
+
+
+class Reidentification(nn.Module):
+    """A timm network with :class:`InstanceAndBatch` in its first three stages."""
+
+    def __init__(self, backbone: str) -> None:
+        super().__init__()
+        self.body = timm.create_model(backbone, pretrained=False, num_classes=0)
+        for name in ("layer1", "layer2", "layer3"):
+            for block in getattr(self.body, name):
+                block.bn1 = InstanceAndBatch(block.conv1.out_channels)
+        self.neck = nn.BatchNorm1d(int(self.body.num_features))  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) to vectors (N, D) of length one."""
+        return nn.functional.normalize(self.neck(self.body(x)))
+
+
 def smp(decoder: str, encoder: str, classes: int = 4) -> Callable[[Path], Any]:
     """A decoder of segmentation-models-pytorch on an encoder."""
 
@@ -48,8 +117,6 @@ def timm_features(name: str) -> Callable[[Path], Any]:
     """The feature pyramid of a timm network."""
 
     def build(folder: Path) -> Any:
-        import timm
-
         return timm.create_model(name, pretrained=False, features_only=True).eval()
 
     return build
@@ -63,73 +130,19 @@ def efficientdet(name: str = "tf_efficientdet_d0") -> Callable[[Path], Any]:
 
         config = get_efficientdet_config(name)
         config.image_size = (128, 128)
-        network = EfficientDet(config, pretrained_backbone=False)
-        return Flattened(network).eval()
+        return Levels(EfficientDet(config, pretrained_backbone=False)).eval()
 
     return build
 
 
 def retinanet(backbone: str) -> Callable[[Path], Any]:
-    """torchvision's RetinaNet, FPN and heads, on a timm backbone; scores and boxes of each anchor."""
-
-    def build(folder: Path) -> Any:
-        import timm
-        import torch
-        from torchvision.models.detection.retinanet import RetinaNetHead
-        from torchvision.ops import FeaturePyramidNetwork
-        from torchvision.ops.feature_pyramid_network import LastLevelP6P7
-
-        class RetinaNet(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.body = timm.create_model(backbone, pretrained=False, features_only=True, out_indices=(2, 3, 4))
-                channels = self.body.feature_info.channels()
-                self.fpn = FeaturePyramidNetwork(channels, 256, extra_blocks=LastLevelP6P7(256, 256))
-                self.head = RetinaNetHead(256, 9, 4)
-
-            def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-                levels = {str(index): level for index, level in enumerate(self.body(images))}
-                found: dict[str, torch.Tensor] = self.head(list(self.fpn(levels).values()))
-                return found
-
-        return RetinaNet().eval()
-
-    return build
+    """RetinaNet of torchvision, pyramid and heads, on a timm backbone: scores and boxes of each anchor."""
+    return lambda folder: RetinaNet(backbone).eval()
 
 
 def reidentification(backbone: str) -> Callable[[Path], Any]:
     """A network that finds persons again: instance and batch normalisation side by side, an embedding of length one."""
-
-    def build(folder: Path) -> Any:
-        import timm
-        import torch
-
-        class Ibn(torch.nn.Module):
-            def __init__(self, channels: int) -> None:
-                super().__init__()
-                self.half = channels // 2
-                self.instance = torch.nn.InstanceNorm2d(self.half, affine=True)
-                self.batch = torch.nn.BatchNorm2d(channels - self.half)
-
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                first, second = torch.split(x, [self.half, x.shape[1] - self.half], 1)
-                return torch.cat([self.instance(first.contiguous()), self.batch(second.contiguous())], 1)
-
-        class Reid(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.body = timm.create_model(backbone, pretrained=False, num_classes=0)
-                for name in ("layer1", "layer2", "layer3"):
-                    for block in getattr(self.body, name):
-                        block.bn1 = Ibn(block.conv1.out_channels)
-                self.neck = torch.nn.BatchNorm1d(self.body.num_features)
-
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return torch.nn.functional.normalize(self.neck(self.body(x)))
-
-        return Reid().eval()
-
-    return build
+    return lambda folder: Reidentification(backbone).eval()
 
 
 _KERAS = """
@@ -137,7 +150,10 @@ import sys
 import keras
 import numpy
 network = keras.applications.EfficientNetB0(weights=None, classes=4, input_shape=({0}, {0}, 3))
-network(numpy.zeros((1, {0}, {0}, 3), "float32"))
+for layer in network.layers:
+    if hasattr(layer, "momentum"):
+        layer.momentum = 0.0
+network(numpy.random.default_rng(0).standard_normal((16, {0}, {0}, 3)).astype("float32") * 60 + 128, training=True)
 network.export(sys.argv[1], format="onnx")
 """
 

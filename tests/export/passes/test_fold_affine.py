@@ -28,11 +28,11 @@ def test_a_product_and_a_sum_behind_a_layer_become_its_weight_and_bias(layer: st
         f"{{ {text} y1 = Mul({order}) y2 = Div(y1, d) y3 = Sub(t, y2) z = Relu(y3) }}"
     )
     images = np.random.default_rng(3).standard_normal((2, 4, 7, 7)).astype(np.float32)
-    before = onnx_outputs(model)(images)["z"]
+    before = onnx_outputs(model)({"x": images})["z"]
     result = FoldAffine()(model)
     assert result.modified and not result.refused
     assert [node.op_type for node in model.graph] == [text.split(" = ")[1].split("<")[0].split("(")[0], "Relu"]
-    np.testing.assert_allclose(onnx_outputs(model)(images)["z"], before, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(onnx_outputs(model)({"x": images})["z"], before, rtol=1e-4, atol=1e-4)
 
 
 def test_a_fully_connected_layer_takes_one_number_for_each_row() -> None:
@@ -41,9 +41,9 @@ def test_a_fully_connected_layer_takes_one_number_for_each_row() -> None:
         "{ y = Gemm(x, w, b) y1 = Mul(y, s) z = Add(y1, t) }"
     )
     data = np.random.default_rng(3).standard_normal((2, 5)).astype(np.float32)
-    before = onnx_outputs(model)(data)["z"]
+    before = onnx_outputs(model)({"x": data})["z"]
     assert FoldAffine()(model).modified and len(model.graph) == 1
-    np.testing.assert_allclose(onnx_outputs(model)(data)["z"], before, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(onnx_outputs(model)({"x": data})["z"], before, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
