@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -18,12 +18,12 @@ from typing_extensions import Self
 
 from radixrt.build.pipeline import Engine, Result
 from radixrt.calibration.data.pixels import ImageUnusableError, as_channels, open_image, preprocess_image
+from radixrt.engines.bundle.answers import Head, answer, confidences
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.cache.device import device_cache
 from radixrt.engines.runners import Outputs, logits_of, session_outputs
 from radixrt.engines.session import Session
 from radixrt.errors import InputError
-from radixrt.export.graph.output_kind import OutputKind
 from radixrt.export.spec import BatchSpec
 from radixrt.fields import as_path
 from radixrt.files import make_room
@@ -76,6 +76,22 @@ class Answer:
     probability: float
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What a network answers to one image.
+
+    Attributes:
+        image: as in :class:`Answer`.
+        answer: by the task: ``top5`` (classify), ``labels`` (multilabel), ``numbers`` (regress), ``embedding`` (embed),
+            ``mask`` (H, W) and ``classes`` (segment), or what each of the ``outputs`` holds; docs/tasks.md has them.
+        outputs: every output by name, (1, ...) each.
+    """
+
+    image: str
+    answer: Mapping[str, Any]
+    outputs: Outputs
+
+
 class LoadedEngine:
     """An open bundle. Use it as a context manager: what it holds is freed at the end of the block.
 
@@ -95,7 +111,8 @@ class LoadedEngine:
         self._run = logits_of(self._outputs, manifest.outputs[0].name)
         self._input = manifest.inputs[0].name
         self._preprocess = manifest.preprocessing
-        self._kind = manifest.outputs[0].kind or OutputKind.LOGITS
+        kind = manifest.outputs[0].kind
+        self._head = Head(manifest.outputs[0].name, kind.value if kind else None, manifest.labels)
 
     def __repr__(self) -> str:
         made = self.bundle.manifest
@@ -137,15 +154,13 @@ class LoadedEngine:
         if (task := self.bundle.manifest.task) != "classify":
             raise InputError(f"the task of {self.bundle.path} is {task}, so it names no classes: call predict")
         for names, outputs in self._in_batches(images):
-            main = outputs[self.bundle.manifest.outputs[0].name]
-            values = main.reshape(main.shape[:2])
-            for name, shares in zip(names, self._kind.confidences(values), strict=True):
-                labels = self.bundle.manifest.labels
-                for index in np.argsort(-shares, kind="stable")[:top]:
-                    yield Answer(name, labels[index] if index < len(labels) else str(index), float(shares[index]))
+            for name, values in zip(names, outputs[self._head.output], strict=True):
+                shares = confidences(values.reshape(-1), self._head.kind)
+                for index in np.argsort(-shares, kind="stable")[:top].tolist():
+                    yield Answer(name, self._head.label(index), float(shares[index]))
 
-    def predict(self, images: Picture | Iterable[Picture]) -> Iterator[tuple[str, Outputs]]:
-        """Yields each image's name and every output of it by name, (1, ...) each.
+    def predict(self, images: Picture | Iterable[Picture]) -> Iterator[Prediction]:
+        """Yields what the network answers to each image, by the bundle's task, and every output.
 
         Args:
             images: as :meth:`classify` takes them.
@@ -155,7 +170,8 @@ class LoadedEngine:
         """
         for names, outputs in self._in_batches(images):
             for i, name in enumerate(names):
-                yield name, {output: array[i : i + 1] for output, array in outputs.items()}
+                own = {output: array[i : i + 1] for output, array in outputs.items()}
+                yield Prediction(name, answer(self.bundle.manifest.task, own, self._head), own)
 
     def _in_batches(self, images: Picture | Iterable[Picture]) -> Iterator[tuple[list[str], Outputs]]:
         pictures = enumerate(_pictures(images))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Classifies images with the bundle that this file lies in. It stands alone.
+"""Runs images through the bundle that this file lies in. It stands alone.
 
-    python3 run.py photo.jpg              top-5 of one image, or of several, or of a folder
+    python3 run.py photo.jpg              what the network answers to one image, or to several, or to a folder
     python3 run.py --bench photo.jpg      latency as well; --batch 1,8 of these sizes
     python3 run.py --input x.npy --output y.npz           tensors in, every output out; needs no Pillow
     python3 run.py --build                makes this device's TensorRT plan from deploy.onnx (a Jetson starts here)
@@ -9,9 +9,9 @@
     python3 run.py --require-signature maker.pub photo.jpg    only if the owner of that key made the bundle
 
 Needs Python 3.8, numpy and the engine's own runtime: onnxruntime, openvino, or tensorrt or tensorrt_rtx with pycuda or
-cuda-python; for pictures Pillow, and with --require-signature also cryptography. Beside it lie pixels.py, which
-prepares the images as they were prepared for calibration, and cuda_driver.py and cuda_graph.py, through which a plan
-reaches the GPU.
+cuda-python; for pictures Pillow, and with --require-signature also cryptography. Beside it lie answers.py, which says
+what outputs mean, pixels.py, which prepares the images as they were prepared for calibration, and cuda_driver.py and
+cuda_graph.py, through which a plan reaches the GPU.
 Exit codes: 0 done; 2 bad usage or bad input; 4 the engine cannot run on this machine.
 """
 
@@ -535,29 +535,6 @@ def batches(count: int, load: Callable[[slice], Any], ranges: Ranges) -> Iterato
         yield part, np.concatenate([tensors, *[tensors[-1:]] * max(0, missing)])
 
 
-def confidences(values: np.ndarray, kind: str | None) -> np.ndarray:
-    """How sure each class is, from 0 to 1: what a network ends in is as the manifest says, and else logits."""
-    numbers = values.astype(np.float64)
-    if kind in ("probabilities", "scores"):
-        return numbers
-    shares = np.exp(numbers if kind == "log-probabilities" else numbers - numbers.max())
-    return shares if kind == "log-probabilities" else shares / shares.sum()
-
-
-def held(array: np.ndarray) -> dict[str, Any]:
-    """What one output of one image holds, where nobody says what it means."""
-    low, mean, high = (float(figure) for figure in (array.min(), array.mean(), array.max()))
-    return {"shape": list(array.shape), "min": low, "mean": mean, "max": high}
-
-
-def top5(values: np.ndarray, labels: Sequence[str], kind: str | None = None) -> list[dict[str, Any]]:
-    """The five likeliest classes of one image."""
-    shares = confidences(values, kind)
-    best = np.argsort(-shares, kind="stable")[:5].tolist()
-    names = [labels[i] if i < len(labels) else str(i) for i in best]
-    return [{"class": i, "label": name, "probability": round(float(shares[i]), 6)} for i, name in zip(best, names)]
-
-
 def bench(engine: Engine, batch: np.ndarray, rounds: int) -> dict[str, Any]:
     """Latency of one batch in milliseconds: from numpy array to numpy array, and on the device's own clock."""
     for _ in range(max(3, rounds // 10)):
@@ -609,7 +586,7 @@ def batch_ranges(text: str) -> Ranges:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description="Classifies images with this bundle; needs no RadixRT and no PyTorch.")
+    parser = argparse.ArgumentParser(description="Runs images through this bundle; needs no RadixRT and no PyTorch.")
     parser.add_argument("images", nargs="*", help="images, or folders of them")
     parser.add_argument("--bundle", type=Path, default=Path(__file__).resolve().parent, help="default: this folder")
     parser.add_argument("--runtime", choices=sorted(MODULES), help="default: the one that the bundle was made for")
@@ -696,15 +673,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         names, load = find_inputs(options, manifest)
         engine = open_engine(options, manifest)
         results, answers = [], []  # type: list[dict[str, Any]], list[Answer]
-        timing, first = [], manifest["outputs"][0]  # type: list[dict[str, Any]], dict[str, Any]
+        import answers as meanings  # which lies beside this file
+
+        timing = []  # type: list[dict[str, Any]]
+        task, first = manifest.get("task", "classify"), manifest["outputs"][0]
+        head = meanings.Head(first["name"], first.get("kind"), manifest["labels"])
         for part, batch in batches(len(names), load, engine.ranges):
             answer = {name: array[: part.stop - part.start] for name, array in engine.run(batch).items()}
             for i, name in enumerate(names[part]):
-                if manifest.get("task", "classify") == "classify":
-                    values = answer[first["name"]][i].reshape(-1)  # N x C, or N x C x 1 x 1
-                    results.append({"image": name, "top5": top5(values, manifest["labels"], first.get("kind"))})
-                else:
-                    results.append({"image": name, "outputs": {n: held(array[i]) for n, array in answer.items()}})
+                found = meanings.answer(task, {n: array[i : i + 1] for n, array in answer.items()}, head)
+                results.append(dict({"image": name, "said": meanings.lines(found)}, **meanings.plain(found)))
             if options.output:
                 answers.append(answer)
             if options.bench and not timing:
@@ -726,16 +704,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show(engine: Path, results: Sequence[dict[str, Any]], timing: Sequence[dict[str, Any]], as_json: bool) -> None:
     """Prints what was found."""
+    said = [result.pop("said") for result in results]
     if as_json:
         print(json.dumps({"engine": str(engine), "results": results, "latency": timing}, indent=2))
         return
-    for result in results:
+    for result, lines in zip(results, said):
         print(result["image"])
-        for row in result.get("top5", ()):
-            print(f"  {row['probability']:7.2%}  {row['label']}")
-        for name, seen in result.get("outputs", {}).items():
-            shape = " x ".join(map(str, seen["shape"]))
-            print(f"  {name}  {shape}  {seen['min']:.4g} to {seen['max']:.4g}, mean {seen['mean']:.4g}")
+        for line in lines:
+            print(f"  {line}")
     for row in timing:
         print("latency  " + "  ".join(f"{key} {value}" for key, value in row.items() if key != "samples_ms"))
 

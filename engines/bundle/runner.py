@@ -1,6 +1,7 @@
 """Puts the stand-alone runner into a bundle: real modules of this package, copied as they are.
 
-``run.py`` is ``engines/bundle/run_bundle.py``; beside it lies ``calibration/data/pixels.py``, so that images are
+``run.py`` is ``engines/bundle/run_bundle.py``; beside it lie ``answers.py``, which reads outputs on the device as it
+read them in the report, ``calibration/data/pixels.py``, so that images are
 prepared on the device by the very code that prepared them for calibration and validation, and ``cuda_driver.py`` and
 ``cuda_graph.py`` of ``engines/tensorrt``, through which a plan reaches the GPU. Where the runner may have to build a
 plan with TensorRT 8 (JetPack 5), whose parser reads neither opset 18 nor FP16 scales nor INT8 weights, the graph lies
@@ -17,7 +18,7 @@ import radixrt.engines.tensorrt
 from radixrt.errors import InputError
 
 RUNNER_NAME = "run.py"
-PIXELS_NAME = "pixels.py"
+PIXELS_NAME, ANSWERS_NAME = "pixels.py", "answers.py"
 CUDA_NAMES = ("cuda_driver.py", "cuda_graph.py")
 LEGACY_NAME = "deploy-trt8.onnx"
 
@@ -25,6 +26,7 @@ LEGACY_NAME = "deploy-trt8.onnx"
 def write_runner(folder: Path) -> None:
     """Copies the runner, which needs nothing of RadixRT, into a bundle."""
     shutil.copyfile(Path(__file__).with_name("run_bundle.py"), folder / RUNNER_NAME)
+    shutil.copyfile(Path(__file__).with_name(ANSWERS_NAME), folder / ANSWERS_NAME)
     shutil.copyfile(Path(radixrt.calibration.data.__path__[0]) / PIXELS_NAME, folder / PIXELS_NAME)
     for name in CUDA_NAMES:
         shutil.copyfile(Path(radixrt.engines.tensorrt.__path__[0]) / name, folder / name)

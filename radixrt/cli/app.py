@@ -23,7 +23,7 @@ COMMANDS = {
     "recipe": "Write a recipe for a network: a file that `radixrt engine` and `radixrt sweep` take.",
     "models": "List the networks that have a name, or count their attention blocks.",
     "targets": "Tell for each target whether it builds and runs here, or why not and how to install it.",
-    "run": "Classify images with a bundle's engine.",
+    "run": "Run images through a bundle's engine, and say what the network answers.",
     "validate": "Hold an engine against the original network, and write the report.",
     "compare": "Put several bundles on one page, with the Pareto front of accuracy against latency.",
     "inspect": "Look into an engine: layers with precision, torch module, and time; compiled kernels where it cannot "

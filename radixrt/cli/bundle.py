@@ -41,7 +41,7 @@ def run(
 
     with load(bundle, require_signature=require_signature) as engine:
         if engine.bundle.manifest.task != "classify":
-            out.print(_arrays(engine, images))
+            out.print(_answered(engine, images))
             return
         table = Table("image", "class", "probability")
         for path in images:
@@ -50,14 +50,14 @@ def run(
     out.print(table)
 
 
-def _arrays(engine: LoadedEngine, images: Sequence[Path]) -> Table:
-    """What each output holds, where nobody knows what it means."""
-    table = Table("image", "output", "shape", "smallest", "mean", "largest")
+def _answered(engine: LoadedEngine, images: Sequence[Path]) -> Table:
+    """What the network answers to each image."""
+    from radixrt.engines.bundle.answers import lines
+
+    table = Table("image", engine.bundle.manifest.task)
     for path in images:
-        for name, outputs in engine.predict(path):
-            for output, array in outputs.items():
-                shape = " x ".join(map(str, array.shape[1:]))
-                table.add_row(name, output, shape, *(f"{f():.4g}" for f in (array.min, array.mean, array.max)))
+        for one in engine.predict(path):
+            table.add_row(one.image, "\n".join(lines(dict(one.answer))))
     return table
 
 

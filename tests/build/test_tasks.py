@@ -82,7 +82,8 @@ def test_a_bundle_gives_arrays_by_name(data: Path, tmp_path: Path) -> None:
     assert report.quantization is not None
     assert json.loads((folder / "manifest.json").read_text())["task"] == "tensors"
     with load(folder) as engine:
-        ((_, found),) = engine.predict(picture)
+        (one,) = engine.predict(picture)
+        found = one.outputs
         with pytest.raises(InputError, match="names no classes"):
             next(engine.classify(picture))
     assert {name: list(array.shape[1:]) for name, array in found.items()} == SHAPES["pyramid"]

@@ -34,6 +34,7 @@ def test_a_bundle_reads_back_and_its_engine_runs(tmp_path: Path) -> None:
     assert bundle == written
     names = [entry.name for entry in bundle.manifest.files]
     assert names == [
+        "answers.py",
         "cuda_driver.py",
         "cuda_graph.py",
         "deploy.onnx",

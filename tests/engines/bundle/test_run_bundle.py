@@ -28,6 +28,7 @@ from tests.engines.bundle.bundles import manifest, tiny_network, write_bundle
 ENGINES = Path(__file__).resolve().parents[3] / "engines" / "bundle"
 SHIPPED = (
     "run_bundle.py",
+    "answers.py",
     "../../calibration/data/pixels.py",
     "../tensorrt/cuda_driver.py",
     "../tensorrt/cuda_graph.py",
@@ -279,6 +280,7 @@ def test_what_ships_imports_nothing_of_the_project() -> None:
         assert modules - set(sys.stdlib_module_names) <= {
             "numpy",
             "PIL",
+            "answers",
             "pixels",
             "cuda_driver",
             "cuda_graph",
