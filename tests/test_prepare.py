@@ -12,7 +12,9 @@ from radixrt.options import DataOptions, ModelChoice
 from radixrt.prepare import images_lent, prepare
 from radixrt.progress import Stages
 from radixrt.reuse import Reuse
+from radixrt.validate.report.summary import headline
 from tests.photographs import write_photographs
+from tests.validate.reports import make_report
 
 
 class FourClasses(nn.Module):
@@ -55,6 +57,24 @@ def test_lent_images_give_no_labels_and_are_said() -> None:
     assert found.labels == () and not found.labelled
     [said] = [finding for finding in found.findings if "solar cells" in finding.text]
     assert said.severity == "remark" and not any("prepared" in finding.text for finding in found.findings)
+
+
+def test_pretrained_weights_calibrated_on_lent_images_are_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    from radixrt.export.source import pretrained
+
+    trained = timm.create_model("test_resnet", num_classes=4)
+    monkeypatch.setattr(pretrained, "load_pretrained", lambda name, timeout_s: trained)
+    with Reuse(fresh=True) as reuse:
+        options = DataOptions(calibration_images=4, input_size="3,32,32")
+        found = prepare(ModelChoice(name="timm:test_resnet"), options, None, Stages(), reuse)
+    assert found.model.weights == "pretrained"
+    # Four classes of solar cells are as many as the head's, and still are not its classes.
+    assert found.labels == () and not found.labelled
+    [doubt] = [finding for finding in found.findings if finding.severity == "doubt"]
+    assert doubt.title == "calibrated on images of another kind" and "give --data" in doubt.text
+    assert headline(make_report().model_copy(update={"findings": [doubt]})).tone == "unproved"
 
 
 def test_a_guess_of_the_preprocessing_is_a_doubt_until_every_field_is_given(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 from radixrt.cli.answer import Answer
-from radixrt.validate.report.answer import EngineAnswer, RunAnswer
+from radixrt.validate.report.answer import EngineAnswer, Figures, GateAnswer, Paths, RunAnswer
+from radixrt.validate.schema import Finding
 from tests.cli_runner import radixrt
 from tests.validate.reports import make_report
 
@@ -94,12 +94,6 @@ def test_figures_are_those_of_the_report() -> None:
 def test_the_manual_lists_every_key() -> None:
     page = (Path(__file__).parents[2] / "docs" / "ci.md").read_text(encoding="utf-8")
     (listed,) = re.findall(r"```\n(schema.*?)```", page, re.DOTALL)
-    assert keys(RunAnswer) <= set(re.findall(r"\w+", listed))
-
-
-def keys(model: type[BaseModel]) -> set[str]:
-    found: set[str] = set()
-    schema: dict[str, Any] = model.model_json_schema(by_alias=True, mode="serialization")
-    for part in (schema, *schema["$defs"].values()):
-        found |= set(part.get("properties", {}))
-    return found
+    models: list[type[BaseModel]] = [RunAnswer, EngineAnswer, GateAnswer, Figures, Paths, Finding]
+    keys = {field.alias or name for model in models for name, field in model.model_fields.items()}
+    assert keys <= set(re.findall(r"\w+", listed))

@@ -9,23 +9,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from radixrt.validate.gates import engine_row, float_row
 from radixrt.validate.measure.rounds import ratio
+from radixrt.validate.quality import Metric
 from radixrt.validate.report.summary import Tone, gate_state, headline
-from radixrt.validate.schema import Finding, MeasuredOn, Report, Unit
+from radixrt.validate.schema import Finding, Gate, MeasuredOn, Report
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class GateAnswer(_Frozen):
-    """One limit; ``state`` is ``kept``, ``failed`` or ``not judged``, ``value`` absent where nothing was measured."""
+class GateAnswer(Gate):
+    """One limit of the report; ``state`` is ``kept``, ``failed`` or ``not judged``."""
 
-    name: str
-    unit: Unit
-    limit: float
-    value: float | None
     state: str
-    reason: str
 
 
 class Figures(_Frozen):
@@ -116,6 +112,8 @@ class EngineAnswer(_Frozen):
     sentences: tuple[str, ...]
     findings: list[Finding]
     gates: list[GateAnswer]
+    task: str
+    metrics: list[Metric]
     figures: Figures
     reused: list[str]
     paths: Paths | None
@@ -140,7 +138,9 @@ class EngineAnswer(_Frozen):
             measured_on=report.measured_on,
             sentences=said.sentences,
             findings=report.findings,
-            gates=[GateAnswer(state=gate_state(gate), **gate.model_dump(exclude={"passed"})) for gate in report.gates],
+            gates=[GateAnswer(state=gate_state(gate), **gate.model_dump()) for gate in report.gates],
+            task=report.task,
+            metrics=report.metrics,
             figures=Figures.of(report),
             reused=report.reused,
             paths=paths,
