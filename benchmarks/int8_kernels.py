@@ -48,10 +48,10 @@ def engines(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Path
     """Builds the three engines of a network and returns their files."""
     target, captured, files = get("onnxruntime"), capture_model(name, args.side), {}
     for label, precision in ((FLOAT, Precision.FP32), (NOW, Precision.INT8)):
-        model, _ = rewrite(captured.clone(), rewrite_options(target, precision, cache=args.cache, threads=1))
+        model, report = rewrite(captured.clone(), rewrite_options(target, precision, cache=args.cache, threads=1))
         home = folder / precision.value
         build = BuildOptions(precision, threads=1)
-        files[label] = target.build_graph(typed(model, precision, target.name, args.side), home, build).files[0]
+        files[label] = target.build_graph(typed(model, precision, target.name, args.side, report), home, build).files[0]
     before = to_unsigned(ir.load(files[NOW].with_name(GRAPH_NAME)))
     unsigned_weights(before)
     keep_float_layers(before)

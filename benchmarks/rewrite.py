@@ -26,7 +26,7 @@ import onnx_ir as ir
 from rich.console import Console
 from rich.table import Table
 
-from radixrt.calibration.placement.options import PlacementOptions
+from radixrt.calibration.placement.options import PlacementOptions, timed_layers
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.engines.base import GRAPH_NAME, BuildOptions
@@ -35,6 +35,7 @@ from radixrt.engines.registry import get
 from radixrt.engines.tensorrt.rtx.plan_cost import plan_cost
 from radixrt.export.passes.float16 import to_float16
 from radixrt.export.passes.pipeline import rewrite
+from radixrt.export.passes.report import RewriteReport
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.validate.measure.latency import LatencyOptions, measure
 
@@ -91,7 +92,9 @@ def capture_model(name: str, side: int) -> ir.Model:
     return simplify(capture(timm.create_model(name).eval(), (3, side, side), BatchSpec()))
 
 
-def typed(model: ir.Model, precision: Precision, target: str, side: int) -> ir.Model:
+def typed(
+    model: ir.Model, precision: Precision, target: str, side: int, report: RewriteReport | None = None
+) -> ir.Model:
     """Gives a float graph the types of a precision, as a build does."""
     if precision is Precision.FP16:
         return to_float16(model).model
@@ -99,7 +102,9 @@ def typed(model: ir.Model, precision: Precision, target: str, side: int) -> ir.M
         return model
     name, random = model.graph.inputs[0].name or "", np.random.default_rng(0)
     images = random.standard_normal((4, 1, 3, side, side)).astype(np.float32)
-    placed, _ = place(model, calibrate(model, [{name: i} for i in images]), PlacementOptions(get(target).traits))
+    timed = timed_layers(report) if report else {}
+    options = PlacementOptions(get(target).traits, timed=timed)
+    placed, _ = place(model, calibrate(model, [{name: i} for i in images]), options)
     return placed
 
 
@@ -124,7 +129,7 @@ def clocked(name: str, graph: ir.Model, target: str, precision: Precision, args:
     build = BuildOptions(precision=precision, threads=args.threads)
     with (
         compiled(typed(graph, precision, target, args.side), target, build) as (deploy, original),
-        compiled(typed(rewritten, precision, target, args.side), target, build) as (_, changed),
+        compiled(typed(rewritten, precision, target, args.side, report), target, build) as (_, changed),
     ):
         with (
             get(target).open(original, threads=args.threads) as before,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,37 @@ SCALE_FLOOR = float(np.finfo(np.float32).tiny)
 
 DEAD_SCALE = 1.0
 """The scale of a tensor that holds nothing but zeros: any positive number is exact, and 1 overflows nowhere."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The numbers that a quantised tensor can hold: ``(q - zero) * scale``.
+
+    Attributes:
+        scale: the distance of two neighbours.
+        zero: the zero point.
+        unsigned: q is u8, 0 to 255; otherwise s8, -127 to 127 around a zero point of 0.
+    """
+
+    scale: float
+    zero: int = 0
+    unsigned: bool = False
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """The least and the largest number, in steps of the scale."""
+        return (-self.zero, UNSIGNED_MAX - self.zero) if self.unsigned else (-QMAX, QMAX)
+
+
+def grid_of_range(low: float, high: float) -> Grid:
+    """The u8 grid that holds 0 exactly and reaches from ``low`` to ``high``, both widened to hold 0.
+
+    Raises:
+        InputError: an end is NaN or infinite.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = scale_from_amax(high - low, levels=UNSIGNED_MAX)
+    return Grid(scale, min(int(np.rint(-low / scale)), UNSIGNED_MAX), unsigned=True)
 
 
 def scale_from_amax(amax: float, *, levels: int = QMAX) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -248,15 +249,25 @@ class Target(ABC):
         options = BuildOptions(precision=precision, threads=threads)
         # Where the target says just "CPU", the processor's own name.
         device = capability.device if capability.device not in ("", "CPU") else processor()
-        judge = ClockJudge(lambda graph, folder: self.open_graph(graph, folder, options))
+        # One thread's own processor time is what it takes on an idle machine, however busy this one is.
+        clock = time.thread_time if threads == 1 else time.perf_counter
+        judge = ClockJudge(lambda graph, folder: self.open_graph(graph, folder, options), clock=clock)
         return FormJudge(judge, f"{device}, {threads or cores()} threads")
+
+    def lacks_bf16(self) -> str:
+        """Why engines of this target do not compute in BF16 here; empty where they do."""
+        return f"{self.name} engines do not compute in BF16"
 
     def check_options(self, options: BuildOptions) -> None:
         """Finds out, before anything long starts, whether this target can give what is asked for.
 
         Raises:
             InputError: it, or its library's version, has no such thing.
+            UnavailableError: it does not compute in this precision here.
         """
+        if options.precision is Precision.BF16 and (why := self.lacks_bf16()):
+            hint = "Use PREC=fp32 or int8, or TARGET=openvino on a processor with AVX512-BF16 or AMX."
+            raise UnavailableError("bf16", why, hint)
         if options.of_plans:
             self._check_plan_options(options)
 

@@ -10,10 +10,14 @@ from radixrt.errors import InputError
 
 
 class Precision(str, Enum):
-    """The narrowest type of a deploy graph's convolutions."""
+    """The narrowest type of a deploy graph's convolutions.
+
+    BF16 has no graph of its own: the deploy graph is that of FP32, and the engine rounds what it multiplies.
+    """
 
     FP32 = "fp32"
     FP16 = "fp16"
+    BF16 = "bf16"
     INT8 = "int8"
 
     @classmethod
@@ -103,6 +107,10 @@ class Traits:
         full_range_u8: tensors that are never negative get u8 with zero point 0 and all 256 levels, twice as fine as
             the upper half of s8. Kernels of such targets add products of u8 activations in 16 bits on some processors,
             so all INT8 weights fit that in pairs.
+        zero_points: kernels take any zero point of an activation at no cost, so a tensor's range is as it was seen and
+            not the same on both sides of 0.
+        int8_between: products, sums, gates and global pooling between INT8 layers have INT8 kernels, and so have layers
+            of pooled vectors.
         group_multiple: INT8 kernels exist only for groups whose width is a multiple of this.
         weights_per_output: an INT8 layer pays only with at least so many weights for each element that it writes.
         half_outside_int8: what an INT8 graph leaves in float is FP16, not FP32.
@@ -115,6 +123,8 @@ class Traits:
     title: str
     int8_outputs: Int8Outputs = Int8Outputs.ALL
     full_range_u8: bool = False
+    zero_points: bool = False
+    int8_between: bool = False
     group_multiple: int = 1
     weights_per_output: int = 0
     half_outside_int8: bool = False

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from radixrt.calibration.placement import keep
+from radixrt.calibration.placement.between import between
+from radixrt.calibration.placement.grid import is_gate
 from radixrt.calibration.placement.options import KeptFloat, PlacementOptions
 from radixrt.calibration.placement.points import points
 from radixrt.export.graph.facts import is_wide, root_of
 from radixrt.export.graph.layers import Layer, layers_of
 from radixrt.export.graph.origin import module_of
-from radixrt.export.spec import Int8Outputs
+from radixrt.export.spec import Int8Outputs, Traits
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ def decide(model: ir.Model, options: PlacementOptions) -> Decision:
         if (why := keep.unruled(node)) is not None
     ]
     layers = tuple(chosen)
-    wanted = list(points(layers, options.traits.int8_outputs))
+    wanted = list(points(layers, options.traits))
+    if options.traits.int8_between:
+        wanted += list(between(model.graph, wanted))
     wanted += [root for value in wanted if is_wide(root := root_of(value))]
     return Decision(layers, tuple(kept), tuple(_in_order(model.graph, wanted)))
 
@@ -62,7 +66,10 @@ def decide(model: ir.Model, options: PlacementOptions) -> Decision:
 def observed_values(model: ir.Model) -> list[ir.Value]:
     """The tensors whose ranges any placement of this graph may need: what calibration has to watch, in graph order."""
     layers = tuple(layers_of(model.graph))
-    return _in_order(model.graph, (root_of(value) for outputs in Int8Outputs for value in points(layers, outputs)))
+    kinds = [Traits("", outputs) for outputs in Int8Outputs] + [Traits("", int8_between=True)]
+    wanted = [value for traits in kinds for value in points(layers, traits)]
+    wanted += [value for value in between(model.graph, wanted) if not is_gate(value)]
+    return _in_order(model.graph, map(root_of, wanted))
 
 
 def _in_order(graph: ir.Graph, values: Iterable[ir.Value]) -> list[ir.Value]:

@@ -16,18 +16,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.calibration.int8 import channel_amax, channel_scales, quantize
-from radixrt.calibration.placement.options import PlacementOptions
+from radixrt.calibration.int8 import Grid, channel_amax, channel_scales, quantize
 from radixrt.calibration.saturation import quantize_in_pairs
 from radixrt.export.graph.constants import forget
-from radixrt.export.graph.facts import Signs, root_of
 from radixrt.export.graph.layers import Layer
 from radixrt.export.graph.writer import GraphWriter
-
-
-def is_unsigned(value: ir.Value, options: PlacementOptions) -> bool:
-    """Whether a point uses all 256 unsigned levels: the target takes them, and the scale group is never negative."""
-    return options.traits.full_range_u8 and Signs().nonnegative(root_of(value))
 
 
 class Inserter:
@@ -41,18 +34,17 @@ class Inserter:
         self._graph = graph
         self._writer = GraphWriter(graph)
 
-    def activation(self, value: ir.Value, scale: float, *, unsigned: bool = False) -> ir.Value:
+    def activation(self, value: ir.Value, grid: Grid) -> ir.Value:
         """Puts a Q/DQ pair behind ``value``; every reader but the graph's own output reads the pair's result.
 
         Returns:
             the dequantised value.
         """
         writer, readers, origin = self._writer, list(value.uses()), value.producer()
-        steps = writer.constant(np.asarray(scale, np.float32), f"{value.name}_scale")
-        if unsigned:
-            zero, kind = writer.constant(np.asarray(0, np.uint8), "zero_point_u8"), ir.DataType.UINT8
-        else:
-            zero, kind = writer.constant(np.asarray(0, np.int8), "zero_point_s8"), ir.DataType.INT8
+        steps = writer.constant(np.asarray(grid.scale, np.float32), f"{value.name}_scale")
+        kind = ir.DataType.UINT8 if grid.unsigned else ir.DataType.INT8
+        name = "zero_point_u8" if grid.unsigned else "zero_point_s8"
+        zero = writer.constant(np.asarray(grid.zero, kind.numpy()), f"{name}_{grid.zero}" if grid.zero else name)
         quantized = writer.op(
             "QuantizeLinear", [value, steps, zero], f"{value.name}_q", dtype=kind, shape=value.shape, origin=origin
         )

@@ -4,12 +4,13 @@ named
     The user, or accuracy recovery, asked for it.
 gate path
     The squeeze (global pooling), the fully connected layers on the pooled vector and the sigmoid or softmax are a
-    thousandth of the arithmetic and decide which channels live. A layer is on the gate path when it reads a pooled
+    thousandth of the arithmetic and decide which channels live. They are in INT8 where the target's clock was asked
+    and says so. A layer is on the gate path when it reads a pooled
     tensor and its result is multiplied into a feature map; the classifier reads a pooled tensor too, but its result
     leaves the graph.
 narrow group
     INT8 kernels of some targets exist only for groups whose width is a multiple of a number. Below 16 channels a group
-    stays in float by rule, without a measurement: such kernels, depthwise ones above all, are often the slower ones.
+    stays in float by rule where nothing was timed: such kernels, depthwise ones above all, are often the slower ones.
 ends
     The first layer reads three channels and gains little from INT8; the last makes an output and costs little. Both
     are choices, to be measured (``radixrt sensitivity``), so both are options.
@@ -67,6 +68,9 @@ def _is_named(layer: Layer, names: frozenset[str]) -> bool:
 def _gate_path(layer: Layer, options: PlacementOptions) -> str | None:
     if not is_pooled(layer.output) or not is_pooled(layer.data):
         return None
+    timed = options.timed.get(layer.name)
+    if timed is not None:
+        return None if timed.int8 else timed.why
     if not any(is_wide(value) for node in _behind(layer.output) for value in node.outputs):
         return None
     return "gate path: it is tiny and decides channels, so it stays in high precision"
@@ -80,6 +84,9 @@ def _narrow_group(layer: Layer, options: PlacementOptions) -> str | None:
     width, multiple = min(width_in, width_out), options.traits.group_multiple
     if width_in % multiple or width_out % multiple:
         return f"group width {width} is not a multiple of {multiple}: no INT8 kernel fits it"
+    timed = options.timed.get(layer.name)
+    if timed is not None:
+        return None if timed.int8 else timed.why
     if width >= NARROW:
         return None
     return f"group width {width} is below {NARROW}: kept in float by rule, which nothing was timed for here"

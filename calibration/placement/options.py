@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
+from radixrt.export.passes.report import RewriteReport
 from radixrt.export.spec import Traits
 
 
@@ -16,6 +18,19 @@ class Ends(str, Enum):
 
 
 @dataclass(frozen=True)
+class Timed:
+    """Whether a layer that hardly multiplies is quicker in INT8, as the target's clock says; ``why`` has the times."""
+
+    int8: bool
+    why: str
+
+
+def timed_layers(report: RewriteReport) -> dict[str, Timed]:
+    """What a rewriting found out by the clock, by node name."""
+    return {layer.node: Timed(layer.form != "float", layer.why) for layer in report.light_layers}
+
+
+@dataclass(frozen=True)
 class PlacementOptions:
     """What to quantise, and for whom.
 
@@ -24,12 +39,14 @@ class PlacementOptions:
         exclude: layers kept in float, by node name or torch module path (which covers every layer inside).
         first: the layers that read the graph's input.
         last: the layers that make the graph's output.
+        timed: what the target's clock says of depthwise convolutions and of the gate path, by node name.
     """
 
     traits: Traits
     exclude: frozenset[str] = frozenset()
     first: Ends = Ends.FLOAT
     last: Ends = Ends.FLOAT
+    timed: Mapping[str, Timed] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from radixrt.calibration.int8 import QMAX, UNSIGNED_MAX, scale_from_amax
 from radixrt.calibration.placement.decision import decide
-from radixrt.calibration.placement.insert import Inserter, is_unsigned
+from radixrt.calibration.placement.grid import amax_of, grid_of
+from radixrt.calibration.placement.insert import Inserter
 from radixrt.calibration.placement.options import PlacementOptions, PlacementReport
 from radixrt.calibration.placement.round_trips import round_trips
 from radixrt.calibration.ranges.table import CalibrationTable
@@ -33,10 +33,8 @@ def place(model: ir.Model, table: CalibrationTable, options: PlacementOptions) -
     """
     placed = infer(model.clone())
     decision = decide(placed, options)
-    unsigned = {id(v) for v in decision.points if is_unsigned(v, options)}
-    scales = {
-        id(v): scale_from_amax(table.amax(root_of(v).name or ""), levels=UNSIGNED_MAX if id(v) in unsigned else QMAX)
-        for v in decision.points
+    grids = {
+        id(v): grid_of(v, amax_of(v, table), table.find(root_of(v).name or ""), options.traits) for v in decision.points
     }
     ranges = [table.find(v.name or "") for v in decision.points]
     report = PlacementReport(
@@ -48,7 +46,7 @@ def place(model: ir.Model, table: CalibrationTable, options: PlacementOptions) -
     )
     inserter = Inserter(placed.graph)
     for layer in decision.layers:
-        inserter.weight(layer, scales[id(layer.data)], in_pairs=options.traits.full_range_u8)
+        inserter.weight(layer, grids[id(layer.data)].scale, in_pairs=options.traits.full_range_u8)
     for value in decision.points:
-        inserter.activation(value, scales[id(value)], unsigned=id(value) in unsigned)
+        inserter.activation(value, grids[id(value)])
     return placed, report

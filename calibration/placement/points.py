@@ -17,35 +17,37 @@ import onnx_ir as ir
 
 from radixrt.export.graph.facts import activation_after, is_wide
 from radixrt.export.graph.layers import LAYER_TYPES, Layer
-from radixrt.export.spec import Int8Outputs
+from radixrt.export.spec import Int8Outputs, Traits
 
 Layers = tuple[Layer, ...]
 
 
-def points(layers: Layers, outputs: Int8Outputs) -> Iterator[ir.Value]:
+def points(layers: Layers, traits: Traits) -> Iterator[ir.Value]:
     """The tensors that carry a Q/DQ pair; some come more than once.
 
     Args:
         layers: that run in INT8.
-        outputs: which of their outputs the target needs quantised.
+        traits: which of their outputs the target needs quantised.
     """
     yield from (layer.data for layer in layers)
-    match outputs:
+    match traits.int8_outputs:
         case Int8Outputs.NONE:
             return
         case Int8Outputs.ALL:
-            yield from _outputs(layers)
+            yield from _outputs(layers, pooled=traits.int8_between)
         case Int8Outputs.EPILOGUE:
             made = {id(layer.output) for layer in layers}
-            yield from (v for v in _outputs(layers) if _feeds_wide(v) and not (id(v) in made and _feeds_add(v)))
+            yield from (
+                v for v in _outputs(layers, pooled=False) if _feeds_wide(v) and not (id(v) in made and _feeds_add(v))
+            )
             yield from _skip_branches(layers)
 
 
-def _outputs(layers: Layers) -> Iterator[ir.Value]:
-    """What each convolution makes, behind its activation."""
+def _outputs(layers: Layers, *, pooled: bool) -> Iterator[ir.Value]:
+    """What each convolution makes, behind its activation; that of pooled vectors where ``pooled``."""
     for layer in layers:
         value = activation_after(layer.output)
-        if is_wide(layer.output) and not value.is_graph_output():
+        if (is_wide(layer.output) or (pooled and layer.node.op_type == "Conv")) and not value.is_graph_output():
             yield value
 
 

@@ -2,8 +2,8 @@
 
 A tensor enters INT8 again at a point (a Q/DQ pair). Going back from there, these do not leave INT8, because engines
 compute them on integers or inside a convolution's epilogue: the layer itself with its activation, operations that
-only move values, average pooling of a point, and an Add of points and layers. Anything else between two INT8 layers
-is a float round trip. The product of a feature map with its gate is one by design, and is marked so.
+only move values, pooling of a point, an Add of points and layers, and a Mul or a gate of points. Anything else between
+two INT8 layers is a float round trip. The product of a feature map with its gate is one by design, and is marked so.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from radixrt.calibration.placement.decision import Decision
 from radixrt.calibration.placement.options import RoundTrip
-from radixrt.export.graph.facts import COMMUTING, is_wide
+from radixrt.export.graph.facts import COMMUTING, GATES, is_wide
 
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 
@@ -38,8 +38,12 @@ class _Walker:
         if node is None or id(value) in self._made:
             return True
         inputs = [v for v in node.inputs if v is not None and is_wide(v)]
-        if node.op_type in COMMUTING | {"AveragePool", "Add"}:
+        if node.op_type in COMMUTING | {"AveragePool", "GlobalAveragePool", "Add"}:
             return all(self._integer(v) for v in inputs)
+        if node.op_type == "Mul":
+            return all(v is not None and self._integer(v) for v in node.inputs)
+        if node.op_type in GATES:
+            return node.inputs[0] is not None and self._integer(node.inputs[0])
         if node.op_type in _ACTIVATIONS:
             return all(self._integer(v) or self._direct(v) for v in inputs[:1])
         return False

@@ -7,7 +7,7 @@ Trying a range, a layer in float or a corrected bias must not cost a new graph a
     W' = W + switch * (fake_quantised(W) - W)
     B' = B + shift
 
-``s = amax / 127`` with limits -127 and 127 is s8, ``amax / 255`` with 0 and 255 is the full unsigned range; a point
+Limits of -127 and 127 are s8, 0 and 255 the full unsigned range, -zero and 255 - zero one with a zero point; a point
 that is off has a step far below float32's resolution of its values. Beside the outputs, the mean of each layer's
 output channels comes out, for bias correction.
 """
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from radixrt.calibration.int8 import (
     QMAX,
-    UNSIGNED_MAX,
     channel_amax,
     channel_scales,
     dequantize,
@@ -31,7 +30,7 @@ from radixrt.calibration.int8 import (
     scale_from_amax,
 )
 from radixrt.calibration.placement.decision import Decision, decide
-from radixrt.calibration.placement.insert import is_unsigned
+from radixrt.calibration.placement.grid import amax_of, grid_of
 from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.calibration.saturation import quantize_in_pairs
@@ -87,8 +86,9 @@ class QuantSession:
         points = [(value, root_of(value).name or "") for value in self.decision.points]
         self.roots = tuple(dict.fromkeys(root for _, root in points))
         self.layer_roots = tuple((layer, root_of(layer.data).name or "") for layer in self.decision.layers)
-        self._full = {t.name: t.candidates.minmax for t in table.tensors}
-        self._unsigned = {root: is_unsigned(value, options) for value, root in points}
+        self._seen = {t.name: t for t in table.tensors}
+        self._points = {root: root_of(value) for value, root in points}
+        self._traits = options.traits
         self._outputs = list(outputs) or [switched.graph.outputs[0].name or ""]
         switches = _Switches(switched.graph)
         for layer in self.decision.layers:
@@ -101,7 +101,7 @@ class QuantSession:
     def everything(self, table: CalibrationTable) -> Variant:
         """All points with the table's ranges, all layers."""
         layers = frozenset(layer.name for layer in self.decision.layers)
-        return Variant(amax={root: table.amax(root) for root in self.roots}, layers=layers)
+        return Variant({root: amax_of(value, table) for root, value in self._points.items()}, layers)
 
     def answers(self, samples: Feed, variant: Variant) -> dict[str, Array]:
         """The outputs of samples under a variant by name, (N, ...) each."""
@@ -115,12 +115,12 @@ class QuantSession:
     def _run(self, samples: Feed, variant: Variant, outputs: list[str]) -> dict[str, Array]:
         feeds: dict[str, object] = {}
         for root in self.roots:
-            unsigned = self._unsigned[root]
+            seen = self._seen.get(root)
             if root in variant.amax:
-                scale = scale_from_amax(variant.amax[root], levels=UNSIGNED_MAX if unsigned else QMAX)
-                limits: tuple[float, float] = (0, UNSIGNED_MAX) if unsigned else (-QMAX, QMAX)
+                grid = grid_of(self._points[root], variant.amax[root], seen, self._traits)
+                scale, limits = grid.scale, (float(grid.steps[0]), float(grid.steps[1]))
             else:
-                scale = scale_from_amax(self._full.get(root, 1.0)) * QMAX / _OFF_STEPS
+                scale = scale_from_amax(1.0 if seen is None else seen.candidates.minmax) * QMAX / _OFF_STEPS
                 limits = (-3e38, 3e38)
             feeds |= {f"{root}//scale": scale, f"{root}//low": limits[0], f"{root}//high": limits[1]}
         for layer in self.decision.layers:

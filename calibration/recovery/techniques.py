@@ -119,8 +119,10 @@ class Search:
         exact = self.session.answers(self._setting.fitted, Variant())
         ranges = {t.name: t for t in self.table.tensors}
         choices = {"as calibrated": start.amax}
-        choices |= {m.value: {r: ranges[r].candidates.by(m) or start.amax[r] for r in start.amax} for m in Method}
-        choices |= {name: {r: _blend(ranges[r], share) for r in start.amax} for name, share in _BLENDS.items()}
+        watched = {r: ranges[r] for r in start.amax if r in ranges}
+        by_method = {m.value: {r: t.candidates.by(m) or start.amax[r] for r, t in watched.items()} for m in Method}
+        by_method |= {name: {r: _blend(t, share) for r, t in watched.items()} for name, share in _BLENDS.items()}
+        choices |= {name: {**start.amax, **amax} for name, amax in by_method.items()}
         distinct = {tuple(amax.values()): (name, amax) for name, amax in reversed(choices.items())}
         scores: dict[str, float] = {}
         for name, amax in self._setting.counted(Technique.RANGES, list(distinct.values())):

@@ -142,12 +142,12 @@ class Manifest(_Frozen):
     radixrt: str
     libraries: dict[str, str] = {}
     model: ModelIdentity
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Literal["fp32", "fp16", "bf16", "int8"]
     target: str
     batch: tuple[Positive, Positive] = (1, 1)
     built_for: BuiltFor | None = None
     executed: bool
-    inference_precision: Annotated[str, Field(pattern=r"^f32$")] | None = None
+    inference_precision: Annotated[str, Field(pattern=r"^(f32|bf16)$")] | None = None
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     preprocessing: Preprocess

@@ -46,7 +46,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", "
 # TensorRT 8 reads neither opset 18 nor FP16 tensors beside Q/DQ; where a bundle serves it, this graph lies in it.
 DEPLOY_FOR_TENSORRT_8 = "deploy-trt8.onnx"
 MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-PRECISIONS = (None, "f32")  # of OpenVINO; None stands in bundles of other engines, and in old ones
+PRECISIONS = (None, "f32", "bf16")  # of OpenVINO; None stands in bundles of other engines, and in old ones
 Answer = Dict[str, Any]  # every output by name, (N, ...) each
 Run = Callable[[Any], Answer]  # of images (N, C, H, W)
 Ranges = List[Tuple[int, int]]  # the smallest and the largest batch of each profile
@@ -230,13 +230,18 @@ def open_onnxruntime(engine: Path, outputs: Sequence[str]) -> Run:
     return lambda batch: dict(zip(outputs, map(np.asarray, session.run(None, {name: batch}))))
 
 
-def open_openvino(engine: Path, outputs: Sequence[str]) -> Run:
+def open_openvino(engine: Path, outputs: Sequence[str], precision: str = "f32") -> Run:
     """Opens an .xml and .bin pair, or an .onnx file, on the CPU."""
     openvino = load_module("openvino")
+    core = openvino.Core()
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise UnavailableError(
+            f"{engine} computes in BF16, which this processor has not: build it with -p fp32 or int8"
+        )
     try:
         # By itself it takes bfloat16 where the processor has it, and gives other numbers than the build measured.
-        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        model = openvino.Core().compile_model(str(engine), "CPU", config)
+        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+        model = core.compile_model(str(engine), "CPU", config)
     except RuntimeError as error:
         raise UnavailableError(f"{engine} does not open with openvino {openvino.__version__}: {error}") from error
 
@@ -493,7 +498,7 @@ def serialised_plan(manifest: dict[str, Any], bundle: Path, trt: Any, choices: C
         config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
     if not typed:
         # These releases have no strongly typed networks: the flags allow what Q/DQ and casts in the graph ask for.
-        for name in {"fp32": (), "fp16": ("FP16",), "int8": ("FP16", "INT8")}[manifest["precision"]]:
+        for name in {"fp32": (), "bf16": (), "fp16": ("FP16",), "int8": ("FP16", "INT8")}[manifest["precision"]]:
             config.set_flag(getattr(trt.BuilderFlag, name))
     if choices.tactics:
         choose_tactics(config, trt, choices.tactics)
@@ -636,10 +641,12 @@ def open_engine(options: argparse.Namespace, manifest: dict[str, Any]) -> Engine
         # Another runtime than the bundle's own starts from the graph.
         manifest = dict(manifest, target=runtime, built_for=None)
         engine = bundle / manifest["deploy"]
-    on_cpu = {"onnxruntime": open_onnxruntime, "openvino": open_openvino}
-    if runtime in on_cpu:
-        names = [output["name"] for output in manifest["outputs"]]
-        return Engine(engine, on_cpu[runtime](engine, names), [tuple(manifest["batch"])])
+    names = [output["name"] for output in manifest["outputs"]]
+    if runtime == "onnxruntime":
+        return Engine(engine, open_onnxruntime(engine, names), [tuple(manifest["batch"])])
+    if runtime == "openvino":
+        run = open_openvino(engine, names, manifest.get("inference_precision") or "f32")
+        return Engine(engine, run, [tuple(manifest["batch"])])
     trt = load_module(runtime)
     cuda, device = first_gpu()
     plan = options.plan or plan_path(manifest, trt, device)

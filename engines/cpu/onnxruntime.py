@@ -121,7 +121,7 @@ class OnnxRuntimeTarget(Target):
     suffix = ".onnx"
     opens = (".onnx",)
     triton = TritonBackend("onnxruntime", "onnxruntime_onnx", "model.onnx", gpu=False)
-    traits = Traits(title="ONNX Runtime", full_range_u8=True)
+    traits = Traits(title="ONNX Runtime", full_range_u8=True, zero_points=True, int8_between=True)
 
     def _find_capability(self) -> Capability:
         if importlib.util.find_spec("onnxruntime") is None:
@@ -133,9 +133,11 @@ class OnnxRuntimeTarget(Target):
         return Capability(self.name, True, True, version=ort.__version__, device="CUDA, CPU" if _cuda() else "CPU")
 
     def passes(self, precision: Precision) -> tuple[Pass, ...]:
+        from radixrt.engines.cpu.global_pool import MeansAsPools
+        from radixrt.engines.cpu.hard_swish import HardSwishParts
         from radixrt.engines.cpu.relu_behind_pool import ReluBehindPool
 
-        return (ReluBehindPool(),) if precision is Precision.INT8 else ()
+        return (ReluBehindPool(), MeansAsPools(), HardSwishParts()) if precision is Precision.INT8 else ()
 
     def files_of(self, engine: Path) -> set[Path]:
         import onnx_ir as ir
@@ -160,9 +162,11 @@ class OnnxRuntimeTarget(Target):
             raise InputError(f"{deploy} is not a readable ONNX file: export the model again") from error
         notes: tuple[str, ...] = ()
         if options.precision is Precision.INT8:
+            from radixrt.engines.cpu.integer_gates import saturating_sums
             from radixrt.engines.cpu.unsigned import to_unsigned
 
             model = to_unsigned(model)
+            saturating_sums(model)
             keep_float_layers(model)
         if not _cuda() and has_half(model):
             model = to_float32(model, keep_half_weights=True)

@@ -2,8 +2,8 @@
 
 The engine is OpenVINO's own ``.xml`` with its weights in a ``.bin`` beside it. Q/DQ pairs become OpenVINO's INT8
 kernels; what is left runs in FP32 on every processor. Left to itself, OpenVINO takes BF16 or FP16 where the processor
-multiplies it natively, and the same file gives other numbers there. An FP16 deploy graph keeps its FP16 weights in the
-file.
+multiplies it natively, and the same file gives other numbers there. A BF16 engine is the FP32 graph in a file that asks
+for BF16, and is only built where the processor has it. An FP16 deploy graph keeps its FP16 weights in the file.
 """
 
 from __future__ import annotations
@@ -31,11 +31,16 @@ _INSTALL = "Install it with `pip install openvino`."
 _DEVICE = "CPU"
 _NOTES = {
     Precision.FP32: "OpenVINO computes in FP32 on every processor, also where it would take BF16 by itself.",
+    Precision.BF16: "OpenVINO multiplies in BF16, adds in FP32 and keeps FP32 weights in the file.",
     Precision.FP16: "OpenVINO keeps the FP16 weights and computes in FP32 on every processor.",
     Precision.INT8: "OpenVINO computes what is not INT8 in FP32 on every processor.",
 }
 INFERENCE_PRECISION = "f32"
-"""What is not INT8 is computed in this, whatever the processor prefers; the manifest says so to ``run.py``."""
+"""What is not INT8 is computed in this, whatever the processor prefers, unless the engine's file says otherwise; the
+manifest says so to ``run.py``."""
+
+_INFO = ["radixrt", "inference_precision"]
+"""Where a BF16 engine's file says what it computes in."""
 
 
 class OpenVinoSession(Session):
@@ -65,6 +70,8 @@ class OpenVinoSession(Session):
         core = ov.Core()
         try:
             model = core.read_model(str(engine))
+            if model.has_rt_info(_INFO):
+                config["INFERENCE_PRECISION_HINT"] = str(model.get_rt_info(_INFO).value)
             names = [port.get_any_name() for port in (*model.inputs, *model.outputs)]
             self._compiled: Any = core.compile_model(model, _DEVICE, config)
         except RuntimeError as error:
@@ -125,6 +132,15 @@ class OpenVinoTarget(Target):
             return Capability(self.name, False, False, reason=f"openvino does not load ({error})", hint=_INSTALL)
         return Capability(self.name, True, True, version=ov.__version__.split("-")[0], device=device)
 
+    def lacks_bf16(self) -> str:
+        if not self.capability().runs:
+            return self.capability().reason
+        import openvino as ov
+
+        # Elsewhere OpenVINO would take the hint and compute in FP32.
+        found = ov.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        return "" if "BF16" in found else "this processor has no BF16 instructions"
+
     def files_of(self, engine: Path) -> set[Path]:
         return {engine, engine.with_suffix(".bin")}
 
@@ -151,6 +167,8 @@ class OpenVinoTarget(Target):
                 f"OpenVINO cannot read {deploy.name} ({_last_line(error)}): use TARGET=onnxruntime for this model"
             ) from error
         engine = out_dir / f"engine{self.suffix}"
+        if options.precision is Precision.BF16:
+            model.set_rt_info("bf16", _INFO)
         # The graph is typed already: nothing is compressed behind the user's back.
         ov.save_model(model, str(engine), compress_to_fp16=False)
         with OpenVinoSession(engine, options.threads) as session:

@@ -20,12 +20,13 @@ from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.engines.base import Target
 from radixrt.engines.forms.cache import Answer, FormCache, Question, default_cache
-from radixrt.engines.forms.graphs import grouped_conv_graph, pool_conv_graph, radix_graph
+from radixrt.engines.forms.graphs import grouped_conv_graph, light_graph, pool_conv_graph, radix_graph
 from radixrt.engines.forms.judge import Judge
 from radixrt.engines.forms.rules import chooser_by_rule, chooser_fixed
 from radixrt.errors import InputError
 from radixrt.export.attention.forms import AttentionForm, Combine, Parts
 from radixrt.export.passes.conv_shape import KEEP, SPLIT, ChooseForm, ConvShape, Form, candidates
+from radixrt.export.passes.light_layers import ChooseLight, LightForm, LightShape
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.passes.pool_conv import ChoosePoolForm, PoolConvShape, PoolForm
 from radixrt.export.spec import Precision
@@ -182,6 +183,30 @@ def pool_chooser_for(
     return choose
 
 
+def light_chooser_for(
+    target: Target, precision: Precision, cache: Path | None = None, *, threads: int = 0
+) -> ChooseLight | None:
+    """Returns what decides whether layers that hardly multiply run in INT8; None where the target leaves them in float.
+
+    Where nothing can be measured they run in INT8: in float, each would leave the integers for one layer alone.
+    """
+    if precision is not Precision.INT8 or not target.traits.int8_between:
+        return None
+    measurer = measurer_for(target, precision, cache, threads=threads)
+
+    def choose(shape: LightShape) -> tuple[LightForm, str]:
+        if isinstance(measurer, str):
+            return "int8", f"rule: float between INT8 layers costs two conversions ({measurer})"
+        if shape.conv.output_size is None:
+            return "int8", "rule: the image size is open, so nothing could be measured"
+        forms: dict[str, LightForm] = {form: form for form in shape.forms}
+        makers = {name: _maker(light_graph, shape, form, target) for name, form in forms.items()}
+        answer = measurer.choose(shape.kind, str(shape), makers)
+        return forms[answer.form], f"{target.name}: {answer.why}"
+
+    return choose
+
+
 def attention_form(
     target: Target, precision: Precision, cache: Path | None = None, *, threads: int = 0
 ) -> tuple[AttentionForm, str]:
@@ -245,6 +270,7 @@ def rewrite_options(
         attention_why=why,
         choose_form=chooser_for(grouped_conv, target, precision, cache, threads=threads),
         choose_pool=pool_chooser_for(target, precision, cache, threads=threads) if grouped_conv == "auto" else None,
+        choose_light=light_chooser_for(target, precision, cache, threads=threads),
         target_passes=target.passes(precision),
         batch=batch,
     )

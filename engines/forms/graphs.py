@@ -7,22 +7,26 @@ pairs, and what lies between them is as the placement leaves it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.calibration.int8 import QMAX, UNSIGNED_MAX, scale_from_amax
-from radixrt.calibration.placement.insert import Inserter, is_unsigned
-from radixrt.calibration.placement.options import Ends, PlacementOptions
+from radixrt.calibration.int8 import Grid, scale_from_amax
+from radixrt.calibration.placement.grid import grid_of
+from radixrt.calibration.placement.insert import Inserter
+from radixrt.calibration.placement.options import Ends, PlacementOptions, Timed, timed_layers
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
+from radixrt.engines.base import Target
 from radixrt.export.graph.facts import static_dims
 from radixrt.export.graph.writer import Attributes, GraphWriter
 from radixrt.export.passes.conv_shape import ConvShape, Form
 from radixrt.export.passes.grouped_conv import GroupedConv
+from radixrt.export.passes.light_layers import LightForm, LightShape
+from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.passes.pool_conv import PoolConv, PoolConvShape, PoolForm
 from radixrt.export.spec import Precision, Traits
 
@@ -79,6 +83,54 @@ def pool_conv_graph(shape: PoolConvShape, form: PoolForm, precision: Precision, 
     return _quantised(model, traits) if precision is Precision.INT8 else model
 
 
+def light_graph(shape: LightShape, form: LightForm, target: Target) -> ir.Model:
+    """Returns a light layer between two 1x1 convolutions in INT8, itself in one form.
+
+    Raises:
+        ValueError: the shape's height or width is open.
+    """
+    conv, network = shape.conv, _Network([shape.conv.batch, _around(shape), *_size(shape.conv)], Precision.INT8)
+    point = ConvShape(conv.batch, _around(shape), conv.in_channels, 1, (1, 1), height=conv.height, width=conv.width)
+    wide = [conv.batch, conv.out_channels, *_output_size(conv)]
+    data = _activated(network, _conv(network, network.input, point, "before"), shape.activation, "before_act")
+    if shape.kind == "depthwise":
+        light = _activated(network, _conv(network, data, conv, "light"), shape.activation, "light_act")
+    else:
+        light = _gated(network, data, shape)
+    after = replace(point, in_channels=conv.out_channels, out_channels=_around(shape), height=wide[2], width=wide[3])
+    model = network.finish(_conv(network, light, after, "after"))
+    model, report = rewrite(
+        model,
+        RewriteOptions(
+            choose_light=lambda one: (form if form in one.forms else "int8", ""),
+            target_passes=target.passes(Precision.INT8),
+        ),
+    )
+    return _quantised(model, target.traits, timed_layers(report))
+
+
+def _around(shape: LightShape) -> int:
+    """Channels of the convolutions around a light layer: networks widen four- to sixfold for it."""
+    return max(shape.conv.in_channels // 64 * 16, 16)
+
+
+def _gated(network: _Network, data: ir.Value, shape: LightShape) -> ir.Value:
+    batch, channels, hidden = shape.conv.batch, shape.conv.in_channels, shape.hidden
+    pooled = network.op("GlobalAveragePool", [data], "pooled", [batch, channels, 1, 1])
+    first = ConvShape(batch, channels, hidden, 1, (1, 1), height=1, width=1)
+    features = _activated(network, _conv(network, pooled, first, "fc1"), "Relu", "features")
+    second = replace(first, in_channels=hidden, out_channels=channels)
+    gate = network.op(shape.gate, [_conv(network, features, second, "fc2")], "gate", [batch, channels, 1, 1])
+    return network.op("Mul", [data, gate], "gated", [*static_dims(data)])  # type: ignore[list-item]
+
+
+def _activated(network: _Network, data: ir.Value, activation: str, name: str) -> ir.Value:
+    dims = [size or 1 for size in static_dims(data)]
+    if activation == "SiLU":
+        return network.op("Mul", [data, network.op("Sigmoid", [data], f"{name}_gate", dims)], name, dims)
+    return network.op(activation, [data], name, dims) if activation else data
+
+
 class _Network:
     """A small network in the making, its weights from one seed; everything but shapes is of one float type.
 
@@ -131,6 +183,10 @@ def _output_size(shape: ConvShape) -> tuple[int, int]:
 
 
 def _conv_relu(network: _Network, data: ir.Value, shape: ConvShape) -> ir.Value:
+    return _activated(network, _conv(network, data, shape, "conv"), "Relu", "output")
+
+
+def _conv(network: _Network, data: ir.Value, shape: ConvShape, name: str) -> ir.Value:
     kernel = (shape.out_channels, shape.in_channels // shape.groups, *shape.kernel)
     weight = network.random.standard_normal(kernel) / float(np.prod(kernel[1:])) ** 0.5
     bias = network.random.standard_normal(shape.out_channels) / 10
@@ -142,14 +198,16 @@ def _conv_relu(network: _Network, data: ir.Value, shape: ConvShape) -> ir.Value:
         "pads": shape.pads,
     }
     dims = [shape.batch, shape.out_channels, *_output_size(shape)]
-    constants = [network.weight("weight", weight), network.weight("bias", bias)]
-    return network.op("Relu", [network.op("Conv", [data, *constants], "conv", dims, attributes)], "output", dims)
+    constants = [network.weight(f"{name}_weight", weight), network.weight(f"{name}_bias", bias)]
+    return network.op("Conv", [data, *constants], name, dims, attributes)
 
 
-def _quantised(model: ir.Model, traits: Traits) -> ir.Model:
+def _quantised(model: ir.Model, traits: Traits, timed: Mapping[str, Timed] | None = None) -> ir.Model:
     """A graph as the placement leaves it between quantised neighbours: its ends carry Q/DQ pairs in any case."""
     # The graph stands for layers anywhere in a network, and a light layer is compared in INT8 as well.
-    options = PlacementOptions(replace(traits, weights_per_output=0), first=Ends.INT8, last=Ends.INT8)
+    options = PlacementOptions(
+        replace(traits, weights_per_output=0), first=Ends.INT8, last=Ends.INT8, timed=timed or {}
+    )
     shape = [size or 1 for size in static_dims(model.graph.inputs[0])]
     noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     table = calibrate(model, [{model.graph.inputs[0].name or "": noise}])
@@ -158,10 +216,8 @@ def _quantised(model: ir.Model, traits: Traits) -> ir.Model:
     inserter = Inserter(graph)
     (source,), (result,) = graph.inputs, graph.outputs
     if not any(node.op_type == "QuantizeLinear" for node in source.consumers()):
-        inserter.activation(source, scale_from_amax(_AMAX))
-    unsigned = is_unsigned(result, options)
-    scale = scale_from_amax(_AMAX, levels=UNSIGNED_MAX if unsigned else QMAX)
-    graph.outputs[0] = inserter.activation(result, scale, unsigned=unsigned)
+        inserter.activation(source, Grid(scale_from_amax(_AMAX)))
+    graph.outputs[0] = inserter.activation(result, grid_of(result, _AMAX, None, traits))
     return placed
 
 

@@ -14,7 +14,11 @@ COMMUTING = frozenset(
 
 _KEEPS_SIGN = COMMUTING | {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum", "ReduceMax"}
 _POSITIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Exp", "Abs"})
-_GATES = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
+GATES = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
+"""Operations whose results lie between 0 and 1."""
+
+_LEAST = {"HardSigmoid": -0.375, "Sigmoid": -0.2784646}
+"""The least value of ``x * gate(x)``: of hard swish, x * (x + 3) / 6 at -1.5, and of SiLU, at -1.278."""
 
 
 def infer(model: ir.Model) -> ir.Model:
@@ -100,7 +104,7 @@ class Signs:
     def _is_complement(self, node: ir.Node) -> bool:
         whole, gate = constant(node.inputs[0]), node.inputs[1]
         maker = None if gate is None else root_of(gate).producer()
-        return whole is not None and bool((whole >= 1).all()) and maker is not None and maker.op_type in _GATES
+        return whole is not None and bool((whole >= 1).all()) and maker is not None and maker.op_type in GATES
 
     def _is_blend(self, node: ir.Node) -> bool:
         for base, product in (node.inputs, reversed(node.inputs)):
@@ -110,9 +114,31 @@ class Signs:
             for gate, difference in (mul.inputs, reversed(mul.inputs)):
                 sub = None if difference is None else difference.producer()
                 maker = None if gate is None else root_of(gate).producer()
-                if sub is None or maker is None or sub.op_type != "Sub" or maker.op_type not in _GATES:
+                if sub is None or maker is None or sub.op_type != "Sub" or maker.op_type not in GATES:
                     continue
                 first, second = sub.inputs
                 if second is base and first is not None and self.nonnegative(first) and self.nonnegative(base):
                     return True
         return False
+
+
+def lower_bound(value: ir.Value) -> float | None:
+    """A number below which no number of ``value`` lies, as its own maker shows; None where that shows none."""
+    node = root_of(value).producer()
+    if node is None:
+        return None
+    if node.op_type == "Clip" and len(node.inputs) > 1 and (low := constant(node.inputs[1])) is not None:
+        return float(low)
+    if node.op_type == "HardSwish":
+        return _LEAST["HardSigmoid"]
+    if node.op_type != "Mul":
+        return None
+    for data, gate in (node.inputs, reversed(node.inputs)):
+        maker = None if gate is None else gate.producer()
+        if data is None or maker is None or maker.op_type not in GATES:
+            continue
+        if maker.op_type in _LEAST and maker.inputs[0] is data:
+            return _LEAST[maker.op_type]
+        bound = lower_bound(data)
+        return None if bound is None else min(bound, 0.0)
+    return None

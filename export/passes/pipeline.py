@@ -20,6 +20,7 @@ from radixrt.export.passes.fold_affine import FoldAffine
 from radixrt.export.passes.fold_batchnorm import FoldBatchNorm
 from radixrt.export.passes.fold_shapes import FoldShapes
 from radixrt.export.passes.grouped_conv import GroupedConv
+from radixrt.export.passes.light_layers import ChooseLight, LightLayers
 from radixrt.export.passes.pool_conv import ChoosePoolForm, PoolConv
 from radixrt.export.passes.report import PassResult, RewriteReport
 from radixrt.export.passes.squeeze_early import SqueezeEarly
@@ -34,6 +35,7 @@ class RewriteOptions:
         attention_why: the reason for that form, a clause for the report.
         choose_form: chooses the form of each grouped convolution; None keeps them.
         choose_pool: chooses between average pooling with a 1x1 convolution and one strided convolution; None keeps.
+        choose_light: chooses whether layers that hardly multiply run in INT8; None asks nothing.
         target_passes: what one target wants done to the graph that the passes above leave.
         batch: images per run that forms are chosen for, where the graph's batch is dynamic.
     """
@@ -42,6 +44,7 @@ class RewriteOptions:
     attention_why: str = ""
     choose_form: ChooseForm | None = None
     choose_pool: ChoosePoolForm | None = None
+    choose_light: ChooseLight | None = None
     target_passes: tuple[Pass, ...] = ()
     batch: int = 1
 
@@ -64,6 +67,8 @@ def pipeline(options: RewriteOptions) -> tuple[ir.passes.PassBase, ...]:
         # The forms read shapes, and a pool that becomes a convolution may be a grouped one's neighbour.
         *([] if options.choose_pool is None else [PoolConv(options.choose_pool, options.batch)]),
         *([] if options.choose_form is None else [GroupedConv(options.choose_form, options.batch)]),
+        # After it: a grouped convolution that became dense is no light layer.
+        *([] if options.choose_light is None else [LightLayers(options.choose_light, options.batch)]),
         # After every pass that looks for the operators as they were, a GlobalAveragePool say.
         *options.target_passes,
         # Last: what the passes above left without a reader goes, and every tensor gets its shape for what follows.
@@ -106,6 +111,7 @@ def _add(report: RewriteReport, result: PassResult) -> RewriteReport:
         refused=[*report.refused, *result.refused],
         grouped_convs=[*report.grouped_convs, *result.grouped_convs],
         pool_convs=[*report.pool_convs, *result.pool_convs],
+        light_layers=[*report.light_layers, *result.light_layers],
         nodes_before=report.nodes_before,
         max_abs_err=max(report.max_abs_err, result.max_abs_err),
     )

@@ -51,6 +51,15 @@ class PoolConvRecord(_Frozen):
     why: str
 
 
+class LightLayer(_Frozen):
+    """A layer that hardly multiplies, and whether it runs in INT8: ``form`` is ``int8``, ``padded`` or ``float``."""
+
+    node: str
+    name: str
+    form: Literal["int8", "padded", "float"]
+    why: str
+
+
 class Float32Node(_Frozen):
     """A node that stayed in float32 in an FP16 graph, and why. ``module`` is the torch module that it comes from."""
 
@@ -66,6 +75,7 @@ class RewriteReport(_Frozen):
     refused: list[Refusal] = []
     grouped_convs: list[GroupedConvRecord] = []
     pool_convs: list[PoolConvRecord] = []
+    light_layers: list[LightLayer] = []
     nodes_before: int = 0
     nodes_after: int = 0
     max_abs_err: float = 0.0
@@ -79,5 +89,6 @@ class PassResult(ir.passes.PassResult):
     refused: tuple[Refusal, ...] = ()
     grouped_convs: tuple[GroupedConvRecord, ...] = ()
     pool_convs: tuple[PoolConvRecord, ...] = ()
+    light_layers: tuple[LightLayer, ...] = ()
     float32_nodes: tuple[Float32Node, ...] = ()
     max_abs_err: float = 0.0

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from radixrt.build.recovery import improved
 from radixrt.calibration.data.images import ImageList
-from radixrt.calibration.placement.options import PlacementOptions, PlacementReport
+from radixrt.calibration.placement.options import PlacementOptions, PlacementReport, timed_layers
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.ranges.table import CalibrationTable, read_table, write_table
@@ -38,12 +38,15 @@ class DeployGraph:
 
     Attributes:
         float32: the same graph before it was typed.
+        rival: what INT8 has to beat: the graph in float32 without what was done for INT8 alone; None in other
+            precisions.
         reused: what was taken from an earlier run.
     """
 
     model: ir.Model
     float32: ir.Model
     rewrite: RewriteReport
+    rival: ir.Model | None = None
     table: CalibrationTable | None = None
     calibration: CalibrationSummary | None = None
     quantization: Quantization | None = None
@@ -130,16 +133,17 @@ def deploy_graph(
     with stages.stage(f"Calibrating on {len(images)} images"):
         ranges = calibrated(model, images, options.calibration, stages, reuse)
     target = get(options.target)
-    better = improved(
-        model, ranges.table, images, PlacementOptions(target.traits), options.recovery, stages, reuse, target
-    )
+    placement = PlacementOptions(target.traits, timed=timed_layers(report))
+    better = improved(model, ranges.table, images, placement, options.recovery, stages, reuse, target)
     with stages.stage("Placing Q/DQ"):
-        typed = typed_graph(better.model, options.precision, options.target, better.table, exclude=better.exclude)
+        placement = replace(placement, exclude=better.exclude)
+        typed = typed_graph(better.model, options.precision, options.target, better.table, placement)
     assert typed.placement is not None
     return DeployGraph(
         model=typed.model,
         float32=better.base,
         rewrite=report,
+        rival=rewritten(graph, options, reuse, sha256=sha256, rival=True).value.model,
         table=better.table,
         calibration=ranges.summary,
         quantization=quantization(typed.placement, better.sentences),
@@ -149,9 +153,9 @@ def deploy_graph(
 
 
 def rewritten(
-    graph: ir.Model, options: DeployOptions, reuse: Reuse, *, sha256: str | None = None
+    graph: ir.Model, options: DeployOptions, reuse: Reuse, *, sha256: str | None = None, rival: bool = False
 ) -> Kept[RewrittenGraph]:
-    """Rewrites a graph, or takes what an earlier run made of it."""
+    """Rewrites a graph, or takes what an earlier run made of it; a ``rival`` without what is for INT8 alone."""
     target = get(options.target)
     capability = target.capability()
 
@@ -164,6 +168,8 @@ def rewritten(
             batch=options.batch,
             threads=options.threads,
         )
+        if rival:
+            chosen = replace(chosen, choose_light=None, target_passes=target.passes(Precision.FP32))
         return RewrittenGraph(*rewrite(graph.clone(), chosen))
 
     step = Step(
@@ -179,6 +185,7 @@ def rewritten(
             "precision": options.precision.value,
             "grouped_conv": options.grouped_conv,
             "batch": options.batch,
+            "rival": rival,
         },
     )
     return reuse.step(step, make)
@@ -232,21 +239,20 @@ def typed_graph(
     precision: Precision,
     target: str,
     table: CalibrationTable | None,
-    *,
-    exclude: frozenset[str] = frozenset(),
+    placement: PlacementOptions | None = None,
 ) -> TypedGraph:
     """Gives a float32 graph the types of a precision. INT8 needs a table; what stays float is half on GPUs.
 
-    ``exclude`` names layers that INT8 leaves in float.
+    ``placement`` says which layers INT8 takes; by default those that the target's rules say.
     """
-    if precision is Precision.FP32:
+    if precision in (Precision.FP32, Precision.BF16):
         return TypedGraph(model)
     if precision is Precision.FP16:
         half = to_float16(model)
         return TypedGraph(half.model, float32_nodes=half.float32_nodes)
     assert table is not None
     traits = get(target).traits
-    placed, report = place(model, table, PlacementOptions(traits, exclude=exclude))
+    placed, report = place(model, table, placement or PlacementOptions(traits))
     if not traits.half_outside_int8:
         return TypedGraph(placed, report)
     half = to_float16(placed)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from radixrt.build.layer_gains import layer_gains
 from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.placement.decision import decide
+from radixrt.calibration.placement.grid import amax_of
 from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.table import CalibrationTable, read_table, write_table
 from radixrt.calibration.recovery.mixed_precision import MixedPrecision, keep_worst_in_float
@@ -122,7 +123,13 @@ def _recovered(
         "recovery",
         Codec(_write, _read),
         inputs={"graph": graph_sha256(model), "table": table.model_dump_json(), "data": images.prepared_sha256},
-        options={"traits": asdict(options.traits), "images": RECOVERY_IMAGES, "work": WORK, "outputs": outputs},
+        options={
+            "traits": asdict(options.traits),
+            "int8": sorted(name for name, timed in options.timed.items() if timed.int8),
+            "images": RECOVERY_IMAGES,
+            "work": WORK,
+            "outputs": outputs,
+        },
     )
     kept = reuse.step(step, make)
     return replace(kept.value, reused=kept.reused)
@@ -206,7 +213,7 @@ class _Gate:
         decision = decide(self._graph, options)
         names = {layer.name for layer in decision.layers}
         variant = Variant(
-            {(root := root_of(value).name or ""): self._found.table.amax(root) for value in decision.points},
+            {root_of(value).name or "": amax_of(value, self._found.table) for value in decision.points},
             frozenset(names),
             {name: shift for name, shift in self._found.shifts.items() if name in names},
         )

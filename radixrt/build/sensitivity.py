@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from radixrt.build.deploy import DeployOptions, calibrated, rewritten
 from radixrt.build.layer_gains import layer_gains
-from radixrt.calibration.placement.options import Ends, PlacementOptions
+from radixrt.calibration.placement.options import Ends, PlacementOptions, timed_layers
 from radixrt.calibration.recovery.sensitivity import LayerSensitivity, sensitivity
 from radixrt.engines.base import Target
 from radixrt.engines.bundle.folder import Bundle
@@ -77,11 +77,13 @@ def measure_sensitivity(request: SensitivityRequest, stages: Stages) -> Sensitiv
                 batch=1,
                 calibration=request.calibration,
             )
-            graph = rewritten(prepared.graph, options, reuse, sha256=prepared.graph_sha256).value.model
+            found = rewritten(prepared.graph, options, reuse, sha256=prepared.graph_sha256).value
+            graph = found.model
         with stages.stage(f"Calibrating on {len(calibration)} images"):
             table = calibrated(graph, calibration, request.calibration, stages, reuse).table
         few = next(calibration.batches(request.images)).inputs
-        placement = PlacementOptions(target.traits, first=Ends.INT8, last=Ends.INT8)
+        timed = timed_layers(found.report)
+        placement = PlacementOptions(target.traits, first=Ends.INT8, last=Ends.INT8, timed=timed)
         with stages.stage("Profiling FP32 and INT8"):
             gains = layer_gains(graph, table, placement, target)
         with stages.stage("Quantising one layer at a time"):

@@ -112,7 +112,9 @@ def build(job: Job, target: Target, folder: Path) -> Built:
         folder=folder,
         deploy=deploy,
         engine=engine.value if engine else None,
-        files=EngineFiles(target, engine.value.files if engine else (), graph, deploy.float32, request.build),
+        files=EngineFiles(
+            target, engine.value.files if engine else (), graph, deploy.rival or deploy.float32, request.build
+        ),
         reused=(*deploy.reused, *(engine.reused if engine else ())),
     )
 
@@ -179,8 +181,8 @@ def finish(
 
 
 def _locate(job: Job, built: Built) -> Kept[Located]:
-    """Where the error of a narrower precision comes from; in FP32 there is none to locate."""
-    if job.request.precision is Precision.FP32:
+    """Where the error of a narrower precision comes from; a graph in FP32 shows none."""
+    if job.request.precision in (Precision.FP32, Precision.BF16):
         return Kept(Located())
     plan = built.target.analysis(built.files.deploy, job.request.build)
     with job.bench.stages.stage("Locating the error, layer by layer"):

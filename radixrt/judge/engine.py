@@ -38,7 +38,7 @@ class EngineFiles:
     Attributes:
         files: the engine's, the first of which is the one to open; none where the device builds it.
         deploy: the deploy graph's file.
-        float32: the deploy graph before it was typed.
+        float32: the graph that an FP32 engine beside an INT8 one is built from.
         options: those it was built with.
     """
 

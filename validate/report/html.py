@@ -65,6 +65,7 @@ class ReportPage:
     refused_rows: list[rows.Row]
     grouped_rows: list[rows.Row]
     pool_rows: list[rows.Row]
+    light_rows: list[rows.Row]
     float32_rows: list[rows.Row]
     quantization_rows: list[rows.Row]
     preparation_rows: list[rows.Row]
@@ -189,6 +190,7 @@ def _page(report: Report, thumbnails: Mapping[str, bytes], examples: Sequence[Ex
         refused_rows=rows.refused_rows(report),
         grouped_rows=rows.grouped_conv_rows(report),
         pool_rows=rows.pool_conv_rows(report),
+        light_rows=rows.light_layer_rows(report),
         float32_rows=rows.float32_rows(report),
         quantization_rows=rows.quantization_rows(report),
         preparation_rows=rows.preparation_rows(report),

@@ -297,6 +297,12 @@ def pool_conv_rows(report: Report) -> list[Row]:
     return [(record.name, forms[record.form], record.why) for record in report.rewrite.pool_convs]
 
 
+def light_layer_rows(report: Report) -> list[Row]:
+    """The layers that hardly multiply, and the type that each runs in."""
+    forms = {"int8": "INT8", "padded": "INT8, padded", "float": "float"}
+    return [(record.name or record.node, forms[record.form], record.why) for record in report.rewrite.light_layers]
+
+
 def float32_rows(report: Report) -> list[Row]:
     """What FP16 left in float32."""
     return [(kept.module or kept.node, kept.reason) for kept in report.float32_nodes]

@@ -25,8 +25,8 @@ BLOCKS = {"plain": plain, "se": se_block, "split": split_block}
 
 
 def upper_half_only(target: str) -> Traits:
-    """What a target wants, but for tensors that are never negative: they take the upper half of s8."""
-    return replace(get(target).traits, full_range_u8=False)
+    """What a target wants, but in s8: tensors that are never negative take its upper half."""
+    return replace(get(target).traits, full_range_u8=False, zero_points=False)
 
 
 def quantised(model: ir.Model, target: str, **more: Ends) -> ir.Model:
@@ -82,7 +82,7 @@ def test_convolutions_run_in_integers_on_the_cpu(tmp_path: Path) -> None:
 
 
 # Beside u8 weights the kernels for VNNI and AMX are two to three times slower.
-def test_a_cpu_graph_keeps_signed_weights_beside_activations_around_128(tmp_path: Path) -> None:
+def test_a_cpu_graph_keeps_signed_weights_beside_activations_with_a_zero_point(tmp_path: Path) -> None:
     model, x = plain(), images(4, seed=2)
     table = calibrate(model, [{"input": images(8)}], CalibrationOptions(Method.MINMAX))
     options = PlacementOptions(get("onnxruntime").traits, first=Ends.INT8, last=Ends.INT8)
@@ -92,7 +92,7 @@ def test_a_cpu_graph_keeps_signed_weights_beside_activations_around_128(tmp_path
     found = integer_kernels(unsigned, tmp_path)
     assert found == ["INT8"] * 4
     zeros = {int(n.inputs[2].const_value.numpy()) for n in unsigned.graph if n.op_type == "QuantizeLinear"}  # type: ignore[union-attr]
-    assert zeros == {0, 128}
+    assert zeros > {0}, "no activation has a zero point"
 
 
 def test_weights_that_would_overflow_become_unsigned(tmp_path: Path) -> None:
