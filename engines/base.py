@@ -254,6 +254,12 @@ class Target(ABC):
         judge = ClockJudge(lambda graph, folder: self.open_graph(graph, folder, options), clock=clock)
         return FormJudge(judge, f"{device}, {threads or cores()} threads")
 
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions that engines of this target compute in here, the widest first."""
+        narrow = () if self.lacks_bf16() else (Precision.BF16,)
+        half = (Precision.FP16,) if self.computes_in(Precision.FP16) is Precision.FP16 else ()
+        return (Precision.FP32, *half, *narrow, Precision.INT8)
+
     def lacks_bf16(self) -> str:
         """Why engines of this target do not compute in BF16 here; empty where they do."""
         return f"{self.name} engines do not compute in BF16"

@@ -42,9 +42,15 @@ MODEL_HELP = (
 COMPILE_HELP = f"{MODEL_HELP} Or a recipe, .toml or .json."
 
 PrecisionName = Annotated[
-    Precision | Literal["fp32", "fp16", "int8"],
+    Precision | Literal["fp32", "fp16", "bf16", "int8"],
     BeforeValidator(lambda value: Precision.parse(value) if isinstance(value, str) else value),
-    Doc("fp32, fp16 or int8."),
+    Doc("fp32, fp16, bf16 (openvino) or int8."),
+]
+AUTO = "auto"
+AnyPrecision = Annotated[
+    Precision | Literal["fp32", "fp16", "bf16", "int8", "auto"],
+    BeforeValidator(lambda value: Precision.parse(value) if isinstance(value, str) and value != AUTO else value),
+    Doc("fp32, fp16, bf16 (openvino), int8, or auto: the quickest that keeps the gates."),
 ]
 MethodName = Annotated[
     Method | Literal["minmax", "percentile", "entropy", "mse"],
@@ -204,7 +210,7 @@ class CompileOptions(
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     model: Annotated[str | Path | Module, Doc(COMPILE_HELP)] = field(default=DEFAULT_MODEL, kw_only=False)
-    precision: PrecisionName = "int8"
+    precision: AnyPrecision = "int8"
     target: Annotated[
         str | Sequence[str],
         Doc("auto, fastest, or targets with commas or one by one: onnxruntime,openvino."),

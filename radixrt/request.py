@@ -10,7 +10,7 @@ from radixrt.engines.base import BuildOptions, PlanOptions
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.fields import as_path, part, words
-from radixrt.options import CompileOptions, DataOptions, ModelChoice, SensitivityOptions, ValidateOptions
+from radixrt.options import AUTO, CompileOptions, DataOptions, ModelChoice, SensitivityOptions, ValidateOptions
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.rivals import Rivals
 
@@ -35,6 +35,7 @@ class EngineRequest:
     model: ModelChoice
     data: DataOptions
     build: BuildOptions
+    any_precision: bool
     targets: tuple[str, ...]
     grouped_conv: str
     calibration: CalibrationOptions
@@ -71,10 +72,11 @@ class EngineRequest:
             build=part(
                 part(options, PlanOptions),
                 BuildOptions,
-                precision=Precision.parse(options.precision),
+                precision=Precision.INT8 if options.precision == AUTO else Precision.parse(options.precision),
                 batch=BatchSpec.parse(str(options.batch)),
                 compute_capabilities=words(options.compute_capability),
             ),
+            any_precision=options.precision == AUTO,
             targets=words(options.target),
             grouped_conv=options.grouped_conv,
             calibration=CalibrationOptions(Method.parse(options.method)),
@@ -94,6 +96,11 @@ class EngineRequest:
         return self.build.precision
 
     @property
+    def precision_name(self) -> str:
+        """The precision as the user named it."""
+        return AUTO if self.any_precision else self.precision.value
+
+    @property
     def batch(self) -> BatchSpec:
         return self.build.batch
 
@@ -104,7 +111,7 @@ class EngineRequest:
 
     def bundle_path(self, target: str, bundles: int) -> Path:
         """Where a target's bundle goes: ``--output`` itself where there is one bundle, a folder inside it for more."""
-        name = f"{self.model.slug}-{self.precision.value}-{target}"
+        name = f"{self.model.slug}-{self.precision_name}-{target}"
         if self.output is None:
             return Path("build") / name
         return self.output if bundles == 1 else self.output / name

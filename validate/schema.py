@@ -242,13 +242,14 @@ class Quantization(_Frozen):
 
 
 class Candidate(_Frozen):
-    """One target of a build with ``TARGET=fastest``; the one chosen is the quickest that keeps the gates.
+    """One target and precision of a race (``TARGET=fastest``, ``PREC=auto``); the quickest that keeps the gates wins.
 
     Times are milliseconds for a batch of ``batch``, all of one interleaved run, and absent where nothing was timed;
     ``speedup`` is the baseline's median over this target's. ``reason`` says why it was not chosen.
     """
 
     target: str
+    precision: str = ""
     version: str = ""
     verdict: Literal["chosen", "passed", "failed", "not built", "not run here"]
     batch: int | None = None

@@ -33,11 +33,13 @@ class Decision:
         layers: the layers that run in INT8, in graph order.
         kept: the others, and other operations on feature maps that no rule quantises, with reasons.
         points: tensors that carry a Q/DQ pair, in graph order.
+        between: products and gates of points are computed in integers.
     """
 
     layers: tuple[Layer, ...]
     kept: tuple[KeptFloat, ...]
     points: tuple[ir.Value, ...]
+    between: bool = False
 
 
 def decide(model: ir.Model, options: PlacementOptions) -> Decision:
@@ -60,7 +62,7 @@ def decide(model: ir.Model, options: PlacementOptions) -> Decision:
     if options.traits.int8_between:
         wanted += list(between(model.graph, wanted))
     wanted += [root for value in wanted if is_wide(root := root_of(value))]
-    return Decision(layers, tuple(kept), tuple(_in_order(model.graph, wanted)))
+    return Decision(layers, tuple(kept), tuple(_in_order(model.graph, wanted)), options.traits.int8_between)
 
 
 def observed_values(model: ir.Model) -> list[ir.Value]:

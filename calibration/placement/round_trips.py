@@ -2,8 +2,9 @@
 
 A tensor enters INT8 again at a point (a Q/DQ pair). Going back from there, these do not leave INT8, because engines
 compute them on integers or inside a convolution's epilogue: the layer itself with its activation, operations that
-only move values, pooling of a point, an Add of points and layers, and a Mul or a gate of points. Anything else between
-two INT8 layers is a float round trip. The product of a feature map with its gate is one by design, and is marked so.
+only move values, pooling of a point, an Add of points and layers, and, where the target has kernels for them, a Mul or
+a gate of points. Anything else between two INT8 layers is a float round trip. The product of a feature map with its
+gate is one by design, and is marked so.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def round_trips(decision: Decision) -> tuple[RoundTrip, ...]:
 class _Walker:
     def __init__(self, decision: Decision) -> None:
         self._points = {id(v) for v in decision.points}
+        self._between = decision.between
         self._made = {id(layer.output) for layer in decision.layers}
 
     def _integer(self, value: ir.Value) -> bool:
@@ -40,9 +42,9 @@ class _Walker:
         inputs = [v for v in node.inputs if v is not None and is_wide(v)]
         if node.op_type in COMMUTING | {"AveragePool", "GlobalAveragePool", "Add"}:
             return all(self._integer(v) for v in inputs)
-        if node.op_type == "Mul":
+        if node.op_type == "Mul" and self._between:
             return all(v is not None and self._integer(v) for v in node.inputs)
-        if node.op_type in GATES:
+        if node.op_type in GATES and self._between:
             return node.inputs[0] is not None and self._integer(node.inputs[0])
         if node.op_type in _ACTIVATIONS:
             return all(self._integer(v) or self._direct(v) for v in inputs[:1])

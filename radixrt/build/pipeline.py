@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from radixrt.build.race import Race, run_race
+from radixrt.build.race import Entrant, Race, run_race
 from radixrt.build.target import Job, Result, build, finish
 from radixrt.engines.base import BuildOptions, Target
 from radixrt.engines.bundle.folder import BundleWriter
@@ -14,6 +14,7 @@ from radixrt.engines.bundle.signing import check_private_key
 from radixrt.engines.forms.choose import check_policy
 from radixrt.engines.registry import FASTEST, auto_targets, get, runnable_targets
 from radixrt.errors import GateError, InputError, UnavailableError
+from radixrt.export.spec import Precision
 from radixrt.judge.engine import Bench, judge_engine
 from radixrt.judge.measure import Instruments, Trial
 from radixrt.prepare import prepare
@@ -22,6 +23,8 @@ from radixrt.request import EngineRequest
 from radixrt.reuse import Reuse
 from radixrt.validate.gates import missed, refuse_vain_limits
 from radixrt.validate.schema import Report
+
+_RUNS = "Name one that runs here, or a precision."
 
 __all__ = ["Engine", "Result", "choose_targets"]
 
@@ -63,8 +66,12 @@ class Engine:
         """
         request = self.request
         check_policy(request.grouped_conv)
-        racing = FASTEST in request.targets
+        racing = FASTEST in request.targets or request.any_precision
         targets = choose_targets(request.targets, request.build)
+        if request.any_precision:
+            targets = tuple(target for target in targets if target.capability().runs)
+            if not targets:
+                raise UnavailableError("auto", "nothing that runs here was named, and what is timed must run", _RUNS)
         for can in (target.capability() for target in targets):
             if can.on_device:
                 self.stages.note(
@@ -91,7 +98,7 @@ class Engine:
             )
             job = Job(request, Bench(prepared, trial, self.stages, reuse))
             if racing:
-                self.results.append(run_race(job, paths, self.race))
+                self.results.append(run_race(entrants(job, targets, paths), self.race))
             else:
                 for target in targets:
                     self.results.append(_compile(job, target, paths[target.name]))
@@ -105,10 +112,22 @@ class Engine:
         from radixrt.validate.report.compare import render_comparison
 
         folder = self.results[0].bundle.path.parent
-        page = folder / f"{self.request.model.slug}-{self.request.precision.value}.html"
+        page = folder / f"{self.request.model.slug}-{self.request.precision_name}.html"
         unfinished = page.with_name(f".{page.name}")
         unfinished.write_text(render_comparison([result.report for result in self.results]), encoding="utf-8")
         self.comparison = unfinished.replace(page)
+
+
+def entrants(job: Job, targets: Sequence[Target], paths: Mapping[str, Path]) -> list[Entrant]:
+    """Who races: every target, in the precision that was asked for, or in each that its engines compute in here."""
+    found = []
+    for target in targets:
+        asked = (job.request.precision,)
+        for precision in target.precisions() if job.request.any_precision else asked:
+            request = replace(job.request, build=replace(job.request.build, precision=precision))
+            name = f"{target.name} {precision.value}" if job.request.any_precision else target.name
+            found.append(Entrant(replace(job, request=request), target, paths[target.name], name))
+    return found
 
 
 def _compile(job: Job, target: Target, path: Path) -> Result:
@@ -144,7 +163,7 @@ def choose_targets(names: Iterable[str], options: BuildOptions) -> tuple[Target,
             raise UnavailableError(FASTEST, "no target runs here", "Install one: `pip install onnxruntime`.")
         chosen = {target.name: target for target in runnable}
     else:
-        found = (auto_targets() if name == "auto" else (get(name),) for name in names)
+        found = (_auto(options) if name == "auto" else (get(name),) for name in names)
         chosen = {target.name: target for targets in found for target in targets}
     for target in chosen.values():
         capability = target.capability()
@@ -152,3 +171,9 @@ def choose_targets(names: Iterable[str], options: BuildOptions) -> tuple[Target,
             raise UnavailableError(target.name, capability.reason, capability.hint)
         target.check_options(options)
     return tuple(chosen.values())
+
+
+def _auto(options: BuildOptions) -> tuple[Target, ...]:
+    """What ``TARGET=auto`` builds; for BF16 what computes in it here, where anything does."""
+    able = () if options.precision is not Precision.BF16 else tuple(t for t in runnable_targets() if not t.lacks_bf16())
+    return able or auto_targets()

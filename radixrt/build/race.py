@@ -1,4 +1,6 @@
-"""``TARGET=fastest``: all targets that run here are built and timed in one run; the quickest that keeps the gates wins.
+"""A race: what runs here is built and timed in one run, and the quickest that keeps the gates wins.
+
+``TARGET=fastest`` lets every target race, ``PREC=auto`` every precision that a target's engines compute in here.
 
 Times are compared only within a run: the engines take turns, round by round, so that a slow minute falls on all of
 them alike, and a difference whose interval reaches 1 is called none.
@@ -8,14 +10,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from radixrt.build.target import Built, Job, Result, build, finish, report_on
+from radixrt.engines.base import Target
 from radixrt.engines.bundle.folder import BundleWriter
-from radixrt.engines.registry import all_targets, get
+from radixrt.engines.registry import all_targets
 from radixrt.errors import GateError, RadixRTError
 from radixrt.judge.engine import add_costs, judge_together
 from radixrt.judge.verdict import Verdict
@@ -25,61 +28,75 @@ from radixrt.validate.measure.rounds import ratio
 from radixrt.validate.schema import Candidate, Latency, LatencyRow, Report
 
 
+@dataclass(frozen=True)
+class Entrant:
+    """A target with a precision, where its bundle would go, and what it is called: several may share one place."""
+
+    job: Job
+    target: Target
+    path: Path
+    name: str
+
+
 @dataclass
 class Race:
-    """How every target did, and the reports of those that were measured, where none of them kept the gates."""
+    """How every entrant did, and the reports of those that were measured, where none of them kept the gates."""
 
     candidates: list[Candidate] = field(default_factory=list)
     losers: list[Report] = field(default_factory=list)
 
 
-def run_race(job: Job, paths: Mapping[str, Path], race: Race) -> Result:
-    """Builds every target of ``paths``, times them against each other, and finishes the winner's bundle.
+def run_race(entrants: Sequence[Entrant], race: Race) -> Result:
+    """Builds every entrant, times them against each other, and finishes the winner's bundle.
 
     Args:
-        job: what all targets share.
-        paths: where each target's bundle would go; several may share one place.
+        entrants: who races, at least one.
         race: takes the table, also where nobody wins.
 
     Raises:
         InputError: no target takes the graph.
-        GateError: no target keeps the gates; nothing was written.
+        GateError: nobody keeps the gates; nothing was written.
     """
     with ExitStack() as stack:
         # Held from the start: another build of the same bundle is refused now, not after minutes of measuring.
-        writers = {path: stack.enter_context(BundleWriter(path)) for path in sorted(set(paths.values()))}
+        writers = {path: stack.enter_context(BundleWriter(path)) for path in sorted({e.path for e in entrants})}
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="radixrt-race-")))
-        built, refused = _build_all(job, paths, scratch)
-        kept = judge_together([b.files for b in built], job.bench)
-        runners = sorted((_Runner.of(job, b, kept[b.target.name]) for b in built), key=lambda r: r.row.p50_ms)
+        built, refused = _build_all(entrants, scratch)
+        bench = entrants[0].job.bench
+        kept = judge_together({entrant.name: b.files for entrant, b in built}, bench)
+        runners = sorted(
+            (_Runner.of(entrant, b, kept[entrant.name]) for entrant, b in built), key=lambda r: r.row.p50_ms
+        )
         winner = next((runner for runner in runners if not runner.missed), None)
-        race.candidates = [*(_measured(runner, winner) for runner in runners), *_others(paths, refused)]
+        race.candidates = [*(_measured(runner, winner) for runner in runners), *_others(entrants, refused)]
         if winner is None:
-            race.losers = [report_on(job, r.built, r.kept, candidates=race.candidates) for r in runners]
-            why = "; ".join(f"{c.target}: {c.reason}" for c in race.candidates if c.verdict == "failed")
-            raise GateError(f"no target keeps the gates, so no bundle was written: {why}")
-        verdict = add_costs(winner.kept.value, winner.built.files, job.bench)
-        writer = writers[paths[winner.name]]
-        return finish(job, winner.built, Kept(verdict, winner.kept.reused), writer, race.candidates)
+            race.losers = [report_on(r.entrant.job, r.built, r.kept, candidates=race.candidates) for r in runners]
+            why = "; ".join(f"{c.target} {c.precision}: {c.reason}" for c in race.candidates if c.verdict == "failed")
+            raise GateError(f"nothing keeps the gates, so no bundle was written: {why}")
+        verdict = add_costs(winner.kept.value, winner.built.files, bench)
+        writer = writers[winner.entrant.path]
+        return finish(winner.entrant.job, winner.built, Kept(verdict, winner.kept.reused), writer, race.candidates)
 
 
-def _build_all(job: Job, paths: Mapping[str, Path], scratch: Path) -> tuple[list[Built], dict[str, str]]:
-    """Builds every target; one that does not take the graph is left out with its reason.
+def _build_all(
+    entrants: Sequence[Entrant], scratch: Path
+) -> tuple[list[tuple[Entrant, Built]], list[tuple[Entrant, str]]]:
+    """Builds every entrant; one whose target does not take the graph is left out with its reason.
 
     Raises:
         RadixRTError: none takes it; the first one's reason.
     """
-    built: list[Built] = []
-    refused: dict[str, str] = {}
+    built: list[tuple[Entrant, Built]] = []
+    refused: list[tuple[Entrant, str]] = []
     first: RadixRTError | None = None
-    for name in paths:
-        folder = scratch / name
+    for index, entrant in enumerate(entrants):
+        folder = scratch / str(index)
         folder.mkdir()
         try:
-            built.append(build(job, get(name), folder))
+            built.append((entrant, build(entrant.job, entrant.target, folder)))
         except RadixRTError as error:
             first = first or error
-            refused[name] = str(error)
+            refused.append((entrant, str(error)))
             shutil.rmtree(folder)
     if not built:
         assert first is not None
@@ -89,22 +106,24 @@ def _build_all(job: Job, paths: Mapping[str, Path], scratch: Path) -> tuple[list
 
 @dataclass(frozen=True)
 class _Runner:
-    """A target in the race; ``missed`` names the gates that it does not keep."""
+    """An entrant that was measured; ``missed`` names the gates that it does not keep."""
 
+    entrant: Entrant
     built: Built
     kept: Kept[Verdict]
     latency: Latency
     missed: str
 
     @classmethod
-    def of(cls, job: Job, built: Built, kept: Kept[Verdict]) -> _Runner:
+    def of(cls, entrant: Entrant, built: Built, kept: Kept[Verdict]) -> _Runner:
         assert kept.value.latency is not None
-        judged = kept.value.gates(job.request.gates, built.size, has_metrics=bool(job.bench.prepared.task.task.metrics))
-        return cls(built, kept, kept.value.latency, "" if gates.passed(judged) else gates.missed(judged))
+        metrics = bool(entrant.job.bench.prepared.task.task.metrics)
+        judged = kept.value.gates(entrant.job.request.gates, built.size, has_metrics=metrics)
+        return cls(entrant, built, kept, kept.value.latency, "" if gates.passed(judged) else gates.missed(judged))
 
     @property
     def name(self) -> str:
-        return self.built.target.name
+        return self.entrant.name
 
     @property
     def row(self) -> LatencyRow:
@@ -112,10 +131,11 @@ class _Runner:
 
 
 def _measured(runner: _Runner, winner: _Runner | None) -> Candidate:
-    """A target that was timed, as the table shows it."""
+    """An entrant that was timed, as the table shows it."""
     row = runner.row
     candidate = Candidate(
-        target=runner.name,
+        target=runner.built.target.name,
+        precision=runner.entrant.job.request.precision.value,
         version=runner.built.target.capability().version,
         verdict="passed",
         batch=row.batch,
@@ -135,15 +155,19 @@ def _measured(runner: _Runner, winner: _Runner | None) -> Candidate:
     return candidate.model_copy(update={"reason": said})
 
 
-def _others(paths: Mapping[str, Path], refused: Mapping[str, str]) -> list[Candidate]:
-    """The targets that were not timed, with the reason."""
-    rows = []
-    for target in all_targets():
-        can = target.capability()
-        if target.name in refused:
-            rows.append(
-                Candidate(target=target.name, version=can.version, verdict="not built", reason=refused[target.name])
-            )
-        elif target.name not in paths:
-            rows.append(Candidate(target=target.name, version=can.version, verdict="not run here", reason=can.reason))
-    return rows
+def _others(entrants: Sequence[Entrant], refused: Sequence[tuple[Entrant, str]]) -> list[Candidate]:
+    """What was not timed, with the reason: entrants that could not be built, and targets that do not run here."""
+    rows = [
+        Candidate(
+            target=entrant.target.name,
+            precision=entrant.job.request.precision.value,
+            version=entrant.target.capability().version,
+            verdict="not built",
+            reason=why,
+        )
+        for entrant, why in refused
+    ]
+    absent = (can for target in all_targets() if not (can := target.capability()).runs)
+    return rows + [
+        Candidate(target=can.target, version=can.version, verdict="not run here", reason=can.reason) for can in absent
+    ]

@@ -6,7 +6,7 @@ Answers are kept from run to run; times are not: what changes from minute to min
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,16 +78,15 @@ def judge_engine(engine: EngineFiles, bench: Bench) -> Kept[Verdict]:
     return Kept(add_costs(verdict, engine, bench), answers.reused)
 
 
-def judge_together(engines: Sequence[EngineFiles], bench: Bench) -> dict[str, Kept[Verdict]]:
+def judge_together(engines: Mapping[str, EngineFiles], bench: Bench) -> dict[str, Kept[Verdict]]:
     """Holds every engine against the original, then times them all in one run. Costs are left to :func:`add_costs`.
 
     Returns:
-        What was measured, by target.
+        What was measured, by the names of the engines.
     """
     with ExitStack() as sessions:
         runners, answers = {}, {}
-        for engine in engines:
-            name = engine.target.name
+        for name, engine in engines.items():
             runners[name] = session_outputs(sessions.enter_context(_opened(engine)), bench.trial.batch)
             beside = sessions.enter_context(float_engine(engine, bench))
             runners |= {in_float32(name): run for run in beside.values()}

@@ -181,7 +181,7 @@ def candidate_rows(candidates: Sequence[Candidate]) -> list[Row]:
     """The targets that the fastest was chosen from, in their order: the quickest first, then those not timed."""
     return [
         (
-            f"{c.target} {c.version}".strip(),
+            " ".join(filter(None, (c.target, c.version, c.precision))),
             c.verdict,
             milliseconds(c.p50_ms) if c.p50_ms is not None else "",
             milliseconds(c.p95_ms) if c.p95_ms is not None else "",
