@@ -4,7 +4,7 @@ They are the depthwise convolutions, and the two FCs of an SE gate. Beside INT8 
 leave it and pay for the way there and back. One of:
 
     int8        as it is, in INT8
-    padded      in INT8, its channels padded by zeros to a multiple of 16 (``pad_channels.py``)
+    padded      in INT8, its channels padded by zeros to a multiple of 16 (``export/graph/channels.py``)
     float       as it is, in float
 
 Which one is the caller's choice, shape by shape. A gate is never padded on its own. This pass only writes the padding:
@@ -19,12 +19,12 @@ from typing import Literal, TypeAlias
 
 import onnx_ir as ir
 
+from radixrt.export.graph.channels import pad_channels
 from radixrt.export.graph.constants import constant
 from radixrt.export.graph.facts import is_wide, root_of
 from radixrt.export.graph.origin import module_of
 from radixrt.export.passes.base import Pass
 from radixrt.export.passes.conv_shape import ConvShape, read_shape
-from radixrt.export.passes.pad_channels import pad_channels
 from radixrt.export.passes.report import LightLayer, PassResult
 
 LightForm = Literal["int8", "padded", "float"]
