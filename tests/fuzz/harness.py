@@ -75,14 +75,18 @@ def fuzz_all(runs: int | None) -> int:
     return 1 if broken else 0
 
 
-def fuzz_fields(runs: int) -> int:
-    """Reads ONNX files with changed fields; returns an exit code."""
+def fuzz_fields(runs: int, first: int = 0) -> int:
+    """Reads ONNX files with changed fields, from a seed on; returns an exit code."""
     import onnxruntime  # noqa: F401  # before the first fork: a file then costs its reading and not the imports
     import onnxsim  # noqa: F401
 
     from tests.fuzz import onnx_fields
 
-    counts = onnx_fields.fuzz_fields(runs, WORK / FIELDS)
+    def tell(done: int) -> None:
+        print(f"\r{done:,d} of {runs:,d}", end="", file=sys.stderr, flush=True)
+
+    counts = onnx_fields.fuzz_fields(runs, WORK / FIELDS, first, tell)
+    print(file=sys.stderr)
     words = ", ".join(f"{count:,d} {what}" for what, count in sorted(counts.items()))
     print(f"{FIELDS:11s} {runs:9,d} runs  {'BROKEN' if counts['broken'] else 'passed'}: {words}", flush=True)
     return 1 if counts["broken"] else 0
@@ -92,9 +96,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Fuzzes the loaders of files that somebody else may have written.")
     parser.add_argument("loader", nargs="?", choices=[*sorted(MODULES), FIELDS], help="default: each in turn")
     parser.add_argument("--runs", type=int, help="how many times each is called")
+    parser.add_argument(
+        "--first", type=int, default=0, help=f"{FIELDS}: the first seed, to go on where another run was"
+    )
     options = parser.parse_args()
     if options.loader == FIELDS:
-        return fuzz_fields(options.runs or FIELD_RUNS)
+        return fuzz_fields(options.runs or FIELD_RUNS, options.first)
     if importlib.util.find_spec("atheris") is None:
         print("error: the fuzzer is not installed: pip install atheris", file=sys.stderr)
         return 4
