@@ -32,7 +32,7 @@ from radixrt.engines.tensorrt.available import find_gpu
 from radixrt.engines.tensorrt.cuda_driver import load_driver
 from radixrt.errors import UnavailableError
 from radixrt.export.feed import IMAGE_INPUT, Feed, length, part
-from radixrt.validate.measure.machine import read_machine
+from radixrt.validate.measure.machine_state import read_machine
 
 if TYPE_CHECKING:
     from benchmarks.networks import Setting

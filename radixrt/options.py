@@ -26,6 +26,7 @@ from radixrt.errors import InputError
 from radixrt.export.spec import Precision
 from radixrt.fields import as_path, fill, help_of, subjects_of, words
 from radixrt.pins import PinOptions
+from radixrt.remote.device import Device
 from radixrt.validate.gates import GateLimits, read_gates
 from radixrt.validate.rivals import Rivals
 
@@ -224,6 +225,10 @@ class CompileOptions(
     recovery: Annotated[bool, Doc("Bring INT8's accuracy back; without, ranges and biases stay as calibrated.")] = True
     grouped_conv: Annotated[str, Doc("Grouped convolutions: keep, split, merge, dense or auto (measured).")] = "auto"
     compute_capability: ComputeCapability = ()
+    on: Annotated[
+        str | Device | Sequence[str | Device],
+        Doc("A device, user@host or a Host of ssh_config, that measures the engine, and builds it where it is a plan."),
+    ] = ()
     junit: JUnit = None
     sign_key: Annotated[Path | str | None, Doc("An Ed25519 private key: sign the bundle.")] = None
     fresh: Annotated[bool, Doc("Take nothing from earlier runs.")] = False

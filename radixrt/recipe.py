@@ -23,6 +23,7 @@ from radixrt.errors import InputError
 from radixrt.fields import O, fill, help_of, hints_of, nearest, words
 from radixrt.options import CompileOptions, PreprocessOptions, TimingOptions
 from radixrt.pins import PinOptions
+from radixrt.remote.device import Device, devices_in
 from radixrt.validate.gates import GateLimits
 
 # Python 3.10 has the same module under its older name.
@@ -78,11 +79,16 @@ def filled(cls: type[O], given: Mapping[str, Any], spell: Callable[[str], str] =
 def from_file(cls: type[O], path: Path, **over: Any) -> O:
     """Fills an options object from a recipe; what is given beside the file stands over it.
 
+    Each ``[device.NAME]`` is a device that measures, unless ``on`` names some of them.
+
     Raises:
         InputError: the file cannot be read, is neither TOML nor JSON, or holds an unknown key or a value that is not of
             its kind.
     """
-    given = options_in(cls, read(path), path)
+    content = read(path)
+    given = options_in(cls, content, path)
+    if "on" in over:
+        over["on"] = _named(over["on"], devices_in(content.get("device", {}), path))
     for pin, subjects in PINNED.items():
         if any(name in over for name in subjects):
             given.pop(pin, None)
@@ -124,7 +130,15 @@ def options_in(cls: type, content: Mapping[str, Any], path: Path) -> dict[str, A
     """
     names = {field.name for field in fields(cls)}
     given: dict[str, Any] = {}
+    devices = devices_in(content.get("device", {}), path) if "on" in names else {}
+    if devices:
+        given["on"] = tuple(devices.values())
     for key, value in content.items():
+        if key == "device" and "on" in names:
+            continue
+        if key == "on":
+            given[key] = _named(value, devices)
+            continue
         if not isinstance(value, dict) or (key in names and key not in TABLES):
             given[key] = value
             continue
@@ -135,6 +149,12 @@ def options_in(cls: type, content: Mapping[str, Any], path: Path) -> dict[str, A
                 raise InputError(f"{path}: unknown key {name} in [{key}]{nearest(name, TABLES[key])}")
         given |= value
     return {name: anchored(name, value, path.parent) for name, value in given.items()}
+
+
+def _named(given: Any, devices: Mapping[str, Device]) -> Any:
+    """The devices of a recipe by their names; what names none of them is an address."""
+    several = words(given) if isinstance(given, str) else given
+    return [devices.get(one, one) if isinstance(one, str) else one for one in several] if devices else given
 
 
 def anchored(name: str, value: Any, folder: Path) -> Any:
@@ -164,6 +184,8 @@ def to_toml(options: CompileOptions, **over: Any) -> str:
         values["model"] = type(options.model).__name__  # in memory: no recipe can name it, so nothing is found there
     limits = options.limits()
     values |= {field.name: getattr(limits, field.name) for field in fields(GateLimits)} | {"gates": None}
+    devices = (options.on,) if isinstance(options.on, (str, Device)) else options.on
+    values |= {"on": [one.name if isinstance(one, Device) else one for one in devices if one]}
     values |= over
     here = Path.cwd()
     lines = ["# `radixrt engine` with this file makes this bundle again."]
@@ -177,6 +199,11 @@ def to_toml(options: CompileOptions, **over: Any) -> str:
             if name not in PASSING and values[name] not in (None, (), "", [])
         ]
         lines += ["", f"[{table}]"] * bool(table and told) + told
+    for device in devices:
+        if isinstance(device, Device):
+            said = {name: _plain(value) for name, value in vars(device).items() if name != "name"}
+            lines += ["", f"[device.{_toml(device.name)}]"]
+            lines += [f"{name} = {_toml(value)}" for name, value in said.items() if value not in (None, [])]
     return "\n".join(lines) + "\n"
 
 
@@ -222,6 +249,9 @@ def schema(cls: type, several: tuple[str, ...] = ()) -> dict[str, Any]:
         opened = {"type": "object", "properties": inner, "additionalProperties": False}
         file = found.get(table)
         found[table] = {"anyOf": [file, opened], "description": file["description"]} if file else opened
+    if "on" in found:
+        device = whole["$defs"]["Device"]
+        found["device"] = {"type": "object", "additionalProperties": {**device, "required": ["ssh"]}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "RadixRT recipe",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.fields import as_path, part, words
 from radixrt.options import AUTO, CompileOptions, DataOptions, ModelChoice, SensitivityOptions, ValidateOptions
+from radixrt.remote.device import Device
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.rivals import Rivals
 
@@ -26,6 +28,23 @@ def rivals_of(options: CompileOptions | ValidateOptions) -> Rivals:
     if asked != [None, None] and not rivals.bundles:
         raise InputError("a limit on regression needs an earlier bundle: name it with --against")
     return rivals
+
+
+def devices_of(given: str | Device | Sequence[str | Device]) -> tuple[Device, ...]:
+    """The devices that were named, each once.
+
+    Raises:
+        InputError: a name is no address, or two devices have one name.
+    """
+    several = words(given) if isinstance(given, str) else (given,) if isinstance(given, Device) else given
+    try:
+        found = tuple(dict.fromkeys(Device.of(one) if isinstance(one, str) else one for one in several))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    names = [device.name for device in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InputError(f"two devices are called {min(twice)}: give each a name in a recipe's [device.NAME]")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +63,7 @@ class EngineRequest:
     latency_rounds: int
     rivals: Rivals
     output: Path | None
+    devices: tuple[Device, ...] = ()
     fresh: bool
     sign_key: Path | None
     options: CompileOptions
@@ -85,6 +105,7 @@ class EngineRequest:
             latency_rounds=options.latency_rounds,
             rivals=rivals_of(options),
             output=as_path(options.output),
+            devices=devices_of(options.on),
             fresh=options.fresh,
             sign_key=as_path(options.sign_key),
             options=options,
@@ -109,9 +130,9 @@ class EngineRequest:
         points = self.gates.max_drop
         return Recovery(self.recovery, None if points is None else MaxDrop(points, self.gates.strict, labelled), aims)
 
-    def bundle_path(self, target: str, bundles: int) -> Path:
+    def bundle_path(self, target: str, bundles: int, device: str = "") -> Path:
         """Where a target's bundle goes: ``--output`` itself where there is one bundle, a folder inside it for more."""
-        name = f"{self.model.slug}-{self.precision_name}-{target}"
+        name = "-".join(filter(None, (self.model.slug, self.precision_name, target, device)))
         if self.output is None:
             return Path("build") / name
         return self.output if bundles == 1 else self.output / name

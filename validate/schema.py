@@ -267,8 +267,9 @@ class Report(_Frozen):
     same numbers run by ONNX Runtime, where the engine could not be executed. ``float32_nodes`` are those that FP16 left
     in float32. ``task`` is what the outputs were taken for and ``task_reason`` why, to follow "because".
     ``metrics`` are the task's figures, the one that ``max_drop`` judges first; ``accuracy`` says more of classes, and
-    ``tables`` more of any task. ``preprocessing`` says how images are prepared and who says so. ``reused`` names the
-    steps whose results an earlier run left; times are never among them.
+    ``tables`` more of any task. ``preprocessing`` says how images are prepared and who says so. ``device`` names the
+    device that outputs and times were measured on; empty for the machine that built it. ``reused`` names the steps
+    whose results an earlier run left; times are never among them.
     """
 
     schema_version: Literal[2] = Field(default=2, alias="schema")
@@ -298,6 +299,7 @@ class Report(_Frozen):
     preprocessing: list[PreparedField] = []
     reused: list[str] = []
     measured_on: MeasuredOn = "engine"
+    device: str = ""
     reference: str = "PyTorch"
     candidates: list[Candidate] = []
     task: str = "classify"

@@ -44,11 +44,14 @@ def this_host(target: Target) -> Host:
     return Host(platform.system(), platform.machine(), target.capability().version, gpu.name, gpu.capability)
 
 
-def built_for(target: Target, options: BuildOptions, built: BuiltEngine) -> BuiltFor | None:
-    """What a manifest says about an engine that was just built here; None where it opens wherever its library does."""
+def built_for(target: Target, options: BuildOptions, built: BuiltEngine, host: Host | None = None) -> BuiltFor | None:
+    """What a manifest says about an engine that was just built; None where it opens wherever its library does.
+
+    ``host`` is where it was built, if not here.
+    """
     if not target.traits.compiled:
         return None
-    host = this_host(target)
+    host = host or this_host(target)
     # Only TensorRT for RTX compiles for GPUs that it is told; the classic library does for the one that is here.
     named = built.facts.get("compute_capabilities") or host.compute_capability
     return BuiltFor(

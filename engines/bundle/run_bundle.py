@@ -255,8 +255,8 @@ def open_openvino(engine: Path, outputs: Sequence[str], precision: str = "f32") 
 class Engine:
     """An open engine with its file, and the ranges of batch sizes that it takes."""
 
-    def __init__(self, file: Path, run: Run, ranges: Ranges) -> None:
-        self.file, self.run, self.ranges = file, run, ranges
+    def __init__(self, file: Path, run: Run, ranges: Ranges, ran_by: dict[str, str]) -> None:
+        self.file, self.run, self.ranges, self.ran_by = file, run, ranges, ran_by
 
     def device_times(self, batch: np.ndarray, rounds: int) -> tuple[list[float], bool]:
         """Milliseconds of each round on the device's own clock, and whether a CUDA graph was replayed.
@@ -269,7 +269,7 @@ class Engine:
 class TensorRt(Engine):
     """Runs a .plan on a GPU; its input and outputs are float32, whatever happens inside."""
 
-    def __init__(self, plan: Path, trt: Any, cuda: Any) -> None:
+    def __init__(self, plan: Path, trt: Any, cuda: Any, ran_by: dict[str, str]) -> None:
         self.cuda = cuda
         self.logger = trt.Logger(trt.Logger.ERROR)
         self.runtime = trt.Runtime(self.logger)
@@ -289,7 +289,7 @@ class TensorRt(Engine):
         self.input, self.outputs = inputs[0], [n for n in names if n not in inputs]
         self.buffers = {}  # type: dict[str, tuple[tuple[int, ...], Any, Any]]
         self.profile, self.graphs = 0, trt.__name__ != "tensorrt_rtx"  # that library records its own
-        super().__init__(plan, self.answer, self.profiles())
+        super().__init__(plan, self.answer, self.profiles(), ran_by)
 
     def profiles(self) -> Ranges:
         """The batch sizes of each profile of the plan."""
@@ -642,11 +642,13 @@ def open_engine(options: argparse.Namespace, manifest: dict[str, Any]) -> Engine
         manifest = dict(manifest, target=runtime, built_for=None)
         engine = bundle / manifest["deploy"]
     names = [output["name"] for output in manifest["outputs"]]
-    if runtime == "onnxruntime":
-        return Engine(engine, open_onnxruntime(engine, names), [tuple(manifest["batch"])])
-    if runtime == "openvino":
-        run = open_openvino(engine, names, manifest.get("inference_precision") or "f32")
-        return Engine(engine, run, [tuple(manifest["batch"])])
+    if runtime in ("onnxruntime", "openvino"):
+        if runtime == "onnxruntime":
+            run = open_onnxruntime(engine, names)
+        else:
+            run = open_openvino(engine, names, manifest.get("inference_precision") or "f32")
+        used = {"name": runtime, "version": sys.modules[MODULES[runtime]].__version__}
+        return Engine(engine, run, [tuple(manifest["batch"])], used)
     trt = load_module(runtime)
     cuda, device = first_gpu()
     plan = options.plan or plan_path(manifest, trt, device)
@@ -658,7 +660,8 @@ def open_engine(options: argparse.Namespace, manifest: dict[str, Any]) -> Engine
             raise UnavailableError(f"the bundle holds no plan for {runtime}: make one for this device with --build")
         refuse_other_device(manifest, trt, device)
         plan = engine
-    return TensorRt(plan, trt, cuda)
+    used = {"name": runtime, "version": trt.__version__, "device": device.name(), "capability": capability_of(device)}
+    return TensorRt(plan, trt, cuda, used)
 
 
 def find_inputs(options: argparse.Namespace, manifest: dict[str, Any]) -> tuple[list[str], Callable[[slice], Any]]:
@@ -697,7 +700,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 timing = [bench(engine, one, max(options.rounds, 1)) for one in sizes]
         if options.output:
             write_outputs(options.output, answers, options.bundle)
-        show(engine.file, results, timing, options.json)
+        show(engine, results, timing, options.json)
         sys.stdout.flush()
     except (BadInputError, UnavailableError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -709,11 +712,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def show(engine: Path, results: Sequence[dict[str, Any]], timing: Sequence[dict[str, Any]], as_json: bool) -> None:
+def show(engine: Engine, results: Sequence[dict[str, Any]], timing: Sequence[dict[str, Any]], as_json: bool) -> None:
     """Prints what was found."""
     said = [result.pop("said") for result in results]
     if as_json:
-        print(json.dumps({"engine": str(engine), "results": results, "latency": timing}, indent=2))
+        found = {"engine": str(engine.file), "runtime": engine.ran_by, "results": results, "latency": timing}
+        print(json.dumps(found, indent=2))
         return
     for result, lines in zip(results, said):
         print(result["image"])

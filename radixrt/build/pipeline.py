@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from radixrt.build.on_device import check_devices, compile_on
 from radixrt.build.race import Entrant, Race, run_race
 from radixrt.build.target import Job, Result, build, finish
 from radixrt.engines.base import BuildOptions, Target
@@ -19,6 +21,7 @@ from radixrt.judge.engine import Bench, judge_engine
 from radixrt.judge.measure import Instruments, Trial
 from radixrt.prepare import prepare
 from radixrt.progress import Stages
+from radixrt.remote.device import Device
 from radixrt.request import EngineRequest
 from radixrt.reuse import Reuse
 from radixrt.validate.gates import missed, refuse_vain_limits
@@ -35,7 +38,7 @@ class Engine:
 
     ``instruments`` take the times. ``results`` holds what is finished, also where a later target or gate fails;
     ``comparison`` is the page that puts several targets side by side; ``race`` is how the targets of ``fastest`` did,
-    also where none of them won.
+    also where none of them won; ``lost`` says why devices were left out that answered at first.
     """
 
     request: EngineRequest
@@ -44,6 +47,7 @@ class Engine:
     results: list[Result] = field(default_factory=list)
     comparison: Path | None = None
     race: Race = field(default_factory=Race)
+    lost: list[UnavailableError] = field(default_factory=list)
 
     def __repr__(self) -> str:
         request = self.request
@@ -59,7 +63,8 @@ class Engine:
         """Builds every target that was asked for.
 
         Raises:
-            UnavailableError: a target that was named cannot build here; nothing was started.
+            UnavailableError: a target that was named cannot build here, or a device does not answer; nothing was
+                started. Or a device was lost on the way: all other bundles are made, and the next run goes on there.
             InputError: something the user gave cannot be used; bundles that stood there stand still.
             GateError: a gate failed; the bundles are kept, and their reports say so. With ``fastest``: no target keeps
                 the gates, and no bundle is written.
@@ -72,14 +77,19 @@ class Engine:
             targets = tuple(target for target in targets if target.capability().runs)
             if not targets:
                 raise UnavailableError("auto", "nothing that runs here was named, and what is timed must run", _RUNS)
-        for can in (target.capability() for target in targets):
+        places = [place for target in targets for place in _places(request, target)]
+        if racing and request.devices:
+            raise InputError(f"what is raced must run here, and --on names a device: name the targets and a precision")
+        check_devices(request, targets)
+        for can in (place.target.capability() for place in places if place.device is None):
             if can.on_device:
                 self.stages.note(
                     f"No {can.target} plan is built here ({can.reason}): the bundle gets its graph, and "
                     "`python3 run.py --build` in it makes the plan on the device."
                 )
         # A race leaves one bundle, wherever the winner's would lie by itself.
-        paths = {t.name: request.bundle_path(t.name, 1 if racing else len(targets)) for t in targets}
+        count = 1 if racing else len(places)
+        paths = {place: request.bundle_path(place.target.name, count, place.device_name) for place in places}
         for path in paths.values():
             BundleWriter.check_writable(path)
         if request.sign_key is not None:
@@ -98,14 +108,37 @@ class Engine:
             )
             job = Job(request, Bench(prepared, trial, self.stages, reuse))
             if racing:
-                self.results.append(run_race(entrants(job, targets, paths), self.race))
+                self.results.append(
+                    run_race(entrants(job, targets, {p.target.name: at for p, at in paths.items()}), self.race)
+                )
             else:
                 for target in targets:
-                    self.results.append(_compile(job, target, paths[target.name]))
+                    self._compile(job, target, paths)
         if len(self.results) > 1:
             self._compare()
         demand(self.results)
+        if self.lost:
+            raise self.lost[0] if len(self.lost) == 1 else _together(self.lost)
         return self.results
+
+    def _compile(self, job: Job, target: Target, paths: Mapping[_Place, Path]) -> None:
+        """Makes the bundles of one target: of this machine's engine, or of each device's."""
+        own = [(place, path) for place, path in paths.items() if place.target is target]
+        if own[0][0].device is None:
+            with BundleWriter(own[0][1]) as writer:
+                built = build(job, target, writer.folder)
+                self.results.append(finish(job, built, judge_engine(built.files, job.bench), writer))
+            return
+        with tempfile.TemporaryDirectory(prefix="radixrt-built-") as scratch:
+            built = build(job, target, Path(scratch))
+            for place, path in own:
+                assert place.device is not None
+                try:
+                    self.results.append(compile_on(job, built, place.device, path))
+                except UnavailableError as error:
+                    # Other devices may be there.
+                    self.lost.append(error)
+                    self.stages.note(str(error))
 
     def _compare(self) -> None:
         """Puts the reports of several targets on one page beside their bundles."""
@@ -130,10 +163,27 @@ def entrants(job: Job, targets: Sequence[Target], paths: Mapping[str, Path]) -> 
     return found
 
 
-def _compile(job: Job, target: Target, path: Path) -> Result:
-    with BundleWriter(path) as writer:
-        built = build(job, target, writer.folder)
-        return finish(job, built, judge_engine(built.files, job.bench), writer)
+@dataclass(frozen=True)
+class _Place:
+    """Where a target's engine is measured: on a device, or here."""
+
+    target: Target
+    device: Device | None
+
+    @property
+    def device_name(self) -> str:
+        return self.device.name if self.device else ""
+
+
+def _places(request: EngineRequest, target: Target) -> list[_Place]:
+    """The devices that take a target's engines, or this machine where none does."""
+    devices = [device for device in request.devices if device.takes(target.name)]
+    return [_Place(target, device) for device in devices] or [_Place(target, None)]
+
+
+def _together(lost: Sequence[UnavailableError]) -> UnavailableError:
+    names = " and ".join(error.what for error in lost)
+    return UnavailableError(names, "; ".join(error.reason for error in lost), "What is done is kept: run it again.")
 
 
 def demand(results: Sequence[Result]) -> None:

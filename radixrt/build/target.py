@@ -14,7 +14,7 @@ from radixrt import __version__
 from radixrt.build.deploy import DeployGraph, DeployOptions, deploy_graph
 from radixrt.calibration.ranges.table import write_table
 from radixrt.engines.base import GRAPH_NAME, BuiltEngine, Target
-from radixrt.engines.bundle.compatibility import built_for
+from radixrt.engines.bundle.compatibility import Host, built_for
 from radixrt.engines.bundle.folder import CALIBRATION_NAME, Bundle, BundleWriter
 from radixrt.engines.bundle.manifest import Manifest, ModelIdentity, TensorInfo, now
 from radixrt.engines.cache.device import device_cache
@@ -61,7 +61,8 @@ class Job:
 class Built:
     """A target's graph and engine in a folder. ``reused`` names what was taken from an earlier run.
 
-    ``engine`` is None where the device builds it.
+    ``engine`` is None where the device builds it. ``host`` is where it was built, and ``ran`` whether it was executed,
+    where a device did so.
     """
 
     target: Target
@@ -70,6 +71,13 @@ class Built:
     engine: BuiltEngine | None
     files: EngineFiles
     reused: tuple[str, ...]
+    host: Host | None = None
+    ran: bool | None = None
+
+    def copy_to(self, folder: Path) -> None:
+        """Copies the files that belong into a bundle, where they lie elsewhere."""
+        if self.folder != folder:
+            shutil.copytree(self.folder, folder, dirs_exist_ok=True)
 
     @property
     def size(self) -> Size:
@@ -171,13 +179,12 @@ def finish(
         writer: the bundle that is being written; the engine's files are copied into it where they lie elsewhere.
         candidates: the targets that this one was chosen from.
     """
-    if built.folder != writer.folder:
-        shutil.copytree(built.folder, writer.folder, dirs_exist_ok=True)
+    built.copy_to(writer.folder)
     report = report_on(job, built, verdict, _locate(job, built), candidates)
     write_reports(report, writer.folder, flipped(report, job.bench.prepared.test), verdict.value.examples)
     pins = asdict(job.bench.prepared.pins)
     (writer.folder / RECIPE_NAME).write_text(to_toml(job.request.options, target=built.target.name, **pins), "utf-8")
-    return Result(writer.finish(_manifest(job, built), sign_key=job.request.sign_key), report)
+    return Result(writer.finish(manifest_of(job, built), sign_key=job.request.sign_key), report)
 
 
 def _locate(job: Job, built: Built) -> Kept[Located]:
@@ -226,7 +233,8 @@ def report_on(
     return build_report(subject, prepared, job.request.gates, verdict, located or Kept(Located()), candidates)
 
 
-def _manifest(job: Job, built: Built) -> Manifest:
+def manifest_of(job: Job, built: Built) -> Manifest:
+    """What a bundle says of itself, but for its files."""
     request, prepared, graph = job.request, job.bench.prepared, built.deploy.model.graph
     model, engine = prepared.model, built.engine
     return Manifest(
@@ -243,8 +251,8 @@ def _manifest(job: Job, built: Built) -> Manifest:
         precision=request.precision.value,
         target=built.target.name,
         batch=(request.batch.min, request.batch.max),
-        built_for=built_for(built.target, request.build, engine) if engine else None,
-        executed=built.files.runs,
+        built_for=built_for(built.target, request.build, engine, built.host) if engine else None,
+        executed=built.files.runs if built.ran is None else built.ran,
         inference_precision=engine.facts.get("inference_precision") if engine else None,
         inputs=tuple(TensorInfo.of(value) for value in graph.inputs),
         outputs=tuple(TensorInfo.of(value, prepared.kinds.get(value.name or "")) for value in graph.outputs),

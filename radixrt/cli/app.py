@@ -29,6 +29,7 @@ COMMANDS = {
     "inspect": "Look into an engine: layers with precision, torch module, and time; compiled kernels where it cannot "
     "run here.",
     "bundle": "Sign a bundle, or write it into a Triton model repository.",
+    "device": "Tell whether a device answers, what it can build and run, and what it lacks: radixrt device check NAME.",
     "cache": "Show what earlier runs left to be taken again, or remove it: results of stages, and what libraries "
     "compiled.",
     "sensitivity": "Measure what INT8 costs and saves in each layer: the logits' SQNR with that layer alone in INT8, "
@@ -45,6 +46,7 @@ MODULES = {
     "radixrt.cli.recipe": ("recipe",),
     "radixrt.cli.engine": ("engine", "models", "targets"),
     "radixrt.cli.bundle": ("run", "validate", "compare", "inspect", "bundle", "cache"),
+    "radixrt.cli.device": ("device",),
     "radixrt.cli.sensitivity": ("sensitivity",),
     "radixrt.cli.steps": ("export", "rewrite", "calibrate", "quantize", "build"),
 }

@@ -16,7 +16,7 @@ class Verdict(BaseModel):
 
     ``layer_times`` are those of the engine's own profiler, the slowest first; ``findings`` say what is wrong with
     its inputs, outputs and times, ``notes`` how they were taken. What was measured on the stand-in has no
-    latency.
+    latency. ``device`` names the device that it was measured on, in its ``environment``; empty for this machine.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +31,8 @@ class Verdict(BaseModel):
     findings: list[Finding] = []
     notes: list[str] = []
     measured_on: MeasuredOn = "engine"
+    device: str = ""
+    environment: dict[str, str] = {}
 
     @classmethod
     def of(cls, outputs: OutputsJudged, times: Latency, notes: list[str]) -> Verdict:

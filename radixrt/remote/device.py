@@ -7,12 +7,16 @@ does.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from typing_extensions import Doc
+
+from radixrt.errors import InputError
+from radixrt.fields import fill
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -52,3 +56,26 @@ class Device:
     def takes(self, target: str) -> bool:
         """Whether it is to measure engines of a target."""
         return not self.targets or target in self.targets
+
+
+def devices_in(tables: Any, recipe: Path) -> dict[str, Device]:
+    """The devices of a recipe's ``[device.NAME]`` tables, by name.
+
+    Args:
+        tables: what the recipe holds under ``device``.
+        recipe: its file, in whose folder an ssh_config is looked for.
+
+    Raises:
+        InputError: a table says no device, or one wrongly.
+    """
+    if not isinstance(tables, dict) or not all(isinstance(fields, dict) for fields in tables.values()):
+        raise InputError(f"{recipe}: a device is a table with a name, such as [device.orin]")
+    found = {}
+    for name, given in tables.items():
+        try:
+            device = fill(Device, {"name": name, **given})
+        except InputError as error:
+            raise InputError(f"{recipe}: in [device.{name}]: {error}") from error
+        config = device.ssh_config and recipe.parent / device.ssh_config.expanduser()
+        found[name] = replace(device, ssh_config=config)
+    return found

@@ -20,7 +20,7 @@ from radixrt.export.passes.report import (
 from radixrt.validate.gates import GateLimits, judge_gates, passed
 from radixrt.validate.measure.accuracy import accuracy, figures
 from radixrt.validate.measure.latency import LatencyOptions, measure
-from radixrt.validate.measure.machine import MachineState
+from radixrt.validate.measure.machine_state import MachineState
 from radixrt.validate.measure.parity import parity
 from radixrt.validate.measure.rounds import Clock
 from radixrt.validate.schema import DriftRow, Finding, LayerTime, MeasuredOn, ModelInfo, Quantization, Report, Size

@@ -115,7 +115,7 @@ def measure(
         timings[batch] = _measure_batch(runners, part(samples, 0, batch), options, clock, before.cores)
     after = clock.machine()
 
-    rows = [_row(name, batch, timings[batch].rounds.times[name]) for name in names for batch in batches]
+    rows = [row_of(name, batch, timings[batch].rounds.times[name]) for name in names for batch in batches]
     smallest = timings[batches[0]].rounds.times
     speedup = ratio(smallest[baseline], smallest[names[0]])
     found = warnings(before, after)
@@ -226,7 +226,8 @@ def _steady(times: Sequence[float], share: float) -> bool:
     return bool(abs(last - earlier) <= share * max(earlier, 1e-12))
 
 
-def _row(name: str, batch: int, seconds: Sequence[float]) -> LatencyRow:
+def row_of(name: str, batch: int, seconds: Sequence[float]) -> LatencyRow:
+    """The row of a runner at one batch size, from the seconds of each round."""
     ms = np.asarray(seconds) * 1000
     p50, p90, p95, p99 = (float(v) for v in np.percentile(ms, [50, 90, 95, 99]))
     return LatencyRow(

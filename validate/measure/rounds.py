@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from radixrt.engines.rounds import Slot, one_round
-from radixrt.validate.measure.machine import MOST_OTHERS, CpuTime, MachineState, read_cpu, read_machine
+from radixrt.validate.measure.machine import MOST_OTHERS
+from radixrt.validate.measure.machine_state import CpuTime, MachineState, read_cpu, read_machine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

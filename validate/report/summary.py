@@ -46,6 +46,8 @@ class Tile:
 def headline(report: Report) -> Headline:
     """The one line that decides, and the sentences that a reader must not miss."""
     title, tone = _verdict(report)
+    if report.device:
+        title += f", on {report.device}"
     details = tuple(finding.text for finding in report.findings if finding.severity == "detail")
     return Headline(title, tone, tuple(dict.fromkeys(_sentences(report))), details)
 

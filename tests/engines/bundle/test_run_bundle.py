@@ -124,6 +124,7 @@ def test_arrays_go_in_and_every_output_comes_out(bundle: Path, photos: Path, tmp
     told = json.loads(done.stdout)
     assert [row["image"] for row in told["results"]] == [f"{given}[{index}]" for index in range(5)]
     assert told["engine"] == str(bundle / "engine.onnx")
+    assert told["runtime"] == {"name": "onnxruntime", "version": onnxruntime.__version__}
     by_picture = json.loads(run(bundle, photos, "--json").stdout)
     assert [row["top5"] for row in told["results"]] == [row["top5"] for row in by_picture["results"]]
     assert sorted(path.name for path in tmp_path.iterdir()) == [given.name, "y.npz"]

@@ -68,7 +68,7 @@ class Plan:
         # The surfaces hold its base class alone.
         self.trt.Logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, severity: None})
         (folder / "engine.plan").write_bytes(b"plan")
-        self.engine = runner.TensorRt(folder / "engine.plan", self.trt, cuda)
+        self.engine = runner.TensorRt(folder / "engine.plan", self.trt, cuda, {})
 
     def _mode(self, name: str) -> Any:
         return self.trt.TensorIOMode.INPUT if name == "input" else self.trt.TensorIOMode.OUTPUT

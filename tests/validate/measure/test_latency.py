@@ -15,7 +15,8 @@ from radixrt.errors import InputError
 from radixrt.export.feed import length
 from radixrt.validate.gates import GateLimits, judge_gates
 from radixrt.validate.measure.latency import FLOAT32, LatencyOptions, in_float32, measure, seen_from
-from radixrt.validate.measure.machine import CpuTime, MachineState, read_machine, readings, warnings
+from radixrt.validate.measure.machine import readings, warnings
+from radixrt.validate.measure.machine_state import CpuTime, MachineState, read_machine
 from radixrt.validate.measure.rounds import Clock
 from radixrt.validate.report.rows import steadiness
 from radixrt.validate.schema import Latency
