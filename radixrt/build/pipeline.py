@@ -79,7 +79,7 @@ class Engine:
                 raise UnavailableError("auto", "nothing that runs here was named, and what is timed must run", _RUNS)
         places = [place for target in targets for place in _places(request, target)]
         if racing and request.devices:
-            raise InputError(f"what is raced must run here, and --on names a device: name the targets and a precision")
+            raise InputError("what is raced must run here, and --on names a device: name the targets and a precision")
         check_devices(request, targets)
         for can in (place.target.capability() for place in places if place.device is None):
             if can.on_device:
