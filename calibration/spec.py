@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from radixrt.errors import InputError
+
+if TYPE_CHECKING:
+    from radixrt.validate.tasks.base import Interface, Task
 
 
 class Method(str, Enum):
@@ -46,14 +50,16 @@ class MaxDrop:
     """What a user allows INT8 to lose.
 
     Attributes:
-        points: of top-1.
-        strict: the bound of the 95 % interval must keep it, not only the count.
-        labelled: the calibration images' labels are classes of this trained head, so answers are right or wrong.
+        points: of the task's metric.
+        strict: the bound of the 95 % interval must keep it, not only what was measured.
+        labelled: the calibration images' labels are such as the task is judged by, and the weights are trained.
+        task: whose metric is meant, with the network that it judges; classes of the first output where absent.
     """
 
     points: float
     strict: bool
     labelled: bool
+    task: tuple[Task, Interface] | None = None
 
 
 @dataclass(frozen=True)

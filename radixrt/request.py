@@ -15,6 +15,7 @@ from radixrt.options import AUTO, CompileOptions, DataOptions, ModelChoice, Sens
 from radixrt.remote.device import Device
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.rivals import Rivals
+from radixrt.validate.tasks.base import Interface, Task
 
 
 def rivals_of(options: CompileOptions | ValidateOptions) -> Rivals:
@@ -125,10 +126,16 @@ class EngineRequest:
     def batch(self) -> BatchSpec:
         return self.build.batch
 
-    def recover(self, labelled: bool, aims: tuple[str, ...] = ()) -> Recovery:
-        """How the outputs in ``aims`` are brought back; a limit on the drop that was given keeps layers in float."""
-        points = self.gates.max_drop
-        return Recovery(self.recovery, None if points is None else MaxDrop(points, self.gates.strict, labelled), aims)
+    def recover(self, labelled: bool, task: tuple[Task, Interface] | None = None) -> Recovery:
+        """How the outputs that a task aims at are brought back; a limit on the drop keeps layers in float.
+
+        Args:
+            labelled: the images' labels are such as the task is judged by, and the weights are trained.
+            task: what the network that it judges is taken for; classes of the first output where absent.
+        """
+        points, aims = self.gates.max_drop, task[0].aims(task[1]) if task else ()
+        limit = None if points is None else MaxDrop(points, self.gates.strict, labelled, task)
+        return Recovery(self.recovery, limit, aims)
 
     def bundle_path(self, target: str, bundles: int, device: str = "") -> Path:
         """Where a target's bundle goes: ``--output`` itself where there is one bundle, a folder inside it for more."""

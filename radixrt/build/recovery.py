@@ -23,13 +23,17 @@ from radixrt.calibration.recovery.session import QuantSession, Variant
 from radixrt.calibration.recovery.techniques import SearchProgress
 from radixrt.calibration.spec import MaxDrop, Recovery
 from radixrt.engines.base import Target
-from radixrt.export.feed import joined, length
+from radixrt.errors import InputError
+from radixrt.export.feed import joined
 from radixrt.export.graph.facts import infer, root_of
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.progress import Stages
 from radixrt.reuse import Codec, Reuse, Step
-from radixrt.validate.measure.statistics import PairedTable, difference_interval
+from radixrt.validate.quality import main_metric
+from radixrt.validate.tasks.base import OutputsJudged, Trust
+from radixrt.validate.tasks.choose import interface_of
+from radixrt.validate.tasks.classify import Classify
 
 RECOVERY_IMAGES = 128
 SENSITIVITY_IMAGES = 16
@@ -174,40 +178,34 @@ def _mixed(
 def _search(
     found: Improved, images: ImageList, options: PlacementOptions, gate: _Gate, stages: Stages, target: Target
 ) -> MixedPrecision:
-    few = next(images.batches(SENSITIVITY_IMAGES)).inputs
+    few, aims = next(images.batches(SENSITIVITY_IMAGES)).inputs, gate.aims
     gains = layer_gains(found.base, found.table, options, target)
 
     def show(progress: SearchProgress) -> None:
         stages.at(progress.done, progress.total, progress.seconds_left)
 
-    rows = sensitivity(found.base, found.table, few, options, gains=gains, on_progress=show)
+    rows = sensitivity(found.base, found.table, few, options, outputs=aims, gains=gains, on_progress=show)
     return keep_worst_in_float(rows, options, gate, on_progress=show)
 
 
 class _Gate:
-    """Asks whether a placement keeps the limit on the calibration images, with one session for all placements."""
+    """Asks whether a placement keeps the limit on the calibration images, with one session for all placements.
+
+    Raises:
+        InputError: there are no labels, and the task cannot take the original's answers for the truth.
+    """
 
     def __init__(self, found: Improved, images: ImageList, options: PlacementOptions, limit: MaxDrop) -> None:
-        batches = list(images.batches(READ_BATCH))
-        self._samples = joined(batch.inputs for batch in batches)
-        self.limit, self._found = limit, found
+        self.limit, self._found, self._images = limit, found, images
         self._graph = infer(found.base.clone())
-        self._session = QuantSession(found.base, options, found.table)
-        self._reference = self._answers(Variant())
-        labels = [np.asarray(batch.targets) for batch in batches if batch.targets is not None]
-        # Without labels the original's own answers are the truth.
-        self.truth = np.concatenate(labels) if limit.labelled and labels else self._reference
-        self.labelled = bool(limit.labelled and labels)
-        self.lost: dict[frozenset[str], int] = {}
-
-    def _answers(self, variant: Variant) -> NDArray[np.intp]:
-        """The largest number of each image's logits, (N, C) or (N, C, 1, 1)."""
-        (logits,) = self._session.answers(self._samples, variant).values()
-        return np.asarray(logits.reshape(len(logits), -1).argmax(axis=1))
-
-    @property
-    def images(self) -> int:
-        return length(self._samples)
+        self._task, network = limit.task or (Classify(), interface_of(self._graph.graph))
+        # The images' labels, or what the original answers, are what the head is held against here.
+        self._network = replace(network, labelled=True)
+        self._session = QuantSession(found.base, options, found.table, outputs=tuple(network.shapes))
+        self.aims = self._task.aims(network)
+        self.labelled = limit.labelled and images.targets is not None
+        self.images = 0
+        self.lost: dict[frozenset[str], str] = {}
 
     def __call__(self, options: PlacementOptions) -> bool:
         decision = decide(self._graph, options)
@@ -217,13 +215,32 @@ class _Gate:
             frozenset(names),
             {name: shift for name, shift in self._found.shifts.items() if name in names},
         )
-        answers = self._answers(variant)
-        pairs = PairedTable.count(self._reference == self.truth, answers == self.truth)
-        self.lost[options.exclude] = pairs.lost
-        if self.limit.strict:
-            return difference_interval(pairs)[0] >= -self.limit.points / 100
-        # What quantisation happens to gain on few images is luck, so it does not pay for what it loses.
-        return pairs.lost / pairs.images <= self.limit.points / 100
+        judge = self._task.judge(self._network, Trust(True, self.limit.points))
+        self.images = 0
+        for batch in self._images.batches(READ_BATCH):
+            reference = self._session.answers(batch.inputs, Variant())
+            targets = batch.targets if self.labelled else self._task.truth(self._network, reference)
+            if targets is None:
+                raise InputError(
+                    f"max_drop cannot be kept: the task is {self._task.name}, and its calibration images have no labels"
+                )
+            judge.add(reference, self._session.answers(batch.inputs, variant), replace(batch, targets=targets))
+            self.images += len(batch.names)
+        return self._keeps(judge.result(), options)
+
+    def _keeps(self, judged: OutputsJudged, options: PlacementOptions) -> bool:
+        main = main_metric(judged.metrics)
+        assert main is not None
+        drop, bound = main.drop_points, main.drop_ci95_points
+        self.lost[options.exclude] = f"{drop:.4g} {'points ' if main.share else ''}of {main.title} lost"
+        if judged.accuracy is not None:
+            # What quantisation happens to gain on few images is luck, so it does not pay for what it loses.
+            lost = sum(flip.reference == flip.label for flip in judged.accuracy.flips)
+            drop = 100 * lost / main.samples
+            self.lost[options.exclude] = f"{lost} answers lost"
+        if self.limit.strict and bound is not None:
+            drop = bound[1]
+        return drop <= self.limit.points + 1e-9
 
 
 def _said(choice: MixedPrecision, gate: _Gate) -> str:
@@ -235,7 +252,7 @@ def _said(choice: MixedPrecision, gate: _Gate) -> str:
         return f"the search for {asked}{bound} was stopped before it found one; all INT8 was kept"
     if not choice.passed:
         return f"{asked}{bound} cannot be reached {where}, not even with every layer in float; all INT8 was kept"
-    lost = f"{gate.lost[choice.options.exclude]} answers lost {where}"
+    lost = f"{gate.lost[choice.options.exclude]} {where}"
     if not choice.excluded:
         return f"{asked}{bound} holds with no layer in float ({lost})"
     names = ", ".join(choice.excluded[:NAMES_IN_SENTENCE])

@@ -101,7 +101,7 @@ def build(job: Job, target: Target, folder: Path) -> Built:
         grouped_conv=request.grouped_conv,
         batch=request.batch.opt,
         calibration=request.calibration,
-        recovery=request.recover(prepared.labelled, prepared.task.task.aims(prepared.network)),
+        recovery=request.recover(prepared.labelled, (prepared.task.task, prepared.network)),
         threads=request.build.threads,
     )
     deploy = deploy_graph(
