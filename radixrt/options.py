@@ -88,7 +88,18 @@ class TaskOptions:
     """What the outputs mean."""
 
     task: Annotated[
-        str | None, Doc("classify, or tensors (parity alone). Default: read off the network and the data.")
+        str | None,
+        Doc(
+            "classify, multilabel, regress, embed, segment, or tensors (parity alone). Default: read off the network "
+            "and the data."
+        ),
+    ] = None
+    metric: Annotated[
+        Path | str | None,
+        Doc("Your own figure: file.py:function of the original's answers, the engine's, the labels; -file.py: lower."),
+    ] = None
+    decode: Annotated[
+        Path | str | None, Doc("Your own file.py:function that turns all outputs by name into what the task reads.")
     ] = None
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
@@ -29,9 +30,10 @@ from radixrt.pins import PinOptions
 from radixrt.progress import Stages
 from radixrt.reference import Reference, onnx_reference, torch_reference
 from radixrt.reuse import Codec, Kept, Reuse, Step, weights_sha256
+from radixrt.taken_for import Images, UserCode, taken_for
 from radixrt.validate.schema import Finding
 from radixrt.validate.tasks.base import Interface
-from radixrt.validate.tasks.choose import Chosen, choose, interface_of, kind_read_by, refuse_unknown
+from radixrt.validate.tasks.choose import Chosen, kind_read_by, refuse_unknown
 
 BATCH_FOR_STATISTICS = 16
 IMAGES_FOR_STATISTICS = 64
@@ -139,6 +141,7 @@ def prepare(
             and there are none that go without saying.
     """
     refuse_unknown(choice.task)
+    code = UserCode.read(choice)
     with stages.stage("Loading the network and its images"):
         built_for = bundle.manifest.preprocessing.input_size if bundle is not None else None
         model, pinned = _loaded(choice, FileChoice(batch, choice.logits, asked_size(data) or built_for))
@@ -167,33 +170,21 @@ def prepare(
         reference = onnx_reference(model.foreign.graph)
     else:
         reference = torch_reference(model.module, choice.logits, ready.fit)
-    # Images that were lent to a network show what they show, not what it was trained on.
-    bare = interface_of(graph.graph)
-    fit = images.kind is TargetKind.CLASSES and _labels_fit(images.labels, model, bare.classes)
-    labelled = images.test is not None and not lent and fit
-    kind = None if lent or images.test is None else images.kind
-    named = labelled or (kind is TargetKind.LABELS and len(images.labels) == bare.classes)
-    labels = tuple(model.labels or (images.labels if named else ()))
-    network = replace(bare, labels=labels, labelled=labelled, targets=kind, data_classes=images.labels)
-    chosen = choose(choice.task, network)
-    if kind is not None and kind not in chosen.task.reads and choice.task is None and chosen.task.reads:
-        images = _read_data(model, data, preprocess, chosen.task.reads[0])
-        network = replace(network, targets=images.kind)
-    if images.test is not None and network.targets in chosen.task.reads:
-        with stages.stage("Checking the labels"):
-            chosen.task.check(network, images.test)
+    with stages.stage("Looking at the task and its labels"):
+        read = partial(_read_data, model, data, preprocess)
+        taken = taken_for(choice.task, code, model, graph.graph, Images(images, lent, read), reference)
     return Prepared(
         model=model,
         preparation=preparation,
-        data=images,
+        data=taken.images,
         reference=reference,
         graph=graph,
         graph_sha256=graph_sha256(graph),
         kinds=output_kinds(graph.graph),
-        network=network,
-        task=chosen,
-        labels=labels,
-        labelled=chosen.task.judged_by(network) and model.weights != "random",
+        network=taken.network,
+        task=taken.task,
+        labels=taken.labels,
+        labelled=taken.labelled and model.weights != "random",
         pins=found,
         capture_error=kept.value.error,
         findings=findings,
@@ -388,10 +379,3 @@ def _write_captured(captured: _Captured, folder: Path) -> None:
 
 def _read_captured(folder: Path) -> _Captured:
     return _Captured(ir.load(folder / "graph.onnx"), float((folder / "error.txt").read_text()))
-
-
-def _labels_fit(data: Sequence[str], model: LoadedModel, classes: int) -> bool:
-    """Whether the data's labels are classes of the head: the names agree, or their number where it has none."""
-    if not data or not classes:
-        return False
-    return tuple(data) == tuple(model.labels) if model.labels else len(data) == classes

@@ -11,7 +11,15 @@ from radixrt.engines.base import BuildOptions, PlanOptions
 from radixrt.errors import InputError
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.fields import as_path, part, words
-from radixrt.options import AUTO, CompileOptions, DataOptions, ModelChoice, SensitivityOptions, ValidateOptions
+from radixrt.options import (
+    AUTO,
+    CompileOptions,
+    DataOptions,
+    ModelChoice,
+    SensitivityOptions,
+    TaskOptions,
+    ValidateOptions,
+)
 from radixrt.remote.device import Device
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.rivals import Rivals
@@ -157,7 +165,7 @@ class ValidateRequest:
         gates: the limits.
         latency_rounds: timed rounds per batch size.
         rivals: what else is timed, and at which batch sizes.
-        task: what the outputs mean; as the bundle says, or read off, where absent.
+        task: what the outputs mean; as the bundle says, or read off, where that was not named.
         logits: the original's output that is the logits, where it has several; the first of two dimensions where
             absent, or the one that the bundle was compiled with.
         output: a folder that takes ``report.json``, ``report.md`` and ``report.html``; none are written without it.
@@ -171,7 +179,7 @@ class ValidateRequest:
     gates: GateLimits
     latency_rounds: int
     rivals: Rivals
-    task: str | None
+    task: TaskOptions
     logits: str | None
     output: Path | None
     command: str
@@ -187,7 +195,7 @@ class ValidateRequest:
             gates=options.limits(),
             latency_rounds=options.latency_rounds,
             rivals=rivals_of(options),
-            task=options.task,
+            task=part(options, TaskOptions),
             logits=options.logits,
             output=as_path(options.output),
             command=command,

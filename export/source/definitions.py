@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radixrt.errors import InputError, UnavailableError
+from radixrt.export.source.user_code import cause, load_function
 
 if TYPE_CHECKING:
     import torch
@@ -98,16 +96,7 @@ def factory_definition(reference: str) -> Definition:
     Raises:
         InputError: there is no such module or factory, or it fails.
     """
-    where, _, name = reference.rpartition(":")
-    try:
-        scope = _load_file(Path(where)) if where.endswith(".py") else _load_module(where)
-    except InputError:
-        raise
-    except Exception as error:  # importing runs whatever is in the file
-        raise InputError(f"{where} cannot be imported: {_cause(error)}") from error
-    factory = getattr(scope, name, None)
-    if not callable(factory):
-        raise InputError(f"{where} has no function or class {name!r} that makes a model")
+    factory = load_function(reference, "that makes a model")
     takes_classes = _takes(factory, "num_classes")
 
     def build(num_classes: int | None) -> torch.nn.Module:
@@ -117,38 +106,12 @@ def factory_definition(reference: str) -> Definition:
         try:
             module = factory(**options)
         except Exception as error:  # the factory is the user's
-            raise InputError(f"{reference} does not make a model: {_cause(error)}") from error
+            raise InputError(f"{reference} does not make a model: {cause(error)}") from error
         if not isinstance(module, torch.nn.Module):
             raise InputError(f"{reference} returns {type(module).__name__}, not a torch.nn.Module")
         return module
 
     return Definition(build, fixed_classes=not takes_classes)
-
-
-def _load_file(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"no file {path} that could define the model")
-    # A name of its own, so that a file called, say, statistics.py hides nothing.
-    name = f"_radixrt_user_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickling look the module up
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.resolve().parent))
-    return module
-
-
-def _load_module(name: str) -> Any:
-    here = str(Path.cwd())
-    sys.path.insert(0, here)  # as ``python -m`` does
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(here)
 
 
 def _takes(factory: Callable[..., Any], name: str) -> bool:
@@ -157,8 +120,3 @@ def _takes(factory: Callable[..., Any], name: str) -> bool:
     except (TypeError, ValueError):
         return False
     return any(p.name == name or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-
-
-def _cause(error: BaseException) -> str:
-    text = (str(error).splitlines() or [""])[0][:200]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

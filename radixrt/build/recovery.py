@@ -201,7 +201,7 @@ class _Gate:
         self._task, network = limit.task or (Classify(), interface_of(self._graph.graph))
         # The images' labels, or what the original answers, are what the head is held against here.
         self._network = replace(network, labelled=True)
-        self._session = QuantSession(found.base, options, found.table, outputs=tuple(network.shapes))
+        self._session = QuantSession(found.base, options, found.table, outputs=self._task.needs(network))
         self.aims = self._task.aims(network)
         self.labelled = limit.labelled and images.targets is not None
         self.images = 0

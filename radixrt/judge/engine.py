@@ -163,7 +163,7 @@ def _step(
             # The images' hash knows neither their names and order nor what they show.
             "test": [prepared.test.names, [identity_of(target) for target in prepared.test.targets or ()]],
             "classes": [prepared.labels, prepared.labelled, prepared.head.kind.value],
-            "task": prepared.task.task.name,
+            "task": prepared.task.task.identity,
             "threads": trial.threads,
             "since": trial.rivals.identity() if trial.limits.max_regression_drop is not None else (),
         },

@@ -119,11 +119,11 @@ def _original(request: ValidateRequest, bundle: Bundle | None) -> ModelChoice:
         if request.reference is None:
             raise InputError(f"{request.engine} does not say which network it was made from: name it with --reference")
         choice = ModelChoice(name=request.reference, checkpoint=request.checkpoint)
-        return replace(choice, logits=request.logits, task=request.task)
+        return replace(choice, logits=request.logits, **vars(request.task))
     name = original_of(bundle, request.checkpoint, request.reference)
     logits = bundle.manifest.model.logits if request.logits is None else request.logits
-    task = bundle.manifest.task if request.task is None else request.task
-    return ModelChoice(name=name, checkpoint=request.checkpoint, logits=logits, task=task)
+    task = replace(request.task, task=request.task.task or bundle.manifest.task)
+    return ModelChoice(name=name, checkpoint=request.checkpoint, logits=logits, **vars(task))
 
 
 def _open(found: _Found, stack: ExitStack) -> Session | None:

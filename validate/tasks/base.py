@@ -160,6 +160,11 @@ class Task(ABC):
     reads: ClassVar[tuple[TargetKind, ...]] = ()
     metrics: ClassVar[tuple[MetricSpec, ...]] = ()
 
+    @property
+    def identity(self) -> str:
+        """What decides what it says of the same outputs and labels, for a record of it."""
+        return self.name
+
     @abstractmethod
     def refusal(self, network: Interface) -> str | None:
         """Why the outputs of a network cannot be this task's; None where they can."""
@@ -187,6 +192,10 @@ class Task(ABC):
     def judged_by(self, network: Interface) -> bool:
         """Whether the data's labels are such as its metrics are computed from."""
         return network.targets in self.reads
+
+    def needs(self, network: Interface) -> tuple[str, ...]:
+        """The graph's outputs that its judge is given, the main one first."""
+        return tuple(network.shapes)
 
     def aims(self, network: Interface) -> tuple[str, ...]:
         """The outputs whose error recovery, sensitivity and mixed precision make small."""
