@@ -87,9 +87,10 @@ def capture_model(name: str, side: int) -> ir.Model:
 
     from radixrt.export.reader.simplify import simplify
     from radixrt.export.source.capture import capture
+    from radixrt.export.source.module_inputs import ModuleInputs
 
     torch.manual_seed(0)
-    return simplify(capture(timm.create_model(name).eval(), (3, side, side), BatchSpec()))
+    return simplify(capture(timm.create_model(name).eval(), ModuleInputs.image((3, side, side)), BatchSpec()))
 
 
 def typed(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from radixrt.errors import InputError
 
@@ -33,6 +36,49 @@ class Precision(str, Enum):
             raise InputError(f"unknown precision {text!r}: choose one of {', '.join(p.value for p in cls)}") from None
 
 
+INPUT_TYPES = ("float32", "float16", "uint8", "int32", "int64", "bool")
+"""What an input may hold."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """An input of a network.
+
+    Attributes:
+        name: as the network calls it.
+        shape: the first axis is the samples; None stands for a side that is not known.
+        dtype: one of :data:`INPUT_TYPES`.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str = "float32"
+
+    @classmethod
+    def parse(cls, text: str) -> InputSpec:
+        """Reads ``NAME=1x3x320x320:float32``; the type may be left out.
+
+        Raises:
+            InputError: it is not written so.
+        """
+        match = re.fullmatch(r"([^=\s]+)=([1-9]\d*(?:x[1-9]\d*)*)(?::(\w+))?", text.strip())
+        if match is None or (match[3] or "float32") not in INPUT_TYPES:
+            raise InputError(
+                f"bad input {text!r}: write NAME=1x3x320x320:float32, of which the type is one of "
+                f"{', '.join(INPUT_TYPES)}"
+            )
+        return cls(match[1], tuple(map(int, match[2].split("x"))), match[3] or "float32")
+
+    @property
+    def is_image(self) -> bool:
+        """Whether a picture can be fed to it: N x C x H x W, or N x H x W x C, of floating-point numbers."""
+        channels = {self.shape[1], self.shape[3]} if len(self.shape) == 4 else set()
+        return self.dtype == "float32" and bool(channels & {1, 3, None})
+
+    def __str__(self) -> str:
+        return f"{self.name} ({' x '.join(['N', *(str(side or '?') for side in self.shape[1:])])}, {self.dtype})"
+
+
 @dataclass(frozen=True)
 class FileChoice:
     """What a user chooses where an ONNX file leaves it open.
@@ -41,11 +87,20 @@ class FileChoice:
         batch: the batch that the simplified graph takes; the file's own where absent.
         logits: which of several outputs is the logits.
         input_size: channels, height and width of the image.
+        inputs: the shapes of other inputs, which the file must have.
+        examples: the shapes of samples, for inputs that the file leaves free.
     """
 
     batch: BatchSpec | None = None
     logits: str | None = None
     input_size: tuple[int, int, int] | None = None
+    inputs: tuple[InputSpec, ...] = ()
+    examples: tuple[InputSpec, ...] = ()
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> FileChoice:
+        """What ``dataclasses.asdict`` made of one, behind JSON."""
+        return TypeAdapter(cls).validate_python(fields)
 
 
 @dataclass(frozen=True)

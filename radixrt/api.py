@@ -24,6 +24,7 @@ from radixrt.engines.cache.device import device_cache
 from radixrt.engines.runners import Outputs, logits_of, session_outputs
 from radixrt.engines.session import Session
 from radixrt.errors import InputError
+from radixrt.export.feed import Feed, length, part
 from radixrt.export.spec import BatchSpec
 from radixrt.fields import as_path
 from radixrt.files import make_room
@@ -118,17 +119,18 @@ class LoadedEngine:
         made = self.bundle.manifest
         return f"LoadedEngine({made.model.name} {made.precision} on {made.target}, {self.bundle.path})"
 
-    def __call__(self, images: NDArray[np.float32], *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    def __call__(self, images: NDArray[Any] | Feed, *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Runs any number of images.
 
         Args:
-            images: normalised float32 (N, C, H, W). They are not copied where they are contiguous and fit one batch.
+            images: normalised float32 (N, C, H, W), or every input by name, (N, ...) each. What is contiguous and fits
+                one batch is not copied.
             out: takes the answer, float32 (N, classes), and is returned; a new array is made where absent.
 
         Raises:
             InputError: ``images`` or ``out`` is not of such a shape or type, or the engine is closed.
         """
-        found = self._run({self._input: images})
+        found = self._run(self._fed(images))
         if out is None:
             return found
         if out.shape != found.shape or out.dtype != found.dtype:
@@ -136,9 +138,23 @@ class LoadedEngine:
         np.copyto(out, found)
         return out
 
-    def outputs(self, images: NDArray[np.float32]) -> Outputs:
-        """Every output by name, (N, ...) each."""
-        return self._outputs({self._input: images})
+    def outputs(self, inputs: NDArray[Any] | Feed) -> Outputs:
+        """Every output by name, (N, ...) each, of inputs by name or of the one input."""
+        return self._outputs(self._fed(inputs))
+
+    def _fed(self, inputs: NDArray[Any] | Feed) -> Feed:
+        specs = self.bundle.manifest.inputs
+        if isinstance(inputs, Mapping):
+            if set(inputs) != {spec.name for spec in specs}:
+                raise InputError(
+                    f"{self.bundle.path} takes {', '.join(spec.name for spec in specs)}, not {', '.join(inputs)}: name "
+                    "each of them"
+                )
+            return {str(name): np.asarray(array) for name, array in inputs.items()}
+        if len(specs) != 1:
+            names = ", ".join(spec.name for spec in specs)
+            raise InputError(f"{self.bundle.path} takes {names}: give a dictionary of arrays with these names")
+        return {self._input: inputs}
 
     def classify(self, images: Picture | Iterable[Picture], *, top: int = TOP) -> Iterator[Answer]:
         """Yields the ``top`` classes of each image, best first.
@@ -159,11 +175,11 @@ class LoadedEngine:
                 for index in np.argsort(-shares, kind="stable")[:top].tolist():
                     yield Answer(name, self._head.label(index), float(shares[index]))
 
-    def predict(self, images: Picture | Iterable[Picture]) -> Iterator[Prediction]:
+    def predict(self, images: Picture | Iterable[Picture] | Feed) -> Iterator[Prediction]:
         """Yields what the network answers to each image, by the bundle's task, and every output.
 
         Args:
-            images: as :meth:`classify` takes them.
+            images: as :meth:`classify` takes them, or every input by name, (N, ...) each.
 
         Raises:
             InputError: there is no such file, or something is not an image.
@@ -173,7 +189,16 @@ class LoadedEngine:
                 own = {output: array[i : i + 1] for output, array in outputs.items()}
                 yield Prediction(name, answer(self.bundle.manifest.task, own, self._head), own)
 
-    def _in_batches(self, images: Picture | Iterable[Picture]) -> Iterator[tuple[list[str], Outputs]]:
+    def _in_batches(self, images: Picture | Iterable[Picture] | Feed) -> Iterator[tuple[list[str], Outputs]]:
+        if isinstance(images, Mapping):
+            feed = self._fed(images)
+            for start in range(0, length(feed), self._batch.max):
+                some = part(feed, start, start + self._batch.max)
+                yield [f"#{index}" for index in range(start, start + length(some))], self._outputs(some)
+            return
+        if self._preprocess is None:
+            names = ", ".join(spec.name for spec in self.bundle.manifest.inputs)
+            raise InputError(f"{self.bundle.path} takes arrays ({names}), not pictures: give a dictionary of them")
         pictures = enumerate(_pictures(images))
         while few := list(islice(pictures, self._batch.max)):
             named = [(_name(picture, index), self._decoded(picture, index)) for index, picture in few]
@@ -181,6 +206,7 @@ class LoadedEngine:
             yield [name for name, _ in named], self.outputs(tensors)
 
     def _decoded(self, picture: Picture, index: int) -> Image.Image:
+        assert self._preprocess is not None
         channels = self._preprocess.input_size[0]
         try:
             if isinstance(picture, Image.Image):

@@ -32,8 +32,10 @@ from radixrt.validate.rivals import Rivals
 
 if TYPE_CHECKING:
     from torch.nn import Module
+
+    from radixrt.calibration.arrays.stores import Data
 else:
-    Module = Any  # the library is too heavy to load for a type
+    Module = Data = Any  # the library is too heavy to load for a type, and data may be any object
 
 DEFAULT_MODEL = "resnest-nano-elpv"
 MODEL_HELP = (
@@ -81,6 +83,13 @@ class ModelOptions:
         str | None,
         Doc("The output that is the logits, where a network has several. Default: the first N x classes."),
     ] = None
+    input: Annotated[
+        str | Sequence[str],
+        Doc(
+            "NAME=1x3x320x320:float32, once for each input of a PyTorch module, or for inputs whose sides an ONNX file "
+            "leaves free. Default: one image, or as the data has them."
+        ),
+    ] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +132,11 @@ class PreprocessOptions:
     """The images, and how they are prepared."""
 
     data: Annotated[
-        Path | str | None,
+        Path | str | Data | None,
         Doc(
-            "elpv, a folder of class folders, a flat folder, or a CSV of path,label. Default: elpv, for the sample "
+            "Images: elpv, a folder of class folders, a flat folder, or a CSV of path,label. Arrays: a .npz by the "
+            "inputs' names, a folder of calibration.npz and test.npz, or pkg.module:factory or file.py:factory of "
+            "(inputs, target), whose code is run; in Python also the Dataset itself. Default: elpv, for the sample "
             "networks and for architectures by name without a checkpoint; all others must name their images."
         ),
     ] = None

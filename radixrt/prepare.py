@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
 
-from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.arrays.source import ArraySource, open_arrays
+from radixrt.calibration.data.batch import Samples
 from radixrt.calibration.data.preparation import Preparation
 from radixrt.calibration.data.preprocess import Preprocess
-from radixrt.calibration.data.source import DataSource, load_data
+from radixrt.calibration.data.source import DataSource, load_arrays, load_data
 from radixrt.calibration.data.targets import Reading, TargetKind
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.errors import InputError
-from radixrt.export.feed import IMAGE_INPUT
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.graph.output_kind import Head, OutputKind, output_kinds
 from radixrt.export.graph.save import write_onnx
 from radixrt.export.source.load import LoadedModel, from_module, load
+from radixrt.export.source.module_inputs import ModuleInputs
 from radixrt.export.source.names import resolve
-from radixrt.export.spec import BatchSpec, FileChoice
+from radixrt.export.spec import BatchSpec, FileChoice, InputSpec
 from radixrt.fields import as_path
+from radixrt.inputs import asked_inputs, image_input, module_inputs, specs_of
 from radixrt.options import DataOptions, ModelChoice
 from radixrt.pins import PinOptions
 from radixrt.progress import Stages
@@ -51,7 +52,8 @@ class Prepared:
 
     Attributes:
         graph: its simplified graph, float32; ``graph_sha256`` is its hash.
-        preparation: how each image is prepared, and who says so.
+        inputs: how a module is called; None for an ONNX file.
+        preparation: how each image is prepared, and who says so; None where the data is arrays.
         network: what it puts out.
         task: what that is taken for, and why.
         data: calibration and test images.
@@ -66,7 +68,8 @@ class Prepared:
     """
 
     model: LoadedModel
-    preparation: Preparation
+    inputs: ModuleInputs | None
+    preparation: Preparation | None
     data: DataSource
     reference: Reference
     graph: ir.Model
@@ -82,9 +85,9 @@ class Prepared:
     reused: tuple[str, ...] = ()
 
     @property
-    def preprocess(self) -> Preprocess:
-        """How each image is prepared."""
-        return self.preparation.values
+    def preprocess(self) -> Preprocess | None:
+        """How each image is prepared; None where the data is arrays."""
+        return None if self.preparation is None else self.preparation.values
 
     def test_images(self, choice: DataOptions) -> int:
         """How many images judge the engine: all where accuracy can be measured, else enough for parity."""
@@ -113,7 +116,7 @@ class Prepared:
         return said
 
     @property
-    def test(self) -> ImageList:
+    def test(self) -> Samples:
         """The images that judge; data without a test (a flat folder) lends those that calibrated, for parity only."""
         return self.data.test if self.data.test is not None else self.data.calibration
 
@@ -142,39 +145,47 @@ def prepare(
     """
     refuse_unknown(choice.task)
     code = UserCode.read(choice)
-    with stages.stage("Loading the network and its images"):
-        built_for = bundle.manifest.preprocessing.input_size if bundle is not None else None
-        model, pinned = _loaded(choice, FileChoice(batch, choice.logits, asked_size(data) or built_for))
+    with stages.stage("Loading the network and its data"):
+        arrays = open_arrays(data.data)
+        asked = asked_inputs(choice, arrays, bundle)
+        size = asked_size(data) or (bundle.image_size if bundle is not None else None)
+        model, pinned = _loaded(choice, FileChoice(batch, choice.logits, size, asked.given, asked.examples))
         for text in model.remarks:
             stages.note(text)
         lent = images_lent(choice, data)
-        preparation = resolve_preprocess(model, choice, data, bundle)
-        preprocess = preparation.values
-        findings = tuple(_findings(model, preparation, lent))
+        preparation = None if arrays is not None else resolve_preprocess(model, choice, data, bundle)
+        inputs = None if model.module is None else module_inputs(model.module, asked, arrays, preparation)
+        specs = specs_of(model, inputs)
+        findings = () if preparation is None else tuple(_findings(model, preparation, lent))
         for finding in findings:
             stages.note(finding.text)
-        images = _read_data(model, data, preprocess, kind_read_by(choice.task))
+
+        def read(kind: TargetKind | None) -> DataSource:
+            return _read_data(model, data, arrays or preparation, specs, kind)
+
+        images = read(kind_read_by(choice.task))
         found = _pins(model, images)
         choice.check(found)
 
     with stages.stage("Capturing the graph"):
-        ready = _Statistics(model, images.calibration)
+        ready = _Statistics(model, inputs, images.calibration)
         if model.module is None:
             assert model.foreign is not None
             kept = Kept(_Captured(model.foreign.simplified, None))
         else:
-            kept = _captured(ready, preprocess, batch or BatchSpec(), choice.logits, reuse if pinned else None)
+            kept = _captured(ready, batch or BatchSpec(), choice.logits, reuse if pinned else None)
     graph = kept.value.graph
     if model.module is None:
         assert model.foreign is not None
         reference = onnx_reference(model.foreign.graph)
     else:
-        reference = torch_reference(model.module, choice.logits, ready.fit)
+        assert inputs is not None
+        reference = torch_reference(model.module, inputs, choice.logits, ready.fit)
     with stages.stage("Looking at the task and its labels"):
-        read = partial(_read_data, model, data, preprocess)
         taken = taken_for(choice.task, code, model, graph.graph, Images(images, lent, read), reference)
     return Prepared(
         model=model,
+        inputs=inputs,
         preparation=preparation,
         data=taken.images,
         reference=reference,
@@ -192,15 +203,24 @@ def prepare(
     )
 
 
-def _read_data(model: LoadedModel, data: DataOptions, preprocess: Preprocess, kind: TargetKind | None) -> DataSource:
-    """The images with their targets, read as ``kind`` where the data could be of several."""
+def _read_data(
+    model: LoadedModel,
+    data: DataOptions,
+    source: ArraySource | Preparation | None,
+    specs: Sequence[InputSpec],
+    kind: TargetKind | None,
+) -> DataSource:
+    """The samples with their targets, read as ``kind`` where the data could be of several."""
+    if isinstance(source, ArraySource):
+        return load_arrays(source, specs, calibration_limit=data.calibration_images, classes=model.num_classes)
+    assert source is not None
     return load_data(
         LENT if data.data is None else str(data.data),
-        preprocess,
+        source.values,
         calibration_limit=data.calibration_images,
         reading=Reading(tuple(model.labels), kind),
         workers=2,
-        input_name=IMAGE_INPUT if model.foreign is None else model.foreign.graph.graph.inputs[0].name or "",
+        input_name=image_input(specs, model.source),
     )
 
 
@@ -310,7 +330,7 @@ def resolve_preprocess(
         crop_pct=data.crop_pct,
         interpolation=data.interpolation,
     )
-    if bundle is not None:
+    if bundle is not None and bundle.manifest.preprocessing is not None:
         found = found.with_bundle(bundle.manifest.preprocessing, bundle.manifest.assumed, bundle.path.name)
     return found
 
@@ -318,8 +338,8 @@ def resolve_preprocess(
 class _Statistics:
     """Fits the BatchNorm statistics of random weights the first time that somebody runs the network."""
 
-    def __init__(self, model: LoadedModel, images: ImageList) -> None:
-        self.model, self.images = model, images
+    def __init__(self, model: LoadedModel, inputs: ModuleInputs | None, images: Samples) -> None:
+        self.model, self.inputs, self.images = model, inputs, images
         self._done = model.weights != "random" or model.module is None
 
     def fit(self) -> None:
@@ -327,9 +347,9 @@ class _Statistics:
             return
         from radixrt.export.source.randomise import fit_statistics
 
-        assert self.model.module is not None
+        assert self.model.module is not None and self.inputs is not None
         batches = self.images.batches(BATCH_FOR_STATISTICS, min(len(self.images), IMAGES_FOR_STATISTICS))
-        fit_statistics(self.model.module, (batch.inputs for batch in batches))
+        fit_statistics(self.model.module, self.inputs, (batch.inputs for batch in batches))
         self._done = True
 
 
@@ -341,22 +361,20 @@ class _Captured:
     error: float | None
 
 
-def _captured(
-    statistics: _Statistics, preprocess: Preprocess, batch: BatchSpec, logits: str | None, reuse: Reuse | None
-) -> Kept[_Captured]:
+def _captured(statistics: _Statistics, batch: BatchSpec, logits: str | None, reuse: Reuse | None) -> Kept[_Captured]:
     """Captures a module's graph; ``reuse`` is where an earlier capture may lie that can be taken for it."""
     from radixrt.export.reader.simplify import simplify
     from radixrt.export.source.capture import capture
     from radixrt.export.source.reference import hold_against
 
-    model, module = statistics.model, statistics.model.module
-    assert module is not None
+    model, module, inputs = statistics.model, statistics.model.module, statistics.inputs
+    assert module is not None and inputs is not None
 
     def make() -> _Captured:
         statistics.fit()
-        graph = simplify(capture(module, preprocess.input_size, batch, logits=logits))
+        graph = simplify(capture(module, inputs, batch, logits=logits))
         few = next(statistics.images.batches(IMAGES_HELD_AGAINST)).inputs
-        return _Captured(graph, hold_against(module, graph, few, logits=logits))
+        return _Captured(graph, hold_against(module, inputs, graph, few, logits=logits))
 
     if reuse is None:
         return Kept(make())
@@ -367,7 +385,7 @@ def _captured(
             "weights": weights_sha256(module),
             "statistics": statistics.images.prepared_sha256 if model.weights == "random" else "",
         },
-        options={"source": model.source, "input_size": preprocess.input_size, "batch": str(batch), "logits": logits},
+        options={"source": model.source, "inputs": repr(inputs), "batch": str(batch), "logits": logits},
     )
     return reuse.step(step, make)
 

@@ -21,6 +21,8 @@ from radixrt.export.spec import BatchSpec, Precision
 if TYPE_CHECKING:
     import torch
 
+    from radixrt.export.source.module_inputs import ModuleInputs
+
 LARGEST_ANSWERS = 256_000_000
 
 
@@ -57,11 +59,13 @@ class Reference:
         return found
 
 
-def torch_reference(module: torch.nn.Module, logits: str | None, ready: Callable[[], None]) -> Reference:
-    """A module in PyTorch; ``ready`` is called before each run."""
+def torch_reference(
+    module: torch.nn.Module, inputs: ModuleInputs, logits: str | None, ready: Callable[[], None]
+) -> Reference:
+    """A module in PyTorch, called with ``inputs``; ``ready`` is called before each run."""
     from radixrt.export.source.reference import torch_outputs
 
-    outputs = torch_outputs(module, logits)
+    outputs = torch_outputs(module, inputs, logits)
 
     def run(feed: Feed) -> Outputs:
         ready()

@@ -11,6 +11,7 @@ import pytest
 
 from radixrt.engines.cpu.onnxruntime import OnnxRuntimeTarget
 from radixrt.engines.session import Session
+from radixrt.export.source.module_inputs import ModuleInputs
 from radixrt.reference import onnx_reference, torch_reference
 from tests.engines.bundle.bundles import tiny_network
 
@@ -27,7 +28,7 @@ def test_pytorch_takes_the_threads_only_while_it_is_timed() -> None:
             return images.mean((2, 3))
 
     before = torch.get_num_threads()
-    reference = torch_reference(Net(), None, lambda: None)
+    reference = torch_reference(Net(), ModuleInputs.image((3, 32, 32)), None, lambda: None)
     with reference.timed(before + 1) as run:
         run(IMAGES)
     with reference.timed(0) as run:

@@ -1,8 +1,11 @@
-"""Some samples of the data, read: what the network takes of each, and what is known about them."""
+"""Samples of the data: what the network takes of each, and what is known about them."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from radixrt.calibration.data.targets import Target
 from radixrt.export.feed import Feed
@@ -21,3 +24,47 @@ class Batch:
     inputs: Feed
     targets: tuple[Target, ...] | None
     names: tuple[str, ...]
+
+
+class Samples(ABC):
+    """Samples of one split, in a fixed order, read in batches: only the current batch is in memory."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """What reports call the samples."""
+
+    @property
+    @abstractmethod
+    def targets(self) -> tuple[Target, ...] | None:
+        """What each sample is labelled with, masks as files; None where the data has none, or only reading shows it."""
+
+    @property
+    @abstractmethod
+    def sha256(self) -> str:
+        """A hash of the contents."""
+
+    @property
+    @abstractmethod
+    def prepared_sha256(self) -> str:
+        """A hash of what a network sees."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files of the samples, where each has one."""
+        return ()
+
+    @abstractmethod
+    def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:
+        """Reads the samples in order.
+
+        Args:
+            size: samples in a batch; the last one, and one that lost unusable samples, hold fewer.
+            limit: how many samples are looked at.
+
+        Raises:
+            InputError: more than 5 % of the samples looked at are unusable.
+        """

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from radixrt.calibration.data.batch import Batch
+from radixrt.calibration.data.batch import Batch, Samples
 from radixrt.calibration.data.masks import read_mask
 from radixrt.calibration.data.pixels import ImageUnusableError, open_image, preprocess_image
 from radixrt.calibration.data.preprocess import Preprocess
@@ -42,7 +42,7 @@ class Skipped:
     reason: str
 
 
-class ImageList:
+class ImageList(Samples):
     """Images of one split, in a fixed order that mixes the classes, so that the first n stand for all.
 
     ``two_levels`` says that masks hold 255 for class 1. ``skipped`` grows while batches are read: it names every image

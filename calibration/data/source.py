@@ -18,9 +18,12 @@ Where the data names no split, a fixed rule makes one: an image belongs to the c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from radixrt.calibration.arrays.source import ArraySource
+from radixrt.calibration.data.batch import Samples
 from radixrt.calibration.data.csv_file import read_csv
 from radixrt.calibration.data.elpv import read_elpv
 from radixrt.calibration.data.folder import read_folder
@@ -31,20 +34,21 @@ from radixrt.calibration.data.splits import Splits, mixed
 from radixrt.calibration.data.targets import Reading, TargetKind
 from radixrt.errors import InputError
 from radixrt.export.feed import IMAGE_INPUT
+from radixrt.export.spec import InputSpec
 
 _AS_IT_LOOKS = Reading()
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """Images to calibrate with and to test with, disjoint; ``test`` is None where the data cannot give one.
+    """Samples to calibrate with and to test with, disjoint; ``test`` is None where the data cannot give one.
 
-    ``labels`` are the names of its classes; ``kind`` is what its images are labelled with.
+    ``labels`` are the names of its classes; ``kind`` is what its samples are labelled with.
     """
 
     spec: str
-    calibration: ImageList
-    test: ImageList | None
+    calibration: Samples
+    test: Samples | None
     labels: tuple[str, ...]
     kind: TargetKind | None = TargetKind.CLASSES
 
@@ -88,6 +92,26 @@ def load_data(
         labels=splits.labels,
         kind=splits.kind,
     )
+
+
+def load_arrays(
+    arrays: ArraySource, inputs: Sequence[InputSpec], *, calibration_limit: int = 512, classes: int = 0
+) -> DataSource:
+    """Holds arrays against what a network takes; reads no more than the first sample and the labels.
+
+    Args:
+        arrays: as :func:`radixrt.calibration.arrays.source.open_arrays` found them.
+        inputs: what the network takes.
+        calibration_limit: at most so many samples calibrate.
+        classes: how many classes the network has, where it has some.
+
+    Raises:
+        InputError: an input is missing, or has another shape or type.
+    """
+    calibration, test = arrays.split(inputs, calibration_limit)
+    judged = calibration if test is None else test
+    labels = tuple(map(str, range(classes))) if judged.classes_below(classes) else ()
+    return DataSource(spec=arrays.spec, calibration=calibration, test=test, labels=labels, kind=judged.kind)
 
 
 def load_training_data(preprocess: Preprocess) -> ImageList:

@@ -228,6 +228,12 @@ class Bundle:
         """A signature lies in the bundle; whose it is, only ``require_signature`` tells."""
         return (self.path / SIGNATURE_NAME).exists()
 
+    @property
+    def image_size(self) -> tuple[int, int, int] | None:
+        """Channels, height and width of its images; None where its inputs are arrays."""
+        recorded = self.manifest.preprocessing
+        return None if recorded is None else recorded.input_size
+
     def open(self, *, threads: int = 0, cache_dir: Path | None = None) -> Session:
         """Opens the engine with the bundle's own target.
 

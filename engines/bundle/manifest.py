@@ -131,6 +131,7 @@ class Manifest(_Frozen):
             where the engine's own types say it.
         task: what the outputs mean; older bundles hold classifiers.
         engine: the file to open; absent where the device builds it. ``deploy`` is the graph that it is built from.
+        preprocessing: how an image is prepared; absent where the inputs are arrays that the user prepares.
         assumed: the fields of ``preprocessing`` that nobody said when the bundle was built.
         created: UTC, ISO 8601 to the second.
         files: every file but the manifest and its signature, by name.
@@ -150,7 +151,7 @@ class Manifest(_Frozen):
     inference_precision: Annotated[str, Field(pattern=r"^(f32|bf16)$")] | None = None
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
-    preprocessing: Preprocess
+    preprocessing: Preprocess | None
     assumed: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     task: str = "classify"

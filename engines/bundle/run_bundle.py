@@ -3,7 +3,7 @@
 
     python3 run.py photo.jpg              what the network answers to one image, or to several, or to a folder
     python3 run.py --bench photo.jpg      latency as well; --batch 1,8 of these sizes
-    python3 run.py --input x.npy --output y.npz           tensors in, every output out; needs no Pillow
+    python3 run.py --input x.npy --output y.npz           arrays in (.npz by name), every output out; needs no Pillow
     python3 run.py --build                makes this device's TensorRT plan from deploy.onnx (a Jetson starts here)
     python3 run.py --build --batch 1,8,16..64             with a profile for each batch size or range
     python3 run.py --require-signature maker.pub photo.jpg    only if the owner of that key made the bundle
@@ -48,7 +48,8 @@ DEPLOY_FOR_TENSORRT_8 = "deploy-trt8.onnx"
 MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 PRECISIONS = (None, "f32", "bf16")  # of OpenVINO; None stands in bundles of other engines, and in old ones
 Answer = Dict[str, Any]  # every output by name, (N, ...) each
-Run = Callable[[Any], Answer]  # of images (N, C, H, W)
+Feed = Dict[str, Any]  # every input by name, (N, ...) each
+Run = Callable[[Feed], Answer]
 Ranges = List[Tuple[int, int]]  # the smallest and the largest batch of each profile
 
 
@@ -115,11 +116,13 @@ def read_manifest(bundle: Path, key_file: Path | None = None) -> dict[str, Any]:
             raise BadInputError(
                 f"{path} asks for a precision that this runner does not know: use the run.py made with it"
             )
-        if not 1 <= low <= high or len(manifest["preprocessing"]["input_size"]) != 3:
+        prepared = manifest["preprocessing"]
+        if not 1 <= low <= high or (prepared is not None and len(prepared["input_size"]) != 3):
             raise ValueError("batch or input_size")
         # What is only read later must be there too.
         MODULES[manifest["target"]], manifest["precision"], list(manifest["labels"]), manifest["outputs"][0]["name"]
-        manifest["inputs"][0]["name"], list(manifest["inputs"][0]["shape"])
+        for tensor in (manifest["inputs"][0], *manifest["inputs"]):
+            tensor["name"], np.dtype(tensor["dtype"]), list(tensor["shape"])
     except OSError as error:
         raise BadInputError(f"{error.filename} cannot be read ({error.strerror}): copy the bundle again") from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -166,27 +169,45 @@ def load_image(path: Path, spec: Any) -> np.ndarray:
         raise BadInputError(f"{path} is not an image that can be read ({error}): remove it or save it again") from error
 
 
-def load_tensors(path: Path, manifest: dict[str, Any]) -> np.ndarray:
-    """Reads prepared images (N, C, H, W) from a .npy file, or from a .npz by the input's name or as its only array."""
-    name, shape = manifest["inputs"][0]["name"], tuple(manifest["inputs"][0]["shape"][1:])
+def load_tensors(path: Path, manifest: dict[str, Any]) -> Feed:
+    """Reads prepared inputs, (N, ...) each: from a .npz file by name, or the one input from a .npy or .npz file."""
+    specs = {tensor["name"]: tensor for tensor in manifest["inputs"]}
     try:
         content = np.load(str(path), allow_pickle=False)
-        if not isinstance(content, np.ndarray):
-            names = list(content.files)
-            if name not in names and len(names) != 1:
-                raise BadInputError(f"{path} holds {', '.join(names) or 'nothing'}: name the array {name!r}")
-            content = content[name if name in names else names[0]]
+        found = {"": content} if isinstance(content, np.ndarray) else {key: content[key] for key in content.files}
     except OSError as error:
         raise BadInputError(f"{path} cannot be read ({error.strerror or error}): name a .npy or .npz file") from error
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise BadInputError(f"{path} is not a .npy or .npz file of numbers: write it with numpy.save") from error
-    tensors = content[None] if content.shape == shape else content
-    if tensors.dtype.kind != "f":
-        raise BadInputError(f"{path} holds {tensors.dtype}: give floats, normalised as manifest.json says")
-    if tensors.ndim != len(shape) + 1 or tensors.shape[1:] != shape or not len(tensors):
-        wanted = ", ".join(["N", *map(str, shape)])
-        raise BadInputError(f"{path} has shape {content.shape}: the engine takes ({wanted})")
-    return np.ascontiguousarray(tensors, np.float32)
+    if len(specs) == 1 == len(found):
+        found = dict(zip(specs, found.values()))
+    for name in specs:
+        if name not in found:
+            has = ", ".join(filter(None, found)) or ("one array" if found else "nothing")
+            raise BadInputError(f"{path} holds {has}: name the array {name!r} of a .npz file")
+    feed = {name: fitting(path, found[name], spec) for name, spec in specs.items()}
+    counts = {name: len(array) for name, array in feed.items()}
+    if len(set(counts.values())) > 1:
+        raise BadInputError(f"{path} has different numbers of samples ({counts}): give each input as many rows")
+    return feed
+
+
+def fitting(path: Path, array: np.ndarray, spec: dict[str, Any]) -> np.ndarray:
+    """An array as an input takes it; one sample without a first axis is a batch of one."""
+    name, shape, dtype = spec["name"], tuple(spec["shape"][1:]), np.dtype(spec["dtype"])
+
+    def alike(sides: Sequence[int]) -> bool:
+        return len(sides) == len(shape) and all(want in (-1, got) for want, got in zip(shape, sides))
+
+    tensors = array[None] if alike(array.shape) and not alike(array.shape[1:]) else array
+    kinds = {"u": "i"}
+    if kinds.get(tensors.dtype.kind, tensors.dtype.kind) != kinds.get(dtype.kind, dtype.kind):
+        what = "floats, normalised as manifest.json says" if dtype.kind == "f" else str(dtype)
+        raise BadInputError(f"{path} holds {tensors.dtype} for {name}: give {what}")
+    if not tensors.ndim or not alike(tensors.shape[1:]) or not len(tensors):
+        wanted = ", ".join(["N", *("any" if side == -1 else str(side) for side in shape)])
+        raise BadInputError(f"{path} has shape {array.shape} for {name}: the engine takes ({wanted})")
+    return np.ascontiguousarray(tensors, dtype)
 
 
 def write_outputs(path: Path, answers: Sequence[Answer], bundle: Path) -> None:
@@ -226,8 +247,7 @@ def open_onnxruntime(engine: Path, outputs: Sequence[str]) -> Run:
     except Exception as error:  # its exception classes are not public
         reason = " ".join(str(error).split())[:200]
         raise UnavailableError(f"{engine} does not open with onnxruntime {ort.__version__}: {reason}") from error
-    name = session.get_inputs()[0].name
-    return lambda batch: dict(zip(outputs, map(np.asarray, session.run(None, {name: batch}))))
+    return lambda feed: dict(zip(outputs, map(np.asarray, session.run(None, feed))))
 
 
 def open_openvino(engine: Path, outputs: Sequence[str], precision: str = "f32") -> Run:
@@ -245,8 +265,8 @@ def open_openvino(engine: Path, outputs: Sequence[str], precision: str = "f32") 
     except RuntimeError as error:
         raise UnavailableError(f"{engine} does not open with openvino {openvino.__version__}: {error}") from error
 
-    def run(batch: np.ndarray) -> Answer:
-        found = model([batch])
+    def run(feed: Feed) -> Answer:
+        found = model(feed)
         return {name: np.asarray(found[output]) for name, output in zip(outputs, model.outputs)}
 
     return run
@@ -258,7 +278,7 @@ class Engine:
     def __init__(self, file: Path, run: Run, ranges: Ranges, ran_by: dict[str, str]) -> None:
         self.file, self.run, self.ranges, self.ran_by = file, run, ranges, ran_by
 
-    def device_times(self, batch: np.ndarray, rounds: int) -> tuple[list[float], bool]:
+    def device_times(self, feed: Feed, rounds: int) -> tuple[list[float], bool]:
         """Milliseconds of each round on the device's own clock, and whether a CUDA graph was replayed.
 
         There are none where the device has no clock beside the host's.
@@ -267,7 +287,7 @@ class Engine:
 
 
 class TensorRt(Engine):
-    """Runs a .plan on a GPU; its input and outputs are float32, whatever happens inside."""
+    """Runs a .plan on a GPU; its inputs and outputs have the graph's types, whatever happens inside."""
 
     def __init__(self, plan: Path, trt: Any, cuda: Any, ran_by: dict[str, str]) -> None:
         self.cuda = cuda
@@ -286,41 +306,44 @@ class TensorRt(Engine):
         self.stream = cuda.Stream()
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
         inputs = [n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
-        self.input, self.outputs = inputs[0], [n for n in names if n not in inputs]
+        self.inputs, self.outputs = inputs, [n for n in names if n not in inputs]
+        self.dtypes = {name: kind_of(self.engine.get_tensor_dtype(name)) for name in names}
         self.buffers = {}  # type: dict[str, tuple[tuple[int, ...], Any, Any]]
         self.profile, self.graphs = 0, trt.__name__ != "tensorrt_rtx"  # that library records its own
         super().__init__(plan, self.answer, self.profiles(), ran_by)
 
     def profiles(self) -> Ranges:
         """The batch sizes of each profile of the plan."""
-        size = int(self.engine.get_tensor_shape(self.input)[0])
+        size = int(self.engine.get_tensor_shape(self.inputs[0])[0])
         if size != -1:
             return [(size, size)]
         count = self.engine.num_optimization_profiles
-        shapes = [self.engine.get_tensor_profile_shape(self.input, index) for index in range(count)]
+        shapes = [self.engine.get_tensor_profile_shape(self.inputs[0], index) for index in range(count)]
         return [(int(low[0]), int(high[0])) for low, _, high in shapes]
 
     def buffer(self, name: str, shape: tuple[int, ...]) -> Any:
         """A pinned array and device memory of this shape, kept for the next run."""
         kept = self.buffers.get(name)
         if kept is None or kept[0] != shape:
-            host = self.cuda.pagelocked_empty(shape, np.float32)
+            host = self.cuda.pagelocked_empty(shape, self.dtypes[name])
             kept = self.buffers[name] = (shape, host, self.cuda.mem_alloc(host.nbytes))
             self.execution.set_tensor_address(name, int(kept[2]))
         return kept
 
-    def prepare(self, batch: np.ndarray) -> None:
-        """Takes the narrowest profile that fits the batch, and puts the batch on the device."""
-        profile = self.ranges.index(range_for(len(batch), self.ranges))
+    def prepare(self, feed: Feed) -> None:
+        """Takes the narrowest profile that fits the batch, and puts the inputs on the device."""
+        profile = self.ranges.index(range_for(length(feed), self.ranges))
         if profile != self.profile:
             if not self.execution.set_optimization_profile_async(profile, self.stream.handle):
                 raise UnavailableError(f"the plan does not take its profile {profile}: make it again with --build")
             self.profile, self.buffers = profile, {}  # a profile knows no shapes and addresses of another
-        if not self.execution.set_input_shape(self.input, batch.shape):
-            raise UnavailableError(f"the plan takes no images of shape {batch.shape}: make it again with --build")
-        _, host, device = self.buffer(self.input, batch.shape)
-        np.copyto(host, batch)
-        self.cuda.memcpy_htod_async(device, host, self.stream)
+        for name in self.inputs:
+            array = feed[name]
+            if not self.execution.set_input_shape(name, array.shape):
+                raise UnavailableError(f"the plan takes no {name} of shape {array.shape}: make it again with --build")
+            _, host, device = self.buffer(name, array.shape)
+            np.copyto(host, array, casting="same_kind")
+            self.cuda.memcpy_htod_async(device, host, self.stream)
         for name in self.outputs:
             self.buffer(name, tuple(self.execution.get_tensor_shape(name)))
 
@@ -329,9 +352,9 @@ class TensorRt(Engine):
         if not self.execution.execute_async_v3(self.stream.handle):
             raise UnavailableError("the engine failed on the device: see above, or make the plan with --build")
 
-    def answer(self, batch: np.ndarray) -> Answer:
-        """Runs (N, C, H, W) to every output."""
-        self.prepare(batch)
+    def answer(self, feed: Feed) -> Answer:
+        """Runs one batch to every output."""
+        self.prepare(feed)
         self.execute()
         for name in self.outputs:
             _, host, device = self.buffers[name]
@@ -339,10 +362,10 @@ class TensorRt(Engine):
         self.stream.synchronize()
         return {name: np.array(self.buffers[name][1]) for name in self.outputs}
 
-    def device_times(self, batch: np.ndarray, rounds: int) -> tuple[list[float], bool]:
-        """Times the kernels alone, between two CUDA events, with the batch on the device already."""
+    def device_times(self, feed: Feed, rounds: int) -> tuple[list[float], bool]:
+        """Times the kernels alone, between two CUDA events, with the inputs on the device already."""
         start, end, times = self.cuda.Event(), self.cuda.Event(), []
-        self.prepare(batch)
+        self.prepare(feed)
         self.execute()  # the first run of a shape initialises kernels, which cannot be recorded
         self.stream.synchronize()
         graph = self.recorded()
@@ -367,6 +390,17 @@ class TensorRt(Engine):
             return cuda_graph.CudaGraph(driver, self.stream.handle, self.execute)
         except (cuda_graph.GraphError, UnavailableError):
             return None  # some layers cannot be recorded: they run all the same, each time piece by piece
+
+
+def kind_of(dtype: Any) -> Any:
+    """The numpy type of one of TensorRT's, whose own table breaks with newer numpy."""
+    name = str(dtype).rpartition(".")[2].lower()
+    return np.dtype({"float": "float32", "half": "float16"}.get(name, name))
+
+
+def length(feed: Feed) -> int:
+    """How many samples there are."""
+    return len(next(iter(feed.values())))
 
 
 def first_gpu() -> tuple[Any, Any]:
@@ -506,14 +540,16 @@ def serialised_plan(manifest: dict[str, Any], bundle: Path, trt: Any, choices: C
         if rtx:
             raise BadInputError("TensorRT for RTX times nothing while it builds: leave --timing-cache out")
         load_timings(config, choices.timings)
-    tensor = network.get_input(0)
-    shape = tuple(tensor.shape)
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    shape = tuple(tensors[0].shape)
     fixed = shape[0] != -1
     if fixed and any(size != shape[0] for sizes in ranges or () for size in sizes):
         raise BadInputError(f"{graph.name} takes batches of {shape[0]} and no others: leave --batch out")
     for low, high in () if fixed else ranges or [manifest["batch"]]:
         profile = builder.create_optimization_profile()
-        profile.set_shape(tensor.name, (low, *shape[1:]), (high, *shape[1:]), (high, *shape[1:]))
+        for tensor in tensors:
+            sides = tuple(tensor.shape)[1:]
+            profile.set_shape(tensor.name, (low, *sides), (high, *sides), (high, *sides))
         config.add_optimization_profile(profile)
     data = builder.build_serialized_network(network, config)
     if data is None:
@@ -530,29 +566,29 @@ def range_for(size: int, ranges: Ranges) -> tuple[int, int]:
     return min(fitting, key=lambda sizes: (max(0, sizes[0] - size), sizes[1] - sizes[0]))
 
 
-def batches(count: int, load: Callable[[slice], Any], ranges: Ranges) -> Iterator[tuple[slice, np.ndarray]]:
-    """Images in batches that the engine takes; the last one is filled up with copies where it is too small."""
+def batches(count: int, load: Callable[[slice], Feed], ranges: Ranges) -> Iterator[tuple[slice, Feed]]:
+    """Samples in batches that the engine takes; the last one is filled up with copies where it is too small."""
     largest = max(high for _, high in ranges)
     for start in range(0, count, largest):
         part = slice(start, min(start + largest, count))
-        tensors = load(part)
-        missing = range_for(len(tensors), ranges)[0] - len(tensors)
-        yield part, np.concatenate([tensors, *[tensors[-1:]] * max(0, missing)])
+        feed = load(part)
+        missing = max(0, range_for(length(feed), ranges)[0] - length(feed))
+        yield part, {name: np.concatenate([array, *[array[-1:]] * missing]) for name, array in feed.items()}
 
 
-def bench(engine: Engine, batch: np.ndarray, rounds: int) -> dict[str, Any]:
+def bench(engine: Engine, feed: Feed, rounds: int) -> dict[str, Any]:
     """Latency of one batch in milliseconds: from numpy array to numpy array, and on the device's own clock."""
     for _ in range(max(3, rounds // 10)):
-        engine.run(batch)
+        engine.run(feed)
     times = []
     for _ in range(rounds):
         started = time.perf_counter()
-        engine.run(batch)
+        engine.run(feed)
         times.append((time.perf_counter() - started) * 1e3)
-    summary = {"batch": len(batch), "rounds": rounds}  # type: dict[str, Any]
+    summary = {"batch": length(feed), "rounds": rounds}  # type: dict[str, Any]
     summary.update(percentiles(times, ""))
-    summary["images_per_s"] = round(1e3 * len(batch) / max(summary["p50_ms"], 1e-3), 1)
-    on_device, graph = engine.device_times(batch, rounds)
+    summary["images_per_s"] = round(1e3 * length(feed) / max(summary["p50_ms"], 1e-3), 1)
+    on_device, graph = engine.device_times(feed, rounds)
     if on_device:
         summary.update(percentiles(on_device, "device_"), cuda_graph=graph)
     return dict(summary, samples_ms=[round(time, 4) for time in times])
@@ -563,16 +599,16 @@ def percentiles(times: Sequence[float], prefix: str) -> dict[str, float]:
     return {f"{prefix}p{q}_ms": round(float(np.percentile(times, q)), 4) for q in (50, 90, 95, 99)}
 
 
-def of_size(batch: np.ndarray, ranges: Ranges | None, engine: Engine) -> list[np.ndarray]:
-    """The batch that there is, or its images again and again in the sizes that were asked for."""
+def of_size(feed: Feed, ranges: Ranges | None, engine: Engine) -> list[Feed]:
+    """The batch that there is, or its samples again and again in the sizes that were asked for."""
     if not ranges:
-        return [batch]
+        return [feed]
     sizes = sorted({high for _, high in ranges})
     for size in sizes:
         if not any(low <= size <= high for low, high in engine.ranges):
             takes = ", ".join(f"{low}" if low == high else f"{low}..{high}" for low, high in engine.ranges)
             raise BadInputError(f"the engine takes no batch of {size}, only of {takes}: leave it out of --batch")
-    return [np.ascontiguousarray(np.resize(batch, (size, *batch.shape[1:]))) for size in sizes]
+    return [{name: np.resize(array, (size, *array.shape[1:])) for name, array in feed.items()} for size in sizes]
 
 
 def batch_ranges(text: str) -> Ranges:
@@ -612,7 +648,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--timing-cache", metavar="FILE", type=Path, help="--build: timings of earlier builds, taken and kept"
     )
-    parser.add_argument("--input", metavar="FILE", type=Path, help="prepared images (N, C, H, W), .npy or .npz")
+    parser.add_argument("--input", metavar="FILE", type=Path, help="prepared inputs: .npz by name, or .npy for one")
     parser.add_argument("--output", metavar="FILE", type=Path, help="write every output to this .npz file")
     parser.add_argument("--bench", action="store_true", help="measure latency, on the first batch or those of --batch")
     parser.add_argument("--rounds", type=int, default=100, help="how many times --bench runs")
@@ -664,13 +700,20 @@ def open_engine(options: argparse.Namespace, manifest: dict[str, Any]) -> Engine
     return TensorRt(plan, trt, cuda, used)
 
 
-def find_inputs(options: argparse.Namespace, manifest: dict[str, Any]) -> tuple[list[str], Callable[[slice], Any]]:
-    """The names of what is classified, and what gives some of it as (N, C, H, W)."""
+def find_inputs(options: argparse.Namespace, manifest: dict[str, Any]) -> tuple[list[str], Callable[[slice], Feed]]:
+    """The names of the samples, and what gives some of them as inputs."""
     if options.input:
         tensors = load_tensors(options.input, manifest)
-        return [f"{options.input}[{index}]" for index in range(len(tensors))], lambda part: tensors[part]
-    images, spec = find_images(options.images), argparse.Namespace(**manifest["preprocessing"])
-    return [str(path) for path in images], lambda part: np.stack([load_image(path, spec) for path in images[part]])
+        names = [f"{options.input}[{index}]" for index in range(length(tensors))]
+        return names, lambda part: {name: array[part] for name, array in tensors.items()}
+    inputs = [tensor["name"] for tensor in manifest["inputs"]]
+    if options.images and manifest["preprocessing"] is None:
+        raise BadInputError(f"the engine takes arrays ({', '.join(inputs)}), not pictures: give --input x.npz")
+    images = find_images(options.images)
+    spec = argparse.Namespace(**(manifest["preprocessing"] or {}))
+    return [str(path) for path in images], lambda part: {
+        inputs[0]: np.stack([load_image(path, spec) for path in images[part]])
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -688,15 +731,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         timing = []  # type: list[dict[str, Any]]
         task, first = manifest.get("task", "classify"), manifest["outputs"][0]
         head = meanings.Head(first["name"], first.get("kind"), manifest["labels"])
-        for part, batch in batches(len(names), load, engine.ranges):
-            answer = {name: array[: part.stop - part.start] for name, array in engine.run(batch).items()}
+        for part, feed in batches(len(names), load, engine.ranges):
+            answer = {name: array[: part.stop - part.start] for name, array in engine.run(feed).items()}
             for i, name in enumerate(names[part]):
                 found = meanings.answer(task, {n: array[i : i + 1] for n, array in answer.items()}, head)
                 results.append(dict({"image": name, "said": meanings.lines(found)}, **meanings.plain(found)))
             if options.output:
                 answers.append(answer)
             if options.bench and not timing:
-                sizes = of_size(batch, options.batch, engine)
+                sizes = of_size(feed, options.batch, engine)
                 timing = [bench(engine, one, max(options.rounds, 1)) for one in sizes]
         if options.output:
             write_outputs(options.output, answers, options.bundle)

@@ -171,7 +171,8 @@ def make_config(manifest: Manifest, name: str, options: TritonOptions) -> Any:
             content.dims.extend(_dims(tensor, batched))
             content.zero_data = True
     config.parameters["radixrt_manifest_sha256"].string_value = hashlib.sha256(manifest.to_bytes()).hexdigest()
-    config.parameters["radixrt_preprocessing"].string_value = manifest.preprocessing.model_dump_json()
+    if manifest.preprocessing is not None:
+        config.parameters["radixrt_preprocessing"].string_value = manifest.preprocessing.model_dump_json()
     return config
 
 

@@ -33,20 +33,20 @@ def fixed_batch(proto: onnx.ModelProto, path: Path) -> int | None:
     failure: Exception | None = None
     for size in _TRIED if free else (1,):
         try:
-            first = run(random_samples(proto, size))
+            run(random_samples(proto, size))
         except Exception as error:  # the runtime's own errors
             failure = failure or error
             continue
-        return None if not free or (size == 1 and _one_by_one(proto, run, first)) else size
+        return None if not free or (size == 1 and _one_by_one(proto, run)) else size
     assert failure is not None
     raise InputError(f"{path} does not run on an image: {first_line(failure)}") from failure
 
 
-def _one_by_one(proto: onnx.ModelProto, run: Run, first: dict[str, np.ndarray]) -> bool:
-    """Whether two images together give two rows, each what its image gives alone; ``first`` is the first one's."""
+def _one_by_one(proto: onnx.ModelProto, run: Run) -> bool:
+    """Whether two samples together give two rows, each what its sample gives alone."""
     both = random_samples(proto, 2)
     try:
-        together, second = run(both), run(part(both, 1, 2))
+        together, first, second = run(both), run(part(both, 0, 1)), run(part(both, 1, 2))
     except Exception:  # the runtime's own errors
         return False
     return all(

@@ -1,9 +1,10 @@
-"""Reads an ONNX network of one image that nobody vouches for.
+"""Reads an ONNX network that nobody vouches for.
 
-After: an ``onnx_ir.Model`` with one float32 image input of fixed sides, outputs in float32 or integers of which the
-first is the main one (:mod:`radixrt.export.source.outputs`), nodes in order and each with a name of its own, every
-weight in memory and a number, local functions inlined, opset 18 or later, and the batch either static or the symbolic
-dimension ``batch``, with which it was tried. What is computed in between is what the file computes, in its types.
+After: an ``onnx_ir.Model`` whose inputs have fixed sides and are float32, integers or bool; outputs in float32 or
+integers, of which the first is the main one (:mod:`radixrt.export.source.outputs`); nodes in order and each with a name
+of its own, every weight in memory and a number, local functions inlined, opset 18 or later, and the batch either static
+or the symbolic dimension ``batch``, with which it was tried. What is computed in between is what the file computes, in
+its types.
 
 Everything else is refused with one sentence. The file is never believed: sizes are held against bytes, external data
 must lie in the file's folder, and operators that could run for ever have no place in such a network.
@@ -29,46 +30,50 @@ from radixrt.export.reader.opset import OLDEST_OPSET, convert_opset, run_once
 from radixrt.export.reader.quantised import quantised_arithmetic
 from radixrt.export.reader.tensors import load_tensors, type_name
 from radixrt.export.source.outputs import main_output
-from radixrt.export.spec import BatchSpec
+from radixrt.export.spec import BatchSpec, FileChoice
 
 BATCH_DIM = "batch"
 _IR_VERSION = 8  # of opset 18; before 4, weights had to be inputs as well
 _LARGEST_VALUE = 1 << 29  # elements: 2 GB of float32; a 64-channel map of 1024 x 1024 is 1 << 26
 _NAMES = ("name", "input", "output", "op_type", "domain", "dim_param", "overload")
-_IMAGE_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16)
-_OUTPUT_TYPES = (*_IMAGE_TYPES, TensorProto.INT64, TensorProto.INT32, TensorProto.UINT8, TensorProto.BOOL)
+_TYPES = (
+    TensorProto.FLOAT,
+    TensorProto.FLOAT16,
+    TensorProto.INT64,
+    TensorProto.INT32,
+    TensorProto.UINT8,
+    TensorProto.BOOL,
+)
 _UNBOUNDED = ("Loop", "Scan", "SequenceMap")
 
 
 def read_onnx(
     path: Path,
-    logits: str | None = None,
+    choice: FileChoice | None = None,
     remark: Callable[[str], None] = lambda text: None,
-    input_size: tuple[int, int, int] | None = None,
 ) -> ir.Model:
     """Reads an ONNX file.
 
     Args:
         path: the file.
-        logits: which of several outputs is the logits; see :func:`radixrt.export.source.outputs.main_output`.
+        choice: what the file leaves open, but for the batch, which stays as the file has it.
         remark: takes a sentence on each thing that the file is not what it says, or that is read otherwise.
-        input_size: channels, height and width, for those that the file leaves free.
 
     Raises:
-        InputError: it is missing, damaged, hostile, or not a network of one image of a supported kind.
+        InputError: it is missing, damaged, hostile, or not a network of a supported kind.
     """
-    path = Path(path)
+    path, choice = Path(path), choice or FileChoice()
     proto = _parse(path)
     _check_operators(proto, path)
     _sort(proto, path)
     load_tensors(proto, path)
-    _check_interface(proto, path, input_size)
+    _check_interface(proto, path, choice)
     _widen_ends(proto, path, remark)
     if (opset := _opset(proto)) < OLDEST_OPSET:
         proto = convert_opset(proto, opset, path)
     _name_nodes(proto.graph)
     proto = _settle_batch(proto, path, remark)
-    _order_outputs(proto.graph, logits, path)
+    _order_outputs(proto.graph, choice.logits, path)
     try:
         model: ir.Model = ir.from_proto(proto)
         if model.functions:
@@ -203,8 +208,8 @@ def _reads(node: onnx.NodeProto) -> list[str]:
     return names
 
 
-def _check_interface(proto: onnx.ModelProto, path: Path, input_size: tuple[int, int, int] | None) -> None:
-    """One image in, of fixed sides; floats or integers out; the batch, where it is not fixed, becomes ``batch``."""
+def _check_interface(proto: onnx.ModelProto, path: Path, choice: FileChoice) -> None:
+    """Inputs of fixed sides; numbers out; the batch, where it is not fixed, becomes ``batch``."""
     graph = proto.graph
     proto.ir_version = max(proto.ir_version, _IR_VERSION)
     weights = {tensor.name for tensor in graph.initializer}
@@ -212,49 +217,59 @@ def _check_interface(proto: onnx.ModelProto, path: Path, input_size: tuple[int, 
     inputs = [value for value in graph.input if value.name not in weights]
     del graph.input[:]
     graph.input.extend(inputs)
-    if len(inputs) != 1:
-        names = ", ".join(value.name for value in inputs[:5]) or "none"
-        raise InputError(f"{path} has {len(inputs)} inputs ({names}): only networks of one image can be compiled")
-    for value in (inputs[0], *graph.output):
+    if not inputs:
+        raise InputError(f"{path} has no input: export it with what it computes from as the graph's inputs")
+    for value in (*inputs, *graph.output):
         element = value.type.tensor_type.elem_type
-        if element not in (_IMAGE_TYPES if value is inputs[0] else _OUTPUT_TYPES):
+        if element not in _TYPES:
             raise InputError(
-                f"{path}: {value.name} is {type_name(element)}: the image must be float32 or float16 (already "
-                "normalised), every output one of these or integers; precision is chosen in the build"
+                f"{path}: {value.name} is {type_name(element)}: inputs (images already normalised) and outputs must "
+                "be float32, float16, uint8, int32, int64 or bool; precision is chosen in the build"
             )
-    sides = graph.input[0].type.tensor_type.shape.dim
-    if len(sides) != 4:
-        raise InputError(f"{path}: input {inputs[0].name} has {len(sides)} dimensions: an image is N x C x H x W")
-    _fix_sides(sides[1:], inputs[0].name, input_size, path)
-    if sides[0].HasField("dim_value") and sides[0].dim_value >= 1:
-        _set_batch(graph, sides[0].dim_value)
-    else:
-        _set_batch(graph, BATCH_DIM)
+    known = {value.name for value in inputs}
+    if unknown := [spec.name for spec in choice.inputs if spec.name not in known]:
+        raise InputError(f"{path} has no input {unknown[0]}: its inputs are {', '.join(sorted(known))}")
+    for value in graph.input:
+        _fix_sides(value, choice, path)
+    first = {v.name: _sides(v)[0].dim_value for v in graph.input if _sides(v)[0].dim_value >= 1}
+    if len(set(first.values())) > 1:
+        said = ", ".join(f"{name} {size}" for name, size in first.items())
+        raise InputError(f"{path}: the first side of its inputs differs ({said}): each needs a row for every sample")
+    _set_batch(graph, next(iter(first.values()), BATCH_DIM))
 
 
-def _fix_sides(sides: Any, name: str, input_size: tuple[int, int, int] | None, path: Path) -> None:
-    """Gives the free ones of an image's channels, height and width (or height, width, channels) those asked for."""
+def _fix_sides(value: onnx.ValueInfoProto, choice: FileChoice, path: Path) -> None:
+    """Gives the free sides of an input those that were asked for."""
+    sides = _sides(value)
+    if not sides:
+        raise InputError(f"{path}: input {value.name} has no sides: every input needs a row for each sample")
     known = [side.dim_value if side.HasField("dim_value") and side.dim_value >= 1 else None for side in sides]
-    if None not in known:
+    specs = (*choice.inputs, *choice.examples)
+    given = next((spec.shape for spec in specs if spec.name == value.name and len(spec.shape) == len(sides)), None)
+    if given is None and len(sides) == 4 and choice.input_size is not None:
+        channels, height, width = choice.input_size
+        last = known[1] is None and known[3] == channels
+        given = (None, height, width, channels) if last else (None, *choice.input_size)
+    if given is None and None in known[1:]:
+        how = "--input-size 3,320,320" if len(sides) == 4 else f"--input {value.name}=1x64:float32"
+        what = " (channels, height or width)" if len(sides) == 4 else ""
+        raise InputError(f"{path} leaves the sides of {value.name} free{what}: name them with {how}")
+    if given is None or None not in known[1:]:
         return
-    if input_size is None:
-        raise InputError(
-            f"{path} leaves the sides of {name} free (channels, height or width): name them with --input-size 3,320,320"
-        )
-    channels, height, width = input_size
-    last = known[0] is None and known[2] == channels
-    for side, size, own in zip(sides, (height, width, channels) if last else input_size, known, strict=True):
-        if own not in (None, size):
-            raise InputError(f"{path} takes images of {own} where --input-size has {size}: name what it takes")
-        side.dim_value = size
+    for side, size, own in zip(sides[1:], given[1:], known[1:], strict=True):
+        if own is not None and size is not None and own != size:
+            raise InputError(f"{path} takes {value.name} of {own} where {size} was asked for: name what it takes")
+        if own is None and size is not None:
+            side.dim_value = size
 
 
 def _set_batch(graph: onnx.GraphProto, batch: int | str) -> None:
-    side = graph.input[0].type.tensor_type.shape.dim[0]
-    if isinstance(batch, int):
-        side.dim_value = batch
-    else:
-        side.dim_param = batch
+    for value in graph.input:
+        side = _sides(value)[0]
+        if isinstance(batch, int):
+            side.dim_value = batch
+        else:
+            side.dim_param = batch
     # What the file says about values in between may speak of another batch; it is all inferred anew.
     del graph.value_info[:]
     for value in graph.output:
@@ -262,15 +277,16 @@ def _set_batch(graph: onnx.GraphProto, batch: int | str) -> None:
 
 
 def _widen_ends(proto: onnx.ModelProto, path: Path, remark: Callable[[str], None]) -> None:
-    """Puts a Cast behind a float16 image and before a float16 output: the graph's own ends become float32."""
+    """Puts a Cast behind a float16 input and before a float16 output: the graph's own ends become float32."""
     graph = proto.graph
     half = TensorProto.FLOAT16
-    ends = [value for value in (graph.input[0], *graph.output) if value.type.tensor_type.elem_type == half]
+    sources = {value.name for value in graph.input}
+    ends = [value for value in (*graph.input, *graph.output) if value.type.tensor_type.elem_type == half]
     for value in ends:
         inner = f"{value.name}.float16"
         _rename(graph, value.name, inner)
-        image = value is graph.input[0]
-        names, to, place = ([value.name, inner], half, 0) if image else ([inner, value.name], TensorProto.FLOAT, None)
+        source = value.name in sources
+        names, to, place = ([value.name, inner], half, 0) if source else ([inner, value.name], TensorProto.FLOAT, None)
         cast = onnx.helper.make_node("Cast", names[:1], names[1:], name=f"{inner}.cast", to=to)
         graph.node.insert(len(graph.node) if place is None else place, cast)
         value.type.tensor_type.elem_type = TensorProto.FLOAT

@@ -53,5 +53,9 @@ def random_samples(proto: onnx.ModelProto, batch: int = 1) -> dict[str, np.ndarr
     feed = {}
     for value in proto.graph.input:
         size, *sides = [side.dim_value for side in value.type.tensor_type.shape.dim]
-        feed[value.name] = random.standard_normal([size or batch, *sides]).astype(np.float32)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        shape = [size or batch, *sides]
+        # An integer may be an index, of which 0 and 1 are the likeliest to exist.
+        numbers = random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, 2, shape)
+        feed[value.name] = numbers.astype(dtype)
     return feed

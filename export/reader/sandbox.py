@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ import onnx
 import onnx_ir as ir
 
 from radixrt.errors import InputError
-from radixrt.export.spec import BatchSpec
+from radixrt.export.spec import FileChoice
 
 LARGEST_MEMORY = 16 << 30
 """Bytes of address space: several copies of the 2 GB that a file may hold."""
@@ -55,9 +55,7 @@ class Foreign:
 
 def read_foreign(
     path: Path,
-    batch: BatchSpec | None = None,
-    logits: str | None = None,
-    input_size: tuple[int, int, int] | None = None,
+    choice: FileChoice | None = None,
     *,
     longest_s: int = LONGEST_S,
 ) -> Foreign:
@@ -65,16 +63,13 @@ def read_foreign(
 
     Args:
         path: the file.
-        batch: the batch that the simplified graph takes; the file's own where absent.
-        logits: which of several outputs is the logits.
-        input_size: channels, height and width, for those that the file leaves free.
+        choice: what the file leaves open.
         longest_s: after how many seconds to give up.
 
     Raises:
         InputError: the file is refused, or reading it crashed, took too long or too much memory.
     """
-    simplified = {"batch": [batch.min, batch.max] if batch else None}
-    request = {"simplified": simplified, "logits": logits, "input_size": input_size, "longest_s": longest_s}
+    request = {"simplified": True, "choice": asdict(choice or FileChoice()), "longest_s": longest_s}
     (graph, simple), remarks = _in_child(path, request)
     return Foreign(graph, simple, tuple(remarks))
 
@@ -85,7 +80,7 @@ def read_graph(path: Path, *, longest_s: int = LONGEST_S) -> ir.Model:
     Raises:
         InputError: as :func:`read_foreign`.
     """
-    (graph,), _ = _in_child(path, {"simplified": None, "logits": None, "input_size": None, "longest_s": longest_s})
+    (graph,), _ = _in_child(path, {"simplified": False, "choice": asdict(FileChoice()), "longest_s": longest_s})
     return graph
 
 
@@ -162,13 +157,13 @@ def _read(request: dict[str, Any], remark: Callable[[str], None]) -> list[ir.Mod
     from radixrt.export.reader.simplify import simplify
     from radixrt.export.reader.transposes import cancel_transposes
 
-    path = Path(request["path"])
-    graph = read_onnx(path, request["logits"], remark, request["input_size"])
-    if request["simplified"] is None:
+    path, choice = Path(request["path"]), FileChoice.from_json(request["choice"])
+    graph = read_onnx(path, choice, remark)
+    if not request["simplified"]:
         return [graph]
-    batch = request["simplified"]["batch"]
+    batch = choice.batch
     plain = in_float32(graph, path, remark)
-    simple = simplify(with_batch(plain, BatchSpec(*batch)) if batch else plain)
+    simple = simplify(with_batch(plain, batch) if batch else plain)
     for value in simple.graph.outputs:
         if any(not isinstance(side, int) for side in (value.shape or ())[1:]):
             raise InputError(

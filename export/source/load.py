@@ -6,7 +6,6 @@ What a name means is :mod:`radixrt.export.source.names`; how a definition become
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +97,7 @@ def load(
         if checkpoint is not None:
             raise InputError(f"{ref.target} holds its own weights: leave the checkpoint out")
         file = file or FileChoice()
-        return _load_onnx(ref, num_classes, read_foreign(Path(ref.target), file.batch, file.logits, file.input_size))
+        return _load_onnx(ref, num_classes, read_foreign(Path(ref.target), file))
     if ref.kind == "sample":
         return _load_sample(ref, checkpoint, num_classes, seed)
     definition = _definition(ref)
@@ -142,13 +141,14 @@ def _definition(ref: ModelRef) -> Definition:
 
 def _load_onnx(ref: ModelRef, num_classes: int | None, foreign: Foreign) -> LoadedModel:
     graph = foreign.graph
-    size, main = graph.graph.inputs[0].shape, foreign.simplified.graph.outputs[0].shape
+    image = next((value for value in graph.graph.inputs if len(value.shape or ()) == 4), graph.graph.inputs[0])
+    size, main = image.shape, foreign.simplified.graph.outputs[0].shape
     found = main[1] if main is not None and is_flat(tuple(main)) and isinstance(main[1], int) else 0
     if num_classes not in (None, found):
         raise InputError(f"{ref.target} has {found} classes, not {num_classes}")
     config: dict[str, Any] = {}
     layout: dict[str, str] = {}
-    if size is not None and all(isinstance(side, int) for side in size[1:]):
+    if size is not None and len(size) == 4 and all(isinstance(side, int) for side in size[1:]):
         first, height, last = size[1:]
         nhwc = first not in _CHANNELS and last in _CHANNELS
         config["input_size"] = (last, first, height) if nhwc else (first, height, last)
@@ -231,7 +231,6 @@ def _loaded(
 ) -> LoadedModel:
     from radixrt.export.source.checkpoint import check_finite
 
-    _check_inputs(module, ref.source)
     module.eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
@@ -251,21 +250,6 @@ def _loaded(
         labels=labels,
         note=note,
     )
-
-
-def _check_inputs(module: torch.nn.Module, what: str) -> None:
-    """Refuses a module that cannot be called with one tensor."""
-    try:
-        parameters = inspect.signature(module.forward).parameters.values()
-    except (TypeError, ValueError):  # compiled code may have no signature; whether it runs will show
-        return
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    needed = [p.name for p in parameters if p.kind in kinds and p.default is p.empty]
-    if len(needed) > 1:
-        raise InputError(
-            f"{what} takes {len(needed)} inputs ({', '.join(needed)}), and a network of one image is what can be "
-            "compiled: wrap it in a module that takes the image alone"
-        )
 
 
 def _resolve_data_config(config: Mapping[str, Any]) -> dict[str, Any]:

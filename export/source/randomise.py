@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from radixrt.errors import InputError, first_line
 from radixrt.export.feed import Feed, length, shapes
+from radixrt.export.source.module_inputs import ModuleInputs
 
 ENLIVENED = 0.2
 """What a zero scale becomes.
@@ -34,11 +35,12 @@ def enliven(module: torch.nn.Module) -> None:
                 parameter.fill_(ENLIVENED)
 
 
-def fit_statistics(module: torch.nn.Module, batches: Iterable[Feed]) -> None:
+def fit_statistics(module: torch.nn.Module, inputs: ModuleInputs, batches: Iterable[Feed]) -> None:
     """Sets every BatchNorm's running statistics to the average over ``batches``; weights and mode stay as they are.
 
     Args:
         module: a network in eval mode. Only its BatchNorms run in training mode meanwhile, so that dropout stays off.
+        inputs: what it is called with.
         batches: its inputs, images normalised. Batches of one sample are skipped: pooled maps have no
             variance there.
 
@@ -58,7 +60,7 @@ def fit_statistics(module: torch.nn.Module, batches: Iterable[Feed]) -> None:
         with torch.inference_mode():
             for batch in batches:
                 if length(batch) >= 2:
-                    module(*map(torch.from_numpy, batch.values()))
+                    inputs.call(module, batch)
                     seen += length(batch)
     except Exception as error:  # a module may raise anything
         raise InputError(f"the model does not run on an input of {shapes(batch)}: {first_line(error)}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from radixrt.build.recovery import improved
-from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.batch import Samples
 from radixrt.calibration.placement.options import PlacementOptions, PlacementReport, timed_layers
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
@@ -98,7 +98,7 @@ class DeployOptions:
 
 def deploy_graph(
     graph: ir.Model,
-    images: ImageList,
+    images: Samples,
     options: DeployOptions,
     stages: Stages,
     reuse: Reuse,
@@ -202,7 +202,7 @@ def _read_rewritten(folder: Path) -> RewrittenGraph:
 
 
 def calibrated(
-    model: ir.Model, images: ImageList, options: CalibrationOptions, stages: Stages, reuse: Reuse
+    model: ir.Model, images: Samples, options: CalibrationOptions, stages: Stages, reuse: Reuse
 ) -> Calibrated:
     """Chooses ranges from images, or takes those of an earlier run on the same images and graph."""
     parts: list[str] = []

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from radixrt.build.layer_gains import layer_gains
-from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.batch import Samples
 from radixrt.calibration.placement.decision import decide
 from radixrt.calibration.placement.grid import amax_of
 from radixrt.calibration.placement.options import PlacementOptions
@@ -72,7 +72,7 @@ class Improved:
 def improved(
     model: ir.Model,
     table: CalibrationTable,
-    images: ImageList,
+    images: Samples,
     options: PlacementOptions,
     recovery: Recovery,
     stages: Stages,
@@ -104,7 +104,7 @@ def improved(
 def _recovered(
     model: ir.Model,
     table: CalibrationTable,
-    images: ImageList,
+    images: Samples,
     options: PlacementOptions,
     outputs: tuple[str, ...],
     stages: Stages,
@@ -156,7 +156,7 @@ def _read(folder: Path) -> Improved:
 
 
 def _mixed(
-    found: Improved, images: ImageList, options: PlacementOptions, limit: MaxDrop, stages: Stages, target: Target
+    found: Improved, images: Samples, options: PlacementOptions, limit: MaxDrop, stages: Stages, target: Target
 ) -> Improved:
     gate = _Gate(found, images, options, limit)
     choice = MixedPrecision(options, (), 1.0, True, 1)
@@ -176,7 +176,7 @@ def _mixed(
 
 
 def _search(
-    found: Improved, images: ImageList, options: PlacementOptions, gate: _Gate, stages: Stages, target: Target
+    found: Improved, images: Samples, options: PlacementOptions, gate: _Gate, stages: Stages, target: Target
 ) -> MixedPrecision:
     few, aims = next(images.batches(SENSITIVITY_IMAGES)).inputs, gate.aims
     gains = layer_gains(found.base, found.table, options, target)
@@ -195,7 +195,7 @@ class _Gate:
         InputError: there are no labels, and the task cannot take the original's answers for the truth.
     """
 
-    def __init__(self, found: Improved, images: ImageList, options: PlacementOptions, limit: MaxDrop) -> None:
+    def __init__(self, found: Improved, images: Samples, options: PlacementOptions, limit: MaxDrop) -> None:
         self.limit, self._found, self._images = limit, found, images
         self._graph = infer(found.base.clone())
         self._task, network = limit.task or (Classify(), interface_of(self._graph.graph))

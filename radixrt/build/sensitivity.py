@@ -118,7 +118,7 @@ def _of_bundle(request: SensitivityRequest, bundle: Bundle, scratch: Path) -> Se
     task = request.model.task or manifest.task
     model = replace(request.model, name=name, logits=manifest.model.logits, task=task)
     data = request.data
-    if data.preprocess is None:
+    if data.preprocess is None and manifest.preprocessing is not None:
         recorded = scratch / "preprocess.json"
         recorded.write_text(manifest.preprocessing.model_dump_json(), encoding="utf-8")
         data = replace(data, preprocess=recorded)

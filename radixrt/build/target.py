@@ -257,7 +257,7 @@ def manifest_of(job: Job, built: Built) -> Manifest:
         inputs=tuple(TensorInfo.of(value) for value in graph.inputs),
         outputs=tuple(TensorInfo.of(value, prepared.kinds.get(value.name or "")) for value in graph.outputs),
         preprocessing=prepared.preprocess,
-        assumed=prepared.preparation.assumed,
+        assumed=prepared.preparation.assumed if prepared.preparation else (),
         labels=prepared.labels,
         task=prepared.task.task.name,
         engine=engine.files[0].name if engine else None,

@@ -12,6 +12,7 @@ from radixrt.export.passes.report import RewriteReport
 from radixrt.export.reader.simplify import simplify
 from radixrt.export.source.capture import capture
 from radixrt.export.source.load import load
+from radixrt.export.source.module_inputs import ModuleInputs
 from radixrt.export.source.names import KnownModel, known_models, resolve
 from radixrt.export.spec import BatchSpec
 from radixrt.progress import Stages
@@ -24,7 +25,7 @@ def census(known: KnownModel) -> RewriteReport:
     """Rewrites a network with random weights and reports what was found in it."""
     model = load(resolve(known.name), pretrained_timeout_s=0)
     assert model.module is not None
-    graph = simplify(capture(model.module, INPUT_SIZE, BatchSpec()))
+    graph = simplify(capture(model.module, ModuleInputs.image(INPUT_SIZE), BatchSpec()))
     return rewrite(graph, RewriteOptions())[1]
 
 

@@ -60,13 +60,13 @@ def rewrite(
     from radixrt.export.passes.pipeline import rewrite as do_rewrite
     from radixrt.export.reader.sandbox import read_foreign
     from radixrt.export.reader.simplify import write_onnx
-    from radixrt.export.spec import Precision
+    from radixrt.export.spec import FileChoice, Precision
     from radixrt.prepare import asked_size
 
     display = stages()
     with display.stage("Rewriting attention and convolutions"):
         options = rewrite_options(get(target), Precision.parse(precision), grouped_conv)
-        foreign = read_foreign(graph, input_size=asked_size(DataOptions(input_size=input_size)))
+        foreign = read_foreign(graph, FileChoice(input_size=asked_size(DataOptions(input_size=input_size))))
         for text in foreign.remarks:
             display.note(text)
         model, done = do_rewrite(foreign.simplified, options)

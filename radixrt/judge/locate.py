@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.batch import Samples
 from radixrt.engines.base import Analysis
 from radixrt.errors import InputError
 from radixrt.export.feed import Feed, repeated
@@ -65,7 +65,7 @@ def measure(
 
 
 def locate_built(
-    float32: ir.Model, deploy: ir.Model, images: ImageList, size: int, plan: Analysis | None, reuse: Reuse
+    float32: ir.Model, deploy: ir.Model, images: Samples, size: int, plan: Analysis | None, reuse: Reuse
 ) -> Kept[Located]:
     """Finds where the error of a narrower precision comes from: a deploy graph beside itself before it was typed.
 
@@ -94,7 +94,7 @@ def locate_built(
 
 
 def locate(
-    graph: Path, reference: ir.Model, images: ImageList, batch: BatchSpec, plan: Analysis | None = None
+    graph: Path, reference: ir.Model, images: Samples, batch: BatchSpec, plan: Analysis | None = None
 ) -> Located:
     """Runs a graph beside the original, layer by layer.
 
@@ -121,7 +121,7 @@ def locate(
     return located if any(row.sqnr_db < EXACT_DB for row in located.rows) else replace(located, rows=())
 
 
-def whole_batches(images: ImageList, size: int) -> Iterator[Feed]:
+def whole_batches(images: Samples, size: int) -> Iterator[Feed]:
     """The first samples in batches of exactly ``size``; one that holds fewer is filled up by repeating."""
     for batch in images.batches(size, max(size, IMAGES)):
         yield repeated(batch.inputs, size)

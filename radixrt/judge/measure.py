@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from radixrt.calibration.data.batch import Batch
-from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.batch import Batch, Samples
 from radixrt.engines.base import BuildOptions, Target
 from radixrt.engines.runners import Outputs, OutputsRunner, engine_names, session_outputs
 from radixrt.engines.session import Session
@@ -89,7 +88,7 @@ class Trial:
 
 
 def judge(
-    session: Session, prepared: Prepared, trial: Trial, stages: Stages, engine_images: ImageList | None = None
+    session: Session, prepared: Prepared, trial: Trial, stages: Stages, engine_images: Samples | None = None
 ) -> Verdict:
     """Runs the engine and the reference over the test images, then times both.
 
@@ -112,7 +111,7 @@ def time_engine(
     prepared: Prepared,
     trial: Trial,
     stages: Stages,
-    engine_images: ImageList | None = None,
+    engine_images: Samples | None = None,
     beside: Mapping[str, OutputsRunner] | None = None,
 ) -> tuple[Latency, list[str]]:
     """Times one open engine as :func:`time_engines` does, with its kernels alone; ``beside`` are others, by name."""
@@ -128,7 +127,7 @@ def time_engines(
     prepared: Prepared,
     trial: Trial,
     stages: Stages,
-    engine_images: ImageList | None = None,
+    engine_images: Samples | None = None,
 ) -> tuple[Latency, list[str]]:
     """Times engines, their rivals and the reference in turns.
 
@@ -149,7 +148,7 @@ def time_engines(
         options = LatencyOptions(baseline=reference.name, batches=sizes, rounds=trial.rounds, threads=trial.threads)
         with (
             reference.timed(trial.threads) as run,
-            opponents(trial.rivals.names, prepared.model.module, few, sizes, trial.threads) as rivals,
+            opponents(trial.rivals.names, prepared.model.module, prepared.inputs, few, sizes, trial.threads) as rivals,
         ):
 
             def original(feed: Feed) -> Outputs:
@@ -164,7 +163,7 @@ def judge_outputs(
     prepared: Prepared,
     trial: Trial,
     stages: Stages,
-    engine_images: ImageList | None = None,
+    engine_images: Samples | None = None,
     what: str = "engine",
 ) -> OutputsJudged:
     """Holds the outputs of ``run`` over the test images against the reference's.
@@ -232,6 +231,6 @@ def on_device(row: LatencyRow, session: Session, samples: Feed, runs: int) -> La
     return row.model_copy(update={"device_p50_ms": float(np.median(found))}) if found else row
 
 
-def _exactly(images: ImageList, count: int) -> Feed:
+def _exactly(images: Samples, count: int) -> Feed:
     """The first samples, again and again where there are fewer than ``count``."""
     return repeated(next(images.batches(count)).inputs, count)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.batch import Samples
 from radixrt.calibration.data.source import load_data
 from radixrt.calibration.data.targets import Reading
 from radixrt.engines.bundle.folder import Bundle
@@ -50,13 +50,14 @@ def regressions(
     return found
 
 
-def own_images(bundle: Bundle | None, prepared: Prepared) -> ImageList | None:
+def own_images(bundle: Bundle | None, prepared: Prepared) -> Samples | None:
     """The test's images as the bundle's engine reads them, where that is not how the original does."""
     if bundle is None:
         return None
     recorded = bundle.manifest.preprocessing
-    if recorded == prepared.preprocess:
+    if recorded in (None, prepared.preprocess) or prepared.preprocess is None:
         return None
+    assert recorded is not None
     limit, name = len(prepared.data.calibration), bundle.manifest.inputs[0].name
     reading = Reading(kind=prepared.data.kind)
     source = load_data(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.batch import Samples
 from radixrt.calibration.spec import CalibrationSummary
 from radixrt.engines.base import Capability
 from radixrt.engines.bundle.folder import REPORT_NAME
@@ -106,7 +106,7 @@ def build_report(
             *found.findings,
             *layer_findings(located.value.rows),
         ],
-        preprocessing=prepared.preparation.fields,
+        preprocessing=prepared.preparation.fields if prepared.preparation else [],
         reused=[*subject.reused, *verdict.reused, *located.reused],
         size=subject.size,
         gates=gates,
@@ -133,10 +133,10 @@ def _notes(subject: Subject, prepared: Prepared, verdict: Kept[Verdict], located
     yield from (*verdict.value.notes, *located.value.notes, *subject.remarks)
 
 
-def flipped(report: Report, images: ImageList) -> dict[str, bytes]:
+def flipped(report: Report, images: Samples) -> dict[str, bytes]:
     """Small pictures of the images whose answer changed, by name."""
     flips = report.accuracy.flips if report.accuracy else []
-    return thumbnails(dict(zip(images.names, images.paths, strict=True)), (flip.image for flip in flips))
+    return thumbnails(dict(zip(images.names, images.paths, strict=False)), (flip.image for flip in flips))
 
 
 def write_reports(

@@ -23,6 +23,8 @@ from radixrt.validate.rivals import COMPILE
 if TYPE_CHECKING:
     import torch
 
+    from radixrt.export.source.module_inputs import ModuleInputs
+
 COMPILE_SECONDS = 300.0
 
 
@@ -38,6 +40,7 @@ class Opponents:
 def opponents(
     names: Sequence[str],
     module: torch.nn.Module | None,
+    inputs: ModuleInputs | None,
     samples: Feed,
     sizes: Sequence[int],
     threads: int,
@@ -47,6 +50,7 @@ def opponents(
     Args:
         names: as in :class:`Rivals`.
         module: the original network; absent where it is an ONNX file.
+        inputs: what it is called with.
         samples: what they will be timed on.
         sizes: the batch sizes.
         threads: threads of an earlier bundle's engine.
@@ -68,11 +72,11 @@ def opponents(
                 # Builds of one network often lie in folders of one name: the path tells them apart.
                 title = name if folders.count(Path(name).name) > 1 else Path(name).name
                 found.runners[f"{EARLIER}{title}"] = session_runner(session, BatchSpec(*bundle.manifest.batch))
-            elif module is None:
+            elif module is None or inputs is None:
                 found.notes.append("torch.compile was not timed: the original is an ONNX file.")
             else:
                 try:
-                    found.runners["torch.compile"] = compiled(module, samples, sizes)
+                    found.runners["torch.compile"] = compiled(module, inputs, samples, sizes)
                 except Exception as error:  # the compiler raises whatever its backends raise
                     lines = str(error).strip().splitlines()
                     why = f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
@@ -80,7 +84,7 @@ def opponents(
         yield found
 
 
-def compiled(module: torch.nn.Module, samples: Feed, sizes: Sequence[int]) -> Runner:
+def compiled(module: torch.nn.Module, inputs: ModuleInputs, samples: Feed, sizes: Sequence[int]) -> Runner:
     """The network through ``torch.compile``, compiled for each batch size before it is timed.
 
     Raises:
@@ -94,7 +98,7 @@ def compiled(module: torch.nn.Module, samples: Feed, sizes: Sequence[int]) -> Ru
 
     def run(feed: Feed) -> Logits:
         with torch.no_grad():
-            named = named_outputs(quick(*map(torch.from_numpy, feed.values())))
+            named = named_outputs(inputs.call(quick, feed))
         # Every output comes out, as it does of the runners that it is timed against.
         found = {name: tensor.numpy() for name, tensor in named.tensors.items()}
         return found[named.main]

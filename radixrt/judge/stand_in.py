@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.batch import Samples
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.registry import stand_in
 from radixrt.engines.runners import session_outputs
@@ -27,7 +27,7 @@ def judge_stand_in(
     prepared: Prepared,
     trial: Trial,
     stages: Stages,
-    engine_images: ImageList | None = None,
+    engine_images: Samples | None = None,
 ) -> Verdict:
     """Runs the stand-in of a plan, its deploy graph on the CPU, and the reference over the test images.
 

@@ -82,7 +82,7 @@ def validate_engine(request: ValidateRequest, stages: Stages | None = None) -> R
         stages: where progress is shown.
 
     Raises:
-        InputError: there is no such engine, no reference for it, or it does not take images.
+        InputError: there is no such engine, no reference for it, or it does not take what the original does.
         UnavailableError: an engine that somebody else made cannot run here.
     """
     stages = stages or Stages()
@@ -131,13 +131,10 @@ def _open(found: _Found, stack: ExitStack) -> Session | None:
 
     Raises:
         UnavailableError: an engine that somebody else made cannot run here.
-        InputError: it does not take images.
     """
     if found.file is None or (found.bundle is not None and not found.target.capability().runs):
         return None
-    session = stack.enter_context(found.target.open(found.file))
-    _check_tensors(found.given, session)
-    return session
+    return stack.enter_context(found.target.open(found.file))
 
 
 def _measured(found: _Found, session: Session | None, prepared: Prepared, trial: Trial, stages: Stages) -> Verdict:
@@ -182,19 +179,6 @@ def _find(engine: Path) -> _Found:
     if not engine.is_file():
         raise InputError(f"there is no engine at {engine}: name a bundle, an .onnx, an .xml or a .plan file")
     return _Found(engine, engine, target_of_file(engine), None)
-
-
-def _check_tensors(engine: Path, session: Session) -> None:
-    if len(session.inputs) != 1:
-        names = ", ".join(spec.name for spec in session.inputs)
-        raise InputError(
-            f"{engine} has {len(session.inputs)} inputs ({names}): only engines that take one tensor of images can be "
-            "judged, so export it with one"
-        )
-    if len(session.inputs[0].shape) != 4:
-        raise InputError(
-            f"{engine} takes {session.inputs[0].shape}: only engines that take images (N, C, H, W) can be judged"
-        )
 
 
 def _needs_weights(name: str) -> bool:

@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.calibration.data.batch import Batch
-from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.batch import Batch, Samples
 from radixrt.calibration.data.targets import Target, TargetKind
 from radixrt.export.graph.output_kind import Head, OutputKind
 from radixrt.export.source.outputs import is_flat
@@ -178,7 +177,7 @@ class Task(ABC):
             trust: what may be concluded.
         """
 
-    def check(self, network: Interface, images: ImageList) -> None:  # noqa: B027 - most tasks can use any
+    def check(self, network: Interface, images: Samples) -> None:  # noqa: B027 - most tasks can use any
         """Looks at the targets of images before anything long starts.
 
         Raises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.batch import Samples
 from radixrt.calibration.data.targets import TargetKind
 from radixrt.errors import InputError
 from radixrt.validate.measure.bootstrap import measured, measured_shares
@@ -37,7 +37,7 @@ class Embed(Task):
     def judge(self, network: Interface, trust: Trust) -> Judge:
         return _Vectors(network, trust)
 
-    def check(self, network: Interface, images: ImageList) -> None:
+    def check(self, network: Interface, images: Samples) -> None:
         identities = images.targets or ()
         if len(set(identities)) == len(identities):
             raise InputError(

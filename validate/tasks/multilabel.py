@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.batch import Samples
 from radixrt.calibration.data.targets import Target, TargetKind
 from radixrt.engines.bundle.answers import sureness
 from radixrt.errors import InputError
@@ -38,7 +38,7 @@ class Multilabel(Task):
     def judge(self, network: Interface, trust: Trust) -> Judge:
         return _Labels(network, trust)
 
-    def check(self, network: Interface, images: ImageList) -> None:
+    def check(self, network: Interface, images: Samples) -> None:
         for name, target in zip(images.names, images.targets or (), strict=False):
             if target and max(target) >= network.classes:
                 raise InputError(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.batch import Samples
 from radixrt.calibration.data.targets import Target, TargetKind
 from radixrt.errors import InputError
 from radixrt.export.source.outputs import is_flat
@@ -40,7 +40,7 @@ class Regress(Task):
     def judge(self, network: Interface, trust: Trust) -> Judge:
         return _Numbers(network, trust)
 
-    def check(self, network: Interface, images: ImageList) -> None:
+    def check(self, network: Interface, images: Samples) -> None:
         width = network.classes or 1
         for name, target in zip(images.names, images.targets or (), strict=False):
             if len(target) != width:

@@ -13,8 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.calibration.data.batch import Batch
-from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.batch import Batch, Samples
 from radixrt.calibration.data.masks import IGNORED, check_masks
 from radixrt.calibration.data.targets import Target, TargetKind
 from radixrt.engines.bundle.answers import class_maps
@@ -49,7 +48,7 @@ class Segment(Task):
     def judge(self, network: Interface, trust: Trust) -> Judge:
         return _Masks(network, trust)
 
-    def check(self, network: Interface, images: ImageList) -> None:
+    def check(self, network: Interface, images: Samples) -> None:
         if images.targets is not None:
             check_masks(list(zip(images.paths, images.targets, strict=True)), _classes(network))
 

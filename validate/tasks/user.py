@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.calibration.data.batch import Batch
-from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.batch import Batch, Samples
 from radixrt.calibration.data.targets import Target
 from radixrt.errors import InputError
 from radixrt.export.graph.output_kind import OutputKind
@@ -157,7 +156,7 @@ class UserTask(Task):
         limit = None if self.metric is not None else trust.max_drop_points
         return _UserJudge(self, self._task.judge(network, replace(trust, max_drop_points=limit)), network, trust)
 
-    def check(self, network: Interface, images: ImageList) -> None:
+    def check(self, network: Interface, images: Samples) -> None:
         self._task.check(network, images)
 
     def judged_by(self, network: Interface) -> bool:

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from radixrt.errors import InputError
 from radixrt.export.reader.onnx_file import read_onnx, with_batch
 from radixrt.export.reader.simplify import simplify, write_onnx
-from radixrt.export.spec import BatchSpec
+from radixrt.export.spec import BatchSpec, FileChoice
 
 
 def tiny(batch: int | str = "N", opset: int = 18, **changes: object) -> onnx.ModelProto:
@@ -188,10 +188,6 @@ def _bytes_input(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
 
 
-def _two_inputs(model: onnx.ModelProto) -> None:
-    model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, 5]))
-
-
 def _flat_input(model: onnx.ModelProto) -> None:
     del model.graph.input[0].type.tensor_type.shape.dim[2:]
 
@@ -265,10 +261,10 @@ def test_of_several_outputs_the_logits_come_first(wanted: str | None, order: lis
     model.graph.output.insert(0, helper.make_tensor_value_info("p", TensorProto.FLOAT, None))
     if wanted is not None:
         model.graph.output.append(helper.make_tensor_value_info(wanted, TensorProto.FLOAT, None))
-    found = read_onnx(save(model, tmp_path), wanted)
+    found = read_onnx(save(model, tmp_path), FileChoice(logits=wanted))
     assert [value.name for value in found.graph.outputs] == order
     with pytest.raises(InputError, match=r"has no output 'nobody': name one of p .* with --logits"):
-        read_onnx(save(model, tmp_path), "nobody")
+        read_onnx(save(model, tmp_path), FileChoice(logits="nobody"))
 
 
 # What outputs mean is for a task to say: the reader takes maps and integers as they are.
@@ -290,10 +286,10 @@ def test_outputs_of_any_rank_and_of_integers_are_taken(
 def test_free_sides_become_those_that_are_asked_for(tmp_path: Path) -> None:
     model = tiny()
     _free_size(model)
-    (image,) = read_onnx(save(model, tmp_path), input_size=(3, 24, 8)).graph.inputs
+    (image,) = read_onnx(save(model, tmp_path), FileChoice(input_size=(3, 24, 8))).graph.inputs
     assert [side for side in image.shape or () if isinstance(side, int)] == [3, 24, 8]
-    with pytest.raises(InputError, match="takes images of 8 where --input-size has 16: name what it takes"):
-        read_onnx(save(model, tmp_path), input_size=(3, 16, 16))
+    with pytest.raises(InputError, match="takes image of 8 where 16 was asked for: name what it takes"):
+        read_onnx(save(model, tmp_path), FileChoice(input_size=(3, 16, 16)))
 
 
 @pytest.mark.parametrize(
@@ -305,9 +301,8 @@ def test_free_sides_become_those_that_are_asked_for(tmp_path: Path) -> None:
         (_gigantic_value, "more than this compiler takes on"),
         (_complex, "phases is of the unsupported type complex64"),
         (_strings, "names is of the unsupported type string"),
-        (_bytes_input, "image is uint8"),
-        (_two_inputs, r"2 inputs \(image, mask\)"),
-        (_flat_input, "2 dimensions"),
+        (_bytes_input, r"unsupported type: tensor\(uint8\)"),
+        (_flat_input, "not a valid ONNX graph"),
         (_free_size, r"leaves the sides of image free .*: name them with --input-size"),
         (_no_output, "no output"),
         (_rowless_output, "rowless does not have one row per image"),

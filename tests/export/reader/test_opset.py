@@ -34,7 +34,7 @@ def test_what_the_compiler_adds_is_of_the_opset_of_the_graph(opset: int, tmp_pat
     ):
         model, report = rewrite(graph.clone(), rewrite_options(get(target), precision, "keep"))
         assert len(report.attention_blocks) == 1
-        table = calibrate(model, [{"input": images(4)}]) if precision is Precision.INT8 else None
+        table = calibrate(model, [{"x": images(4)}]) if precision is Precision.INT8 else None
         typed = typed_graph(model, precision, target, table)
         assert typed.placement is None or typed.placement.quantized
         proto = ir.to_proto(typed.model)

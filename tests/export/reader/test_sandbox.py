@@ -15,7 +15,7 @@ from radixrt.errors import InputError
 from radixrt.export.reader.onnx_file import read_onnx, with_batch
 from radixrt.export.reader.sandbox import read_foreign
 from radixrt.export.reader.simplify import simplify
-from radixrt.export.spec import BatchSpec
+from radixrt.export.spec import BatchSpec, FileChoice
 from tests.cli_runner import radixrt
 from tests.export.reader.test_onnx_file import save, tiny
 
@@ -58,7 +58,7 @@ def gigantic() -> onnx.ModelProto:
 
 def test_a_good_file_is_what_this_process_would_have_read(tmp_path: Path) -> None:
     path = save(tiny(), tmp_path)
-    found = read_foreign(path, BatchSpec(2, 2))
+    found = read_foreign(path, FileChoice(BatchSpec(2, 2)))
     graph = read_onnx(path)
     expected = simplify(with_batch(graph, BatchSpec(2, 2)))
     for model, wanted in ((found.graph, graph), (found.simplified, expected)):

@@ -14,10 +14,12 @@ from radixrt.errors import InputError, RadixRTError
 from radixrt.export.graph.origin import module_of
 from radixrt.export.reader.simplify import simplify
 from radixrt.export.source.capture import capture
+from radixrt.export.source.module_inputs import ModuleInputs
 from radixrt.export.source.reference import hold_against, torch_runner
 from radixrt.export.spec import BatchSpec
 
 SIZE = (3, 64, 64)
+IMAGE = ModuleInputs.image(SIZE)
 
 
 def images(count: int) -> dict[str, np.ndarray]:
@@ -57,14 +59,14 @@ def network() -> nn.Module:
 @pytest.fixture(scope="module")
 def dynamic() -> tuple[nn.Module, ir.Model]:
     net = network()
-    return net, simplify(capture(net, SIZE, BatchSpec(1, 4)))
+    return net, simplify(capture(net, IMAGE, BatchSpec(1, 4)))
 
 
 def test_a_dynamic_batch_runs_at_every_size(dynamic: tuple[nn.Module, ir.Model]) -> None:
     net, model = dynamic
     for count in (1, 2, 3, 4):
         # float32, few layers; the exporter folds the BatchNorm into the convolution.
-        assert hold_against(net, model, images(count), tolerance=1e-5) < 1e-5
+        assert hold_against(net, IMAGE, model, images(count), tolerance=1e-5) < 1e-5
 
 
 def test_the_interface_has_the_agreed_names(dynamic: tuple[nn.Module, ir.Model]) -> None:
@@ -91,10 +93,10 @@ def test_nodes_are_known_by_their_modules(dynamic: tuple[nn.Module, ir.Model]) -
 
 def test_a_static_batch_is_static_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     net = network()
-    model = simplify(capture(net, SIZE, BatchSpec(2, 2)))
+    model = simplify(capture(net, IMAGE, BatchSpec(2, 2)))
     assert str(model.graph.inputs[0].shape) == "[2,3,64,64]"
     # Three images are filled up to four: two batches of two.
-    assert hold_against(net, model, images(3), tolerance=1e-5) < 1e-5
+    assert hold_against(net, IMAGE, model, images(3), tolerance=1e-5) < 1e-5
     assert capfd.readouterr() == ("", "")
     assert b".py" not in ir.to_proto(model).SerializeToString()
 
@@ -105,9 +107,9 @@ def test_a_graph_that_computes_something_else_is_caught(dynamic: tuple[nn.Module
     other = network()
     nn.init.normal_(other.get_submodule("head").weight)  # type: ignore[arg-type]
     with pytest.raises(RadixRTError, match="differs from PyTorch"):
-        hold_against(other, model, images(2))
+        hold_against(other, IMAGE, model, images(2))
     with pytest.raises(RadixRTError, match="PyTorch returns logits that are NaN"):
-        hold_against(other, model, {"input": np.full((1, *SIZE), np.nan, np.float32)})
+        hold_against(other, IMAGE, model, {"input": np.full((1, *SIZE), np.nan, np.float32)})
 
 
 class Chaos(nn.Module):
@@ -124,11 +126,11 @@ class Chaos(nn.Module):
 
 def test_rounding_that_pytorch_shows_too_is_no_fault_of_the_graph() -> None:
     chaos = Chaos().eval()
-    model = simplify(capture(chaos, SIZE, BatchSpec(2, 2)))
-    assert hold_against(chaos, model, images(2), tolerance=1e-9) > 1e-9
+    model = simplify(capture(chaos, IMAGE, BatchSpec(2, 2)))
+    assert hold_against(chaos, IMAGE, model, images(2), tolerance=1e-9) > 1e-9
     with pytest.raises(RadixRTError, match="differs from PyTorch"):
         chaos.net.get_submodule("head").bias.data += 0.1  # type: ignore[operator, union-attr]
-        hold_against(chaos, model, images(2), tolerance=1e-9)
+        hold_against(chaos, IMAGE, model, images(2), tolerance=1e-9)
 
 
 class Several(nn.Module):
@@ -159,14 +161,14 @@ class Several(nn.Module):
 )
 def test_a_module_with_several_outputs(named: bool, wanted: str | None, names: list[str]) -> None:
     module = Several(named).eval()
-    model = simplify(capture(module, SIZE, BatchSpec(1, 4), logits=wanted))
+    model = simplify(capture(module, IMAGE, BatchSpec(1, 4), logits=wanted))
     assert [value.name for value in model.graph.outputs] == names
-    assert hold_against(module, model, images(3), logits=wanted) < 1e-5
-    assert torch_runner(module, wanted)(images(2)).shape == (2, 8 if wanted else 5)
+    assert hold_against(module, IMAGE, model, images(3), logits=wanted) < 1e-5
+    assert torch_runner(module, IMAGE, wanted)(images(2)).shape == (2, 8 if wanted else 5)
     with torch.no_grad():
         module.convolution.weight.mul_(1.5)
     with pytest.raises(RadixRTError, match="exporter produced another function"):
-        hold_against(module, model, images(3), logits=wanted)
+        hold_against(module, IMAGE, model, images(3), logits=wanted)
 
 
 class Rowless(nn.Module):
@@ -199,17 +201,17 @@ def test_what_cannot_be_captured_is_said_in_one_sentence(
     module: nn.Module, size: tuple[int, int, int], message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        capture(module, size)
+        capture(module, ModuleInputs.image(size))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
 def test_an_output_of_any_rank_is_captured_under_a_name_that_claims_nothing() -> None:
-    graph = capture(nn.ReLU(), SIZE, BatchSpec(1, 4)).graph
+    graph = capture(nn.ReLU(), IMAGE, BatchSpec(1, 4)).graph
     assert [(value.name, len(value.shape or ())) for value in graph.outputs] == [("output", 4)]
     with pytest.raises(InputError, match="output is not a tensor of logits"):
-        capture(nn.ReLU(), SIZE, logits="output")
+        capture(nn.ReLU(), IMAGE, logits="output")
 
 
 def test_an_opset_that_the_exporter_lacks_is_refused() -> None:
     with pytest.raises(InputError, match="starts at 18"):
-        capture(network(), SIZE, opset=17)
+        capture(network(), IMAGE, opset=17)

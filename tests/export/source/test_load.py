@@ -16,6 +16,7 @@ from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.errors import InputError
 from radixrt.export.source import load as zoo
 from radixrt.export.source import pretrained
+from radixrt.export.source.module_inputs import ModuleInputs
 from radixrt.export.source.randomise import fit_statistics
 
 TINY = "timm:test_resnet.r160_in1k"  # timm's own network for tests: 0.5 million weights
@@ -90,7 +91,7 @@ def test_random_weights_are_the_same_each_time_and_alive(no_hub: None) -> None:
     # Each block's last BatchNorm starts at zero in timm, which would leave attention without any effect.
     assert all(bool(m.weight.any()) for m in first.module.modules() if isinstance(m, nn.BatchNorm2d))
     images = np.random.default_rng(0).standard_normal((4, 3, 64, 64)).astype(np.float32)
-    fit_statistics(first.module, [{"input": images}])
+    fit_statistics(first.module, ModuleInputs.image((3, 64, 64)), [{"input": images}])
     logits = first.module(torch.from_numpy(images))
     assert bool(logits.isfinite().all()) and float(logits.std(0).mean()) > 1e-3
 

@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 from radixrt.errors import InputError
+from radixrt.export.source.module_inputs import ModuleInputs
 from radixrt.export.source.randomise import ENLIVENED, enliven, fit_statistics
+
+IMAGE = ModuleInputs.image((3, 6, 6))
 
 
 def network() -> nn.Sequential:
@@ -24,7 +27,7 @@ def test_statistics_are_the_average_over_the_batches() -> None:
     net = network()
     batches = [images(4, seed) for seed in range(3)]
     maps = [net[0](torch.from_numpy(batch)).detach() for batch in batches]
-    fit_statistics(net, [{"input": batch} for batch in batches])
+    fit_statistics(net, IMAGE, [{"input": batch} for batch in batches])
     norm = net[1]
     assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
     mean = torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0)
@@ -35,22 +38,22 @@ def test_statistics_are_the_average_over_the_batches() -> None:
 
 def test_the_network_is_back_in_eval_mode_with_its_momentum() -> None:
     net = network()
-    fit_statistics(net, [{"input": images(4)}])
+    fit_statistics(net, IMAGE, [{"input": images(4)}])
     assert not any(module.training for module in net.modules())
     assert isinstance(net[1], nn.BatchNorm2d) and net[1].momentum == 0.1
     first, second = (net(torch.from_numpy(images(2))) for _ in range(2))
     assert torch.equal(first, second)
-    fit_statistics(nn.Sequential(nn.Conv2d(3, 1, 1)), [])  # nothing to fit is no error
+    fit_statistics(nn.Sequential(nn.Conv2d(3, 1, 1)), IMAGE, [])  # nothing to fit is no error
 
 
 def test_single_images_do_not_count() -> None:
     with pytest.raises(InputError, match="two calibration images"):
-        fit_statistics(network(), [{"input": images(1)}, {"input": images(1)}])
+        fit_statistics(network(), IMAGE, [{"input": images(1)}, {"input": images(1)}])
 
 
 def test_images_that_overflow_are_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"1\.running_mean"):
-        fit_statistics(network(), [{"input": np.full((2, 3, 6, 6), np.inf, np.float32)}])
+        fit_statistics(network(), IMAGE, [{"input": np.full((2, 3, 6, 6), np.inf, np.float32)}])
 
 
 def test_dead_branches_come_alive_and_biases_stay() -> None:

@@ -1,0 +1,1 @@
+"""Arrays that somebody else prepared, one for each input of a network."""
