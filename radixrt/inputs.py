@@ -51,16 +51,16 @@ def module_inputs(
     Raises:
         InputError: it takes something else.
     """
-    own, needed = parameters(module)
+    needed = parameters(module).needed
     if asked.given:
         return ModuleInputs.of_specs(module, asked.given)
     if arrays is not None:
-        return ModuleInputs.of_example(module, arrays.example(max(needed, 1)))
-    if needed > 1 and len(asked.examples) > 1:
+        return ModuleInputs.of_example(module, arrays.example(max(len(needed), 1)))
+    if len(needed) > 1 and len(asked.examples) > 1:
         return ModuleInputs.of_specs(module, asked.examples)
-    if needed > 1:
+    if len(needed) > 1:
         raise InputError(
-            f"the model takes {needed} inputs ({', '.join(own[:needed])}), which images cannot feed: name arrays with "
+            f"the model takes {len(needed)} inputs ({', '.join(needed)}), which images cannot feed: name arrays with "
             "--data (a .npz file with these names), or give each input with --input"
         )
     assert preparation is not None

@@ -102,7 +102,9 @@ def test_nothing_unpacks_an_archive() -> None:
     paths = [p for folder in ("radixrt", *PACKAGES) for p in (ROOT / folder).rglob("*.py")]
     assert len(paths) > 100
     for path in paths:
-        assert not pattern.search(path.read_text(encoding="utf-8")), f"{path} unpacks an archive"
+        # A .npz is read row by row where it lies.
+        allowed = {"ZipFile"} if path.match("calibration/arrays/stores.py") else set()
+        assert set(pattern.findall(path.read_text(encoding="utf-8"))) <= allowed, f"{path} unpacks an archive"
 
 
 @pytest.mark.slow

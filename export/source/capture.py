@@ -65,7 +65,7 @@ def capture(
     named = _outputs(module, inputs, feed, logits)
     args, kwargs = inputs.filled({name: torch.from_numpy(array) for name, array in feed.items()})
     if args and isinstance(args[-1], dict):  # which the exporter would take for the keywords
-        args, kwargs = (), {**dict(zip(parameters(module)[0], args, strict=False)), **kwargs}
+        args, kwargs = (), {**dict(zip(parameters(module).names, args, strict=False)), **kwargs}
     try:
         with quiet("torch", "onnxscript", "onnx_ir"):
             program = torch.onnx.export(
@@ -96,7 +96,7 @@ def _free_batch(module: torch.nn.Module, inputs: ModuleInputs, batch: BatchSpec)
     free = torch.export.Dim(BATCH_DIM, min=batch.min, max=batch.max)
     args, kwargs = inputs.filled({spec.name: {0: free} for spec in inputs.specs})
     named = kwargs or (args and isinstance(args[-1], dict))
-    return {**dict(zip(parameters(module)[0], args, strict=False)), **kwargs} if named else args
+    return {**dict(zip(parameters(module).names, args, strict=False)), **kwargs} if named else args
 
 
 def _outputs(module: torch.nn.Module, inputs: ModuleInputs, feed: Feed, logits: str | None) -> NamedOutputs:
@@ -108,7 +108,7 @@ def _outputs(module: torch.nn.Module, inputs: ModuleInputs, feed: Feed, logits: 
             output = inputs.call(module, feed)
     except Exception as error:  # a module may raise anything
         raise InputError(f"the model does not run on {shape}: {first_line(_root_cause(error))}") from error
-    named = named_outputs(output, logits)
+    named = named_outputs(output, logits, feed)
     kinds = (torch.float32, torch.uint8, torch.int32, torch.int64, torch.bool)
     for name, tensor in named.tensors.items():
         if tensor.ndim == 0 or tensor.shape[0] != count or tensor.dtype not in kinds:

@@ -69,12 +69,12 @@ class ModuleInputs:
         if isinstance(inputs, Mapping):
             parts = {str(name): value for name, value in inputs.items()}
         elif isinstance(inputs, (tuple, list)):
-            own, needed = parameters(module)
-            several = len(inputs) <= len(own) and needed <= len(inputs)
+            own = parameters(module)
+            several = len(own.needed) <= len(inputs) <= len(own.positional)
             if several and not hasattr(inputs, "_fields"):
-                parts = dict(zip(own, inputs, strict=False))
+                parts = dict(zip(own.positional, inputs, strict=False))
             else:
-                parts = {next(iter(own), IMAGE_INPUT): inputs}
+                parts = {next(iter(own.names), IMAGE_INPUT): inputs}
         else:
             parts = {IMAGE_INPUT: inputs}
         specs: list[InputSpec] = []
@@ -83,27 +83,29 @@ class ModuleInputs:
 
     @classmethod
     def _placed(cls, module: torch.nn.Module, specs: Sequence[InputSpec], parts: dict[str, Any]) -> ModuleInputs:
-        own, needed = parameters(module)
-        if set(parts) <= set(own):
-            first = [name for name in own if name in parts]
-            if first == own[: len(first)]:
-                args, kwargs = tuple(parts[name] for name in first), {}
+        own = parameters(module)
+        args: tuple[Any, ...] = ()
+        kwargs: dict[str, Any] = {}
+        if set(parts) <= set(own.names):
+            first = tuple(name for name in own.positional if name in parts)
+            if len(first) == len(parts) and first == own.positional[: len(first)]:
+                args = tuple(parts[name] for name in first)
             else:
-                args, kwargs = (), parts
+                kwargs = {name: parts[name] for name in own.names if name in parts}
         elif len(parts) == 1:
-            args, kwargs = tuple(parts.values()), {}
-        elif needed <= 1:
-            args, kwargs = (parts,), {}
+            args = tuple(parts.values())
+        elif len(own.needed) <= 1:
+            args = (parts,)
         else:
             raise InputError(
-                f"the model takes {', '.join(own)}, not {', '.join(parts)}: name its inputs so, or wrap it in a module "
-                "that takes these"
+                f"the model takes {', '.join(own.names)}, not {', '.join(parts)}: name its inputs so, or wrap it in a "
+                "module that takes these"
             )
-        if needed > len(args) + len(kwargs):
-            lacking = [name for name in own[:needed] if name not in parts]
+        given = kwargs or own.positional[: len(args)]
+        if lacking := [name for name in own.needed if name not in given]:
             raise InputError(
-                f"the model takes {needed} inputs, of which {', '.join(lacking)} is missing: name each with --input "
-                f"{(lacking or own)[0]}=1x64:float32, or give data that has it"
+                f"the model takes {len(own.needed)} inputs, of which {', '.join(lacking)} is missing: name each with "
+                f"--input {lacking[0]}=1x64:float32, or give data that has it"
             )
         by_name = {spec.name: spec for spec in specs}
         return cls(tuple(by_name[name] for name in _leaves((args, kwargs))), args, kwargs)
@@ -123,16 +125,28 @@ class ModuleInputs:
         return module(*args, **kwargs)
 
 
-def parameters(module: torch.nn.Module) -> tuple[list[str], int]:
-    """The names of the arguments that ``forward`` takes, and how many of them it needs."""
+@dataclass(frozen=True)
+class Parameters:
+    """The arguments that ``forward`` takes: all in order, those that go by position, and those that it needs."""
+
+    names: tuple[str, ...] = ()
+    positional: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
+
+
+def parameters(module: torch.nn.Module) -> Parameters:
+    """What ``forward`` takes; nothing where that does not show."""
     try:
         found = inspect.signature(module.forward).parameters.values()
     except (TypeError, ValueError):  # compiled code may have no signature; whether it runs will show
-        return [], 0
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    own = [one for one in found if one.kind in kinds]
-    needed = [one.name for one in own if one.default is one.empty]
-    return [*needed, *(one.name for one in own if one.name not in needed)], len(needed)
+        return Parameters()
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    own = [one for one in found if one.kind in (*by_place, inspect.Parameter.KEYWORD_ONLY)]
+    return Parameters(
+        names=tuple(one.name for one in own),
+        positional=tuple(one.name for one in own if one.kind in by_place),
+        needed=tuple(one.name for one in own if one.default is one.empty),
+    )
 
 
 def _listed(part: Any) -> Any:

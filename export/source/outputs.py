@@ -7,7 +7,7 @@ their order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ class NamedOutputs:
         return {self.main: self.tensors[self.main], **self.tensors}
 
 
-def named_outputs(result: object, wanted: str | None = None) -> NamedOutputs:
+def named_outputs(result: object, wanted: str | None = None, taken: Collection[str] = ()) -> NamedOutputs:
     """Names what a module returned.
 
     The tensors of a dictionary or a named tuple have their own names. Those of a tuple are called by their place
@@ -43,6 +43,7 @@ def named_outputs(result: object, wanted: str | None = None) -> NamedOutputs:
     Args:
         result: what the module returned.
         wanted: which output is the logits; see :func:`main_output` where absent.
+        taken: the names of inputs: an output of such a name is called ``NAME_output``.
 
     Raises:
         InputError: it holds something else than tensors, or there is no such output.
@@ -63,6 +64,7 @@ def named_outputs(result: object, wanted: str | None = None) -> NamedOutputs:
             f"the model returns {type(result).__name__}, not tensors: wrap it in a module that returns a "
             "tensor, or a tuple or dictionary of tensors"
         )
+    found = {f"{name}_output" if name in taken else name: tensor for name, tensor in found.items()}
     main = main_output({name: tuple(tensor.shape) for name, tensor in found.items()}, wanted, "the model")
     if isinstance(result, (tuple, list)) and not hasattr(result, "_fields") and found[main].ndim == 2:
         found = {OUTPUT_NAME if name == main else name: tensor for name, tensor in found.items()}

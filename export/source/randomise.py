@@ -63,7 +63,7 @@ def fit_statistics(module: torch.nn.Module, inputs: ModuleInputs, batches: Itera
                     inputs.call(module, batch)
                     seen += length(batch)
     except Exception as error:  # a module may raise anything
-        raise InputError(f"the model does not run on an input of {shapes(batch)}: {first_line(error)}") from error
+        raise InputError(f"the model does not run on {shapes(batch)}: {first_line(error)}") from error
     finally:
         for layer, training, momentum in kept:
             layer.train(training)

@@ -38,7 +38,7 @@ def torch_outputs(
     def run(feed: Feed) -> dict[str, np.ndarray]:
         with torch.inference_mode():
             result = inputs.call(module, feed)
-        return {name: tensor.numpy() for name, tensor in named_outputs(result, logits).ordered.items()}
+        return {name: tensor.numpy() for name, tensor in named_outputs(result, logits, feed).ordered.items()}
 
     return run
 
@@ -78,7 +78,7 @@ def _in_float64(module: torch.nn.Module, inputs: ModuleInputs, feed: Feed, logit
     with torch.inference_mode():
         wide = {name: a.astype(np.float64) if a.dtype == np.float32 else a for name, a in feed.items()}
         result = inputs.call(copy.deepcopy(module).double(), wide)
-    return [tensor.numpy() for tensor in named_outputs(result, logits).ordered.values()]
+    return [tensor.numpy() for tensor in named_outputs(result, logits, feed).ordered.values()]
 
 
 def hold_against(

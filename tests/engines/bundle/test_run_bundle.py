@@ -134,9 +134,9 @@ def test_arrays_go_in_and_every_output_comes_out(bundle: Path, photos: Path, tmp
 @pytest.mark.parametrize(
     ("array", "said"),
     [
-        (np.zeros((2, 32, 32, 3), np.float32), "has shape (2, 32, 32, 3): the engine takes (N, 3, 32, 32)"),
+        (np.zeros((2, 32, 32, 3), np.float32), "has shape (2, 32, 32, 3) for input: the engine takes (N, 3, 32, 32)"),
         (np.zeros((0, 3, 32, 32), np.float32), "the engine takes (N, 3, 32, 32)"),
-        (np.zeros((2, 3, 32, 32), np.uint8), "holds uint8: give floats"),
+        (np.zeros((2, 3, 32, 32), np.uint8), "holds uint8 for input: give floats"),
         (np.array([None]), "not a .npy or .npz file of numbers"),
         ({"a": np.zeros(1), "b": np.zeros(1)}, "holds a, b: name the array 'input'"),
     ],

@@ -52,6 +52,7 @@ class Plan:
                 "ICudaEngine.num_optimization_profiles": len(PROFILES),
                 "ICudaEngine.get_tensor_name": lambda _, index: ("input", "logits")[index],
                 "ICudaEngine.get_tensor_shape": (-1, 3),
+                "ICudaEngine.get_tensor_dtype": lambda *_: "DataType.FLOAT",
                 "ICudaEngine.get_tensor_mode": lambda _, name: self._mode(name),
                 "ICudaEngine.get_tensor_profile_shape": lambda _, name, i: [
                     (PROFILES[i][0], 3),
@@ -100,7 +101,7 @@ def test_each_batch_runs_in_the_narrowest_profile_that_fits(
     assert plan.engine.ranges == PROFILES
     for size in (1, 4, 3, 8, 4, 1):
         batch = np.random.default_rng(size).normal(size=(size, 3)).astype(np.float32)
-        np.testing.assert_array_equal(plan.engine.run(batch)["logits"], batch * 2)
+        np.testing.assert_array_equal(plan.engine.run({"input": batch})["logits"], batch * 2)
     assert plan.used == [0, 1, 2, 2, 1, 0]
 
 
@@ -109,7 +110,7 @@ def test_the_device_has_a_clock_of_its_own(
     version: str, runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = Plan(runner, version, tmp_path, monkeypatch)
-    batch = np.ones((4, 3), np.float32)
+    batch = {"input": np.ones((4, 3), np.float32)}
     before = simulated_cuda.STATE.copies
     assert plan.engine.device_times(batch, 5) == ([0.25] * 5, False)
     assert simulated_cuda.STATE.copies == before + 1, "only the kernels are timed"
@@ -126,7 +127,7 @@ def test_the_kernels_are_recorded_where_they_can_be(
     driver = Graphs(refused)
     driver.work = plan.engine.execute
     monkeypatch.setattr(sys.modules["cuda_graph"], "find_driver", lambda: driver)
-    times, graph = plan.engine.device_times(np.ones((4, 3), np.float32), 5)
+    times, graph = plan.engine.device_times({"input": np.ones((4, 3), np.float32)}, 5)
     assert (times, graph) == ([0.25] * 5, not refused)
     assert (driver.launched, driver.alive) == ((0, 0) if refused else (5, 0))
 
@@ -171,8 +172,10 @@ def test_timings_are_taken_and_those_of_another_device_left(
 
 # Nine images for profiles of one, four, and two to eight: eight, and one.
 def test_images_are_dealt_to_the_profiles(runner: ModuleType) -> None:
-    images = np.arange(9)
-    dealt = [(part.stop - part.start, len(b)) for part, b in runner.batches(9, lambda part: images[part], PROFILES)]
+    def load(part: slice) -> dict[str, Any]:
+        return {"input": np.arange(9)[part]}
+
+    dealt = [(part.stop - part.start, len(b["input"])) for part, b in runner.batches(9, load, PROFILES)]
     assert dealt == [(8, 8), (1, 1)]
-    assert [len(b) for _, b in runner.batches(6, lambda part: images[part], [(4, 4)])] == [4, 4]
+    assert [len(b["input"]) for _, b in runner.batches(6, load, [(4, 4)])] == [4, 4]
     assert runner.range_for(3, [(1, 1), (8, 8)]) == (8, 8)

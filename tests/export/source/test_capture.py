@@ -193,7 +193,7 @@ class Branches(nn.Module):
     [
         (Text(), SIZE, "returns tuple, not tensors"),
         (Rowless(), SIZE, "returns output_1 as float32 of shape"),
-        (nn.Conv2d(1, 1, 1), SIZE, "does not run on an input of 1x3x64x64"),
+        (nn.Conv2d(1, 1, 1), SIZE, "does not run on input 1x3x64x64"),
         (Branches(), SIZE, "cannot capture"),
     ],
 )

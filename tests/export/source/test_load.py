@@ -247,12 +247,3 @@ def test_an_onnx_file_brings_its_own_weights(tmp_path: Path) -> None:
         load(str(path), num_classes=4)
     with pytest.raises(InputError, match="holds its own weights"):
         load(str(path), checkpoint=path)
-
-
-def test_a_module_of_two_inputs_is_refused_in_a_sentence() -> None:
-    class Two(torch.nn.Module):
-        def forward(self, image: torch.Tensor, meta: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-            return image.mean((2, 3)) + meta * scale
-
-    with pytest.raises(InputError, match=r"two takes 2 inputs \(image, meta\), .* wrap it in a module that takes"):
-        zoo.from_module(Two(), "two")
