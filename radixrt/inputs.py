@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from radixrt.calibration.arrays.source import ArraySource, example_specs
 from radixrt.calibration.data.preparation import Preparation
+from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.errors import InputError
 from radixrt.export.source.load import LoadedModel
 from radixrt.export.source.module_inputs import ModuleInputs, parameters
 from radixrt.export.spec import InputSpec
-from radixrt.options import ModelChoice
+from radixrt.options import DataOptions, ModelChoice
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +43,21 @@ def asked_inputs(choice: ModelChoice, arrays: ArraySource | None, bundle: Bundle
     if arrays is None:
         return AskedInputs(given)
     return AskedInputs(given, tuple(example_specs(arrays.example(max(len(given), 2)))))
+
+
+def asked_size(data: DataOptions) -> tuple[int, int, int] | None:
+    """Channels, height and width of the image, where the user chose them.
+
+    Raises:
+        InputError: they are no such three numbers.
+    """
+    if data.input_size is None and data.preprocess is None:
+        return None
+    # Something must stand where a file of preprocessing says nothing of the size.
+    unknown = Preprocess(input_size=(3, 1, 1), mean=(0.5,) * 3, std=(0.5,) * 3)
+    chosen = unknown if data.preprocess is None else unknown.with_file(Path(data.preprocess))
+    size = chosen.with_overrides(input_size=data.input_size).input_size
+    return None if size == unknown.input_size else size
 
 
 def module_inputs(

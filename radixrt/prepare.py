@@ -25,7 +25,7 @@ from radixrt.export.source.module_inputs import ModuleInputs
 from radixrt.export.source.names import resolve
 from radixrt.export.spec import BatchSpec, FileChoice, InputSpec
 from radixrt.fields import as_path
-from radixrt.inputs import asked_inputs, image_input, module_inputs, specs_of
+from radixrt.inputs import asked_inputs, asked_size, image_input, module_inputs, specs_of
 from radixrt.options import DataOptions, ModelChoice
 from radixrt.pins import PinOptions
 from radixrt.progress import Stages
@@ -255,8 +255,8 @@ def images_lent(choice: ModelChoice, data: DataOptions) -> bool:
 
 def _findings(model: LoadedModel, preparation: Preparation, lent: bool) -> Iterator[Finding]:
     if assumed := preparation.assumed:
-        said = {field.name: field.value for field in preparation.fields}
-        values = "; ".join(f"{name} {_spelt(said[name])}" for name in assumed)
+        said = {field.name: field.spelt for field in preparation.fields}
+        values = "; ".join(f"{name} {said[name]}" for name in assumed)
         yield Finding.doubt(
             "preprocessing was assumed",
             f"Nobody said how images are prepared for {model.name}: assumed {values}. If that is not how it was "
@@ -274,10 +274,6 @@ def _findings(model: LoadedModel, preparation: Preparation, lent: bool) -> Itera
             )
 
 
-def _spelt(value: object) -> str:
-    return ",".join(f"{number:g}" for number in value) if isinstance(value, tuple) else f"{value}"
-
-
 def _loaded(choice: ModelChoice, file: FileChoice) -> tuple[LoadedModel, bool]:
     """The network, and whether equal weights mean an equal network."""
     if choice.module is not None:
@@ -291,21 +287,6 @@ def _loaded(choice: ModelChoice, file: FileChoice) -> tuple[LoadedModel, bool]:
         file=file,
     )
     return model, ref.kind in PINNED_KINDS
-
-
-def asked_size(data: DataOptions) -> tuple[int, int, int] | None:
-    """Channels, height and width of the image, where the user chose them.
-
-    Raises:
-        InputError: they are no such three numbers.
-    """
-    if data.input_size is None and data.preprocess is None:
-        return None
-    # Something must stand where a file of preprocessing says nothing of the size.
-    unknown = Preprocess(input_size=(3, 1, 1), mean=(0.5,) * 3, std=(0.5,) * 3)
-    chosen = unknown if data.preprocess is None else unknown.with_file(Path(data.preprocess))
-    size = chosen.with_overrides(input_size=data.input_size).input_size
-    return None if size == unknown.input_size else size
 
 
 def resolve_preprocess(

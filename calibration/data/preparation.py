@@ -37,6 +37,11 @@ class PreparedField(BaseModel):
     origin: Origin
     where: str = ""
 
+    @property
+    def spelt(self) -> str:
+        """The value as its option takes it."""
+        return ",".join(f"{number:g}" for number in self.value) if isinstance(self.value, tuple) else f"{self.value}"
+
 
 @dataclass(frozen=True)
 class _Said:

@@ -61,7 +61,7 @@ def rewrite(
     from radixrt.export.reader.sandbox import read_foreign
     from radixrt.export.reader.simplify import write_onnx
     from radixrt.export.spec import FileChoice, Precision
-    from radixrt.prepare import asked_size
+    from radixrt.inputs import asked_size
 
     display = stages()
     with display.stage("Rewriting attention and convolutions"):
