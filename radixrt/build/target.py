@@ -259,6 +259,7 @@ def manifest_of(job: Job, built: Built) -> Manifest:
         preprocessing=prepared.preprocess,
         assumed=prepared.preparation.assumed if prepared.preparation else (),
         labels=prepared.labels,
-        task=prepared.task.task.name,
+        # What a decoder of the user's makes of outputs stays with the user: a bundle runs none of their code.
+        task="tensors" if request.model.decode is not None else prepared.task.task.name,
         engine=engine.files[0].name if engine else None,
     )

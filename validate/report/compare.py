@@ -1,8 +1,9 @@
 """Several reports on one page: model x precision x target, and which of them no other beats.
 
 A report is on the Pareto front where no other is both at least as accurate and at least as fast, and better in one of
-the two. Accuracy is the engine's top-1 where every executed report has it, and otherwise the agreement with the
-original: the two are never mixed. Latencies of different machines are shown and called incomparable.
+the two. Accuracy is the task's metric (top-1, mIoU, ...) where every executed report has the same one, and otherwise
+the agreement with the original: the two are never mixed. Latencies of different machines are shown and called
+incomparable.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from radixrt.errors import InputError
 from radixrt.validate.gates import engine_row, floating
 from radixrt.validate.measure.rounds import ratio
+from radixrt.validate.quality import main_metric
 from radixrt.validate.report.figures import (
     BAD,
     ENGINE,
@@ -29,6 +31,7 @@ from radixrt.validate.report.html import render_page
 from radixrt.validate.report.rows import Row
 from radixrt.validate.report.summary import (
     RANDOM_WEIGHTS,
+    figure,
     headline,
     milliseconds,
     on_stand_in,
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
 COLOURS = (ENGINE, REFERENCE, OTHER, BAD)
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 # Columns that are said once, above the table, where they are the same in every row.
-BY_TOP1, BY_AGREEMENT = "top-1 of the engine", "same answer as the original"
+BY_AGREEMENT = "same answer as the original"
 BY_COSINE = "smallest cosine to the original (the share of equal answers, where there are any)"
 SAID_ONCE = ("model", "precision", "target", "measured on", "weights")
 LABEL_PLACES = ("top left", "bottom left", "top right", "bottom right")
@@ -53,7 +56,7 @@ LABEL_PLACES = ("top left", "bottom left", "top right", "bottom right")
 
 @dataclass(frozen=True)
 class Entry:
-    """One report: ``score`` is a share from 0 to 1 and ``latency_ms`` for one image; absent where not measured."""
+    """One report: the higher its ``score``, the better; ``latency_ms`` is for one image; absent where not measured."""
 
     report: Report
     score: float | None
@@ -67,11 +70,21 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All entries in the order given; ``score_name`` says what was compared, ``notes`` what must be known."""
+    """All entries in the order given; ``score_name`` says what was compared, ``notes`` what must be known.
+
+    ``metric`` is the name of the task's figure that was compared, where all that were executed have it.
+    """
 
     entries: tuple[Entry, ...]
     score_name: str
     notes: tuple[str, ...]
+    metric: str | None = None
+
+    @property
+    def share(self) -> bool:
+        """Whether scores are shares from 0 to 1."""
+        found = [main for entry in self.entries if (main := main_metric(entry.report.metrics)) is not None]
+        return self.metric is None or all(main.share for main in found)
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,10 @@ def compare(reports: Sequence[Report]) -> Comparison:
     if not reports:
         raise InputError("nothing to compare: name at least one bundle")
     executed = [report for report in reports if report.executed]
-    labelled = bool(executed) and all(report.accuracy for report in executed)
+    mains = [main_metric(report.metrics) for report in executed]
+    names = {main.name if main else None for main in mains}
+    metric = next(iter(names)) if len(names) == 1 else None
+    labelled = metric is not None
     points = [(_score(report, labelled), _latency_ms(report)) for report in reports]
     entries = tuple(
         Entry(report, score, ms, _on_front(score, ms, points))
@@ -107,12 +123,13 @@ def compare(reports: Sequence[Report]) -> Comparison:
         )
     if not labelled and len({report.model.name for report in executed}) > 1:
         notes.append("Each network's answers are held against its own original: that does not rank the networks.")
-    counts = {report.accuracy.samples for report in executed if report.accuracy}
+    counts = {main.samples for main in mains if main is not None}
     if len(counts) > 1:
         notes.append(f"The reports used different numbers of images ({', '.join(map(str, sorted(counts)))}).")
     answers = all(report.parity is None or report.parity.top1_agreement is not None for report in executed)
-    score = BY_TOP1 if labelled else BY_AGREEMENT if answers else BY_COSINE
-    return Comparison(entries, score, tuple(notes))
+    title = f"{mains[0].title} of the engine" if labelled and mains[0] is not None else ""
+    score = title or (BY_AGREEMENT if answers else BY_COSINE)
+    return Comparison(entries, score, tuple(notes), metric)
 
 
 def untold(entries: Sequence[Entry]) -> list[Entry]:
@@ -124,8 +141,7 @@ def untold(entries: Sequence[Entry]) -> list[Entry]:
 
     def told(loser: Entry, winner: Entry) -> bool:
         assert loser.score is not None and winner.score is not None
-        accuracy = loser.report.accuracy
-        margin = (accuracy.delta_ci95_points[1] - accuracy.delta_points) / 100 if accuracy else 0.0
+        margin = _margin(loser.report)
         return _slower(loser.report, winner.report) or winner.score > loser.score + margin
 
     found = []
@@ -135,6 +151,14 @@ def untold(entries: Sequence[Entry]) -> list[Entry]:
         if None not in point and winners and not any(told(entry, winner) for winner in winners):
             found.append(entry)
     return found
+
+
+def _margin(report: Report) -> float:
+    """Half the interval of the task's metric, in its own unit."""
+    main = main_metric(report.metrics)
+    if main is None or main.drop_ci95_points is None:
+        return 0.0
+    return (main.drop_points - main.drop_ci95_points[0]) / (100 if main.share else 1)
 
 
 def _slower(report: Report, other: Report) -> bool:
@@ -188,28 +212,29 @@ def render_comparison(reports: Sequence[Report]) -> str:
         alone=headline(reports[0]) if len(reports) == 1 else None,
         untold=[entry.title for entry in untold(comparison.entries)],
         kept=any(e.on_front and headline(e.report).tone == "good" for e in comparison.entries),
-        quality="accurate" if comparison.score_name == BY_TOP1 else "close to the original",
+        quality="accurate" if comparison.metric is not None else "close to the original",
         front=[f"{e.title} ({headline(e.report).title})" for e in comparison.entries if e.on_front],
         schema_version=reports[0].schema_version,
     )
 
 
 HEAD = (
-    "model", "precision", "target", "measured on", "front", "top-1", "change (points, 95\N{NO-BREAK SPACE}%)",
+    "model", "precision", "target", "measured on", "front", "metric", "change (95\N{NO-BREAK SPACE}%)",
     "same answer", "cosine, smallest", "p50, one image", "p95", "speed-up", "engine", "weights", "verdict",
 )  # fmt: skip
 
-NUMBERS = HEAD[HEAD.index("top-1") : HEAD.index("weights")]
+NUMBERS = HEAD[HEAD.index("metric") : HEAD.index("weights")]
 
 
 def _row(entry: Entry) -> Row:
     report = entry.report
-    accuracy, parity, latency = report.accuracy, report.parity, report.latency
+    main, parity, latency = main_metric(report.metrics), report.parity, report.latency
     absent = "" if report.executed else "-"
-    change = absent
-    if accuracy:
-        low, high = accuracy.delta_ci95_points
-        change = f"{accuracy.delta_points:+.2f} ({low:+.2f} to {high:+.2f})"
+    changed = absent
+    if main and main.delta_ci95_points is not None:
+        spelt = "+.2f" if main.share else "+.4g"
+        low, high = main.delta_ci95_points
+        changed = f"{main.delta_points:{spelt}} ({low:{spelt}} to {high:{spelt}})"
     row = engine_row(latency) if latency else None
     return (
         report.model.name,
@@ -217,8 +242,8 @@ def _row(entry: Entry) -> Row:
         report.target,
         subject(report) if report.executed or on_stand_in(report) else "not executed",
         "yes" if entry.on_front else "",
-        percent(accuracy.engine_top1) if accuracy else absent,
-        change,
+        f"{main.title} {figure(main, main.engine)}" if main else absent,
+        changed,
         percent(parity.top1_agreement) if parity and parity.top1_agreement is not None else absent,
         f"{parity.cosine_min:.4f}" if parity else absent,
         milliseconds(row.p50_ms / row.batch) if row else absent,
@@ -233,8 +258,8 @@ def _row(entry: Entry) -> Row:
 def _score(report: Report, labelled: bool) -> float | None:
     if not report.executed:
         return None
-    if labelled and report.accuracy:
-        return report.accuracy.engine_top1
+    if labelled and (main := main_metric(report.metrics)) is not None:
+        return main.engine if main.higher_is_better else -main.engine
     if report.parity is None or report.parity.top1_agreement is not None:
         return report.parity.top1_agreement if report.parity else None
     return min((output.cosine_min for output in floating(report.parity)), default=None)
@@ -258,10 +283,18 @@ def _on_front(score: float | None, ms: float | None, points: Sequence[tuple[floa
 
 def _figure(comparison: Comparison) -> go.Figure:
     shown = [e for e in comparison.entries if e.score is not None and e.latency_ms is not None]
-    figure = new_figure("median latency for one image (ms)", f"{comparison.score_name} (%)")
+    unit, scale = (" (%)", 100.0) if comparison.share else ("", 1.0)
+    drawn = new_figure("median latency for one image (ms)", f"{comparison.score_name}{unit}")
+
+    def height(entry: Entry) -> float:
+        main = main_metric(entry.report.metrics) if comparison.metric is not None else None
+        return (main.engine if main is not None else entry.score or 0.0) * scale
+
+    if comparison.metric is not None and not all(m.higher_is_better for e in shown for m in e.report.metrics[:1]):
+        drawn.update_yaxes(autorange="reversed")
     front = sorted((e for e in shown if e.on_front), key=lambda e: e.latency_ms or 0.0)
-    figure.add_scatter(
-        x=[e.latency_ms for e in front], y=[(e.score or 0) * 100 for e in front], mode="lines", name="Pareto front",
+    drawn.add_scatter(
+        x=[e.latency_ms for e in front], y=[height(e) for e in front], mode="lines", name="Pareto front",
         line={"color": OTHER, "width": 2, "dash": "dot", "shape": "hv"}, hoverinfo="skip",
     )  # fmt: skip
     models = list(dict.fromkeys(e.report.model.name for e in shown))
@@ -274,20 +307,21 @@ def _figure(comparison: Comparison) -> go.Figure:
             group = [e for e in shown if e.report.model.name == model and e.report.target == target]
             if not group:
                 continue
-            bars = [e.report.accuracy for e in group]
+            bars = [main_metric(e.report.metrics) for e in group]
+            spans = [(m.delta_points, *m.delta_ci95_points) for m in bars if m and m.delta_ci95_points is not None]
             intervals = None
-            if "top-1" in comparison.score_name and all(bars):
-                # The interval is of the change against the original: it is drawn around the engine's own top-1.
+            if comparison.metric is not None and len(spans) == len(group):
+                # The interval is of the change against the original: it is drawn around the engine's own figure.
                 intervals = {
                     "type": "data", "symmetric": False, "thickness": 1, "width": 4,
-                    "array": [a.delta_ci95_points[1] - a.delta_points for a in bars if a],
-                    "arrayminus": [a.delta_points - a.delta_ci95_points[0] for a in bars if a],
+                    "array": [high - point for point, _, high in spans],
+                    "arrayminus": [point - low for point, low, _ in spans],
                 }  # fmt: skip
             colour = COLOURS[models.index(model) % len(COLOURS)]
             symbol = SYMBOLS[targets.index(target) % len(SYMBOLS)]
-            figure.add_scatter(
+            drawn.add_scatter(
                 x=[e.latency_ms for e in group],
-                y=[(e.score or 0) * 100 for e in group],
+                y=[height(e) for e in group],
                 error_y=intervals,
                 mode="markers+text",
                 cliponaxis=False,
@@ -300,11 +334,11 @@ def _figure(comparison: Comparison) -> go.Figure:
                     "symbol": [symbol if e.on_front else f"{symbol}-open" for e in group],
                     "line": {"width": 2},
                 },
-                hovertemplate="%{text}: %{x:.3f} ms, %{y:.2f} %<extra>" + plain(f"{model}, {target}") + "</extra>",
+                hovertemplate="%{text}: %{x:.3f} ms, %{y:.4g}<extra>" + plain(f"{model}, {target}") + "</extra>",
             )
     times = [e.latency_ms or 0.0 for e in shown]
     if 0 < 10 * min(times) < max(times):
-        set_log_axis(figure, times)
+        set_log_axis(drawn, times)
     else:
-        figure.update_xaxes(rangemode="tozero")
-    return figure
+        drawn.update_xaxes(rangemode="tozero")
+    return drawn

@@ -12,8 +12,7 @@ from tests.validate.reports import make_report
 
 def report(top1: float, milliseconds: float, precision: str = "int8") -> Report:
     made = make_report(milliseconds=milliseconds, precision=precision)
-    assert made.accuracy
-    return made.model_copy(update={"accuracy": made.accuracy.model_copy(update={"engine_top1": top1})})
+    return made.model_copy(update={"metrics": [made.metrics[0].model_copy(update={"engine": top1})]})
 
 
 def test_front_holds_what_no_other_beats() -> None:
@@ -24,12 +23,27 @@ def test_front_holds_what_no_other_beats() -> None:
 
 
 def test_without_labels_everywhere_agreement_is_compared_instead() -> None:
-    unlabelled = report(0.9, 4).model_copy(update={"accuracy": None})
+    unlabelled = report(0.9, 4).model_copy(update={"metrics": []})
     found = compare([report(0.1, 5), unlabelled])
     assert found.score_name == "same answer as the original"
     assert all(e.report.parity and e.score == e.report.parity.top1_agreement for e in found.entries)
     page = render_comparison([entry.report for entry in found.entries])
     assert "both as close to the original" in page and "both as accurate" not in page
+
+
+def test_a_figure_that_is_better_the_lower_it_is_and_has_its_own_unit() -> None:
+    def error(value: float, milliseconds: float) -> Report:
+        made = report(0.9, milliseconds)
+        update = {"name": "mae", "title": "MAE", "share": False, "higher_is_better": False, "engine": value}
+        return made.model_copy(update={"metrics": [made.metrics[0].model_copy(update=update)]})
+
+    found = compare([error(2.0, 4), error(3.0, 4.5), error(2.5, 2)])
+    assert [entry.on_front for entry in found.entries] == [True, False, True]
+    assert found.score_name == "MAE of the engine" and not found.share
+    page = render_comparison([entry.report for entry in found.entries])
+    assert "MAE 2.5" in page and "MAE of the engine (%)" not in page
+    # Figures of two tasks are never ranked against each other.
+    assert compare([error(2.0, 4), report(0.9, 4)]).metric is None
 
 
 def test_an_engine_that_was_not_executed_is_listed_without_a_point() -> None:
