@@ -78,7 +78,9 @@ def write(folder: Path) -> None:
             shutil.copy(entry.path, folder / entry.name)
             likely, kind = said[entry.name]
             labels = [*(["defective"] if float(likely) >= 0.5 else []), *(["poly"] if kind == "poly" else [])]
-            rows.append((entry.name, ";".join(labels), f"{float(likely):.4f}", elpv.labels[entry.target], half))
+            rows.append(
+                (entry.name, ";".join(labels), f"{float(likely):.4f}", elpv.labels[int(entry.target or 0)], half)
+            )
     for name, column, index in (("defects", "labels", 1), ("probability", "value", 2), ("embedding", "label", 3)):
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
