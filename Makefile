@@ -10,7 +10,7 @@ PREC   ?= int8
 
 flag = $(if $($(1)),--$(2) "$($(1))")
 
-.PHONY: engine test check fmt lock clean samples-accuracy bench-rewrite bench-calibration bench-engines \
+.PHONY: engine test check fmt lock clean samples-accuracy bench-rewrite bench-calibration bench-peers \
         bench-int8-kernels gpu-check fault-check fuzz corpus
 
 engine: $(VENV)/.ready
@@ -41,8 +41,8 @@ bench-rewrite: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.rewrite $(ARGS)
 bench-calibration: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.calibration $(ARGS)
-bench-engines: $(VENV)/.ready
-	$(BIN)/python -m benchmarks.engines $(ARGS)
+bench-peers: $(VENV)/.ready
+	$(BIN)/python -m benchmarks.peers $(ARGS)
 bench-int8-kernels: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.int8_kernels $(ARGS)
 

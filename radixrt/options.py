@@ -51,7 +51,7 @@ PrecisionName = Annotated[
 ]
 AUTO = "auto"
 AnyPrecision = Annotated[
-    Precision | Literal["fp32", "fp16", "bf16", "int8", "auto"],
+    str | Precision,
     BeforeValidator(lambda value: Precision.parse(value) if isinstance(value, str) and value != AUTO else value),
     Doc("fp32, fp16, bf16 (openvino), int8, or auto: the quickest that keeps the gates."),
 ]

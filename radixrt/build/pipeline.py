@@ -105,6 +105,7 @@ class Engine:
                 rivals=request.rivals,
                 threads=request.build.threads,
                 instruments=self.instruments,
+                elsewhere="auto" in request.targets,
             )
             job = Job(request, Bench(prepared, trial, self.stages, reuse))
             if racing:

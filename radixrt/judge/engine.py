@@ -17,8 +17,10 @@ import onnx_ir as ir
 from radixrt.calibration.data.targets import identity_of
 from radixrt.engines.base import BuildOptions, Target
 from radixrt.engines.machine import machine
+from radixrt.engines.registry import runnable_targets
 from radixrt.engines.runners import OutputsRunner, session_outputs
 from radixrt.engines.session import Session
+from radixrt.errors import RadixRTError
 from radixrt.export.spec import Precision
 from radixrt.files import sha256_of
 from radixrt.judge.measure import Trial, judge_outputs, time_engine, time_engines
@@ -27,7 +29,7 @@ from radixrt.judge.verdict import Verdict
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
 from radixrt.reuse import Codec, Kept, Reuse, Step, as_json
-from radixrt.validate.measure.latency import FLOAT32, in_float32, seen_from
+from radixrt.validate.measure.latency import ELSEWHERE, FLOAT32, in_float32, seen_from
 from radixrt.validate.tasks.base import OutputsJudged
 
 
@@ -71,9 +73,9 @@ def judge_engine(engine: EngineFiles, bench: Bench) -> Kept[Verdict]:
     """
     if not engine.runs:
         return _judge_stand_in(engine, bench)
-    with _opened(engine) as session, float_engine(engine, bench) as beside:
+    with _opened(engine) as session, beside(engine, bench) as others:
         answers = _answers(engine, session_outputs(session, bench.trial.batch), bench)
-        times, notes = time_engine(session, bench.prepared, bench.trial, bench.stages, beside=beside)
+        times, notes = time_engine(session, bench.prepared, bench.trial, bench.stages, beside=others)
     verdict = Verdict.of(answers.value, times, notes)
     return Kept(add_costs(verdict, engine, bench), answers.reused)
 
@@ -88,8 +90,8 @@ def judge_together(engines: Mapping[str, EngineFiles], bench: Bench) -> dict[str
         runners, answers = {}, {}
         for name, engine in engines.items():
             runners[name] = session_outputs(sessions.enter_context(_opened(engine)), bench.trial.batch)
-            beside = sessions.enter_context(float_engine(engine, bench))
-            runners |= {in_float32(name): run for run in beside.values()}
+            plain = sessions.enter_context(float_engine(engine, bench))
+            runners |= {in_float32(name): run for run in plain.values()}
             answers[name] = _answers(engine, runners[name], bench, what=name)
         times, notes = time_engines(runners, bench.prepared, bench.trial, bench.stages)
     return {
@@ -124,6 +126,22 @@ def add_costs(verdict: Verdict, engine: EngineFiles, bench: Bench) -> Verdict:
 
 def _opened(engine: EngineFiles) -> Session:
     return engine.target.open(engine.files[0], threads=engine.options.threads)
+
+
+@contextmanager
+def beside(engine: EngineFiles, bench: Bench) -> Iterator[dict[str, OutputsRunner]]:
+    """What an engine is timed beside: :func:`float_engine`, and, where asked for, its graph on other runtimes."""
+    others = [t for t in runnable_targets() if t.traits.cpu and t.name != engine.target.name]
+    with float_engine(engine, bench) as found, ExitStack() as stack:
+        for target in others if bench.trial.elsewhere and engine.target.traits.cpu else ():
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="radixrt-elsewhere-"))
+            try:
+                built = target.build(engine.deploy, Path(scratch), engine.options)
+                session = stack.enter_context(target.open(built.files[0], threads=engine.options.threads))
+            except RadixRTError:  # a graph that it does not take is nothing to offer
+                continue
+            found = {**found, ELSEWHERE + target.name: session_outputs(session, bench.trial.batch)}
+        yield found
 
 
 @contextmanager

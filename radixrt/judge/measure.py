@@ -75,7 +75,8 @@ class Instruments:
 class Trial:
     """How an engine is tried: batch sizes, images, the limits that conclusions speak about, timed rounds and rivals.
 
-    ``threads`` are those of each runner, 0 for its own choice.
+    ``threads`` are those of each runner, 0 for its own choice; ``elsewhere`` asks what the graph takes on the other
+    runtimes of this processor.
     """
 
     batch: BatchSpec
@@ -85,6 +86,7 @@ class Trial:
     rivals: Rivals = field(default_factory=Rivals)
     threads: int = 0
     instruments: Instruments = field(default_factory=Instruments)
+    elsewhere: bool = False
 
 
 def judge(

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from radixrt.export.graph.output_kind import Head
 from radixrt.validate.gates import GateLimits, engine_row, float_row
+from radixrt.validate.measure.latency import ELSEWHERE
 from radixrt.validate.measure.parity import Floats
 from radixrt.validate.quality import Metric, main_metric
-from radixrt.validate.schema import DriftRow, Finding, Latency, Quantization
+from radixrt.validate.schema import DriftRow, Finding, Latency, LatencyRow, Quantization
 
 # INT8 shrinks or stretches a deep layer by a tenth or two; a scale that is wrong does so by much more.
 GAIN_TOLERANCE = 0.35
@@ -26,6 +27,8 @@ MOST_CLASS_PAIRS = 5
 UNSTEADY = "the times are not steady"
 # An engine that saves less than this is not worth what it costs in accuracy.
 WORTH = 1.05
+# Another runtime is offered where it takes at most this share of the time.
+OFFERED = 0.8
 _UNKNOWN = Head()
 
 
@@ -136,18 +139,28 @@ def input_findings(reference: NDArray[Any], engine: NDArray[Any]) -> list[Findin
 
 
 def speed_findings(latency: Latency) -> list[Finding]:
-    """Times that judge nothing; and INT8 that is not worth having here, where the same graph in FP32 was timed too."""
+    """Times that judge nothing; a quicker runtime; and INT8 that is not worth having here, by the rows timed beside."""
     if latency.unsteady:
         text = f"The times are not steady: {'; '.join(latency.unsteady)}."
         return [Finding.doubt(UNSTEADY, text)]
     engine, float32 = engine_row(latency), float_row(latency)
+    elsewhere = (row for row in latency.rows if row.name.startswith(ELSEWHERE) and row.batch == engine.batch)
+    offers = [_offer(row, engine) for row in elsewhere if row.p50_ms <= OFFERED * engine.p50_ms]
     if float32 is None or float32.p50_ms >= WORTH * engine.p50_ms:
-        return []
+        return offers
     text = (
         f"INT8 gains nothing here: {engine.p50_ms:.3g} ms against {float32.p50_ms:.3g} ms of the same graph in FP32 on "
         "the same runtime, in the same run; on this machine an FP32 engine (PREC=fp32) is as quick, and exact."
     )
-    return [Finding(severity="remark", text=text)]
+    return [*offers, Finding(severity="remark", text=text)]
+
+
+def _offer(other: LatencyRow, engine: LatencyRow) -> Finding:
+    text = (
+        f"{other.name.removeprefix(ELSEWHERE)} runs this graph in {other.p50_ms:.3g} ms here, this engine takes "
+        f"{engine.p50_ms:.3g} ms in the same run: TARGET=fastest builds for both and keeps the quicker."
+    )
+    return Finding(severity="remark", text=text)
 
 
 def metric_findings(metrics: Sequence[Metric], limits: GateLimits) -> list[Finding]:

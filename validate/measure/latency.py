@@ -35,6 +35,8 @@ Runner = Callable[[Feed], object]
 
 ENGINE = "engine"
 FLOAT32 = "same graph in FP32"
+ELSEWHERE = "same graph on "
+"""What the name of a row begins with that is of another runtime, whose name follows."""
 """What the engine that a report is about is called among the runners."""
 
 EARLIER = "bundle "

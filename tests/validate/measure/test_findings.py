@@ -18,7 +18,7 @@ from radixrt.validate.measure.findings import (
     precision_findings,
     speed_findings,
 )
-from radixrt.validate.measure.latency import FLOAT32
+from radixrt.validate.measure.latency import ELSEWHERE, FLOAT32
 from radixrt.validate.schema import Finding, Latency, LatencyMethod, LatencyRow, Quantization
 from tests.validate.reports import CLASSES, logits
 
@@ -122,6 +122,13 @@ def timed(**p50_ms: float) -> Latency:
 def test_int8_that_is_no_quicker_than_fp32_is_said(float_ms: float, said: bool) -> None:
     found = speed_findings(timed(**{"engine": 2.0, FLOAT32: float_ms, "PyTorch": 8.0}))
     assert ["PREC=fp32" in sentence for sentence in texts(found)] == [True] * said
+
+
+@pytest.mark.parametrize(("theirs", "offered"), [(1.6, True), (1.7, False)])
+def test_a_quicker_runtime_is_offered_with_its_time(theirs: float, offered: bool) -> None:
+    found = speed_findings(timed(**{"engine": 2.0, f"{ELSEWHERE}openvino": theirs, "PyTorch": 8.0}))
+    assert [one.severity for one in found] == ["remark"] * offered
+    assert all("openvino" in text and "1.6 ms" in text and "TARGET=fastest" in text for text in texts(found))
 
 
 def test_nothing_is_said_of_an_fp32_engine_that_was_not_timed() -> None:

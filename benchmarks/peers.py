@@ -1,0 +1,304 @@
+"""What a user would pick instead, in one interleaved run on this machine. ``make bench-peers``.
+
+For each network: PyTorch eager and compiled, PyTorch 2 export quantisation with Inductor (torchao), ONNX Runtime in
+FP32 and from its own ``quantize_static``, NNCF with OpenVINO in each inference precision of this processor, and this
+project on both runtimes. All are timed in turn, round by round, on the same images, and held against the original:
+faster and worse would prove nothing. Of a network of classes the agreement of the first answers is given, of one that
+makes maps the overlap (IoU) of what lies above 0.3.
+
+A network is a part of a few minutes: what is done lies under benchmarks/results/peers/ and is not done again without
+``--again``. Weights are random where none are published with the library; SQNR of such networks compares ways to
+quantise, and says nothing of accuracy. NNCF runs in an environment of its own (build/peers/nncf), made by the first
+run, so that its pins touch nothing here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.int8_kernels import processor
+from benchmarks.networks import Run, Setting, built, prepared, runner, test_images
+from radixrt.engines import registry
+from radixrt.engines.runners import logits_of
+from radixrt.export.feed import IMAGE_INPUT, joined, length, part
+from radixrt.export.reader.simplify import write_onnx
+from radixrt.export.spec import Precision
+from radixrt.prepare import Prepared
+from radixrt.reuse import Reuse
+from radixrt.validate.measure.latency import LatencyOptions, measure
+from radixrt.validate.measure.parity import parity
+
+ROOT = Path(__file__).parents[1]
+PEER = ROOT / "build" / "peers" / "nncf"
+RESULTS = Path(__file__).parent / "results" / "peers"
+DETECTOR = "rapidocr"
+NETWORKS = ("resnest50", "seresnext50_32x4d", "skresnext50_32x4d", "mobilenetv3_large_100", DETECTOR)
+REFERENCE = "original"
+ABOVE = 0.3
+"""What a text detector calls text."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every peer is given.
+
+    Attributes:
+        network: the original with its images.
+        graph: its unmodified ONNX file.
+        images: those that calibrate, (N, C, H, W).
+        folder: for the peer's own files.
+        setting: images and threads.
+    """
+
+    network: Prepared
+    graph: Path
+    images: NDArray[np.float32]
+    folder: Path
+    setting: Setting
+
+
+Peer = Callable[[Ground, ExitStack], dict[str, Run]]
+
+
+def peer_python() -> Path:
+    """Returns the Python that has NNCF, and makes its environment where it is missing."""
+    python = PEER / "bin" / "python"
+    if not (PEER / ".ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
+        wanted = ["nncf", f"openvino=={version('openvino')}"]
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *wanted], check=True)
+        (PEER / ".ready").touch()
+    return python
+
+
+def nncf(ground: Ground, stack: ExitStack) -> dict[str, Run]:
+    """NNCF's INT8 on OpenVINO, what is not INT8 in each precision that this processor has."""
+    np.save(ground.folder / "images.npy", ground.images)
+    output = ground.folder / "nncf.xml"
+    script = Path(__file__).with_name("quantise_nncf.py")
+    command = [peer_python(), script, ground.graph, ground.folder / "images.npy", output]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+    return {f"NNCF + OpenVINO, {rest}": openvino_runner(output, ground.setting.threads, rest) for rest in _rests()}
+
+
+def _rests() -> tuple[str, ...]:
+    import openvino as ov
+
+    offered = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ("f32", "bf16") if "BF16" in offered else ("f32",)
+
+
+def openvino_runner(model: Path, threads: int, precision: str) -> Run:
+    """Opens a model as this project's own engines are opened, in a given inference precision."""
+    import openvino as ov
+
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": precision}
+    if threads:
+        config["INFERENCE_NUM_THREADS"] = threads
+    compiled = ov.Core().compile_model(str(model), "CPU", config)
+    request = compiled.create_infer_request()
+    return lambda feed: np.array(request.infer(dict(feed), share_inputs=True, share_outputs=True)[0])
+
+
+def onnx_runtime(ground: Ground, stack: ExitStack) -> dict[str, Run]:
+    """ONNX Runtime on the unmodified file, and on what its own ``quantize_static`` makes of it."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # the library is not typed
+        def __init__(self) -> None:
+            self._rest = iter(ground.images)
+
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            image = next(self._rest, None)
+            return None if image is None else {IMAGE_INPUT: image[None]}
+
+    ready, output = ground.folder / "ready.onnx", ground.folder / "static.onnx"
+    quant_pre_process(str(ground.graph), str(ready))
+    kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+    quantize_static(str(ready), str(output), Reader(), per_channel=True, **kinds)
+    target, found = registry.get("onnxruntime"), {}
+    for name, file in (("ONNX Runtime", ground.graph), ("ONNX Runtime, quantize_static", output)):
+        found[name] = runner(stack.enter_context(target.open(file, threads=ground.setting.threads)))
+    return found
+
+
+def pytorch(ground: Ground, stack: ExitStack) -> dict[str, Run]:
+    """The original eager (in ONNX Runtime where there is only a file), compiled, and quantised by torchao."""
+    module, found = ground.network.model.module, {REFERENCE: logits_of(ground.network.reference.run)}
+    if module is None:
+        return found
+    import torch
+
+    example = (torch.from_numpy(ground.images[:1]),)
+
+    def run(compiled: Any) -> Run:
+        def call(feed: Any) -> NDArray[np.float32]:
+            with torch.no_grad():
+                return np.asarray(compiled(torch.from_numpy(np.ascontiguousarray(feed[IMAGE_INPUT]))).numpy())
+
+        call({IMAGE_INPUT: ground.images[:1]})  # compiles
+        return call
+
+    found["PyTorch compiled"] = run(torch.compile(module))
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    quantizer = x86.X86InductorQuantizer()
+    quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+    with torch.no_grad():
+        watched = prepare_pt2e(torch.export.export(module, example).module(), quantizer)
+        for image in ground.images:
+            watched(torch.from_numpy(image[None]))
+        found["PyTorch torchao INT8, compiled"] = run(torch.compile(convert_pt2e(watched)))
+    return found
+
+
+def ours(ground: Ground, stack: ExitStack) -> dict[str, Run]:
+    """This project's engines on both runtimes, in every precision that they compute in here."""
+    reuse, found = stack.enter_context(Reuse()), {}
+    for target in map(registry.get, ("onnxruntime", "openvino")):
+        for precision in target.precisions():
+            folder = ground.folder / f"{target.name}-{precision.value}"
+            engine = built(ground.network, Precision(precision), target.name, folder, ground.setting, reuse)
+            session = stack.enter_context(target.open(engine.files[0], threads=ground.setting.threads))
+            found[f"RadixRT {target.name} {precision.value}"] = runner(session)
+    return found
+
+
+PEERS: dict[str, Peer] = {"pytorch": pytorch, "onnxruntime": onnx_runtime, "nncf": nncf, "radixrt": ours}
+
+
+def source(name: str) -> str:
+    """What a network is compiled from: its name, or the file of the text detector."""
+    if name != DETECTOR:
+        return name
+    import rapidocr
+
+    return str(next((Path(rapidocr.__file__).parent / "models").glob("*det*.onnx")))
+
+
+def attempted(peer: Peer, ground: Ground, stack: ExitStack) -> dict[str, Run] | str:
+    """A peer's runners, or why there are none: other people's tools raise what they like."""
+    try:
+        return peer(ground, stack)
+    except Exception as error:
+        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+
+
+def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Builds, times and judges every peer of one network; one that fails is a row with its reason."""
+    size = args.detector_size if name == DETECTOR else args.input_size
+    setting = Setting(args.data, size, args.calibration_images, args.test_images, args.threads)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        network = prepared(source(name), setting, stack.enter_context(Reuse()))
+        write_onnx(network.graph, folder / "unmodified.onnx")
+        batches = network.data.calibration.batches(8, args.calibration_images)
+        calibration = joined(batch.inputs for batch in batches)[IMAGE_INPUT]
+        ground = Ground(network, folder / "unmodified.onnx", calibration, folder, setting)
+        found: dict[str, Run] = {}
+        failed: dict[str, str] = {}
+        for peer in args.peers:
+            made = attempted(PEERS[peer], ground, stack)
+            if isinstance(made, str):
+                failed[peer] = made
+            else:
+                found |= made
+        found.setdefault(REFERENCE, logits_of(network.reference.run))
+        images = test_images(network, args.test_images)
+        answers = {
+            one: np.concatenate([run(part(images, i, i + 1)) for i in range(length(images))])
+            for one, run in found.items()
+        }
+        options = LatencyOptions(baseline=REFERENCE, rounds=args.rounds, seconds=args.seconds, threads=args.threads)
+        latency = measure(found, images, options)
+    exact = answers[REFERENCE]
+    return {
+        "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "network": name,
+        "weights": network.model.weights,
+        "processor": processor(),
+        "versions": {library: version(library) for library in ("torch", "torchao", "onnxruntime", "openvino")},
+        "calibration_images": len(calibration),
+        "test_images": length(images),
+        "threads": args.threads,
+        "latency": latency.model_dump(mode="json"),
+        "sqnr_db": {one: parity(exact, answer).sqnr_db for one, answer in answers.items()},
+        "agreement": {one: agreement(exact, answer) for one, answer in answers.items()},
+        "failed": failed,
+    }
+
+
+def agreement(exact: NDArray[np.float32], answer: NDArray[np.float32]) -> float:
+    """The share of images with the same first answer; of maps, the IoU of what lies above the threshold."""
+    if exact.ndim == 4 and exact.shape[-1] > 1:
+        theirs, mine = exact > ABOVE, answer > ABOVE
+        union = np.logical_or(theirs, mine).sum()
+        return float(np.logical_and(theirs, mine).sum() / union) if union else 1.0
+    rows = [array.reshape(len(array), -1).argmax(axis=1) for array in (exact, answer)]
+    return float((rows[0] == rows[1]).mean())
+
+
+def show(console: Console, result: dict[str, Any]) -> None:
+    """Prints one network's comparison."""
+    threads = f"{result['threads']} threads" if result["threads"] else "the runtimes' own threads"
+    table = Table(title=f"{result['network']} ({result['weights']} weights), batch 1, {threads}; {result['processor']}")
+    for column in ("peer", "p50 ms", "p95 ms", "SQNR dB", "top-1 or IoU"):
+        table.add_column(column, justify="left" if column == "peer" else "right")
+    for row in sorted(result["latency"]["rows"], key=lambda row: row["p50_ms"]):
+        name = row["name"]
+        held = (f"{result['sqnr_db'][name]:.1f}", f"{result['agreement'][name]:.3f}")
+        table.add_row(name, f"{row['p50_ms']:.2f}", f"{row['p95_ms']:.2f}", *(("", "") if name == REFERENCE else held))
+    console.print(table)
+    for peer, why in result["failed"].items():
+        console.print(f"{peer} was not timed: {why}")
+    console.print("; ".join(result["latency"]["unsteady"]) or "The times are steady.")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--again", action="store_true", help="also the networks whose results lie there")
+    parser.add_argument("--data", default="elpv")
+    parser.add_argument("--input-size", default=None, help="channels, height, width; by default the network's own")
+    parser.add_argument("--detector-size", default="3,320,320")
+    parser.add_argument("--calibration-images", type=int, default=128)
+    parser.add_argument("--test-images", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--threads", type=int, default=0, help="0 is the runtime's choice")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args, console = arguments(), Console()
+    args.output.mkdir(parents=True, exist_ok=True)
+    for name in args.networks:
+        file = args.output / f"{Path(name).stem}.json"
+        if args.again or not file.exists():
+            result = compare(name, args)
+            file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        show(console, json.loads(file.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()
