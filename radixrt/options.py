@@ -251,6 +251,9 @@ class CompileOptions(
         str | Device | Sequence[str | Device],
         Doc("A device, user@host or a Host of ssh_config, that measures the engine, and builds it where it is a plan."),
     ] = ()
+    streams: Annotated[
+        int, Field(ge=0), Doc("Also measure images per second with so many requests at once; 0 leaves it out.")
+    ] = 0
     junit: JUnit = None
     sign_key: Annotated[Path | str | None, Doc("An Ed25519 private key: sign the bundle.")] = None
     fresh: Annotated[bool, Doc("Take nothing from earlier runs.")] = False

@@ -71,6 +71,7 @@ class EngineRequest:
     gates: GateLimits
     latency_rounds: int
     rivals: Rivals
+    streams: int
     output: Path | None
     devices: tuple[Device, ...] = ()
     fresh: bool
@@ -113,6 +114,7 @@ class EngineRequest:
             gates=options.limits(),
             latency_rounds=options.latency_rounds,
             rivals=rivals_of(options),
+            streams=options.streams,
             output=as_path(options.output),
             devices=devices_of(options.on),
             fresh=options.fresh,

@@ -147,6 +147,17 @@ class LatencyMethod(_Frozen):
     machine: list[MachineReading] = []
 
 
+class Throughput(_Frozen):
+    """An engine under several requests at once: images of all streams a second, and what one request then takes."""
+
+    streams: int
+    threads: int
+    batch: int
+    images_per_s: float
+    p50_ms: float
+    p95_ms: float
+
+
 class Latency(_Frozen):
     """The engine's rows come first. ``speedup_p50`` is the baseline's median over the engine's, smallest batch.
 
@@ -159,6 +170,7 @@ class Latency(_Frozen):
     speedup_ci95: tuple[float, float]
     unsteady: list[str] = []
     method: LatencyMethod
+    throughput: list[Throughput] = []
 
 
 class DriftRow(_Frozen):

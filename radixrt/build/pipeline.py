@@ -106,6 +106,7 @@ class Engine:
                 threads=request.build.threads,
                 instruments=self.instruments,
                 elsewhere="auto" in request.targets,
+                streams=request.streams,
             )
             job = Job(request, Bench(prepared, trial, self.stages, reuse))
             if racing:

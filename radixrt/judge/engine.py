@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import onnx_ir as ir
 
 from radixrt.calibration.data.targets import identity_of
 from radixrt.engines.base import BuildOptions, Target
-from radixrt.engines.machine import machine
+from radixrt.engines.machine import cores, machine
 from radixrt.engines.registry import runnable_targets
 from radixrt.engines.runners import OutputsRunner, session_outputs
 from radixrt.engines.session import Session
 from radixrt.errors import RadixRTError
+from radixrt.export.feed import length
 from radixrt.export.spec import Precision
 from radixrt.files import sha256_of
 from radixrt.judge.measure import Trial, judge_outputs, time_engine, time_engines
@@ -30,7 +32,12 @@ from radixrt.prepare import Prepared
 from radixrt.progress import Stages
 from radixrt.reuse import Codec, Kept, Reuse, Step, as_json
 from radixrt.validate.measure.latency import ELSEWHERE, FLOAT32, in_float32, seen_from
+from radixrt.validate.measure.throughput import throughput
+from radixrt.validate.schema import Throughput
 from radixrt.validate.tasks.base import OutputsJudged
+
+STREAM_SECONDS = 3.0
+"""How long several requests at once are timed."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,27 @@ def add_costs(verdict: Verdict, engine: EngineFiles, bench: Bench) -> Verdict:
     """
     with bench.stages.stage("Profiling layers and the first inference"):
         costs = bench.trial.instruments.costs
-        return costs(verdict, engine.target, engine.files[0], engine.deploy, engine.options)
+        verdict = costs(verdict, engine.target, engine.files[0], engine.deploy, engine.options)
+    if verdict.latency is None or not bench.trial.streams:
+        return verdict
+    with bench.stages.stage(f"Timing {bench.trial.streams} requests at once"):
+        rows = list(_throughputs(engine, bench))
+    return replace(verdict, latency=verdict.latency.model_copy(update={"throughput": rows}))
+
+
+def _throughputs(engine: EngineFiles, bench: Bench) -> Iterator[Throughput]:
+    """One request at a time with all processors, then so many as were asked for, with an equal share each."""
+    batch = bench.trial.batch.max
+    feed = next(bench.prepared.test.batches(batch)).inputs
+    every = engine.options.threads or cores()
+    for streams in dict.fromkeys((1, bench.trial.streams)):
+        threads = max(every // streams, 1)
+        with ExitStack() as stack:
+            sessions = [
+                stack.enter_context(engine.target.open(engine.files[0], threads=threads)) for _ in range(streams)
+            ]
+            runs = [partial(session_outputs(session, bench.trial.batch), feed) for session in sessions]
+            yield throughput(runs, length(feed), threads, STREAM_SECONDS)
 
 
 def _opened(engine: EngineFiles) -> Session:

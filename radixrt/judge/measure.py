@@ -76,7 +76,7 @@ class Trial:
     """How an engine is tried: batch sizes, images, the limits that conclusions speak about, timed rounds and rivals.
 
     ``threads`` are those of each runner, 0 for its own choice; ``elsewhere`` asks what the graph takes on the other
-    runtimes of this processor.
+    runtimes of this processor, and ``streams`` for the throughput of so many requests at once.
     """
 
     batch: BatchSpec
@@ -87,6 +87,7 @@ class Trial:
     threads: int = 0
     instruments: Instruments = field(default_factory=Instruments)
     elsewhere: bool = False
+    streams: int = 0
 
 
 def judge(

@@ -57,6 +57,7 @@ class ReportPage:
     output_rows: list[rows.Row]
     worst_rows: list[rows.Row]
     latency_rows: list[rows.Row]
+    throughput_rows: list[rows.Row]
     latency_method: str
     machine_rows: list[rows.Row]
     drift_rows: list[rows.Row]
@@ -97,6 +98,7 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] | None = None, e
         main_metric=main_metric(report.metrics),
         main_output=rows.main_output,
         latency_head=rows.latency_head,
+        throughput_head=rows.THROUGHPUT_HEAD,
         of_stand_in=" of the CPU stand-in" if on_stand_in(report) else "",
         gate_title=gate_title,
         gate_limit=gate_limit,
@@ -182,6 +184,7 @@ def _page(report: Report, thumbnails: Mapping[str, bytes], examples: Sequence[Ex
         output_rows=rows.output_rows(report.parity) if report.parity else [],
         worst_rows=rows.worst_rows(report.parity) if report.parity else [],
         latency_rows=rows.latency_rows(report.latency) if report.latency else [],
+        throughput_rows=rows.throughput_rows(report.latency) if report.latency else [],
         latency_method=rows.latency_method(report.latency) if report.latency else "",
         machine_rows=rows.machine_rows(report.latency) if report.latency else [],
         drift_rows=rows.drift_rows(report.drift),

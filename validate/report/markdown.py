@@ -133,6 +133,8 @@ def _latency(report: Report) -> Iterator[str]:
     yield "## Latency"
     yield ""
     yield from table(rows.latency_head(report.latency), rows.latency_rows(report.latency))
+    if report.latency.throughput:
+        yield from table(rows.THROUGHPUT_HEAD, rows.throughput_rows(report.latency))
     yield escape(rows.latency_method(report.latency))
     yield ""
     yield from table(["machine", "before", "after"], rows.machine_rows(report.latency))

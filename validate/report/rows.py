@@ -177,6 +177,17 @@ def latency_rows(latency: Latency) -> list[Row]:
     ]
 
 
+THROUGHPUT_HEAD = ("requests at once", "threads each", "batch", "images/s", "median of one (ms)", "p95 of one (ms)")
+
+
+def throughput_rows(latency: Latency) -> list[Row]:
+    """Images per second with several requests at once, and what one of them then takes."""
+    return [
+        (t.streams, t.threads, t.batch, f"{t.images_per_s:.1f}", milliseconds(t.p50_ms), milliseconds(t.p95_ms))
+        for t in latency.throughput
+    ]
+
+
 def candidate_rows(candidates: Sequence[Candidate]) -> list[Row]:
     """The targets that the fastest was chosen from, in their order: the quickest first, then those not timed."""
     return [
