@@ -133,7 +133,7 @@ def add_costs(verdict: Verdict, engine: EngineFiles, bench: Bench) -> Verdict:
         return verdict
     with bench.stages.stage(f"Timing {bench.trial.streams} requests at once"):
         rows = list(_throughputs(engine, bench))
-    return replace(verdict, latency=verdict.latency.model_copy(update={"throughput": rows}))
+    return verdict.model_copy(update={"latency": verdict.latency.model_copy(update={"throughput": rows})})
 
 
 def _throughputs(engine: EngineFiles, bench: Bench) -> Iterator[Throughput]:
