@@ -72,7 +72,7 @@ def run_race(entrants: Sequence[Entrant], race: Race) -> Result:
         if winner is None:
             race.losers = [report_on(r.entrant.job, r.built, r.kept, candidates=race.candidates) for r in runners]
             why = "; ".join(f"{c.target} {c.precision}: {c.reason}" for c in race.candidates if c.verdict == "failed")
-            raise GateError(f"nothing keeps the gates, so no bundle was written: {why}")
+            raise GateError(f"no target keeps the gates, so no bundle was written: {why}")
         verdict = add_costs(winner.kept.value, winner.built.files, bench)
         writer = writers[winner.entrant.path]
         return finish(winner.entrant.job, winner.built, Kept(verdict, winner.kept.reused), writer, race.candidates)
