@@ -166,6 +166,7 @@ class Traits:
             not the same on both sides of 0.
         int8_between: products, sums, gates and global pooling between INT8 layers have INT8 kernels, and so have layers
             of pooled vectors.
+        int8_transposed: transposed convolutions have INT8 kernels.
         group_multiple: INT8 kernels exist only for groups whose width is a multiple of this.
         weights_per_output: an INT8 layer pays only with at least so many weights for each element that it writes.
         half_outside_int8: what an INT8 graph leaves in float is FP16, not FP32.
@@ -180,6 +181,7 @@ class Traits:
     full_range_u8: bool = False
     zero_points: bool = False
     int8_between: bool = False
+    int8_transposed: bool = True
     group_multiple: int = 1
     weights_per_output: int = 0
     half_outside_int8: bool = False

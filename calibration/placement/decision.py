@@ -4,7 +4,7 @@ The rules that keep a layer in float stand in ``keep.py``, those that name tenso
 
 A tensor reached through operations that only move values (MaxPool, Slice, Split, Reshape, ...) shares the scale of
 the tensor they read, so all radix splits of one tensor have one scale, and the Q/DQ pair stands before the split as
-well.
+well. What meets in a Concat has one scale, too (``meeting.py``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import onnx_ir as ir
 from radixrt.calibration.placement import keep
 from radixrt.calibration.placement.between import between
 from radixrt.calibration.placement.grid import is_gate
+from radixrt.calibration.placement.meeting import meeting
 from radixrt.calibration.placement.options import KeptFloat, PlacementOptions
 from radixrt.calibration.placement.points import points
 from radixrt.export.graph.facts import is_wide, root_of
@@ -59,6 +60,8 @@ def decide(model: ir.Model, options: PlacementOptions) -> Decision:
     ]
     layers = tuple(chosen)
     wanted = list(points(layers, options.traits))
+    if options.traits.int8_outputs is not Int8Outputs.NONE:
+        wanted += list(meeting(wanted))
     if options.traits.int8_between:
         wanted += list(between(model.graph, wanted))
     wanted += [root for value in wanted if is_wide(root := root_of(value))]
@@ -70,8 +73,9 @@ def observed_values(model: ir.Model) -> list[ir.Value]:
     layers = tuple(layers_of(model.graph))
     kinds = [Traits("", outputs) for outputs in Int8Outputs] + [Traits("", int8_between=True)]
     wanted = [value for traits in kinds for value in points(layers, traits)]
-    wanted += [value for value in between(model.graph, wanted) if not is_gate(value)]
-    return _in_order(model.graph, map(root_of, wanted))
+    wanted += list(meeting(wanted))
+    wanted += between(model.graph, wanted)
+    return _in_order(model.graph, map(root_of, (value for value in wanted if not is_gate(value))))
 
 
 def _in_order(graph: ir.Graph, values: Iterable[ir.Value]) -> list[ir.Value]:

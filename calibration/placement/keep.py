@@ -1,4 +1,4 @@
-"""Which layers stay in float, and why: five rules, asked in order; and what no rule quantises.
+"""Which layers stay in float, and why: six rules, asked in order; and what no rule quantises.
 
 named
     The user, or accuracy recovery, asked for it.
@@ -14,6 +14,9 @@ narrow group
 ends
     The first layer reads three channels and gains little from INT8; the last makes an output and costs little. Both
     are choices, to be measured (``radixrt sensitivity``), so both are options.
+transposed
+    A transposed convolution runs in INT8 where the target has a kernel for it, and only with one group: then each of
+    its output channels has a scale of its own.
 light
     Where INT8 layers write floats, INT8 pays only for layers whose weights are heavy beside what they write.
 """
@@ -26,7 +29,8 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from radixrt.calibration.placement.options import Ends, PlacementOptions
-from radixrt.export.graph.facts import is_pooled, is_wide, root_of, static_dims
+from radixrt.export.graph.constants import constant
+from radixrt.export.graph.facts import commutes, is_pooled, is_wide, root_of, static_dims
 from radixrt.export.graph.layers import LAYER_TYPES, Layer
 from radixrt.export.graph.origin import module_of
 
@@ -40,16 +44,17 @@ def reason(layer: Layer, options: PlacementOptions) -> str | None:
 
 def unruled(node: ir.Node) -> str | None:
     """Why an operation on feature maps that decoders and pyramids are made of stays in float; None for any other."""
-    if node.op_type not in _UNRULED or node.domain or not is_wide(node.outputs[0]):
+    if node.op_type not in _UNRULED or node.domain or not is_wide(node.outputs[0]) or commutes(node):
+        return None
+    if node.op_type == "ConvTranspose" and constant(node.inputs[1]) is not None:
         return None
     return f"{node.op_type}: {_UNRULED[node.op_type]}, so it stays in float"
 
 
 _UNRULED = {
-    "ConvTranspose": "no rule quantises its weights, which lie the other way round",
-    "Concat": "no rule gives what it joins one scale",
-    "Resize": "no rule carries a scale through it",
-    "Pad": "no rule carries a scale through it",
+    "ConvTranspose": "its weights are computed",
+    "Resize": "what it interpolates may lie outside the range of what it reads",
+    "Pad": "what it pads with may lie outside the range of what it reads",
 }
 
 
@@ -77,7 +82,7 @@ def _gate_path(layer: Layer, options: PlacementOptions) -> str | None:
 
 
 def _narrow_group(layer: Layer, options: PlacementOptions) -> str | None:
-    if layer.groups == 1:
+    if layer.groups == 1 or layer.node.op_type == "ConvTranspose":
         return None
     width_in = int(layer.weight.shape[1])
     width_out = int(layer.weight.shape[0]) // layer.groups
@@ -90,6 +95,16 @@ def _narrow_group(layer: Layer, options: PlacementOptions) -> str | None:
     if width >= NARROW:
         return None
     return f"group width {width} is below {NARROW}: kept in float by rule, which nothing was timed for here"
+
+
+def _transposed(layer: Layer, options: PlacementOptions) -> str | None:
+    if layer.node.op_type != "ConvTranspose":
+        return None
+    if not options.traits.int8_transposed:
+        return f"{options.traits.title} has no INT8 kernel for a transposed convolution"
+    if layer.groups > 1:
+        return "a transposed convolution in groups has no scale for each output channel"
+    return None
 
 
 def _end(layer: Layer, options: PlacementOptions) -> str | None:
@@ -120,4 +135,4 @@ def _behind(value: ir.Value) -> Iterator[ir.Node]:
 
 
 # The first objection is the one reported: the most specific first.
-_RULES = (_named, _gate_path, _narrow_group, _end, _light)
+_RULES = (_named, _gate_path, _transposed, _narrow_group, _end, _light)

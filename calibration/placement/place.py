@@ -1,7 +1,8 @@
 """A graph and its ranges become a strongly typed INT8 graph: symmetric Q/DQ pairs where the target needs them.
 
-The order: decide (``decision.py``), give every point a scale from the table, insert the Q/DQ pairs (``insert.py``),
-count what is left of float between INT8 layers (``round_trips.py``).
+The order: decide (``decision.py``), give every point a scale from the table, all that meet the same one
+(``meeting.py``), insert the Q/DQ pairs (``insert.py``), count what is left of float between INT8 layers
+(``round_trips.py``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import onnx_ir as ir
 from radixrt.calibration.placement.decision import decide
 from radixrt.calibration.placement.grid import amax_of, grid_of
 from radixrt.calibration.placement.insert import Inserter
+from radixrt.calibration.placement.meeting import with_one_scale
 from radixrt.calibration.placement.options import PlacementOptions, PlacementReport
 from radixrt.calibration.placement.round_trips import round_trips
 from radixrt.calibration.ranges.table import CalibrationTable
@@ -32,6 +34,7 @@ def place(model: ir.Model, table: CalibrationTable, options: PlacementOptions) -
         InputError: the table lacks a tensor, or holds a range that cannot be quantised.
     """
     placed = infer(model.clone())
+    table = with_one_scale(placed.graph, table)
     decision = decide(placed, options)
     grids = {
         id(v): grid_of(v, amax_of(v, table), table.find(root_of(v).name or ""), options.traits) for v in decision.points

@@ -2,9 +2,9 @@
 
 A tensor enters INT8 again at a point (a Q/DQ pair). Going back from there, these do not leave INT8, because engines
 compute them on integers or inside a convolution's epilogue: the layer itself with its activation, operations that
-only move values, pooling of a point, an Add of points and layers, and, where the target has kernels for them, a Mul or
-a gate of points. Anything else between two INT8 layers is a float round trip. The product of a feature map with its
-gate is one by design, and is marked so.
+only move values, pooling of a point, an Add or a Concat of points and layers, and, where the target has kernels for
+them, a Mul or a gate of points. Anything else between two INT8 layers is a float round trip. The product of a feature
+map with its gate is one by design, and is marked so.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from radixrt.calibration.placement.decision import Decision
 from radixrt.calibration.placement.options import RoundTrip
-from radixrt.export.graph.facts import COMMUTING, GATES, is_wide
+from radixrt.export.graph.facts import GATES, commutes, is_wide
 
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 
@@ -40,7 +40,7 @@ class _Walker:
         if node is None or id(value) in self._made:
             return True
         inputs = [v for v in node.inputs if v is not None and is_wide(v)]
-        if node.op_type in COMMUTING | {"AveragePool", "GlobalAveragePool", "Add"}:
+        if node.op_type in ("AveragePool", "GlobalAveragePool", "Add", "Concat") or commutes(node):
             return all(self._integer(v) for v in inputs)
         if node.op_type == "Mul" and self._between:
             return all(v is not None and self._integer(v) for v in node.inputs)

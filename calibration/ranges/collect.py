@@ -26,6 +26,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from radixrt.calibration.placement.decision import observed_values
+from radixrt.calibration.placement.meeting import with_one_scale
 from radixrt.calibration.ranges.choosers import choose, percentile
 from radixrt.calibration.ranges.observers import TensorObserver
 from radixrt.calibration.ranges.outputs import Probe, add_probes
@@ -101,7 +102,7 @@ def calibrate(
     )
     if state_path is not None:
         state_path.unlink(missing_ok=True)
-    return table
+    return with_one_scale(inferred.graph, table)
 
 
 def _stream(

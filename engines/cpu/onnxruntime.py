@@ -121,7 +121,9 @@ class OnnxRuntimeTarget(Target):
     suffix = ".onnx"
     opens = (".onnx",)
     triton = TritonBackend("onnxruntime", "onnxruntime_onnx", "model.onnx", gpu=False)
-    traits = Traits(title="ONNX Runtime", full_range_u8=True, zero_points=True, int8_between=True)
+    traits = Traits(
+        title="ONNX Runtime", full_range_u8=True, zero_points=True, int8_between=True, int8_transposed=False
+    )
 
     def _find_capability(self) -> Capability:
         if importlib.util.find_spec("onnxruntime") is None:

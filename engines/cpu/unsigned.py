@@ -34,7 +34,7 @@ from radixrt.calibration.int8 import QMAX, UNSIGNED_ZERO_POINT
 from radixrt.calibration.int8 import to_unsigned as around_128
 from radixrt.calibration.saturation import fits
 from radixrt.export.graph.constants import constant
-from radixrt.export.graph.facts import COMMUTING, Signs
+from radixrt.export.graph.facts import Signs, commutes
 from radixrt.export.graph.writer import GraphWriter
 
 
@@ -141,7 +141,7 @@ def _already_clipped(node: ir.Node, scale: NDArray[Any]) -> bool:
         if producer.op_type == "DequantizeLinear":
             before = constant(producer.inputs[1])
             return before is not None and before.shape == scale.shape and bool((before == scale).all())
-        if producer.op_type not in COMMUTING:
+        if not commutes(producer):
             return False
         value = producer.inputs[0]
     return False

@@ -12,6 +12,23 @@ COMMUTING = frozenset(
 )
 """Operations that move or select values and change none: they commute with quantisation under one scale."""
 
+
+def commutes(node: ir.Node) -> bool:
+    """Whether ``node`` moves, selects or interpolates the values of its first input, so that one scale fits both.
+
+    A cubic Resize is none of these: it overshoots. A Pad is, unless what it pads with lies outside by itself.
+    """
+    if node.domain:
+        return False
+    if node.op_type == "Resize":
+        return node.attributes.get_string("mode", "nearest") in ("nearest", "linear")
+    if node.op_type == "Pad":
+        fill = node.inputs[2] if len(node.inputs) > 2 else None
+        number = constant(fill)
+        return fill is None or (number is not None and not number.any())
+    return node.op_type in COMMUTING
+
+
 _KEEPS_SIGN = COMMUTING | {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum", "ReduceMax"}
 _POSITIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Exp", "Abs"})
 GATES = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
@@ -47,7 +64,7 @@ def is_pooled(value: ir.Value | None) -> bool:
 
 def root_of(value: ir.Value) -> ir.Value:
     """Follows a value back through commuting operations to where its numbers are made."""
-    while (node := value.producer()) is not None and node.op_type in COMMUTING and node.inputs[0] is not None:
+    while (node := value.producer()) is not None and commutes(node) and node.inputs[0] is not None:
         value = node.inputs[0]
     return value
 
@@ -91,7 +108,7 @@ class Signs:
         if node.op_type == "Clip":
             low = constant(node.inputs[1]) if len(node.inputs) > 1 else None
             return low is not None and float(low) >= 0
-        if node.op_type in _KEEPS_SIGN:
+        if node.op_type in _KEEPS_SIGN or commutes(node):
             return node.inputs[0] is not None and self.nonnegative(node.inputs[0])
         if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
             return node.inputs[0] is not None and self.nonnegative(node.inputs[0])

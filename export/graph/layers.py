@@ -1,4 +1,4 @@
-"""The layers that can run in INT8: Conv, Gemm, and MatMul with constant weights."""
+"""The layers that can run in INT8: Conv, ConvTranspose, Gemm, and MatMul with constant weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from radixrt.export.graph.constants import constant
 from radixrt.export.graph.facts import static_dims
 
-LAYER_TYPES = frozenset({"Conv", "Gemm", "MatMul"})
+LAYER_TYPES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Layer:
     """A node with weights.
 
     Attributes:
-        node: the Conv, Gemm or MatMul.
+        node: the Conv, ConvTranspose, Gemm or MatMul.
         weight: its weights as they lie in the graph.
-        axis: the axis of ``weight`` that counts output channels.
+        axis: the axis of ``weight`` that counts output channels; of a grouped ConvTranspose, those of one group.
         bias: its bias, where it has a constant one.
         groups: 1 but for grouped convolutions.
     """
@@ -72,6 +72,8 @@ def _layer(node: ir.Node) -> Layer | None:
         return None  # computed: engines want it constant, and bias correction would replace it
     if node.op_type == "Conv":
         return Layer(node, weight, 0, bias, node.attributes.get_int("group", 1))
+    if node.op_type == "ConvTranspose":
+        return Layer(node, weight, 1, bias, node.attributes.get_int("group", 1))
     if weight.ndim != 2:
         return None
     if node.op_type == "Gemm":
@@ -105,7 +107,9 @@ def _bias_after(node: ir.Node, channels: int) -> NDArray[Any] | None:
 
 def macs_of(layer: Layer) -> int:
     """The multiplications of a layer for one image; 0 where its output's size is not known."""
-    positions = static_dims(layer.output)[2:] if layer.node.op_type == "Conv" else ()
+    # A transposed convolution multiplies each position that it reads, any other each that it writes.
+    counted = {"Conv": layer.output, "ConvTranspose": layer.data}.get(layer.node.op_type)
+    positions = static_dims(counted)[2:]
     if None in positions:
         return 0
     return int(layer.weight.size) * math.prod(int(d or 0) for d in positions)
