@@ -10,7 +10,7 @@ PREC   ?= int8
 
 flag = $(if $($(1)),--$(2) "$($(1))")
 
-.PHONY: engine test check fmt lock clean samples-accuracy bench-rewrite bench-calibration bench-peers \
+.PHONY: engine test check fmt lock clean samples-accuracy bench-rewrite bench-calibration bench-peers bench-tasks \
         bench-int8-kernels gpu-check fault-check fuzz corpus
 
 engine: $(VENV)/.ready
@@ -43,6 +43,10 @@ bench-calibration: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.calibration $(ARGS)
 bench-peers: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.peers $(ARGS)
+# U-Nets, pyramids, detectors, embeddings: blocks found, outputs equal, INT8 by output. Needs the extra `bench`.
+bench-tasks: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
+	$(BIN)/python -m benchmarks.tasks $(ARGS)
 bench-int8-kernels: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.int8_kernels $(ARGS)
 
