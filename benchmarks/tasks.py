@@ -33,8 +33,9 @@ from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.session import Session
 from radixrt.errors import InputError
-from radixrt.export.feed import Feed, joined, length, part
+from radixrt.export.feed import IMAGE_INPUT, Feed, joined, length, part
 from radixrt.export.reader.simplify import write_onnx
+from radixrt.export.source.module_inputs import ModuleInputs
 from radixrt.export.source.randomise import fit_statistics
 from radixrt.export.source.reference import onnx_outputs
 from radixrt.export.spec import BatchSpec, Precision
@@ -51,7 +52,7 @@ Run = Callable[[Feed], Answers]
 
 
 def network_of(name: str, spec: TaskNetwork, args: argparse.Namespace, reuse: Reuse, folder: Path) -> Prepared:
-    """Makes a network, fits its normalisations to the calibration images, and captures its graph."""
+    """Makes a network, fits its normalisations, and captures its graph."""
     import torch
 
     torch.manual_seed(0)
@@ -65,12 +66,19 @@ def network_of(name: str, spec: TaskNetwork, args: argparse.Namespace, reuse: Re
     )
     file = isinstance(made, Path)
     choice = ModelChoice(name=str(made) if file else name, module=None if file else made, task="tensors")
-    stages = Stages(Console(stderr=True))
     if not file:
-        first = prepare(choice, data, BatchSpec(), stages, reuse)
-        images = (batch.inputs for batch in first.data.calibration.batches(8, args.calibration_images))
-        fit_statistics(made, images)
-    return prepare(choice, data, BatchSpec(), stages, reuse)
+        fit_statistics(made, ModuleInputs.image(spec.size), [random_images(spec.size)])
+    return prepare(choice, data, BatchSpec(), Stages(Console(stderr=True)), reuse)
+
+
+def random_images(size: tuple[int, int, int], count: int = 8) -> Feed:
+    """Normalised images of noise, from coarse to fine, so that a network's maps vary from place to place."""
+    random, (channels, height, width) = np.random.default_rng(0), size
+    images = np.zeros((count, channels, height, width))
+    for step in (1, 4, 16):
+        coarse = random.standard_normal((count, channels, -(-height // step), -(-width // step)))
+        images += coarse.repeat(step, 2).repeat(step, 3)[:, :, :height, :width]
+    return {IMAGE_INPUT: (images / images.std()).astype(np.float32)}
 
 
 def quantised_by_onnxruntime(graph: Path, samples: Feed, folder: Path) -> Path:
