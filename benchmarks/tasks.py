@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.engines import inference_precisions, nncf_model
+from benchmarks.peers import peer_python
 from benchmarks.task_networks import NETWORKS, TaskNetwork
 from radixrt.build.deploy import DeployOptions, deploy_graph
 from radixrt.calibration.int8 import sqnr_db
@@ -101,6 +102,16 @@ def quantised_by_onnxruntime(graph: Path, samples: Feed, folder: Path) -> Path:
     return output
 
 
+def quantised_by_nncf(graph: Path, images: NDArray[Any], folder: Path) -> Path:
+    """Quantises an ONNX file by NNCF's mixed preset."""
+    output = folder / "nncf.xml"
+    np.save(folder / "images.npy", images)
+    script = Path(__file__).with_name("quantise_nncf.py")
+    command = [peer_python(), script, graph, folder / "images.npy", output]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+    return output
+
+
 def run_of(session: Session) -> Run:
     """An open engine as a function."""
     return lambda feed: session.run(dict(feed))
@@ -140,7 +151,7 @@ def engines(
     found["quantize_static onnxruntime int8"] = run_of(session)
     if args.nncf:
         (images,) = calibration.values()
-        found["nncf openvino int8"] = _openvino(nncf_model(plain, images, folder)[0], args.threads)
+        found["nncf openvino int8"] = _openvino(quantised_by_nncf(plain, images, folder), args.threads)
     return found, said
 
 
@@ -149,7 +160,8 @@ def _openvino(model: Path, threads: int) -> Run:
     import openvino as ov
 
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
-    config["INFERENCE_PRECISION_HINT"] = "bf16" if "bf16" in inference_precisions() else "f32"
+    offered = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    config["INFERENCE_PRECISION_HINT"] = "bf16" if "BF16" in offered else "f32"
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
     compiled = ov.Core().compile_model(str(model), "CPU", config)
