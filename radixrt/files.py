@@ -18,6 +18,12 @@ _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
 _REFUSED |= {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
+def cache_home() -> Path:
+    """This project's folder in the user's cache: ``$XDG_CACHE_HOME``, which counts only where it is absolute."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "radixrt"
+
+
 def sha256_of(path: Path) -> str:
     """Hashes a file in pieces, so that a large engine does not fill the memory."""
     digest = hashlib.sha256()

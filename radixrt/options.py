@@ -99,8 +99,8 @@ class TaskOptions:
     task: Annotated[
         str | None,
         Doc(
-            "classify, multilabel, regress, embed, segment, or tensors (parity alone). Default: read off the network "
-            "and the data."
+            "classify, multilabel, regress, embed, segment, detect, text, or tensors (parity alone). Default: read off "
+            "the network and the data."
         ),
     ] = None
     metric: Annotated[
@@ -109,6 +109,10 @@ class TaskOptions:
     ] = None
     decode: Annotated[
         Path | str | None, Doc("Your own file.py:function that turns all outputs by name into what the task reads.")
+    ] = None
+    characters: Annotated[
+        Path | str | None,
+        Doc("text: the characters of the network's classes, one a line. Default: those that an ONNX file carries."),
     ] = None
 
 

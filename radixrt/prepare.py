@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -32,6 +32,7 @@ from radixrt.progress import Stages
 from radixrt.reference import Reference, onnx_reference, torch_reference
 from radixrt.reuse import Codec, Kept, Reuse, Step, weights_sha256
 from radixrt.taken_for import Images, UserCode, taken_for
+from radixrt.validate.answers.ctc import read_characters
 from radixrt.validate.schema import Finding
 from radixrt.validate.tasks.base import Interface
 from radixrt.validate.tasks.choose import Chosen, kind_read_by, refuse_unknown
@@ -150,6 +151,8 @@ def prepare(
         asked = asked_inputs(choice, arrays, bundle)
         size = asked_size(data) or (bundle.image_size if bundle is not None else None)
         model, pinned = _loaded(choice, FileChoice(batch, choice.logits, size, asked.given, asked.examples))
+        if choice.characters is not None:
+            model = replace(model, characters=read_characters(Path(choice.characters)))
         for text in model.remarks:
             stages.note(text)
         lent = images_lent(choice, data)
@@ -215,7 +218,7 @@ def _read_data(
         return load_arrays(source, specs, calibration_limit=data.calibration_images, classes=model.num_classes)
     assert source is not None
     return load_data(
-        LENT if data.data is None else str(data.data),
+        (model.photographs or LENT) if data.data is None else str(data.data),
         source.values,
         calibration_limit=data.calibration_images,
         reading=Reading(tuple(model.labels), kind),

@@ -12,6 +12,7 @@ from radixrt.calibration.data.targets import TargetKind
 from radixrt.export.source.load import LoadedModel
 from radixrt.options import TaskOptions
 from radixrt.reference import Reference
+from radixrt.validate.answers.ctc import parse_characters
 from radixrt.validate.tasks.base import Interface
 from radixrt.validate.tasks.choose import Chosen, choose, interface_of
 from radixrt.validate.tasks.user import UserDecoder, UserMetric, UserTask, decoded_interface
@@ -98,8 +99,11 @@ def taken_for(
     fits = kind is TargetKind.CLASSES and _labels_fit(data.labels, model, seen.classes)
     named = fits or (kind is TargetKind.LABELS and len(data.labels) == seen.classes)
     labels = tuple(model.labels or (data.labels if named else ()))
-    network = replace(seen, labels=labels, labelled=fits, targets=kind, data_classes=data.labels)
+    called = labels or (data.labels if kind is TargetKind.BOXES else ())  # by place, which need not be the network's
+    characters = parse_characters(model.characters)
+    network = replace(seen, labels=called, labelled=fits, targets=kind, data_classes=data.labels, characters=characters)
     chosen = choose(name, network)
+    labels = chosen.task.classes_of(network) or labels
     if kind is not None and kind not in chosen.task.reads and name is None and chosen.task.reads:
         data = images.read(chosen.task.reads[0])
         network = replace(network, targets=data.kind)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from radixrt.calibration.data.batch import Batch, Samples
+from radixrt.calibration.data.boxes import Boxes
 from radixrt.calibration.data.masks import read_mask
 from radixrt.calibration.data.pixels import ImageUnusableError, open_image, preprocess_image
 from radixrt.calibration.data.preprocess import Preprocess
@@ -147,6 +148,8 @@ class ImageList(Samples):
             image = open_image(entry.path, self._preprocess.input_size[0])
             if isinstance(target, Path):
                 target = read_mask(target, self._preprocess, two_levels=self._two_levels)
+            elif isinstance(target, Boxes):
+                target = target.prepared(image.size, self._preprocess)
         except ImageUnusableError as error:
             return Skipped(entry.name, str(error))
         return preprocess_image(image, self._preprocess), target

@@ -103,20 +103,41 @@ def shape_image(image: Image.Image, preprocess: Any, fill: int | None = None) ->
 
     ``fill`` is what stands outside the photograph, of a mask; a photograph has black there, or its mean.
     """
+    outside: int | tuple[int, ...] = 0 if fill is None else fill
+    if fill is None and preprocess.crop_mode == "border":
+        levels = tuple(round(255 * value) for value in preprocess.mean)
+        outside = levels if len(levels) > 1 else levels[0]
+    resized = _resize(image, _resized_size(image.size, preprocess), preprocess.interpolation)
+    return _crop_or_pad(resized, preprocess.input_size[1:], outside)
+
+
+def placed(size: tuple[int, int], preprocess: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Where the pixels of an image come to lie in the network's input.
+
+    Args:
+        size: the image's width and height.
+        preprocess: as :func:`preprocess_image` takes it.
+
+    Returns:
+        A scale (x, y) and an offset (x, y): a point p of the image lies at p * scale + offset.
+    """
+    resized = np.array(_resized_size(size, preprocess)[::-1])
+    target = np.array(preprocess.input_size[:0:-1])
+    # As _crop_or_pad does it: pad to the target first, then crop about the centre.
+    padded = np.maximum(resized, target)
+    crop = np.array([round(free / 2) for free in (padded - target).tolist()])
+    return resized / np.array(size), (padded - resized) // 2 - crop
+
+
+def _resized_size(size: tuple[int, int], preprocess: Any) -> Sequence[int]:
+    """The height and width that an image of (width, height) is resized to, before it is cropped or padded."""
     height, width = preprocess.input_size[1:]
     scaled = (math.floor(height / preprocess.crop_pct), math.floor(width / preprocess.crop_pct))
-    black = 0 if fill is None else fill
     if preprocess.crop_mode == "squash":
-        resized = _resize(image, scaled, preprocess.interpolation)
-        return _crop_or_pad(resized, (height, width), black)
+        return scaled
     if preprocess.crop_mode == "border":
-        resized = _resize(image, _keep_ratio(image, scaled, longest=True), preprocess.interpolation)
-        levels = tuple(round(255 * value) for value in preprocess.mean)
-        mean = levels if len(levels) > 1 else levels[0]
-        return _crop_or_pad(resized, (height, width), mean if fill is None else fill)
-    square = scaled[0] == scaled[1]
-    size = _short_edge(image, scaled[0]) if square else _keep_ratio(image, scaled, longest=False)
-    return _crop_or_pad(_resize(image, size, preprocess.interpolation), (height, width), black)
+        return _keep_ratio(size, scaled, longest=True)
+    return _short_edge(size, scaled[0]) if scaled[0] == scaled[1] else _keep_ratio(size, scaled, longest=False)
 
 
 def _resize(image: Image.Image, size: Sequence[int], interpolation: str) -> Image.Image:
@@ -125,18 +146,18 @@ def _resize(image: Image.Image, size: Sequence[int], interpolation: str) -> Imag
     return image.resize((size[1], size[0]), getattr(filters, interpolation.upper()))
 
 
-def _short_edge(image: Image.Image, edge: int) -> list[int]:
+def _short_edge(size: tuple[int, int], edge: int) -> list[int]:
     """The size whose shorter edge is ``edge``; the longer one rounds down, as torchvision's ``Resize`` does."""
-    if image.width <= image.height:
-        return [int(edge * image.height / image.width), edge]
-    return [edge, int(edge * image.width / image.height)]
+    width, height = size
+    return [int(edge * height / width), edge] if width <= height else [edge, int(edge * width / height)]
 
 
-def _keep_ratio(image: Image.Image, target: Sequence[int], longest: bool) -> list[int]:
+def _keep_ratio(size: tuple[int, int], target: Sequence[int], longest: bool) -> list[int]:
     """The size that fits in (``longest``) or covers ``target``, rounded as timm's ``ResizeKeepRatio`` does."""
-    ratios = (image.height / target[0], image.width / target[1])
+    width, height = size
+    ratios = (height / target[0], width / target[1])
     ratio = max(ratios) if longest else min(ratios)
-    return [round(image.height / ratio), round(image.width / ratio)]
+    return [round(height / ratio), round(width / ratio)]
 
 
 def _crop_or_pad(image: Image.Image, size: Sequence[int], fill: int | tuple[int, ...]) -> Image.Image:

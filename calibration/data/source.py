@@ -6,7 +6,9 @@ a folder with ``calibration`` or ``train``,     these two, each a folder of clas
 and ``test`` or ``val``
 a folder of class folders                       classes in the order of their sorted names, as torchvision has them
 a folder of images                              calibration only
+``elpv-cracks``, ``elpv-spots``                 the same with cracks (masks) or spots (boxes) painted on them
 images with masks beside them                   :mod:`radixrt.calibration.data.masks` has the layouts
+images with boxes, in COCO's JSON               :mod:`radixrt.calibration.data.sets.coco` has the layouts
 a CSV file with a column ``path``               and ``label``, several labels, numbers or ``text``
                                                 (:mod:`radixrt.calibration.data.csv_file`); a column ``split``
                                                 (calibration, train, test, val) keeps the two apart
@@ -19,24 +21,28 @@ Where the data names no split, a fixed rule makes one: an image belongs to the c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from radixrt.calibration.arrays.source import ArraySource
 from radixrt.calibration.data.batch import Samples
 from radixrt.calibration.data.csv_file import read_csv
-from radixrt.calibration.data.elpv import read_elpv
 from radixrt.calibration.data.folder import read_folder
 from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.data.masks import two_levels
 from radixrt.calibration.data.preprocess import Preprocess
+from radixrt.calibration.data.sets.coco import read_coco
+from radixrt.calibration.data.sets.elpv import read_elpv
+from radixrt.calibration.data.sets.painted import painted_folder
 from radixrt.calibration.data.splits import Splits, mixed
 from radixrt.calibration.data.targets import Reading, TargetKind
 from radixrt.errors import InputError
 from radixrt.export.feed import IMAGE_INPUT
+from radixrt.export.source.samples import CRACK_LABELS
 from radixrt.export.spec import InputSpec
 
 _AS_IT_LOOKS = Reading()
+KNOWN = "a folder of images, a CSV file (path,label), COCO's JSON, or `elpv`"
 
 
 @dataclass(frozen=True)
@@ -125,20 +131,26 @@ def load_training_data(preprocess: Preprocess) -> ImageList:
 
 def _read(spec: str, kind: TargetKind | None) -> Splits:
     if not spec.strip():
-        raise InputError("no data is named: give a folder of images, a CSV file (path,label), or `elpv`")
+        raise InputError(f"no data is named: give {KNOWN}")
     if spec == "elpv":
         elpv = read_elpv()
         return Splits(elpv.calibration, elpv.test, elpv.labels)
+    if spec == "elpv-cracks":
+        return replace(read_folder(painted_folder("cracks")), labels=CRACK_LABELS)
+    if spec == "elpv-spots":
+        return _read(str(painted_folder("spots")), kind)
     path = Path(spec).expanduser()
     try:
         if path.is_dir():
-            return read_folder(path)
+            return read_coco(path) or read_folder(path)
         if path.is_file():
             if path.suffix.lower() == ".csv":
                 return read_csv(path, kind)
-            raise InputError(f"{spec} is no data: give a folder of images, a CSV file (path,label), or `elpv`")
+            if path.suffix.lower() == ".json" and (annotated := read_coco(path)) is not None:
+                return annotated
+            raise InputError(f"{spec} is no data: give {KNOWN}")
     except OSError as error:
         raise InputError(
             f"cannot read the data {spec}: {error.strerror or error}; check the path and its rights"
         ) from error
-    raise InputError(f"there is no data at {spec}: give a folder of images, a CSV file (path,label), or `elpv`")
+    raise InputError(f"there is no data at {spec}: give {KNOWN}")

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from radixrt.calibration.data.boxes import Boxes
 from radixrt.calibration.data.images import Entry
 from radixrt.calibration.data.targets import Target, TargetKind
 from radixrt.errors import InputError
@@ -83,6 +84,8 @@ def reindex(entries: Iterable[Entry], old: Sequence[str], new: Sequence[str]) ->
     def numbered(target: Target) -> Target:
         if isinstance(target, tuple):
             return tuple(index[one] for one in target)
+        if isinstance(target, Boxes):
+            return target.renumbered(index)
         return index[target] if isinstance(target, int) else target
 
     return [replace(entry, target=numbered(entry.target)) for entry in entries]

@@ -10,9 +10,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from radixrt.calibration.data.boxes import Boxes
+
 Target: TypeAlias = Any
 """By kind: a class index; a tuple of class indices; a tuple of numbers; the path of a mask, read as an array (H, W) of
-class indices; an object with boxes; a text."""
+class indices; :class:`Boxes`; a text."""
 
 
 class TargetKind(str, Enum):
@@ -41,5 +43,7 @@ class Reading:
 
 
 def identity_of(target: Target) -> object:
-    """What a label is, for a record of what was compared: a mask is known by its file."""
+    """What a label is, for a record of what was compared: a mask is known by its file, boxes by a hash."""
+    if isinstance(target, Boxes):
+        return target.identity
     return str(target) if isinstance(target, Path) else target

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from radixrt.errors import InputError
-from radixrt.files import replace_file
+from radixrt.files import cache_home, replace_file
 
 _DEVICES, _PLANS = "devices", "plans"
 
@@ -42,12 +42,6 @@ class CacheEntry:
     created: float
     used: float
     path: Path
-
-
-def cache_home() -> Path:
-    """This project's folder in the user's cache: ``$XDG_CACHE_HOME``, which counts only where it is absolute."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "radixrt"
 
 
 def device_cache() -> Path | None:

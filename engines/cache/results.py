@@ -36,8 +36,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
 from radixrt.engines.bundle.manifest import FileEntry
-from radixrt.engines.cache.device import CacheEntry, cache_home, prune
-from radixrt.files import concerns, sha256_of, translate_disk_errors
+from radixrt.engines.cache.device import CacheEntry, prune
+from radixrt.files import cache_home, concerns, sha256_of, translate_disk_errors
 
 _ENTRY = "entry.json"
 _FILES = "files"

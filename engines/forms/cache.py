@@ -13,9 +13,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from radixrt.engines.cache.device import cache_home
 from radixrt.errors import InputError
-from radixrt.files import replace_file
+from radixrt.files import cache_home, replace_file
 
 
 class Question(BaseModel):

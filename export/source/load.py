@@ -7,7 +7,7 @@ What a name means is :mod:`radixrt.export.source.names`; how a definition become
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,6 +47,8 @@ class LoadedModel:
         data_said: the names of what the model itself says of its preprocessing; the rest is timm's assumption.
         num_classes: the length of the logits, 0 where the main output is not N x classes.
         labels: the classes' names, where the model knows them.
+        photographs: the data set that a sample network is calibrated and judged on.
+        characters: what a reader's classes stand for, one a line, where its file carries that, as PaddleOCR's do.
         note: why the weights are what they are, in a few words.
         remarks: a sentence on each thing that is compiled otherwise than the file or the module says.
     """
@@ -61,6 +63,8 @@ class LoadedModel:
     data_said: frozenset[str]
     num_classes: int
     labels: tuple[str, ...] = ()
+    photographs: str = ""
+    characters: str = ""
     note: str = ""
     remarks: tuple[str, ...] = ()
 
@@ -167,6 +171,7 @@ def _load_onnx(ref: ModelRef, num_classes: int | None, foreign: Foreign) -> Load
         data_config=data_config,
         data_said=frozenset(config),
         num_classes=found,
+        characters=graph.metadata_props.get("character", ""),
         remarks=foreign.remarks,
     )
 
@@ -181,7 +186,8 @@ def _load_sample(ref: ModelRef, checkpoint: Path | None, num_classes: int | None
         return _load_checkpoint(ref, definition, checkpoint, num_classes)
     if num_classes not in (None, len(sample.labels)):
         raise InputError(f"{ref.name} has {len(sample.labels)} classes, not {num_classes}")
-    return _loaded(ref, sample.load(), "checkpoint", definition.data_config, labels=sample.labels)
+    loaded = _loaded(ref, sample.load(), "checkpoint", definition.data_config, labels=sample.labels)
+    return replace(loaded, photographs=sample.data)
 
 
 def _sample_definition(sample: Sample) -> Definition:

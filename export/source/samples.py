@@ -1,7 +1,8 @@
-"""The sample networks: three small ones, one per family, trained on photographs of solar cells.
+"""The sample networks, trained on photographs of solar cells: three classifiers, a segmenter and a detector.
 
-Their blocks are timm's; only the sizes are chosen here, so that each trains in minutes on two cores and its weights
-fit a repository. Weights and training stand in ``samples/`` at the root of the source tree; a wheel has none.
+Each trains in minutes on two cores, and its weights fit a repository. The definitions are
+:mod:`radixrt.export.source.sample_networks`; weights and training stand in ``samples/`` at the root of the source
+tree; a wheel has none.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: The four classes, in the order of the heads' outputs: type of the cell x its state.
 LABELS = ("mono-functional", "mono-defective", "poly-functional", "poly-defective")
+#: What a pixel is, by the value of the mask; and what kinds of spots there are.
+CRACK_LABELS, SPOT_LABELS = ("background", "crack"), ("dark", "bright")
 
 _FOLDER = Path(__file__).resolve().parents[2] / "samples"
 
@@ -28,7 +31,7 @@ class Sample:
     """One sample network.
 
     ``build(num_classes)`` gives the module with untrained weights; ``weights`` is its safetensors file;
-    ``data_config`` is what timm would resolve for it.
+    ``data_config`` is what timm would resolve for it; ``data`` names the images that it is calibrated and judged on.
     """
 
     name: str
@@ -36,7 +39,8 @@ class Sample:
     build: Callable[[int], nn.Module]
     weights: Path
     data_config: Mapping[str, Any]
-    labels: tuple[str, ...] = LABELS
+    labels: tuple[str, ...]
+    data: str
 
     def load(self) -> nn.Module:
         """The trained network in eval mode.
@@ -80,48 +84,38 @@ class Sample:
         return content
 
 
-def _resnest(num_classes: int) -> nn.Module:
-    from timm.models.resnest import ResNestBottleneck
+def _network(definition: str) -> Callable[[int], nn.Module]:
+    def build(num_classes: int) -> nn.Module:
+        from radixrt.export.source import sample_networks
 
-    return _resnet(ResNestBottleneck, num_classes, avg_down=True, block_args={"radix": 2, "avd": True})
+        module: nn.Module = getattr(sample_networks, definition)(num_classes)
+        return module
 
-
-def _sknet(num_classes: int) -> nn.Module:
-    from timm.models.sknet import SelectiveKernelBottleneck
-
-    # The paper's form: both branches see the whole input, and their convolutions are grouped.
-    sk_kwargs = {"rd_ratio": 1 / 4, "rd_divisor": 8, "split_input": False}
-    return _resnet(
-        SelectiveKernelBottleneck, num_classes, cardinality=2, base_width=32, block_args={"sk_kwargs": sk_kwargs}
-    )
+    return build
 
 
-def _senet(num_classes: int) -> nn.Module:
-    from timm.models.resnet import Bottleneck
-
-    return _resnet(Bottleneck, num_classes, block_args={"attn_layer": "se"})
-
-
-def _resnet(block: Any, num_classes: int, **kwargs: Any) -> nn.Module:
-    from timm.models.resnet import ResNet
-
-    return ResNet(block, (1, 2, 2, 1), num_classes, stem_type="deep", stem_width=8, channels=(16, 32, 48, 64), **kwargs)
+_CONFIG: Mapping[str, Any] = {
+    "input_size": (3, 128, 128),
+    "mean": (0.6, 0.6, 0.6),
+    "std": (0.16, 0.16, 0.16),
+    "crop_pct": 1.0,
+    "crop_mode": "center",
+    "interpolation": "bilinear",
+}
 
 
-def _sample(family: str, build: Callable[[int], nn.Module]) -> Sample:
-    name = f"{family}-nano-elpv"
-    config = {
-        "input_size": (3, 128, 128),
-        "mean": (0.6, 0.6, 0.6),
-        "std": (0.16, 0.16, 0.16),
-        "crop_pct": 1.0,
-        "crop_mode": "center",
-        "interpolation": "bilinear",
-    }
-    return Sample(name, family, build, _FOLDER / f"{name}.safetensors", config)
+def _sample(name: str, definition: str, data: str = "elpv", labels: tuple[str, ...] = LABELS) -> Sample:
+    family = name.partition("-")[0]
+    return Sample(name, family, _network(definition), _FOLDER / f"{name}.safetensors", _CONFIG, labels, data)
 
 
-SAMPLES = (_sample("resnest", _resnest), _sample("sknet", _sknet), _sample("senet", _senet))
+SAMPLES = (
+    _sample("resnest-nano-elpv", "resnest"),
+    _sample("sknet-nano-elpv", "sknet"),
+    _sample("senet-nano-elpv", "senet"),
+    _sample("resnest-nano-cracks", "UNet", "elpv-cracks", CRACK_LABELS),
+    _sample("sknet-nano-spots", "Detector", "elpv-spots", SPOT_LABELS),
+)
 
 
 def find(name: str) -> Sample | None:

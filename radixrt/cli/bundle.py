@@ -174,8 +174,9 @@ def cache(
     ] = None,
 ) -> None:
     """Runs ``radixrt cache``."""
-    from radixrt.engines.cache.device import cache_home, device_files, prune_device_files
+    from radixrt.engines.cache.device import device_files, prune_device_files
     from radixrt.engines.cache.results import StageCache
+    from radixrt.files import cache_home
 
     with StageCache() as kept:
         if prune:

@@ -129,7 +129,7 @@ def test_fastest_stands_alone() -> None:
 
 @pytest.mark.slow
 def test_classifies_from_python_from_the_command_and_from_run_py_alike(bundle: Path) -> None:
-    from radixrt.calibration.data.elpv import read_elpv
+    from radixrt.calibration.data.sets.elpv import read_elpv
 
     photograph = read_elpv().test[0].path
     with rt.load(bundle) as engine:

@@ -38,6 +38,7 @@ class Interface:
         targets: what the data's images are labelled with, if anything.
         data_classes: the names of the data's own classes, which need not be the head's.
         kind: what the main output's numbers are, where it is a head of classes.
+        characters: what the classes of a reader stand for; empty where nobody says.
     """
 
     shapes: Mapping[str, Sequence[object]]
@@ -48,6 +49,7 @@ class Interface:
     targets: TargetKind | None = None
     data_classes: tuple[str, ...] = ()
     kind: OutputKind = OutputKind.LOGITS
+    characters: tuple[str, ...] = ()
 
     @property
     def main(self) -> str:
@@ -187,6 +189,10 @@ class Task(ABC):
     def truth(self, network: Interface, outputs: Outputs) -> tuple[Target, ...] | None:
         """The original's own answers as targets, one for each image, where there are no labels; None if it has none."""
         return None
+
+    def classes_of(self, network: Interface) -> tuple[str, ...]:
+        """What each class of the main output stands for, where the task knows; else empty."""
+        return ()
 
     def judged_by(self, network: Interface) -> bool:
         """Whether the data's labels are such as its metrics are computed from."""

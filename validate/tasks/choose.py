@@ -12,13 +12,15 @@ from radixrt.errors import InputError
 from radixrt.export.graph.output_kind import output_kinds
 from radixrt.validate.tasks.base import Interface, Task
 from radixrt.validate.tasks.classify import Classify
+from radixrt.validate.tasks.detect import Detect
 from radixrt.validate.tasks.embed import Embed
 from radixrt.validate.tasks.multilabel import Multilabel
 from radixrt.validate.tasks.regress import Regress
 from radixrt.validate.tasks.segment import Segment
 from radixrt.validate.tasks.tensors import Tensors
+from radixrt.validate.tasks.text import Text
 
-_ALL: tuple[Task, ...] = (Classify(), Multilabel(), Regress(), Embed(), Segment(), Tensors())
+_ALL: tuple[Task, ...] = (Classify(), Multilabel(), Regress(), Embed(), Segment(), Detect(), Text(), Tensors())
 TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}
 
 _MOVES = frozenset({"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"})
@@ -110,6 +112,8 @@ _BY_DATA = {
     TargetKind.MASKS: "segment",
     TargetKind.LABELS: "multilabel",
     TargetKind.NUMBERS: "regress",
+    TargetKind.BOXES: "detect",
+    TargetKind.TEXTS: "text",
 }
 # Heads that anybody knows for a classifier's, whatever the images are labelled with.
 _OF_IMAGENET = (1000, 1001, 21841, 21843)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from radixrt.calibration.data.batch import Batch
 from radixrt.validate.tasks.base import Panel
@@ -50,6 +50,17 @@ def painted(classes: NDArray[np.integer], ignored: int | None = None) -> NDArray
     if ignored is not None:
         picture[classes == ignored] = _LEFT_OUT
     return picture
+
+
+def boxed(image: NDArray[np.uint8], boxes: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """A photograph (H, W, 3) with boxes (M, 4) on it, in the colours of their classes; enlarged where it is small."""
+    scale = max(1, EDGE // max(image.shape[:2]))
+    picture = Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1))
+    pen = ImageDraw.Draw(picture)
+    for (left, top, right, bottom), label in zip((boxes * scale).tolist(), labels.tolist(), strict=True):
+        corners = (left, top, max(right, left), max(bottom, top))
+        pen.rectangle(corners, outline=colour_of(label + 1), width=2)
+    return np.asarray(picture)
 
 
 def difference(image: NDArray[np.uint8], changed: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from radixrt.calibration.data import elpv
+from radixrt.calibration.data.sets import elpv
 from radixrt.calibration.data.source import load_data, load_training_data
 from radixrt.calibration.data.targets import Reading
 from radixrt.errors import InputError, UnavailableError

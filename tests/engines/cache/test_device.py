@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from radixrt.engines.cache.device import cache_home, device_cache, device_files, keep, prune_device_files, read_kept
+from radixrt.engines.cache.device import device_cache, device_files, keep, prune_device_files, read_kept
+from radixrt.files import cache_home
 from tests.cli_runner import radixrt
 
 

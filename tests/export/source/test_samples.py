@@ -9,15 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.layers import SelectiveKernel, SEModule, SplitAttn
+from timm.models.resnest import ResNestBottleneck
+from timm.models.resnet import Bottleneck
+from timm.models.sknet import SelectiveKernelBottleneck
 
+from radixrt.calibration.data.images import Entry, ImageList
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.source import load_data, load_training_data
 from radixrt.errors import InputError
+from radixrt.export.source import sample_networks
 from radixrt.export.source.samples import SAMPLES, Sample, find
 from samples.accuracy import evaluate
-from samples.train import Photographs, Recipe, augment, save, train
+from samples.lessons import Classes, Cracks, Lesson, Spots, augment
+from samples.train import Recipe, save, train
 
 ATTENTION = {"resnest": SplitAttn, "sknet": SelectiveKernel, "senet": SEModule}
 
@@ -31,13 +38,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+each_classifier = pytest.mark.parametrize("sample", SAMPLES[:3], ids=lambda sample: sample.name)
 each_sample = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
 
 
 @each_sample
 def test_has_one_attention_module_in_every_block(sample: Sample) -> None:
     modules = list(sample.build(4).modules())
-    blocks = sum(len(getattr(modules[0], f"layer{stage}")) for stage in (1, 2, 3, 4))
+    blocks = sum(isinstance(m, ResNestBottleneck | SelectiveKernelBottleneck | Bottleneck) for m in modules)
+    assert blocks == 6
     assert {family: sum(isinstance(m, kind) for m in modules) for family, kind in ATTENTION.items()} == {
         family: blocks if family == sample.family else 0 for family in ATTENTION
     }
@@ -65,7 +74,7 @@ def test_weights_fit_a_repository_and_the_record_describes_them(sample: Sample) 
     assert record["training"]["images"] == len(load_training_data(other))
 
 
-@each_sample
+@each_classifier
 def test_trained_network_is_far_above_the_largest_class(sample: Sample) -> None:
     # Guards weights, preprocessing and the order of the labels at once: any of them wrong costs half the points.
     data = load_data("elpv", Preprocess.from_config(sample.data_config))
@@ -110,20 +119,22 @@ def test_definitions_load_without_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
-def a_few_photographs() -> Photographs:
+def a_few_photographs(folder: Path) -> ImageList:
     random = np.random.default_rng(0)
-    labels = torch.arange(64) % 4
-    pixels = (
-        torch.from_numpy(random.integers(0, 200, (64, 1, 32, 32), dtype=np.uint8)) + labels.view(-1, 1, 1, 1).byte()
-    )
-    return Photographs(pixels, labels)
+    entries = []
+    for number in range(64):
+        pixels = random.integers(0, 200, (32, 32), dtype=np.uint8) + number % 4
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        entries.append(Entry(f"{number}.png", folder / f"{number}.png", number % 4))
+    return ImageList(entries, Preprocess(input_size=(3, 32, 32), mean=(0.6,), std=(0.16,), crop_pct=1.0))
 
 
 def test_training_repeats_to_the_bit_and_what_is_saved_loads(tmp_path: Path) -> None:
     from rich.progress import Progress
 
     recipe = Recipe(epochs=1)
-    first, second = (train(SAMPLES[2], a_few_photographs(), recipe, Progress(disable=True)) for _ in range(2))
+    images = a_few_photographs(tmp_path)
+    first, second = (train(SAMPLES[2], Classes(images), recipe, Progress(disable=True)) for _ in range(2))
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
     copy = dataclasses.replace(SAMPLES[2], weights=tmp_path / "copy.safetensors")
@@ -134,9 +145,37 @@ def test_training_repeats_to_the_bit_and_what_is_saved_loads(tmp_path: Path) -> 
 
 
 def test_augmentation_keeps_shape_and_scale_and_changes_every_image() -> None:
-    photographs = a_few_photographs()
-    images = augment(photographs.pixels, torch.Generator().manual_seed(0))
-    assert images.shape == photographs.pixels.shape
+    pixels = torch.randint(0, 200, (64, 1, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    images = augment(pixels, torch.Generator().manual_seed(0))
+    assert images.shape == pixels.shape
     assert images.min() >= 0 and images.max() <= 1
-    same = (images - photographs.pixels.float() / 255).abs().amax(dim=(1, 2, 3)) < 1e-3
+    same = (images - pixels.float() / 255).abs().amax(dim=(1, 2, 3)) < 1e-3
     assert not same.any()
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Cracks, "resnest-nano-cracks"), (Spots, "sknet-nano-spots")])
+def test_a_step_on_painted_photographs_lowers_the_loss(tmp_path: Path, kind: type[Lesson], name: str) -> None:
+    sample, lesson = find(name), kind(a_few_photographs(tmp_path))
+    assert sample is not None
+    torch.manual_seed(0)
+    module = sample.build(2).train()
+    inputs, target = lesson.examples(torch.arange(4), 0, torch.Generator().manual_seed(0))
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(3):
+        losses.append(loss := lesson.loss(module, inputs.repeat(1, 3, 1, 1), target))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert losses[2] < losses[1] < losses[0]
+
+
+def test_the_detector_gives_the_best_boxes_first_and_any_class_its_place() -> None:
+    module = sample_networks.Detector(2).eval()
+    logits, sides = torch.full((1, 2, 8, 8), -9.0), torch.full((1, 4, 8, 8), 6.0)
+    logits[0, 1, 2, 3], logits[0, 0, 5, 7], logits[0, 1, 2, 4] = 3.0, 1.0, 2.0  # the third has a larger neighbour
+    module.maps = lambda images: (logits, sides)
+    found = module(torch.zeros(1, 3, 32, 32))
+    assert found.scores.shape == (1, 16) and found.labels[0, :2].tolist() == [1, 0]
+    assert found.boxes[0, :2].tolist() == [[8, 4, 20, 16], [24, 16, 36, 28]]
+    assert found.scores[0, 2] < 0.01

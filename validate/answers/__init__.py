@@ -1,0 +1,1 @@
+"""What the outputs of readers and detectors say: text, and boxes."""
