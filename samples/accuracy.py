@@ -13,7 +13,7 @@ from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.source import DataSource, load_data
 from radixrt.errors import RadixRTError
 from radixrt.export.feed import IMAGE_INPUT
-from radixrt.export.source.samples import SAMPLES, Sample
+from radixrt.export.samples.sample import SAMPLES, Sample
 
 
 @dataclass(frozen=True)

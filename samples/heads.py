@@ -13,11 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from radixrt.calibration.data.elpv import read_elpv
 from torch import nn
 
-from radixrt.calibration.data.elpv import read_elpv
 from radixrt.calibration.data.splits import mixed
-from radixrt.export.source.samples import SAMPLES
+from radixrt.export.samples.sample import SAMPLES
 
 IMAGES = 300
 

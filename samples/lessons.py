@@ -16,8 +16,8 @@ from radixrt.calibration.data.pixels import open_image, shape_image
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.sets.painted import SIDE, paint_cracks, paint_spots, read_plain
 from radixrt.calibration.data.source import load_training_data
-from radixrt.export.source.sample_networks import STRIDE
-from radixrt.export.source.samples import LABELS, Sample
+from radixrt.export.samples.networks import STRIDE
+from radixrt.export.samples.sample import LABELS, Sample
 
 SHIFT = 6  # pixels, either way
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.errors import InputError
-from radixrt.export.source.samples import SAMPLES, Sample, find
+from radixrt.export.samples.sample import SAMPLES, Sample, find
 from samples.lessons import Lesson, lesson_of
 
 

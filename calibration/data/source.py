@@ -38,7 +38,7 @@ from radixrt.calibration.data.splits import Splits, mixed
 from radixrt.calibration.data.targets import Reading, TargetKind
 from radixrt.errors import InputError
 from radixrt.export.feed import IMAGE_INPUT
-from radixrt.export.source.samples import CRACK_LABELS
+from radixrt.export.samples.sample import CRACK_LABELS
 from radixrt.export.spec import InputSpec
 
 _AS_IT_LOOKS = Reading()

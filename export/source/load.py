@@ -22,7 +22,7 @@ from radixrt.export.spec import FileChoice
 if TYPE_CHECKING:
     import torch
 
-    from radixrt.export.source.samples import Sample
+    from radixrt.export.samples.sample import Sample
 
 __all__ = ["KnownModel", "LoadedModel", "ModelRef", "Weights", "known_models", "load", "resolve"]
 
@@ -177,7 +177,7 @@ def _load_onnx(ref: ModelRef, num_classes: int | None, foreign: Foreign) -> Load
 
 
 def _load_sample(ref: ModelRef, checkpoint: Path | None, num_classes: int | None, seed: int) -> LoadedModel:
-    from radixrt.export.source.samples import find
+    from radixrt.export.samples.sample import find
 
     sample = find(ref.target)
     assert sample is not None

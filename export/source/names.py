@@ -84,7 +84,7 @@ _KNOWN = (
 
 def known_models() -> tuple[KnownModel, ...]:
     """The names people use, the sample networks first."""
-    from radixrt.export.source.samples import SAMPLES
+    from radixrt.export.samples.sample import SAMPLES
 
     samples = (KnownModel(sample.name, f"sample:{sample.name}", sample.family) for sample in SAMPLES)
     return (*samples, *(KnownModel(*row) for row in _KNOWN))

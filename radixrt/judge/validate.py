@@ -182,7 +182,7 @@ def _find(engine: Path) -> _Found:
 
 
 def _needs_weights(name: str) -> bool:
-    from radixrt.export.source.samples import find
+    from radixrt.export.samples.sample import find
 
     return find(name) is None and not name.endswith(".onnx")
 

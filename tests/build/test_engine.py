@@ -170,7 +170,7 @@ def test_validate_judges_a_bundle_and_a_plain_onnx_file(bundle: Path, tmp_path: 
 def test_compiles_a_module_in_memory_for_a_dynamic_batch_on_a_folder_of_photographs(tmp_path: Path) -> None:
     from PIL import Image
 
-    from radixrt.export.source.samples import SAMPLES
+    from radixrt.export.samples.sample import SAMPLES
 
     random = np.random.default_rng(0)
     for label in ("good", "bad"):

@@ -94,7 +94,7 @@ class TestCheckpoint:
     def test_nan_in_a_weight_names_the_tensor(self, tmp_path: Path) -> None:
         import torch
 
-        from radixrt.export.source.samples import SAMPLES
+        from radixrt.export.samples.sample import SAMPLES
 
         sample = next(s for s in SAMPLES if s.name == SAMPLE)
         state = sample.build(4).state_dict()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from radixrt.calibration.data.images import Entry
 from radixrt.errors import UnavailableError
-from radixrt.export.source.samples import LABELS
+from radixrt.export.samples.sample import LABELS
 
 #: Of a hundred images: the first 50 train, the next 10 calibrate, the last 40 test.
 TRAIN_PERCENT, CALIBRATION_PERCENT = 50, 10

@@ -33,7 +33,7 @@ from radixrt.calibration.data.images import Entry
 from radixrt.calibration.data.pixels import open_image
 from radixrt.calibration.data.sets.elpv import read_elpv
 from radixrt.calibration.data.splits import mixed
-from radixrt.export.source.samples import SPOT_LABELS
+from radixrt.export.samples.sample import SPOT_LABELS
 from radixrt.files import cache_home, translate_disk_errors
 
 SIDE = 128

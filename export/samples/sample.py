@@ -1,7 +1,7 @@
 """The sample networks, trained on photographs of solar cells: three classifiers, a segmenter and a detector.
 
 Each trains in minutes on two cores, and its weights fit a repository. The definitions are
-:mod:`radixrt.export.source.sample_networks`; weights and training stand in ``samples/`` at the root of the source
+:mod:`radixrt.export.samples.networks`; weights and training stand in ``samples/`` at the root of the source
 tree; a wheel has none.
 """
 
@@ -86,9 +86,9 @@ class Sample:
 
 def _network(definition: str) -> Callable[[int], nn.Module]:
     def build(num_classes: int) -> nn.Module:
-        from radixrt.export.source import sample_networks
+        from radixrt.export.samples import networks
 
-        module: nn.Module = getattr(sample_networks, definition)(num_classes)
+        module: nn.Module = getattr(networks, definition)(num_classes)
         return module
 
     return build

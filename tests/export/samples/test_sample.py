@@ -20,8 +20,8 @@ from radixrt.calibration.data.images import Entry, ImageList
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.source import load_data, load_training_data
 from radixrt.errors import InputError
-from radixrt.export.source import sample_networks
-from radixrt.export.source.samples import SAMPLES, Sample, find
+from radixrt.export.samples import networks
+from radixrt.export.samples.sample import SAMPLES, Sample, find
 from samples.accuracy import evaluate
 from samples.lessons import Classes, Cracks, Lesson, Spots, augment
 from samples.train import Recipe, save, train
@@ -114,7 +114,7 @@ def test_definitions_load_without_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, radixrt.export.source.samples; print('torch' in sys.modules or 'timm' in sys.modules)"
+    code = "import sys, radixrt.export.samples.sample; print('torch' in sys.modules or 'timm' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -171,7 +171,7 @@ def test_a_step_on_painted_photographs_lowers_the_loss(tmp_path: Path, kind: typ
 
 
 def test_the_detector_gives_the_best_boxes_first_and_any_class_its_place() -> None:
-    module = sample_networks.Detector(2).eval()
+    module = networks.Detector(2).eval()
     logits, sides = torch.full((1, 2, 8, 8), -9.0), torch.full((1, 4, 8, 8), 6.0)
     logits[0, 1, 2, 3], logits[0, 0, 5, 7], logits[0, 1, 2, 4] = 3.0, 1.0, 2.0  # the third has a larger neighbour
     module.maps = lambda images: (logits, sides)

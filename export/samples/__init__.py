@@ -1,0 +1,1 @@
+"""The sample networks: their definitions, and what is known of each."""
