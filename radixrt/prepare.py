@@ -31,9 +31,9 @@ from radixrt.pins import PinOptions
 from radixrt.progress import Stages
 from radixrt.reference import Reference, onnx_reference, torch_reference
 from radixrt.reuse import Codec, Kept, Reuse, Step, weights_sha256
-from radixrt.taken_for import Images, UserCode, taken_for
 from radixrt.validate.answers.ctc import read_characters
 from radixrt.validate.schema import Finding
+from radixrt.validate.taken_for import Images, UserCode, taken_for
 from radixrt.validate.tasks.base import Interface
 from radixrt.validate.tasks.choose import Chosen, kind_read_by, refuse_unknown
 
@@ -145,7 +145,7 @@ def prepare(
             and there are none that go without saying.
     """
     refuse_unknown(choice.task)
-    code = UserCode.read(choice)
+    code = UserCode.read(choice.metric, choice.decode)
     with stages.stage("Loading the network and its data"):
         arrays = open_arrays(data.data)
         asked = asked_inputs(choice, arrays, bundle)
@@ -185,7 +185,7 @@ def prepare(
         assert inputs is not None
         reference = torch_reference(model.module, inputs, choice.logits, ready.fit)
     with stages.stage("Looking at the task and its labels"):
-        taken = taken_for(choice.task, code, model, graph.graph, Images(images, lent, read), reference)
+        taken = taken_for(choice.task, code, model, graph.graph, Images(images, lent, read), reference.answer)
     return Prepared(
         model=model,
         inputs=inputs,

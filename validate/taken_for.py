@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import onnx_ir as ir
 
+from radixrt.calibration.data.batch import Batch
 from radixrt.calibration.data.source import DataSource
 from radixrt.calibration.data.targets import TargetKind
 from radixrt.export.source.load import LoadedModel
-from radixrt.options import TaskOptions
-from radixrt.reference import Reference
 from radixrt.validate.answers.ctc import parse_characters
-from radixrt.validate.tasks.base import Interface
+from radixrt.validate.tasks.base import Interface, Outputs
 from radixrt.validate.tasks.choose import Chosen, choose, interface_of
-from radixrt.validate.tasks.user import UserDecoder, UserMetric, UserTask, decoded_interface
+from radixrt.validate.user_task import UserDecoder, UserMetric, UserTask, decoded_interface
 
 TRIED = 32
 """Images that a metric of the user's is tried on before anything long starts."""
@@ -44,14 +44,14 @@ class UserCode:
     decoder: UserDecoder | None = None
 
     @classmethod
-    def read(cls, options: TaskOptions) -> UserCode:
-        """Imports what was named, which runs it.
+    def read(cls, metric: Path | str | None, decode: Path | str | None) -> UserCode:
+        """Imports what was named, as ``--metric`` and ``--decode`` take it, which runs it.
 
         Raises:
             InputError: there is no such function.
         """
-        metric = None if options.metric is None else UserMetric.read(str(options.metric))
-        return cls(metric, None if options.decode is None else UserDecoder.read(str(options.decode)))
+        judges = None if metric is None else UserMetric.read(str(metric))
+        return cls(judges, None if decode is None else UserDecoder.read(str(decode)))
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,12 @@ class TakenFor:
 
 
 def taken_for(
-    name: str | None, code: UserCode, model: LoadedModel, graph: ir.Graph, images: Images, reference: Reference
+    name: str | None,
+    code: UserCode,
+    model: LoadedModel,
+    graph: ir.Graph,
+    images: Images,
+    answer: Callable[[Batch], Outputs],
 ) -> TakenFor:
     """Chooses a network's task, and looks at its images' labels before anything long starts.
 
@@ -84,7 +89,7 @@ def taken_for(
         model: the network.
         graph: its graph.
         images: its images.
-        reference: the original, which a decoder and a metric of the user's are tried on.
+        answer: gives the original's outputs, which a decoder and a metric of the user's are tried on.
 
     Raises:
         InputError: the network's outputs cannot be the task's, a label cannot be used, or the user's code fails.
@@ -95,7 +100,7 @@ def taken_for(
     seen = bare
     if code.decoder is not None:
         few = next((data.test or data.calibration).batches(2))
-        seen = decoded_interface(code.decoder, bare, reference.run(few.inputs))
+        seen = decoded_interface(code.decoder, bare, answer(few))
     fits = kind is TargetKind.CLASSES and _labels_fit(data.labels, model, seen.classes)
     named = fits or (kind is TargetKind.LABELS and len(data.labels) == seen.classes)
     labels = tuple(model.labels or (data.labels if named else ()))
@@ -112,7 +117,7 @@ def taken_for(
     if code != UserCode():
         task = UserTask(chosen.task, bare, code.metric, code.decoder)
         batch = next((data.test or data.calibration).batches(TRIED))
-        task.try_out(network, reference.answer(batch), batch)
+        task.try_out(network, answer(batch), batch)
         chosen = replace(chosen, task=task)
     return TakenFor(network, chosen, data, labels, chosen.task.judged_by(network))
 

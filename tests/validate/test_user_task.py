@@ -14,7 +14,7 @@ from radixrt.export.graph.output_kind import OutputKind
 from radixrt.validate.quality import main_metric
 from radixrt.validate.tasks.base import Interface, OutputsJudged, Trust
 from radixrt.validate.tasks.choose import TASKS
-from radixrt.validate.tasks.user import UserDecoder, UserMetric, UserTask, decoded_interface
+from radixrt.validate.user_task import UserDecoder, UserMetric, UserTask, decoded_interface
 
 CODE = """
 import numpy as np
