@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from radixrt.calibration.data.elpv import read_elpv
 from torch import nn
 
+from radixrt.calibration.data.sets.elpv import read_elpv
 from radixrt.calibration.data.splits import mixed
 from radixrt.export.samples.sample import SAMPLES
 

@@ -20,7 +20,7 @@ from radixrt.calibration.data.targets import Target
 from radixrt.errors import InputError
 from radixrt.export.graph.output_kind import OutputKind
 from radixrt.export.source.user_code import cause, code_sha256, load_function
-from radixrt.validate.measure.bootstrap import concluded, measured
+from radixrt.validate.bootstrap import concluded, measured
 from radixrt.validate.measure.parity import ParityAccumulator
 from radixrt.validate.quality import Metric, MetricSpec
 from radixrt.validate.tasks.base import Interface, Judge, Outputs, OutputsJudged, Task, Trust

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from radixrt.errors import InputError
 from radixrt.export.graph.output_kind import Head, OutputKind
-from radixrt.validate.measure.bootstrap import SCORE
+from radixrt.validate.bootstrap import SCORE
 from radixrt.validate.measure.parity import Floats, check_pair, top_k
 from radixrt.validate.measure.statistics import PairedTable, difference_interval, images_needed, mcnemar_exact, settled
 from radixrt.validate.quality import Accuracy, ClassRow, ConfusionChange, Flip, Metric, MetricSpec

@@ -15,7 +15,7 @@ from radixrt.calibration.data.targets import TargetKind
 from radixrt.engines.bundle.answers import SURE, Columns
 from radixrt.errors import InputError
 from radixrt.validate.answers.detections import Spelling, best_spelling, rows_of
-from radixrt.validate.measure.bootstrap import measured
+from radixrt.validate.bootstrap import measured
 from radixrt.validate.measure.mean_ap import MeanAP
 from radixrt.validate.measure.parity import ParityAccumulator
 from radixrt.validate.quality import DetailTable, Metric, MetricSpec

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from radixrt.calibration.data.batch import Samples
 from radixrt.calibration.data.targets import TargetKind
 from radixrt.errors import InputError
-from radixrt.validate.measure.bootstrap import measured, measured_shares
+from radixrt.validate.bootstrap import measured, measured_shares
 from radixrt.validate.quality import DetailTable, MetricSpec
 from radixrt.validate.schema import Parity
 from radixrt.validate.tasks.base import Example, Interface, Judge, OutputsJudged, Task, Trust

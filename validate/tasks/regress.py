@@ -11,7 +11,7 @@ from radixrt.calibration.data.batch import Samples
 from radixrt.calibration.data.targets import Target, TargetKind
 from radixrt.errors import InputError
 from radixrt.export.source.outputs import is_flat
-from radixrt.validate.measure.bootstrap import measured
+from radixrt.validate.bootstrap import measured
 from radixrt.validate.quality import DetailTable, MetricSpec
 from radixrt.validate.schema import Parity
 from radixrt.validate.tasks.base import Example, Interface, Judge, Outputs, OutputsJudged, Task, Trust

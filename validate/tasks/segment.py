@@ -18,7 +18,7 @@ from radixrt.calibration.data.masks import IGNORED, check_masks
 from radixrt.calibration.data.targets import Target, TargetKind
 from radixrt.engines.bundle.answers import class_maps
 from radixrt.errors import InputError
-from radixrt.validate.measure.bootstrap import measured
+from radixrt.validate.bootstrap import measured
 from radixrt.validate.measure.parity import ParityAccumulator
 from radixrt.validate.quality import DetailTable, Metric, MetricSpec
 from radixrt.validate.tasks.base import Example, Interface, Judge, Outputs, OutputsJudged, Task, Trust

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.calibration.data.batch import Batch
-from radixrt.calibration.data.images import ImageList
+from radixrt.calibration.data.batch import Batch, Samples
 from radixrt.calibration.data.targets import TargetKind
 from radixrt.engines.bundle.answers import read_text
 from radixrt.errors import InputError
 from radixrt.validate.answers.ctc import alphabet, steps_first
-from radixrt.validate.measure.bootstrap import measured, measured_shares
+from radixrt.validate.bootstrap import measured, measured_shares
 from radixrt.validate.measure.parity import ParityAccumulator
 from radixrt.validate.quality import DetailTable, Metric, MetricSpec
 from radixrt.validate.tasks.base import Example, Interface, Judge, Outputs, OutputsJudged, Panel, Task, Trust
@@ -47,7 +46,7 @@ class Text(Task):
     def judge(self, network: Interface, trust: Trust) -> Judge:
         return _Lines(network, trust)
 
-    def check(self, network: Interface, images: ImageList) -> None:
+    def check(self, network: Interface, images: Samples) -> None:
         known = {*network.characters, " "}
         odd = sorted({letter for text in images.targets or () for letter in text} - known)
         if len(odd) > len(known):
