@@ -34,8 +34,8 @@ _POSITIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Exp", "Abs"
 GATES = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
 """Operations whose results lie between 0 and 1."""
 
-_LEAST = {"HardSigmoid": -0.375, "Sigmoid": -0.2784646}
-"""The least value of ``x * gate(x)``: of hard swish, x * (x + 3) / 6 at -1.5, and of SiLU, at -1.278."""
+_LEAST_OF_SILU, _LEAST_OF_HARD_SWISH = -0.2784646, -0.375
+"""Of x * sigmoid(x), at -1.278, and of x * (x + 3) / 6, at -1.5."""
 
 
 def infer(model: ir.Model) -> ir.Model:
@@ -147,15 +147,18 @@ def lower_bound(value: ir.Value) -> float | None:
     if node.op_type == "Clip" and len(node.inputs) > 1 and (low := constant(node.inputs[1])) is not None:
         return float(low)
     if node.op_type == "HardSwish":
-        return _LEAST["HardSigmoid"]
+        return _LEAST_OF_HARD_SWISH
     if node.op_type != "Mul":
         return None
     for data, gate in (node.inputs, reversed(node.inputs)):
         maker = None if gate is None else gate.producer()
         if data is None or maker is None or maker.op_type not in GATES:
             continue
-        if maker.op_type in _LEAST and maker.inputs[0] is data:
-            return _LEAST[maker.op_type]
+        if maker.inputs[0] is data and maker.op_type == "Sigmoid":
+            return _LEAST_OF_SILU
+        if maker.inputs[0] is data and maker.op_type == "HardSigmoid":
+            # x * (alpha x + beta) is least at -beta / (2 alpha).
+            return -(maker.attributes.get_float("beta", 0.5) ** 2) / (4 * maker.attributes.get_float("alpha", 0.2))
         bound = lower_bound(data)
         return None if bound is None else min(bound, 0.0)
     return None

@@ -112,6 +112,8 @@ def _activation(value: ir.Value) -> str:
     readers = {reader.op_type for reader in value.consumers()}
     if readers == {"Sigmoid", "Mul"}:
         return "SiLU"
+    if readers == {"HardSigmoid", "Mul"}:
+        return "HardSwish"
     return next((kind for kind in ("Relu", "HardSwish") if readers == {kind}), "")
 
 

@@ -38,8 +38,8 @@ class DeployGraph:
 
     Attributes:
         float32: the same graph before it was typed.
-        rival: what INT8 has to beat: the graph in float32 without what was done for INT8 alone; None in other
-            precisions.
+        rival: what INT8 has to beat: the graph in float32 without what was done for INT8 alone; None where that is
+            ``float32``.
         reused: what was taken from an earlier run.
     """
 
@@ -143,7 +143,7 @@ def deploy_graph(
         model=typed.model,
         float32=better.base,
         rewrite=report,
-        rival=rewritten(graph, options, reuse, sha256=sha256, rival=True).value.model,
+        rival=rewritten(graph, options, reuse, sha256=sha256, rival=True).value.model if report.light_layers else None,
         table=better.table,
         calibration=ranges.summary,
         quantization=quantization(typed.placement, better.sentences),

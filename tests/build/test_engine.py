@@ -118,6 +118,23 @@ def test_fastest_keeps_the_quickest_that_passes_and_shows_the_others(bundle: Pat
     assert (tmp_path / "gates.xml").read_text().count("<failure") == len(timed)
 
 
+def test_auto_lets_every_precision_race_for_one_bundle(tmp_path: Path) -> None:
+    from radixrt.build.pipeline import entrants
+    from radixrt.build.target import Job
+    from radixrt.engines.registry import get
+    from radixrt.options import CompileOptions
+    from radixrt.request import EngineRequest
+
+    request = EngineRequest.of(CompileOptions(precision="auto", target="onnxruntime", max_drop=1.0))
+    target = get("onnxruntime")
+    path = request.bundle_path(target.name, 1)
+    found = entrants(Job(request, None), [target], {target.name: path})  # type: ignore[arg-type]
+    assert [(e.name, e.path) for e in found] == [("onnxruntime fp32", path), ("onnxruntime int8", path)]
+    assert [e.job.request.precision.value for e in found] == ["fp32", "int8"]
+    assert path.name.endswith("-auto-onnxruntime")
+    assert all(e.job.request.gates == request.gates for e in found)
+
+
 def test_fastest_stands_alone() -> None:
     from radixrt.build.pipeline import choose_targets
     from radixrt.engines.base import BuildOptions

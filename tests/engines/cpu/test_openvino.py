@@ -2,10 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from radixrt.engines.base import BuildOptions
+from radixrt.engines.cpu.onnxruntime import OnnxRuntimeTarget
 from radixrt.engines.cpu.openvino import OpenVinoTarget
+from radixrt.errors import UnavailableError
 from radixrt.export.spec import Precision
 from tests.engines.contract import EngineContract
 from tests.networks import gated
@@ -33,3 +36,26 @@ def test_compiled_models_are_cached_only_where_asked(tmp_path: Path) -> None:
     assert set(tmp_path.iterdir()) == before
     OpenVinoTarget(cache).open(engine).close()
     assert list(cache.glob("*.blob")) or list(cache.rglob("*.cl_cache"))
+
+
+def test_bf16_is_asked_for_by_the_file_and_differs_from_fp32(tmp_path: Path) -> None:
+    target = OpenVinoTarget()
+    if target.lacks_bf16():
+        pytest.skip(target.lacks_bf16())
+    image, answers = gated.images(1), {}
+    for precision in (Precision.FP32, Precision.BF16):
+        folder = tmp_path / precision.value
+        folder.mkdir()
+        built = target.build(gated.save(tmp_path), folder, BuildOptions(precision))
+        assert built.facts["inference_precision"] == {"fp32": "f32", "bf16": "bf16"}[precision.value]
+        # Whoever opens the file need not know what it was built with.
+        with target.open(built.files[0]) as session:
+            answers[precision] = session.run({"input": image})["logits"]
+    error = np.abs(answers[Precision.BF16] - answers[Precision.FP32]).max()
+    assert 0 < error < 0.05 * np.abs(answers[Precision.FP32]).max()
+
+
+def test_bf16_is_refused_where_nothing_computes_in_it() -> None:
+    with pytest.raises(UnavailableError, match="onnxruntime engines do not compute in BF16"):
+        OnnxRuntimeTarget().check_options(BuildOptions(Precision.BF16))
+    assert Precision.BF16 not in OnnxRuntimeTarget().precisions()
