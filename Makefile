@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRAS := dev,tensorrt,openvino,samples,authors,triton,sign
+EXTRAS := dev,tensorrt,openvino,fleet,samples,authors,triton,sign
 
 # What a user may set: make engine MODEL=resnest50 PREC=int8 TARGET=onnxruntime CHECKPOINT=best.pth DATA=photos BATCH=1..8 ARGS="--max-drop 0.5"
 MODEL  ?= resnest-nano-elpv

@@ -69,6 +69,8 @@ def filled(cls: type[O], given: Mapping[str, Any], spell: Callable[[str], str] =
         InputError: as ``fill`` and :func:`from_file` say.
     """
     model = given.get("model")
+    if isinstance(model, list) and len(model) == 1:
+        model = model[0]
     if not is_recipe(model):
         return fill(cls, given, spell)
     assert isinstance(model, (str, Path))
@@ -148,6 +150,9 @@ def options_in(cls: type, content: Mapping[str, Any], path: Path) -> dict[str, A
             if name not in {field.name for field in fields(TABLES[key])}:
                 raise InputError(f"{path}: unknown key {name} in [{key}]{nearest(name, TABLES[key])}")
         given |= value
+    if isinstance(models := given.get("model"), list):
+        # One of several networks may be a table of its own options.
+        given["model"] = [options_in(cls, one, path) if isinstance(one, dict) else one for one in models]
     return {name: anchored(name, value, path.parent) for name, value in given.items()}
 
 

@@ -142,13 +142,15 @@ class Reuse:
             InputError: the disk is full or not writable.
         """
         key = self._key(step)
-        folder = self._cache.get(key)
-        LOGGER.debug("%s: %s %s", step.name, "made anew as" if folder is None else "taken from", key)
-        if folder is not None:
-            return Kept(step.codec.read(folder), (step.name,))
-        value = make()
-        self._cache.put(key, step.name, lambda empty: step.codec.write(value, empty))
-        return Kept(value)
+        # Whoever makes the same thing at this moment is waited for: what builds share is made once.
+        with self._cache.making(key):
+            folder = self._cache.get(key)
+            LOGGER.debug("%s: %s %s", step.name, "made anew as" if folder is None else "taken from", key)
+            if folder is not None:
+                return Kept(step.codec.read(folder), (step.name,))
+            value = make()
+            self._cache.put(key, step.name, lambda empty: step.codec.write(value, empty))
+            return Kept(value)
 
     def unfinished(self, step: Step[T]) -> Path:
         """Where a step that may be interrupted keeps what it has done so far."""

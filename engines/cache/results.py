@@ -6,6 +6,7 @@ did the work: whatever changes the result changes the key, and nothing is ever i
     <root>/<2 hex>/<key>/entry.json    stage, time, SHA-256 of each file
     <root>/<2 hex>/<key>/files/...     what the stage wrote
     <root>/<2 hex>/<key>.unfinished    how far a stage came that can be continued
+    <root>/<2 hex>/<key>.making        held by whoever makes it
 
 It appears by a rename, and its hashes are checked at every read: an entry that was cut short or damaged is dropped and
 made again, never used. That is also why nothing is flushed to the disk here. A lock on the folder, held while a process
@@ -27,7 +28,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -37,11 +38,13 @@ from typing_extensions import Self
 
 from radixrt.engines.bundle.manifest import FileEntry
 from radixrt.engines.cache.device import CacheEntry, prune
+from radixrt.engines.quiet import away
 from radixrt.files import cache_home, concerns, sha256_of, translate_disk_errors
 
 _ENTRY = "entry.json"
 _FILES = "files"
 _UNFINISHED = ".unfinished"
+_MAKING = ".making"
 _GRACE_S = 60
 _FORGOTTEN_S = 7 * 86400
 
@@ -179,6 +182,26 @@ class StageCache:
             shutil.rmtree(temporary, ignore_errors=True)
         return folder / _FILES
 
+    @contextlib.contextmanager
+    def making(self, key: str) -> Iterator[None]:
+        """Held while a result is looked for and made, so that two builds do not make the same one at once.
+
+        It is no promise: where the file system has no locks, both make it, and both results are good.
+        """
+        folder = self._folder(key)
+        with translate_disk_errors(self.root):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        path = folder.with_name(f"{key}{_MAKING}")
+        descriptor = _locked(path)
+        try:
+            yield
+        finally:
+            if descriptor is not None:
+                # Removed while still held, so that nobody locks a file that is about to vanish without noticing.
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                os.close(descriptor)
+
     def unfinished(self, key: str) -> Path:
         """A file in which a long stage keeps what it has done so far, for a run that was interrupted to continue.
 
@@ -263,6 +286,24 @@ class StageCache:
                 # A build makes its folder first and locks it a moment later.
                 if time.time() - path.stat().st_mtime > _GRACE_S:
                     _remove_unused(path)
+
+
+def _locked(path: Path) -> int | None:
+    """Makes a file and locks it, waiting for whoever holds it; None where that cannot be."""
+    with contextlib.suppress(OSError):
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with away():
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Its holder may have removed the file while we waited for it: then this lock guards nothing.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+            os.close(descriptor)
+    return None
 
 
 def _remove_unused(folder: Path) -> bool:

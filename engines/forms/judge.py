@@ -19,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from radixrt.engines.forms.cache import Answer
+from radixrt.engines.quiet import alone
 from radixrt.engines.rounds import one_round
 from radixrt.engines.session import Session
 from radixrt.errors import InputError
@@ -161,7 +162,8 @@ class ClockJudge:
                         return Answer(form=name, why=f"could not be measured: {error}")
                     continue
                 runs[name] = _bind(session)
-            return answer_by_clock(runs, self._rules, self._clock)
+            with alone():
+                return answer_by_clock(runs, self._rules, self._clock)
 
 
 def _bind(session: Session) -> Callable[[], object]:

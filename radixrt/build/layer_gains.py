@@ -18,6 +18,7 @@ from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.engines.base import GRAPH_NAME, BuildOptions, Target
+from radixrt.engines.quiet import alone
 from radixrt.export.graph.facts import infer
 from radixrt.export.graph.layers import macs_of
 from radixrt.export.graph.origin import module_of
@@ -51,8 +52,8 @@ def layer_gains(
         for precision, graph in ((Precision.FP32, model), (Precision.INT8, placed)):
             built = target.build_graph(graph, Path(folder, precision.value), BuildOptions(precision))
             engines[precision] = built.files[0]
-        for _ in range(TURNS):
-            for precision, engine in engines.items():
+        with alone():
+            for precision, engine in [*engines.items()] * TURNS:
                 found = _by_module(target, engine, precision)
                 best = times.setdefault(precision, found)
                 times[precision] = {m: min(found.get(m, 0.0), best.get(m, 0.0)) for m in best | found}

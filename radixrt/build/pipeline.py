@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from radixrt.errors import GateError, InputError, UnavailableError
 from radixrt.export.spec import Precision
 from radixrt.judge.engine import Bench, judge_engine
 from radixrt.judge.measure import Instruments, Trial
-from radixrt.prepare import prepare
+from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
 from radixrt.remote.device import Device
 from radixrt.request import EngineRequest
@@ -36,14 +36,16 @@ __all__ = ["Engine", "Result", "choose_targets"]
 class Engine:
     """One run of the pipeline.
 
-    ``instruments`` take the times. ``results`` holds what is finished, also where a later target or gate fails;
-    ``comparison`` is the page that puts several targets side by side; ``race`` is how the targets of ``fastest`` did,
-    also where none of them won; ``lost`` says why devices were left out that answered at first.
+    ``instruments`` take the times; ``preparer`` is :func:`radixrt.prepare.prepare`, or knows its
+    answer. ``results`` holds what is finished, also where a later target or gate fails; ``comparison`` is the page that
+    puts several targets side by side; ``race`` is how the targets of ``fastest`` did, also where none of them won;
+    ``lost`` says why devices were left out that answered at first.
     """
 
     request: EngineRequest
     stages: Stages
     instruments: Instruments = field(default_factory=Instruments)
+    preparer: Callable[..., Prepared] = prepare
     results: list[Result] = field(default_factory=list)
     comparison: Path | None = None
     race: Race = field(default_factory=Race)
@@ -95,7 +97,7 @@ class Engine:
         if request.sign_key is not None:
             check_private_key(request.sign_key)
         with Reuse(fresh=request.fresh) as reuse:
-            prepared = prepare(request.model, request.data, request.batch, self.stages, reuse)
+            prepared = self.preparer(request.model, request.data, request.batch, self.stages, reuse)
             refuse_vain_limits(request.gates, prepared.task.task.name, prepared.task.task.metrics)
             trial = Trial(
                 batch=request.batch,

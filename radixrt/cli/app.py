@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # A command's module is imported when the command is called, so that the list of commands is there at once.
 COMMANDS = {
     "engine": "Compile a network into an engine, hold it against the original, and leave a bundle with its report.",
+    "sweep": "Compile every combination of a recipe's lists, side by side, and leave a page that compares them.",
+    "choose": "Find in a sweep the network, precision and target that are best under limits, and why no other is.",
     "recipe": "Write a recipe for a network: a file that `radixrt engine` and `radixrt sweep` take.",
     "models": "List the networks that have a name, or count their attention blocks.",
     "targets": "Tell for each target whether it builds and runs here, or why not and how to install it.",
@@ -44,6 +46,7 @@ COMMANDS = {
 }
 MODULES = {
     "radixrt.cli.recipe": ("recipe",),
+    "radixrt.cli.fleet": ("sweep", "choose"),
     "radixrt.cli.engine": ("engine", "models", "targets"),
     "radixrt.cli.bundle": ("run", "validate", "compare", "inspect", "bundle", "cache"),
     "radixrt.cli.device": ("device",),

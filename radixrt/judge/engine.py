@@ -18,6 +18,7 @@ import onnx_ir as ir
 from radixrt.calibration.data.targets import identity_of
 from radixrt.engines.base import BuildOptions, Target
 from radixrt.engines.machine import cores, machine
+from radixrt.engines.quiet import alone
 from radixrt.engines.registry import runnable_targets
 from radixrt.engines.runners import OutputsRunner, session_outputs
 from radixrt.engines.session import Session
@@ -126,12 +127,12 @@ def add_costs(verdict: Verdict, engine: EngineFiles, bench: Bench) -> Verdict:
     Raises:
         RadixRTError: a process of its own could not run the engine.
     """
-    with bench.stages.stage("Profiling layers and the first inference"):
+    with bench.stages.stage("Profiling layers and the first inference"), alone():
         costs = bench.trial.instruments.costs
         verdict = costs(verdict, engine.target, engine.files[0], engine.deploy, engine.options)
     if verdict.latency is None or not bench.trial.streams:
         return verdict
-    with bench.stages.stage(f"Timing {bench.trial.streams} requests at once"):
+    with bench.stages.stage(f"Timing {bench.trial.streams} requests at once"), alone():
         rows = list(_throughputs(engine, bench))
     return verdict.model_copy(update={"latency": verdict.latency.model_copy(update={"throughput": rows})})
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from radixrt.calibration.data.batch import Batch, Samples
 from radixrt.engines.base import BuildOptions, Target
+from radixrt.engines.quiet import alone
 from radixrt.engines.runners import Outputs, OutputsRunner, engine_names, session_outputs
 from radixrt.engines.session import Session
 from radixrt.errors import InputError
@@ -121,7 +122,8 @@ def time_engine(
     engines = {ENGINE: session_outputs(session, trial.batch), **(beside or {})}
     times, notes = time_engines(engines, prepared, trial, stages, engine_images)
     images = _exactly(engine_images or prepared.test, trial.batch.max)
-    rows = [on_device(row, session, images, trial.rounds) for row in times.rows]
+    with alone():
+        rows = [on_device(row, session, images, trial.rounds) for row in times.rows]
     return times.model_copy(update={"rows": rows}), notes
 
 
@@ -150,6 +152,7 @@ def time_engines(
         few, theirs = (_exactly(images, trial.batch.max) for images in (engine_images or prepared.test, prepared.test))
         options = LatencyOptions(baseline=reference.name, batches=sizes, rounds=trial.rounds, threads=trial.threads)
         with (
+            alone(),
             reference.timed(trial.threads) as run,
             opponents(trial.rivals.names, prepared.model.module, prepared.inputs, few, sizes, trial.threads) as rivals,
         ):

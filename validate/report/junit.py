@@ -54,31 +54,31 @@ def _suite(report: Report) -> ElementTree.Element:
     skipped = [gate for gate in report.gates if gate.passed and gate.value is None]
     suite = ElementTree.Element(
         "testsuite",
-        name=_clean(f"radixrt {name}"),
+        name=clean(f"radixrt {name}"),
         tests=str(len(report.gates) + bool(doubts)),
         failures=str(len(failures)),
         errors="0",
         skipped=str(len(skipped) + bool(doubts)),
-        timestamp=_clean(report.created),
+        timestamp=clean(report.created),
     )
     # Beside the gates, so that whoever reads a green run sees what it was judged by.
     properties = ElementTree.SubElement(suite, "properties")
     for key, value in _properties(report, said):
-        ElementTree.SubElement(properties, "property", name=key, value=_clean(value))
+        ElementTree.SubElement(properties, "property", name=key, value=clean(value))
     for gate in report.gates:
-        case = ElementTree.SubElement(suite, "testcase", classname=_clean(name), name=_clean(gate.name))
+        case = ElementTree.SubElement(suite, "testcase", classname=clean(name), name=clean(gate.name))
         if gate in failures:
             measured = f"{gate_title(gate)}: {gate_value(gate)}, limit {gate_limit(gate)}"
-            problem = ElementTree.SubElement(case, "failure", message=_clean(measured), type="GateError")
-            problem.text = _clean(gate.reason)
+            problem = ElementTree.SubElement(case, "failure", message=clean(measured), type="GateError")
+            problem.text = clean(gate.reason)
         elif gate in skipped:
-            ElementTree.SubElement(case, "skipped", message=_clean(gate.reason))
+            ElementTree.SubElement(case, "skipped", message=clean(gate.reason))
         elif gate.reason:
             # What a gate was judged by is part of its passing: a CPU stand-in, or an interval that proves nothing.
-            ElementTree.SubElement(case, "system-out").text = _clean(gate.reason)
+            ElementTree.SubElement(case, "system-out").text = clean(gate.reason)
     if doubts:
-        case = ElementTree.SubElement(suite, "testcase", classname=_clean(name), name="verdict")
-        ElementTree.SubElement(case, "skipped", message=_clean(" ".join([f"{said.title}.", *(f.text for f in doubts)])))
+        case = ElementTree.SubElement(suite, "testcase", classname=clean(name), name="verdict")
+        ElementTree.SubElement(case, "skipped", message=clean(" ".join([f"{said.title}.", *(f.text for f in doubts)])))
     return suite
 
 
@@ -95,5 +95,6 @@ def _properties(report: Report, said: Headline) -> Iterator[tuple[str, str]]:
         yield f"preprocessing.{field.name}", f"{field.value} ({field.origin.value})"
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """Text as XML can write it."""
     return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -1,0 +1,182 @@
+"""What a row reads from the disk, and how it gets to a machine that does not have it: once, by its content.
+
+A machine keeps what it was sent under its SHA-256 in ``<cache home>/inputs``. What a machine lacks is read piece by
+piece from the one where the sweep was started.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import glob
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from radixrt.engines.cache.device import cache_home
+from radixrt.errors import InputError
+from radixrt.files import sha256_of
+from radixrt.options import CompileOptions
+from radixrt.recipe import NOT_PATHS, READ
+
+PIECE = 16 << 20
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file or folder that an option names; ``sha256`` is of its content, names included."""
+
+    option: str
+    path: str
+    sha256: str
+    folder: bool
+
+
+def inputs_of(options: CompileOptions, known: dict[str, Input]) -> tuple[Input, ...]:
+    """The files and folders that a build reads; ``known`` holds those that were hashed already, by path.
+
+    Raises:
+        InputError: one is not there, or cannot be read.
+    """
+    found = []
+    for option in ("model", *READ):
+        value = getattr(options, option)
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            path = _path(option, one)
+            if path is None:
+                continue
+            whole = str(path.absolute())
+            if whole not in known:
+                known[whole] = Input(option, whole, _sha256(path), path.is_dir())
+            found.append(replace(known[whole], option=option))
+    return tuple(found)
+
+
+def _path(option: str, value: object) -> Path | None:
+    """The file or folder that an option's value names; None where it names none."""
+    if not isinstance(value, (str, Path)) or str(value) in ("", *NOT_PATHS):
+        return None
+    text = str(value)
+    if option == "model":
+        code, colon, _ = text.partition(".py:")
+        return Path(f"{code}.py") if colon else Path(text) if text.lower().endswith(".onnx") else None
+    return Path(text)
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of an input: a file with what it refers to beside itself, or all below a folder."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    beside = {
+        ".py": lambda: path.parent.glob("*.py"),
+        ".onnx": lambda: path.parent.glob(f"{glob.escape(path.name)}*data"),
+        ".csv": lambda: _listed(path),
+    }
+    return [path, *sorted({*beside.get(path.suffix.lower(), list)()} - {path})]
+
+
+def _listed(path: Path) -> Iterator[Path]:
+    """The images that a CSV file names below its own folder."""
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        for row in csv.DictReader(stream):
+            name = row.get("path") or ""
+            if name and not Path(name).is_absolute() and (path.parent / name).is_file():
+                yield path.parent / name
+
+
+def _root(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _sha256(path: Path) -> str:
+    if not path.exists():
+        raise InputError(f"there is no {path}: name a file or folder that is there")
+    digest = hashlib.sha256()
+    try:
+        for file in _files(path):
+            name = file.relative_to(_root(path)).as_posix().encode("utf-8", "surrogateescape")
+            digest.update(name + b"\0" + sha256_of(file).encode())
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename or path}: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+class Sender:
+    """Reads files for machines that lack them: an actor on the machine where the sweep was started."""
+
+    def __init__(self, inputs: tuple[Input, ...]) -> None:
+        self._paths = {one.sha256: Path(one.path) for one in inputs}
+        self._scratch = tempfile.TemporaryDirectory(prefix="radixrt-send-")
+
+    def piece(self, sha256: str, number: int) -> bytes:
+        """The n-th piece of an input's archive; empty after the last one."""
+        packed = Path(self._scratch.name, sha256)
+        if not packed.exists():
+            path = self._paths[sha256]
+            with tarfile.open(packed.with_suffix(".new"), "w") as archive:
+                for file in _files(path):
+                    archive.add(file.resolve(), arcname=file.relative_to(_root(path)).as_posix())
+            packed.with_suffix(".new").replace(packed)
+        with packed.open("rb") as stream:
+            stream.seek(number * PIECE)
+            return stream.read(PIECE)
+
+
+def received(one: Input, piece: Callable[[str, int], bytes]) -> Path:
+    """Where an input lies on this machine, which asks for it where it does not have it.
+
+    Args:
+        one: the input.
+        piece: gives the n-th piece of an archive by its hash, see :meth:`Sender.piece`.
+
+    Raises:
+        InputError: what came is not what was sent.
+    """
+    folder = cache_home() / "inputs" / one.sha256
+    place = folder if one.folder else folder / Path(one.path).name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return place
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as scratch:
+            packed = Path(scratch, "packed")
+            with packed.open("wb") as stream:
+                number = 0
+                while data := piece(one.sha256, number):
+                    stream.write(data)
+                    number += 1
+            content = Path(scratch, "content")
+            content.mkdir()
+            with tarfile.open(packed) as archive:
+                archive.extractall(content, filter="data")
+            if _sha256(content if one.folder else content / place.name) != one.sha256:
+                raise InputError(f"{one.path} changed while it was sent: start the sweep again")
+            shutil.move(content, folder)
+    finally:
+        os.close(lock)
+    return place
+
+
+def moved(options: CompileOptions, inputs: tuple[Input, ...], find: Callable[[Input], Path]) -> CompileOptions:
+    """The same build, reading its inputs where ``find`` says."""
+    places = {one.path: str(find(one)) for one in inputs}
+
+    def there(option: str, value: object) -> object:
+        if isinstance(value, (list, tuple)):
+            return [there(option, one) for one in value]
+        path = _path(option, value)
+        if path is None or str(path.absolute()) not in places:
+            return value
+        place = places[str(path.absolute())]
+        _, colon, function = str(value).partition(".py:") if option == "model" else ("", "", "")
+        return f"{place}:{function}" if colon else place
+
+    changed = {option: there(option, getattr(options, option)) for option in ("model", *READ)}
+    return replace(options, **changed)  # type: ignore[arg-type]

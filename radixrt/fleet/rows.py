@@ -1,0 +1,163 @@
+"""The rows of a sweep: every combination of a recipe's lists, each a build of its own with a name."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from radixrt import __version__
+from radixrt.engines.registry import FASTEST, auto_targets, get
+from radixrt.errors import InputError
+from radixrt.export.spec import BatchSpec
+from radixrt.fields import fill, nearest, words
+from radixrt.fleet.inputs import Input, inputs_of
+from radixrt.fleet.options import SWEPT, FleetOptions, SweepOptions
+from radixrt.options import CompileOptions
+from radixrt.recipe import to_toml
+from radixrt.request import EngineRequest
+
+HERE = ""
+"""The device of a row that runs on whatever machine builds it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One combination.
+
+    Attributes:
+        name: its folder's.
+        options: the build.
+        device: what it is measured on; empty for the machine that builds it.
+        inputs: the files and folders that it reads.
+        key: a hash of all that decides it, by which a finished row is found again.
+    """
+
+    name: str
+    options: CompileOptions
+    device: str
+    inputs: tuple[Input, ...]
+    key: str
+
+    @property
+    def target(self) -> str:
+        """The one target."""
+        return str(self.options.target)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What tells it from the others, as ``exclude`` and ``sweep.json`` say it."""
+        options = self.options
+        precision, method = (str(getattr(v, "value", v)) for v in (options.precision, options.method))
+        return {
+            "model": str(options.model),
+            "precision": precision,
+            "target": self.target,
+            "method": method if precision == "int8" else "",
+            "batch": str(options.batch),
+            "device": self.device,
+        }
+
+
+def rows_of(options: SweepOptions) -> tuple[Row, ...]:
+    """Every combination that is not excluded, network by network.
+
+    Raises:
+        InputError: a value cannot be used, a file is not there, or two rows would have one name.
+    """
+    single = {field.name: getattr(options, field.name) for field in fields(CompileOptions)}
+    for name in ("output", "junit", "json"):
+        single[name] = None
+    targets = _targets(words(options.target))
+    lists = {"precision": words(options.precision), "method": words(options.method), "batch": _words(options.batch)}
+    excluded = [_exclusion(one) for one in _several(options.exclude)]
+    found: dict[str, Row] = {}
+    hashed: dict[str, Input] = {}
+    for model in _several(options.model):
+        own = dict(model) if isinstance(model, Mapping) else {"model": str(model)}
+        title = own.pop("name", None)
+        for precision, target, method, batch in itertools.product(
+            lists["precision"], targets, lists["method"], lists["batch"]
+        ):
+            if precision != "int8" and method != lists["method"][0]:
+                continue  # no other precision has ranges to choose
+            given = single | {"precision": precision, "target": target, "method": method, "batch": batch} | own
+            for device in _devices(options.device, target):
+                row = _row(given, device, title, lists, hashed)
+                if any(_matches(row, one) for one in excluded):
+                    continue
+                if row.name in found:
+                    raise InputError(
+                        f"two rows would be called {row.name}: give their models a name of their own, "
+                        '{ model = "...", name = "..." }'
+                    )
+                found[row.name] = row
+    if not found:
+        raise InputError("every combination is excluded: nothing is left to build")
+    return tuple(found.values())
+
+
+def _several(value: str | Path | Sequence[str | Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:
+    return [str(value)] if isinstance(value, (str, Path)) else list(value)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    return words([str(one) for one in value]) if isinstance(value, (list, tuple)) else words(str(value))
+
+
+def _targets(names: Sequence[str]) -> tuple[str, ...]:
+    if FASTEST in names:
+        raise InputError(f"{FASTEST} is a race of its own: name the targets, and `radixrt choose` finds the fastest")
+    found = [target.name for name in names for target in (auto_targets() if name == "auto" else (get(name),))]
+    return tuple(dict.fromkeys(found))
+
+
+def _devices(tables: Mapping[str, Any] | None, target: str) -> Iterator[str]:
+    """Where a target's engines are measured: on the devices that name it, else here and on those that name none."""
+    tables = tables or {}
+    takers = [name for name, table in tables.items() if target in words(table.get("target", ()))]
+    yield from takers or [HERE, *(name for name, table in tables.items() if not table.get("target"))]
+
+
+def _row(
+    given: Mapping[str, Any],
+    device: str,
+    title: str | None,
+    lists: Mapping[str, Sequence[str]],
+    hashed: dict[str, Input],
+) -> Row:
+    options = fill(CompileOptions, given)
+    request = EngineRequest.of(options)
+    # What no machine could build is known before anything starts.
+    get(str(options.target)).check_options(request.build)
+    parts = [title or request.model.slug, request.precision.value, str(options.target)]
+    parts += [request.calibration.method.value] * (len(lists["method"]) > 1 and request.precision.value == "int8")
+    parts += [f"batch{_spelt(request.batch)}"] * (len(lists["batch"]) > 1)
+    parts += [device] * bool(device)
+    inputs = inputs_of(options, hashed)
+    told = f"{to_toml(options)}{device}{__version__}{''.join(one.sha256 for one in inputs)}"
+    return Row("-".join(parts), options, device, inputs, hashlib.sha256(told.encode()).hexdigest())
+
+
+def _spelt(batch: BatchSpec) -> str:
+    return str(batch.min) if batch.min == batch.max else f"{batch.min}to{batch.max}"
+
+
+def _exclusion(given: str | Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    known = (*SWEPT, "device")
+    pairs = (
+        dict(given)
+        if isinstance(given, Mapping)
+        else dict(one.partition("=")[::2] for one in given.split(",") if one.strip())
+    )
+    for name in pairs:
+        if name.strip() not in known:
+            raise InputError(f"exclude knows {', '.join(known)}, not {name}{nearest(name, FleetOptions)}")
+    return {name.strip(): _words(value) for name, value in pairs.items()}
+
+
+def _matches(row: Row, excluded: Mapping[str, Sequence[str]]) -> bool:
+    return all(row.facts[name] in values for name, values in excluded.items())

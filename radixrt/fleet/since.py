@@ -1,0 +1,56 @@
+"""Two sweeps side by side: what became slower and what lost accuracy since an earlier one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from radixrt.fleet.schema import Sweep, SweepRow
+
+SLOWER = 1.1
+"""Two runs of one engine on one machine, an hour or a week apart, differ by less than this."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One row in both sweeps; ``said`` tells what changed, and ``worse`` that it is for the worse."""
+
+    name: str
+    before: SweepRow
+    after: SweepRow
+    said: str
+    worse: bool
+
+
+def changes(earlier: Sweep, later: Sweep) -> list[Change]:
+    """The rows that both sweeps have, those that became worse first."""
+    before = {row.name: row for row in earlier.rows}
+    found = [_change(before[row.name], row) for row in later.rows if row.name in before and row.state != "waiting"]
+    return sorted(found, key=lambda one: not one.worse)
+
+
+def _change(before: SweepRow, after: SweepRow) -> Change:
+    if before.finished != after.finished:
+        turned = "compiles again" if after.finished else f"no longer compiles: {after.reason}"
+        return Change(after.name, before, after, turned, not after.finished)
+    said: list[str] = []
+    worse = False
+    old, new = before.figures, after.figures
+    if old and new and old.p50_ms and new.p50_ms:
+        ratio = new.p50_ms / old.p50_ms
+        if before.machine != after.machine:
+            said.append("measured on another machine: times are not comparable")
+        elif old.unsteady or new.unsteady:
+            said.append("its times were not steady")
+        elif ratio > SLOWER:
+            said, worse = [f"{(ratio - 1) * 100:.0f} % slower"], True
+        elif ratio < 1 / SLOWER:
+            said.append(f"{(1 - ratio) * 100:.0f} % faster")
+    if old and new and old.quality is not None and new.quality is not None and old.metric == new.metric:
+        lost = (old.quality - new.quality) * (1 if new.higher_is_better else -1)
+        if lost:
+            said.append(f"{new.metric} {'worse' if lost > 0 else 'better'}: {old.quality:.4g}, now {new.quality:.4g}")
+            worse = worse or lost > 0
+    if before.state != after.state:
+        said.append("misses a gate now" if after.state == "missed" else "keeps its gates now")
+        worse = worse or after.state == "missed"
+    return Change(after.name, before, after, "; ".join(said) or "as before", worse)

@@ -1,0 +1,149 @@
+"""A sweep from its recipe to its page: rows are found, sent out, kept as they come, and told of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from radixrt import __version__
+from radixrt.engines.bundle.manifest import now
+from radixrt.errors import GateError
+from radixrt.fleet.cluster import cluster, outcome_of
+from radixrt.fleet.options import SweepOptions
+from radixrt.fleet.page import render_csv, render_junit, render_page_of
+from radixrt.fleet.rows import Row, rows_of
+from radixrt.fleet.schema import SWEEP_NAME, Sweep, SweepRow
+from radixrt.fleet.store import Store
+
+WRITE_EVERY_S = 30.0
+"""How often the files that tell of all rows are written while a sweep runs; rows themselves are written at once."""
+
+
+@dataclass
+class Progress:
+    """How far a sweep is; ``rows`` has what is known of each, ``running`` the names of those under way."""
+
+    rows: dict[str, SweepRow]
+    running: list[str] = field(default_factory=list)
+    resumed: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def over(self) -> int:
+        """Rows that need no more work."""
+        return sum(row.state != "waiting" for row in self.rows.values())
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What the rows that are left take, at the pace of those that this run did."""
+        done = self.over - self.resumed
+        if not done:
+            return None
+        return (time.monotonic() - self.started) / done * (len(self.rows) - self.over)
+
+
+def sweep(
+    options: SweepOptions, command: str = "radixrt.sweep", show: Callable[[Progress], None] = lambda _: None
+) -> Sweep:
+    """Builds every row that is not finished yet, and writes what all of them say.
+
+    Args:
+        options: the recipe.
+        command: what ``sweep.json`` says it was made by.
+        show: called whenever something changed, and about twice a second.
+
+    Raises:
+        InputError: something given cannot be used; nothing was started.
+        UnavailableError: no machine builds a target that is named.
+        GateError: more rows failed or missed a gate than may; all that is finished is kept.
+    """
+    store = Store(Path(options.output or "build/sweep"))
+    rows = rows_of(options)
+    earlier = Sweep.read(Path(options.since)) if options.since is not None else None
+    with store.held():
+        progress = Progress({row.name: _waiting(row) for row in rows})
+        for row in rows:
+            if (found := store.finished(row)) is not None:
+                progress.rows[row.name] = found
+        progress.resumed = progress.over
+        todo = [row for row in rows if progress.rows[row.name].state == "waiting"]
+        show(progress)
+        try:
+            if todo:
+                _run(todo, options, command, store, progress, show)
+        finally:
+            told = _told(progress, options, command)
+            _write(store, told, earlier)
+    if not told.passed:
+        bad = [row for row in told.rows if row.state != "done"]
+        first = f"{bad[0].name}: {bad[0].reason}"
+        raise GateError(
+            f"{len(bad)} of {len(told.rows)} rows failed or missed a gate, of which {options.max_failed} may "
+            f"(the first: {first}); all of them: {store.folder / 'index.html'}"
+        )
+    return told
+
+
+def _run(
+    todo: list[Row],
+    options: SweepOptions,
+    command: str,
+    store: Store,
+    progress: Progress,
+    show: Callable[[Progress], None],
+) -> None:
+    inputs = tuple({one.sha256: one for row in todo for one in row.inputs}.values())
+    with cluster(options.address, options.jobs, options.cores, inputs) as fleet:
+        import ray
+
+        fleet.check(tuple(todo))
+        progress.started = written = time.monotonic()
+        waiting = iter(todo)
+        running: dict[Any, Row] = {}
+        while True:
+            # One more than fits, so that a machine never waits for the driver.
+            while len(running) <= fleet.slots and (row := next(waiting, None)) is not None:
+                running[fleet.send(row, command, options.cores)] = row
+            progress.running = [row.name for row in running.values()][: fleet.slots]
+            show(progress)
+            if not running:
+                return
+            done, _ = ray.wait(list(running), num_returns=1, timeout=0.5)
+            for reference in done:
+                row = running.pop(reference)
+                progress.rows[row.name] = store.put(row, outcome_of(reference))
+            if time.monotonic() - written > WRITE_EVERY_S:
+                store.write(SWEEP_NAME, _json(_told(progress, options, command)))
+                written = time.monotonic()
+
+
+def _waiting(row: Row) -> SweepRow:
+    return SweepRow(name=row.name, key=row.key, state="waiting", **row.facts)
+
+
+def _told(progress: Progress, options: SweepOptions, command: str) -> Sweep:
+    rows = list(progress.rows.values())
+    bad = sum(row.state in ("missed", "failed") for row in rows)
+    return Sweep(
+        schema=1,
+        created=now(),
+        radixrt=__version__,
+        command=command,
+        seconds=time.monotonic() - progress.started,
+        passed=bad <= options.max_failed and progress.over == len(rows),
+        rows=rows,
+    )
+
+
+def _json(told: Sweep) -> str:
+    return told.model_dump_json(indent=1, by_alias=True) + "\n"
+
+
+def _write(store: Store, told: Sweep, earlier: Sweep | None) -> None:
+    store.write(SWEEP_NAME, _json(told))
+    store.write("sweep.csv", render_csv(told))
+    store.write("junit.xml", render_junit(told))
+    store.write("index.html", render_page_of(told, earlier))
