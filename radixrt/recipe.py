@@ -43,6 +43,8 @@ TABLES: dict[str, type] = {
 }
 READ = ("checkpoint", "data", "preprocess", "gates", "against", "sign_key")
 """Options that name something to be read."""
+CODE = ("model", "metric", "decode")
+"""Options that may name code, ``file.py:function``, which is read too."""
 WRITTEN = ("output", "junit", "json")
 """Options that name something to be written."""
 NOT_PATHS = ("elpv", "compile")

@@ -182,8 +182,8 @@ def finish(
     built.copy_to(writer.folder)
     report = report_on(job, built, verdict, _locate(job, built), candidates)
     write_reports(report, writer.folder, flipped(report, job.bench.prepared.test), verdict.value.examples)
-    pins = asdict(job.bench.prepared.pins)
-    (writer.folder / RECIPE_NAME).write_text(to_toml(job.request.options, target=built.target.name, **pins), "utf-8")
+    made = {"precision": job.request.precision.value, "target": built.target.name, **asdict(job.bench.prepared.pins)}
+    (writer.folder / RECIPE_NAME).write_text(to_toml(job.request.options, **made), encoding="utf-8")
     return Result(writer.finish(manifest_of(job, built), sign_key=job.request.sign_key), report)
 
 

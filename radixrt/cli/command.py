@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
@@ -70,7 +70,7 @@ def _parameters(options: type) -> Sequence[inspect.Parameter]:
         for title, names in subjects_of(options).items()
         if (panel := Group.create_ordered(title))
         for name in names
-        if name not in hidden and not _is_table(hints_of(options)[name])
+        if name not in hidden
     ]
     # What is given by position comes first, and what must be given before what need not be.
     return sorted(found, key=lambda one: (one.kind, one.kind is not one.KEYWORD_ONLY and one.default is not one.empty))
@@ -99,12 +99,6 @@ def _parameter(options: type, name: str, panel: Group) -> inspect.Parameter:
     elif default is not own.empty:
         default = [default] if read == list[str] else read(default)
     return inspect.Parameter(name, kind, default=default, annotation=Annotated[read, told])
-
-
-def _is_table(hint: Any) -> bool:
-    """Whether an option is a table, which only a recipe and Python can say."""
-    members = get_args(get_args(hint)[0])
-    return any(get_origin(member) is Mapping for member in members)
 
 
 def _typed(hint: Any) -> Any:

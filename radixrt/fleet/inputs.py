@@ -11,8 +11,6 @@ import fcntl
 import glob
 import hashlib
 import os
-import shutil
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +20,7 @@ from radixrt.engines.cache.device import cache_home
 from radixrt.errors import InputError
 from radixrt.files import sha256_of
 from radixrt.options import CompileOptions
-from radixrt.recipe import NOT_PATHS, READ
+from radixrt.recipe import CODE, NOT_PATHS, READ
 
 PIECE = 16 << 20
 
@@ -44,7 +42,7 @@ def inputs_of(options: CompileOptions, known: dict[str, Input]) -> tuple[Input, 
         InputError: one is not there, or cannot be read.
     """
     found = []
-    for option in ("model", *READ):
+    for option in (*CODE, *READ):
         value = getattr(options, option)
         for one in value if isinstance(value, (list, tuple)) else [value]:
             path = _path(option, one)
@@ -62,7 +60,7 @@ def _path(option: str, value: object) -> Path | None:
     if not isinstance(value, (str, Path)) or str(value) in ("", *NOT_PATHS):
         return None
     text = str(value)
-    if option == "model":
+    if option in CODE:
         code, colon, _ = text.partition(".py:")
         return Path(f"{code}.py") if colon else Path(text) if text.lower().endswith(".onnx") else None
     return Path(text)
@@ -111,31 +109,29 @@ class Sender:
 
     def __init__(self, inputs: tuple[Input, ...]) -> None:
         self._paths = {one.sha256: Path(one.path) for one in inputs}
-        self._scratch = tempfile.TemporaryDirectory(prefix="radixrt-send-")
 
-    def piece(self, sha256: str, number: int) -> bytes:
-        """The n-th piece of an input's archive; empty after the last one."""
-        packed = Path(self._scratch.name, sha256)
-        if not packed.exists():
-            path = self._paths[sha256]
-            with tarfile.open(packed.with_suffix(".new"), "w") as archive:
-                for file in _files(path):
-                    archive.add(file.resolve(), arcname=file.relative_to(_root(path)).as_posix())
-            packed.with_suffix(".new").replace(packed)
-        with packed.open("rb") as stream:
+    def files(self, sha256: str) -> list[str]:
+        """The names of an input's files, from its own folder."""
+        path = self._paths[sha256]
+        return [file.relative_to(_root(path)).as_posix() for file in _files(path)]
+
+    def piece(self, sha256: str, name: str, number: int) -> bytes:
+        """The n-th piece of one of these files; empty after the last one."""
+        with (_root(self._paths[sha256]) / name).open("rb") as stream:
             stream.seek(number * PIECE)
             return stream.read(PIECE)
 
 
-def received(one: Input, piece: Callable[[str, int], bytes]) -> Path:
+def received(one: Input, files: Callable[[str], list[str]], piece: Callable[[str, str, int], bytes]) -> Path:
     """Where an input lies on this machine, which asks for it where it does not have it.
 
     Args:
         one: the input.
-        piece: gives the n-th piece of an archive by its hash, see :meth:`Sender.piece`.
+        files: gives the names of its files by its hash.
+        piece: gives the n-th piece of one of them, see :meth:`Sender.piece`.
 
     Raises:
-        InputError: what came is not what was sent.
+        InputError: what came is not what was hashed.
     """
     folder = cache_home() / "inputs" / one.sha256
     place = folder if one.folder else folder / Path(one.path).name
@@ -146,19 +142,18 @@ def received(one: Input, piece: Callable[[str, int], bytes]) -> Path:
         if folder.exists():
             return place
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as scratch:
-            packed = Path(scratch, "packed")
-            with packed.open("wb") as stream:
-                number = 0
-                while data := piece(one.sha256, number):
-                    stream.write(data)
-                    number += 1
             content = Path(scratch, "content")
-            content.mkdir()
-            with tarfile.open(packed) as archive:
-                archive.extractall(content, filter="data")
+            for name in files(one.sha256):
+                file = content / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with file.open("wb") as stream:
+                    number = 0
+                    while data := piece(one.sha256, name, number):
+                        stream.write(data)
+                        number += 1
             if _sha256(content if one.folder else content / place.name) != one.sha256:
                 raise InputError(f"{one.path} changed while it was sent: start the sweep again")
-            shutil.move(content, folder)
+            content.rename(folder)
     finally:
         os.close(lock)
     return place
@@ -175,8 +170,8 @@ def moved(options: CompileOptions, inputs: tuple[Input, ...], find: Callable[[In
         if path is None or str(path.absolute()) not in places:
             return value
         place = places[str(path.absolute())]
-        _, colon, function = str(value).partition(".py:") if option == "model" else ("", "", "")
+        _, colon, function = str(value).partition(".py:") if option in CODE else ("", "", "")
         return f"{place}:{function}" if colon else place
 
-    changed = {option: there(option, getattr(options, option)) for option in ("model", *READ)}
+    changed = {option: there(option, getattr(options, option)) for option in (*CODE, *READ)}
     return replace(options, **changed)  # type: ignore[arg-type]

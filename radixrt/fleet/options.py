@@ -24,10 +24,6 @@ class FleetOptions:
         str | Sequence[str | Mapping[str, Any]],
         Doc("Combinations to leave out: precision=int8,target=openvino, or such tables in a recipe."),
     ] = ()
-    device: Annotated[
-        Mapping[str, Any] | None,
-        Doc("In a recipe: tables [device.NAME] of what engines are measured on beside this machine."),
-    ] = None
     address: Annotated[
         str | None, Doc("A Ray cluster that runs already, such as 10.0.0.7:6379. Default: this machine alone.")
     ] = None

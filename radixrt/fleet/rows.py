@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from radixrt.export.spec import BatchSpec
 from radixrt.fields import fill, nearest, words
 from radixrt.fleet.inputs import Input, inputs_of
 from radixrt.fleet.options import SWEPT, FleetOptions, SweepOptions
-from radixrt.options import CompileOptions
+from radixrt.options import AUTO, CompileOptions
 from radixrt.recipe import to_toml
-from radixrt.request import EngineRequest
+from radixrt.remote.device import Device
+from radixrt.request import EngineRequest, devices_of
 
+PATIENCE_S = 7 * 86400.0
 HERE = ""
 """The device of a row that runs on whatever machine builds it."""
 
@@ -73,6 +75,7 @@ def rows_of(options: SweepOptions) -> tuple[Row, ...]:
         single[name] = None
     targets = _targets(words(options.target))
     lists = {"precision": words(options.precision), "method": words(options.method), "batch": _words(options.batch)}
+    devices = devices_of(options.on)
     excluded = [_exclusion(one) for one in _several(options.exclude)]
     found: dict[str, Row] = {}
     hashed: dict[str, Input] = {}
@@ -85,10 +88,11 @@ def rows_of(options: SweepOptions) -> tuple[Row, ...]:
             if precision != "int8" and method != lists["method"][0]:
                 continue  # no other precision has ranges to choose
             given = single | {"precision": precision, "target": target, "method": method, "batch": batch} | own
-            for device in _devices(options.device, target):
-                row = _row(given, device, title, lists, hashed)
-                if any(_matches(row, one) for one in excluded):
+            for device in _places(devices, target):
+                told = {name: str(given[name]) for name in SWEPT} | {"device": device.name if device else HERE}
+                if any(all(told[name] in values for name, values in one.items()) for one in excluded):
                     continue
+                row = _row(given, device, title, lists, hashed)
                 if row.name in found:
                     raise InputError(
                         f"two rows would be called {row.name}: give their models a name of their own, "
@@ -115,31 +119,37 @@ def _targets(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _devices(tables: Mapping[str, Any] | None, target: str) -> Iterator[str]:
-    """Where a target's engines are measured: on the devices that name it, else here and on those that name none."""
-    tables = tables or {}
-    takers = [name for name, table in tables.items() if target in words(table.get("target", ()))]
-    yield from takers or [HERE, *(name for name, table in tables.items() if not table.get("target"))]
+def _places(devices: Sequence[Device], target: str) -> list[Device | None]:
+    """Where a target's engines are measured: on the devices that take it, or here where none does."""
+    return [device for device in devices if device.takes(target)] or [None]
 
 
 def _row(
     given: Mapping[str, Any],
-    device: str,
+    device: Device | None,
     title: str | None,
     lists: Mapping[str, Sequence[str]],
     hashed: dict[str, Input],
 ) -> Row:
-    options = fill(CompileOptions, given)
+    # Rows of one device queue for it: it measures one at a time.
+    on = () if device is None else replace(device, wait_s=max(device.wait_s, PATIENCE_S))
+    options = fill(CompileOptions, {**given, "on": on})
+    if options.precision == AUTO:
+        raise InputError(f"precision {AUTO} is a race of its own: name the precisions, and `radixrt choose` finds one")
     request = EngineRequest.of(options)
-    # What no machine could build is known before anything starts.
-    get(str(options.target)).check_options(request.build)
     parts = [title or request.model.slug, request.precision.value, str(options.target)]
     parts += [request.calibration.method.value] * (len(lists["method"]) > 1 and request.precision.value == "int8")
     parts += [f"batch{_spelt(request.batch)}"] * (len(lists["batch"]) > 1)
-    parts += [device] * bool(device)
+    parts += [device.name] if device else []
+    name = "-".join(parts)
+    try:
+        # What no machine could build is known before anything starts.
+        get(str(options.target)).check_options(request.build)
+    except InputError as error:
+        raise InputError(f"{name} cannot be: {error}; leave the combination out with exclude") from error
     inputs = inputs_of(options, hashed)
-    told = f"{to_toml(options)}{device}{__version__}{''.join(one.sha256 for one in inputs)}"
-    return Row("-".join(parts), options, device, inputs, hashlib.sha256(told.encode()).hexdigest())
+    told = f"{to_toml(options)}{__version__}{''.join(one.sha256 for one in inputs)}"
+    return Row(name, options, device.name if device else HERE, inputs, hashlib.sha256(told.encode()).hexdigest())
 
 
 def _spelt(batch: BatchSpec) -> str:
@@ -157,7 +167,3 @@ def _exclusion(given: str | Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         if name.strip() not in known:
             raise InputError(f"exclude knows {', '.join(known)}, not {name}{nearest(name, FleetOptions)}")
     return {name.strip(): _words(value) for name, value in pairs.items()}
-
-
-def _matches(row: Row, excluded: Mapping[str, Sequence[str]]) -> bool:
-    return all(row.facts[name] in values for name, values in excluded.items())

@@ -12,9 +12,6 @@ A row is finished when its record is there with the key of what is asked for now
 
 from __future__ import annotations
 
-import io
-import json
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from radixrt.engines.bundle.atomic import AtomicFolder, exclusive
+from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.bundle.manifest import MANIFEST_NAME
 from radixrt.errors import InputError
 from radixrt.files import replace_file, translate_disk_errors
@@ -73,8 +71,13 @@ class Store:
         record = SweepRow(name=row.name, key=row.key, state="failed", reason=outcome.error, **row.facts)
         if not outcome.error:
             with AtomicFolder(self.folder / row.name) as new:
-                with tarfile.open(fileobj=io.BytesIO(outcome.bundle)) as archive:
-                    archive.extractall(new.folder, filter="data")
+                for name, data in outcome.bundle.items():
+                    path = new.folder / name
+                    if not path.resolve().is_relative_to(new.folder):
+                        raise InputError(f"the worker {outcome.host} sent {name}, which leaves its bundle")
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(data)
+                Bundle.read(new.folder)
                 new.commit()
             report = Report.model_validate_json(outcome.report)
             cost = Cost(
@@ -97,8 +100,3 @@ class Store:
 
     def _record(self, name: str) -> Path:
         return self.folder / "rows" / f"{name}.json"
-
-
-def as_json(value: object) -> str:
-    """JSON as the sweep's files have it."""
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"

@@ -7,15 +7,13 @@ the original's answers, because rows come network by network.
 from __future__ import annotations
 
 import functools
-import io
 import os
 import socket
-import tarfile
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job: a bundle as an archive with its report, or one sentence on why there is none.
+    """What came of a job: a bundle's files by name with its report, or one sentence on why there is none.
 
     ``trace`` is the traceback of what is a bug.
     """
@@ -58,7 +56,7 @@ class Outcome:
     timed_s: float = 0.0
     cpu_s: float = 0.0
     report: bytes = b""
-    bundle: bytes = b""
+    bundle: dict[str, bytes] = field(default_factory=dict)
     error: str = ""
     trace: str = ""
 
@@ -119,7 +117,7 @@ def work(job: Job, sender: Any) -> Outcome:
     try:
         with machine.working(), tempfile.TemporaryDirectory(prefix="radixrt-row-") as scratch:
             result = _built(job, sender, Path(scratch))
-            return outcome(report=result.report.to_json().encode(), bundle=_packed(result.bundle.path))
+            return outcome(report=result.report.to_json().encode(), bundle=_contents(result.bundle.path))
     except RadixRTError as error:
         return outcome(error=str(error))
     except Exception as error:
@@ -137,8 +135,16 @@ def _built(job: Job, sender: Any, scratch: Path) -> Result:
 
     options = job.options
     if job.inputs and ray.get_runtime_context().get_node_id() != job.home:
-        piece = functools.partial(_piece, sender)
-        options = moved(options, job.inputs, lambda one: received(one, piece))
+
+        def files(sha256: str) -> list[str]:
+            found: list[str] = ray.get(sender.files.remote(sha256))
+            return found
+
+        def piece(sha256: str, name: str, number: int) -> bytes:
+            found: bytes = ray.get(sender.piece.remote(sha256, name, number))
+            return found
+
+        options = moved(options, job.inputs, lambda one: received(one, files, piece))
     request = EngineRequest.of(replace(options, output=scratch / job.name), job.command)
     # The bundle's recipe names what the user named, and not where this machine keeps it.
     engine = Engine(replace(request, options=job.options), Stages(), preparer=_preparer(request.model, request.data))
@@ -148,13 +154,6 @@ def _built(job: Job, sender: Any, scratch: Path) -> Result:
         if not engine.results:
             raise
     return engine.results[0]
-
-
-def _piece(sender: Any, sha256: str, number: int) -> bytes:
-    import ray
-
-    found: bytes = ray.get(sender.piece.remote(sha256, number))
-    return found
 
 
 @dataclass
@@ -183,8 +182,6 @@ def _preparer(*network: object) -> Callable[..., Prepared]:
     return call
 
 
-def _packed(folder: Path) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        archive.add(folder, arcname=".")
-    return stream.getvalue()
+def _contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

@@ -1,0 +1,54 @@
+"""Protects what travels: what a build reads gets to another machine whole, once, and under its content's hash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from radixrt.errors import InputError
+from radixrt.fields import fill
+from radixrt.fleet.inputs import Sender, inputs_of, moved, received
+from radixrt.options import CompileOptions
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "there"))
+    for name in ("data/a/1.png", "net.py", "helper.py", "list.csv", "images/1.png", "images/2.png", "best.pth"):
+        path = tmp_path / "here" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (tmp_path / "here" / "list.csv").write_text("path,label\nimages/1.png,0\n/abs/2.png,1\n")
+    return tmp_path / "here"
+
+
+def test_each_input_arrives_with_what_it_refers_to_and_once(work: Path) -> None:
+    for data, beside in (("data", "a/1.png"), ("list.csv", "images/1.png")):
+        named = {"model": f"{work}/net.py:make", "data": work / data, "checkpoint": work / "best.pth"}
+        asked = fill(CompileOptions, named)
+        inputs = inputs_of(asked, {})
+        sender = Sender(inputs)
+        there = moved(asked, inputs, lambda one, sent=sender: received(one, sent.files, sent.piece))
+        code, _, function = str(there.model).rpartition(":")
+        assert function == "make" and Path(code).read_text() == "net.py"
+        assert Path(code).with_name("helper.py").exists() and not str(code).startswith(str(work))
+        root = Path(str(there.data))
+        assert (root if root.is_dir() else root.parent).joinpath(beside).exists()
+        assert Path(str(there.checkpoint)).read_text() == "best.pth"
+        # What is there is asked for no more.
+        assert moved(asked, inputs, lambda one: received(one, lambda _: [], lambda *_: b"")) == there
+
+
+def test_what_changes_on_the_way_is_refused(work: Path) -> None:
+    asked = fill(CompileOptions, {"data": work / "data"})
+    inputs = inputs_of(asked, {})
+    (work / "data" / "a" / "1.png").write_text("changed")
+    sender = Sender(inputs)
+    with pytest.raises(InputError, match="changed while it was sent"):
+        received(inputs[0], sender.files, sender.piece)
+
+
+def test_names_are_no_inputs() -> None:
+    asked = fill(CompileOptions, {"model": "timm:resnet18", "data": "elpv", "against": "compile"})
+    assert inputs_of(asked, {}) == ()
