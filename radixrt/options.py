@@ -20,12 +20,12 @@ from typing_extensions import Doc, ParamSpec
 
 from radixrt.calibration.spec import Method
 from radixrt.engines.base import PlanOptions
+from radixrt.engines.bundle.pins import PinOptions
 from radixrt.engines.bundle.triton import ServingOptions
 from radixrt.engines.registry import DEFAULT
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
 from radixrt.fields import as_path, fill, help_of, subjects_of, words
-from radixrt.pins import PinOptions
 from radixrt.remote.device import Device
 from radixrt.validate.gates import GateLimits, read_gates
 from radixrt.validate.rivals import Rivals

@@ -16,6 +16,7 @@ from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.source import DataSource, load_arrays, load_data
 from radixrt.calibration.data.targets import Reading, TargetKind
 from radixrt.engines.bundle.folder import Bundle
+from radixrt.engines.bundle.pins import PinOptions
 from radixrt.errors import InputError
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.graph.output_kind import Head, OutputKind, output_kinds
@@ -27,7 +28,6 @@ from radixrt.export.spec import BatchSpec, FileChoice, InputSpec
 from radixrt.fields import as_path
 from radixrt.inputs import asked_inputs, asked_size, image_input, module_inputs, specs_of
 from radixrt.options import DataOptions, ModelChoice
-from radixrt.pins import PinOptions
 from radixrt.progress import Stages
 from radixrt.reference import Reference, onnx_reference, torch_reference
 from radixrt.reuse import Codec, Kept, Reuse, Step, weights_sha256

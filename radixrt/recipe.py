@@ -19,10 +19,10 @@ from typing import Any, get_args
 from pydantic import TypeAdapter
 
 from radixrt.engines.base import PlanOptions
+from radixrt.engines.bundle.pins import PinOptions
 from radixrt.errors import InputError
 from radixrt.fields import O, fill, help_of, hints_of, nearest, words
 from radixrt.options import CompileOptions, PreprocessOptions, TimingOptions
-from radixrt.pins import PinOptions
 from radixrt.remote.device import Device, devices_in
 from radixrt.validate.gates import GateLimits
 

@@ -10,12 +10,12 @@ import jsonschema
 import pytest
 
 import radixrt as rt
+from radixrt.engines.bundle.pins import PinOptions
 from radixrt.errors import InputError
 from radixrt.export.spec import Precision
 from radixrt.fields import hints_of
 from radixrt.fleet.options import SWEPT, SweepOptions
 from radixrt.options import CompileOptions
-from radixrt.pins import PinOptions
 from radixrt.recipe import CODE, READ, WRITTEN, filled, from_file, read, schema, template, to_toml
 from radixrt.request import EngineRequest
 from tests.cli_runner import radixrt
