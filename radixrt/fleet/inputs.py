@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from radixrt.engines.cache.device import cache_home
 from radixrt.errors import InputError
-from radixrt.files import sha256_of
+from radixrt.files import cache_home, sha256_of
 from radixrt.options import CompileOptions
 from radixrt.recipe import CODE, NOT_PATHS, READ
 
