@@ -47,12 +47,11 @@ class Text(Task):
         return _Lines(network, trust)
 
     def check(self, network: Interface, images: Samples) -> None:
-        known = {*network.characters, " "}
-        odd = sorted({letter for text in images.targets or () for letter in text} - known)
-        if len(odd) > len(known):
+        letters = {letter for text in images.targets or () for letter in text} - {" "}
+        if letters and not letters & set(network.characters):
             raise InputError(
-                f"the texts hold {len(odd)} characters that the network has none for, such as {''.join(odd[:5])!r}: "
-                "check the list of characters"
+                f"none of the texts' characters, such as {''.join(sorted(letters)[:5])!r}, is one of the network's: "
+                "check the list of characters, or the column text"
             )
 
     def classes_of(self, network: Interface) -> tuple[str, ...]:
