@@ -212,12 +212,12 @@ def choose_targets(names: Iterable[str], options: BuildOptions) -> tuple[Target,
     if FASTEST in names:
         if len(names) > 1:
             raise InputError(f"{FASTEST} tries every target that runs here: leave the others out")
-        runnable = runnable_targets()
+        runnable = _in_bf16(options) or runnable_targets()
         if not runnable:
             raise UnavailableError(FASTEST, "no target runs here", "Install one: `pip install onnxruntime`.")
         chosen = {target.name: target for target in runnable}
     else:
-        found = (_auto(options) if name == "auto" else (get(name),) for name in names)
+        found = (_in_bf16(options) or auto_targets() if name == "auto" else (get(name),) for name in names)
         chosen = {target.name: target for targets in found for target in targets}
     for target in chosen.values():
         capability = target.capability()
@@ -227,7 +227,8 @@ def choose_targets(names: Iterable[str], options: BuildOptions) -> tuple[Target,
     return tuple(chosen.values())
 
 
-def _auto(options: BuildOptions) -> tuple[Target, ...]:
-    """What ``TARGET=auto`` builds; for BF16 what computes in it here, where anything does."""
-    able = () if options.precision is not Precision.BF16 else tuple(t for t in runnable_targets() if not t.lacks_bf16())
-    return able or auto_targets()
+def _in_bf16(options: BuildOptions) -> tuple[Target, ...]:
+    """The targets that compute in BF16 here, where that was asked for; none otherwise."""
+    if options.precision is not Precision.BF16:
+        return ()
+    return tuple(target for target in runnable_targets() if not target.lacks_bf16())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import radixrt as rt
-from radixrt.errors import GateError, InputError
+from radixrt.errors import GateError, InputError, UnavailableError
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.measure.latency import FLOAT32, in_float32
 from radixrt.validate.schema import Report
@@ -133,6 +133,20 @@ def test_auto_lets_every_precision_race_for_one_bundle(tmp_path: Path) -> None:
     assert [e.job.request.precision.value for e in found] == ["fp32", "int8"]
     assert path.name.endswith("-auto-onnxruntime")
     assert all(e.job.request.gates == request.gates for e in found)
+
+
+@pytest.mark.parametrize("name", ["auto", "fastest"])
+def test_bf16_goes_to_what_computes_in_it(name: str) -> None:
+    from radixrt.build.pipeline import choose_targets
+    from radixrt.engines.base import BuildOptions
+    from radixrt.engines.registry import get
+    from radixrt.export.spec import Precision
+
+    if get("openvino").lacks_bf16():
+        with pytest.raises(UnavailableError, match="bf16 is not available"):
+            choose_targets((name,), BuildOptions(Precision.BF16))
+    else:
+        assert choose_targets((name,), BuildOptions(Precision.BF16)) == (get("openvino"),)
 
 
 def test_fastest_stands_alone() -> None:
