@@ -36,6 +36,7 @@ class Session(ABC):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     concurrent: bool = False
+    remark: str = ""  # what a reader of its times must know
     _closed: bool = False
 
     def __new__(cls, *args: object, **given: object) -> Self:

@@ -15,6 +15,7 @@ from radixrt.calibration.data.batch import Batch
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.registry import stand_in
 from radixrt.engines.runners import Outputs, OutputsRunner, in_batches, session_outputs
+from radixrt.errors import InputError
 from radixrt.export.feed import Feed
 from radixrt.export.spec import BatchSpec, Precision
 
@@ -36,12 +37,14 @@ class Reference:
         run: takes inputs by name for any N, images normalised, and gives every output by name, the logits first.
         timed: opens the same call as somebody would run it who knows no compiler, with so many threads; 0 lets the
             runtime choose.
+        remark: what a reader of its times must know, once they were taken.
     """
 
     name: str
     short: str
     run: OutputsRunner
     timed: Callable[[int], AbstractContextManager[OutputsRunner]]
+    remark: str = ""
     _answers: dict[tuple[str, ...], Outputs] = field(default_factory=dict)
     _held: int = 0
 
@@ -98,8 +101,15 @@ def onnx_reference(graph: ir.Model) -> Reference:
         target = stand_in()
         with tempfile.TemporaryDirectory(prefix="radixrt-original-") as folder:
             options = BuildOptions(Precision.FP32, threads=threads)
-            with target.open_graph(graph, Path(folder), options) as session:
+            try:
+                session = target.open_graph(graph, Path(folder), options)
+            except InputError:  # what an engine must not be, an original may: one that the runtime's optimiser breaks
+                ir.save(graph, file := Path(folder, "original.onnx"))
+                session = target.open(file, threads=threads)
+            with session:
+                reference.remark = session.remark
                 yield session_outputs(session, BatchSpec(size, size)) if size else lambda feed: session.run(dict(feed))
 
     name, short = "ONNX Runtime, original graph", "ONNX original"
-    return Reference(name, short, in_batches(run, BatchSpec(size, size)) if size else run, timed)
+    reference = Reference(name, short, in_batches(run, BatchSpec(size, size)) if size else run, timed)
+    return reference

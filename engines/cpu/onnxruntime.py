@@ -14,6 +14,7 @@ is decided once, here:
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import tempfile
 import time
@@ -76,27 +77,51 @@ def session_options(threads: int = 0) -> Any:
 
 
 class OnnxRuntimeSession(Session):
-    """An open ONNX Runtime session."""
+    """An open ONNX Runtime session.
+
+    Args:
+        engine: the file.
+        threads: of one operator; 0 lets ONNX Runtime choose.
+        profile_prefix: profiles every run into a file of this name.
+        foreign: somebody else may have made the file: one that the runtime can run and its own optimiser breaks is
+            opened with the optimiser's basic part alone, and ``remark`` says so.
+
+    Raises:
+        InputError: the runtime refuses the file.
+    """
 
     concurrent = True
 
-    def __init__(self, engine: Path, threads: int, *, profile_prefix: Path | None = None) -> None:
+    def __init__(
+        self, engine: Path, threads: int, *, profile_prefix: Path | None = None, foreign: bool = False
+    ) -> None:
         ort = silent_runtime()
         options = session_options(threads)
         if profile_prefix is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile_prefix)
         providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in ort.get_available_providers()]
-        try:
+
+        def opened() -> Any:
             # The first session of a process leaves the thread that opens it without denormals, for good: not the
             # caller's, whose NumPy would compute something else from then on.
             with ThreadPoolExecutor(1) as opener:
-                opening = opener.submit(ort.InferenceSession, str(engine), options, providers=providers)
-                self._session: Any = opening.result()
+                return opener.submit(ort.InferenceSession, str(engine), options, providers=providers).result()
+
+        try:
+            self._session: Any = opened()
         except Exception as error:  # ONNX Runtime's own exception classes are not public
-            raise InputError(
-                f"{engine} cannot be opened by ONNX Runtime ({first_line(error)}): build it again"
-            ) from error
+            why = first_line(error)
+            if foreign:
+                options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+                with contextlib.suppress(Exception):
+                    self._session = opened()
+                    self.remark = (
+                        f"ONNX Runtime's own optimiser breaks {engine.name} ({why}): it was opened with basic "
+                        "optimisations alone, so its times may be longer than they could be."
+                    )
+            if not self.remark:
+                raise InputError(f"{engine} cannot be opened by ONNX Runtime ({why}): build it again") from error
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
 
@@ -196,7 +221,7 @@ class OnnxRuntimeTarget(Target):
             ir.save(model, engine)
 
     def _open(self, engine: Path, threads: int) -> Session:
-        return OnnxRuntimeSession(engine, threads)
+        return OnnxRuntimeSession(engine, threads, foreign=True)
 
 
 def _cuda() -> bool:

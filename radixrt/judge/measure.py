@@ -124,7 +124,7 @@ def time_engine(
     images = _exactly(engine_images or prepared.test, trial.batch.max)
     with alone():
         rows = [on_device(row, session, images, trial.rounds) for row in times.rows]
-    return times.model_copy(update={"rows": rows}), notes
+    return times.model_copy(update={"rows": rows}), [*([session.remark] if session.remark else []), *notes]
 
 
 def time_engines(
@@ -161,7 +161,7 @@ def time_engines(
                 return run(part(theirs, 0, length(feed)))
 
             times = trial.instruments.timer({**engines, **rivals.runners, reference.name: original}, few, options)
-    return times, [*notes, *rivals.notes]
+    return times, [*notes, *rivals.notes, *([reference.remark] if reference.remark else [])]
 
 
 def judge_outputs(

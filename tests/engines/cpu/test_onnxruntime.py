@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions
+from radixrt.errors import InputError
+from radixrt.export.graph.session import open_session
+from radixrt.export.reader.onnx_file import read_onnx
 from radixrt.export.spec import Precision
+from radixrt.reference import onnx_reference
 from tests.engines.contract import EngineContract
+from tests.fuzz.onnx_fields import varied
 from tests.networks import gated
 
 
@@ -78,3 +85,29 @@ def test_no_session_is_opened_with_telemetry(tmp_path: Path, monkeypatch: pytest
     open_session(onnx.load(network), optimize=True)
     registry.get("onnxruntime").open(network).close()
     assert told[0] == told[2] == "off" and told.count("open") == 2 and told[-1] == "open"
+
+
+def test_a_file_that_the_runtimes_own_optimiser_breaks_is_opened_and_said(tmp_path: Path) -> None:
+    # Opset 21, pairs of u8 one behind the other; a bundle must not hold it, an original may.
+    odd = varied(random.Random(20633))
+    try:
+        open_session(odd, optimize=True)
+    except Exception as error:
+        assert "output_dtype" in str(error)
+    else:
+        pytest.skip("this version of ONNX Runtime takes the file as it is")
+    (tmp_path / "odd.onnx").write_bytes(odd.SerializeToString())
+    target = registry.get("onnxruntime")
+    with target.open(tmp_path / "odd.onnx") as session:
+        assert "own optimiser breaks odd.onnx" in session.remark
+        (spec,) = session.inputs
+        assert np.isfinite(session.run({spec.name: np.zeros(spec.shape, spec.dtype)})["y"]).all()
+    with pytest.raises(InputError, match="cannot be opened by ONNX Runtime"):
+        target.build(tmp_path / "odd.onnx", tmp_path, BuildOptions(Precision.FP32))
+    reference = onnx_reference(read_onnx(tmp_path / "odd.onnx"))
+    with reference.timed(1) as run:
+        run({spec.name: np.zeros((1, *spec.shape[1:]), spec.dtype)})
+    assert "own optimiser breaks" in reference.remark
+    (tmp_path / "bad.onnx").write_bytes(b"no graph")
+    with pytest.raises(InputError, match="cannot be opened by ONNX Runtime"):
+        target.open(tmp_path / "bad.onnx")
