@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, log_softmax, softmax
 
 from radixrt.engines.runners import Outputs
 from radixrt.errors import InputError
 from radixrt.validate.schema import Finding
+
+_ROUNDING = 0.2
+_ENDS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "a softmax": lambda rows: np.asarray(softmax(rows, axis=1)),
+    "a log-softmax": lambda rows: np.asarray(log_softmax(rows, axis=1)),
+    "a sigmoid": lambda rows: np.asarray(expit(rows)),
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +39,8 @@ def match_outputs(original: Outputs, engine: Outputs) -> MatchedOutputs:
         engine: every output by name, in any order.
 
     Raises:
-        InputError: the engine has nothing like the main output.
+        InputError: the engine has nothing like the main output, or one network ends in a normalisation of it that the
+            other leaves to its user.
     """
     main = next(iter(original))
     names = {name: name for name in original if name in engine and engine[name].shape == original[name].shape}
@@ -40,9 +54,27 @@ def match_outputs(original: Outputs, engine: Outputs) -> MatchedOutputs:
             f"the engine's outputs are {have} per image, and none is like the original's main "
             f"output {main} {original[main].shape[1:]}: judge it against the network it was made from"
         )
+    _refuse_other_ends(original[main], engine[names[main]])
     lacking = [name for name in original if name not in names]
     more = [name for name in engine if name not in names.values()]
     texts = [f"The engine lacks the original's output {name}: it was not compared." for name in lacking]
     texts += [f"The original lacks the engine's output {name}: it was not compared." for name in more]
     findings = [Finding.doubt("an output was not compared", text) for text in texts]
     return MatchedOutputs(main, {name: names[name] for name in original if name in names}, findings)
+
+
+def _refuse_other_ends(original: NDArray[Any], engine: NDArray[Any]) -> None:
+    """Holds the numbers of a classifier's rows against each other: plans do not say what they end in."""
+    if original.ndim != 2 or original.shape[1] < 2 or not np.isfinite(engine).all():
+        return
+    for end, of in _ENDS.items():
+        if _alike(of(original), engine) and not _alike(original, engine):
+            raise InputError(f"the engine ends in {end} and the original does not: export both with the same end")
+        if _alike(of(engine), original) and not _alike(engine, original):
+            raise InputError(f"the original ends in {end} and the engine does not: export both with the same end")
+
+
+def _alike(found: NDArray[Any], expected: NDArray[Any]) -> bool:
+    """Equal but for rounding to INT8, beside how much the numbers differ among themselves."""
+    apart, spread = np.sqrt(np.mean((found - expected) ** 2)), float(np.std(expected))
+    return bool(apart < _ROUNDING * spread)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from scipy.special import expit, log_softmax, softmax
 
 from radixrt.api import load
 from radixrt.errors import InputError
@@ -63,6 +65,24 @@ def test_from_the_file_to_the_served_bundle(tmp_path: Path) -> None:
             np.testing.assert_allclose(pooled, images.mean((2, 3), keepdims=True), atol=0.03)
     assert "pooled (the" not in (folder / "report.md").read_text()
     assert "was taken for the logits" in (folder / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [(softmax, "a softmax"), (log_softmax, "a log-softmax"), (lambda rows, axis: expit(rows), "a sigmoid")],
+)
+def test_networks_of_which_one_leaves_its_end_to_the_user_are_not_compared(end: Any, said: str) -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(8, 5)) * 3
+    noisy = logits + random.normal(size=logits.shape) * 0.2
+    with pytest.raises(InputError, match=f"the engine ends in {said} and the original does not"):
+        match_outputs({"y": logits}, {"y": end(noisy, axis=1)})
+    with pytest.raises(InputError, match=f"the original ends in {said} and the engine does not"):
+        match_outputs({"y": end(logits, axis=1)}, {"y": noisy})
+    # A bad engine, and one that is good, are for the figures to judge.
+    for engine in (noisy, -logits, logits[::-1]):
+        match_outputs({"y": logits}, {"y": engine})
+        match_outputs({"y": end(logits, axis=1)}, {"y": end(engine, axis=1)})
 
 
 # Another tool may rename outputs and turn them round: what has the same shape is the same output.
