@@ -218,7 +218,7 @@ def show(console: Console, rows: list[dict[str, Any]]) -> None:
     """Prints the comparison: of each engine the worst output's SQNR, and its milliseconds."""
     table = Table(title=f"INT8 of networks that are no classifiers, batch 1, {_processor()}")
     for column in ("network", "blocks", "rewritten differs", "engine", "lowest SQNR dB", "p50 ms"):
-        table.add_column(column, justify="right" if column in ("lowest SQNR dB", "p50 ms") else "left")
+        table.add_column(column, justify="right" if column in ("lowest SQNR dB", "p50 ms") else "left", no_wrap=True)
     for row in rows:
         if "refusal" in row:
             table.add_row(row["network"], "", "", row["refusal"], "", "")
