@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import radixrt as rt
@@ -133,3 +134,44 @@ def test_the_smallest_cosine_of_all_outputs_is_a_gate(data: Path, tmp_path: Path
     report = compiled(pyramid(), data, tmp_path / "b", precision="fp32", target="onnxruntime", min_cosine=0.999)
     (gate,) = report.gates
     assert gate.passed and "the worst of 2" in gate.reason
+
+
+@pytest.mark.slow
+def test_a_network_of_masks_is_judged_shown_and_answers_by_its_task(data: Path, tmp_path: Path) -> None:
+    for index, picture in enumerate(sorted(data.rglob("*.png"))):
+        (tmp_path / "d" / "images").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / "masks").mkdir(exist_ok=True)
+        shutil.copy(picture, tmp_path / "d" / "images" / f"{index}.png")
+        classes = np.random.default_rng(index).integers(0, 4, (48, 48)).astype(np.uint8)
+        Image.fromarray(classes).save(tmp_path / "d" / "masks" / f"{index}.png")
+    # Without a bias that decides by itself, the answers change from pixel to pixel, and INT8 moves some of them.
+    weights = {name: value * (not name.startswith("head.bias")) for name, value in unet().state_dict().items()}
+    torch.save(weights, tmp_path / "weights.pt")
+    (result,) = rt.compile(
+        f"{Path(dense.__file__)}:unet",
+        checkpoint=tmp_path / "weights.pt",
+        data=tmp_path / "d",
+        input_size=(3, 32, 32),
+        output=tmp_path / "b",
+        precision="int8",
+        target="onnxruntime",
+        max_drop=50,
+        gate="miou>=0.01",
+        **QUICK,  # type: ignore[arg-type]
+    )
+    report = result.report
+    assert report.task == "segment" and "labelled with masks" in report.task_reason
+    assert [metric.name for metric in report.metrics] == ["miou", "pixel_accuracy", "agreement"]
+    assert {"max_drop", "miou"} <= {gate.name for gate in report.gates if gate.passed and gate.value is not None}
+    assert report.quantization is not None and "points of mIoU lost" in " ".join(report.quantization.recovery)
+    page = (tmp_path / "b" / "report.html").read_text()
+    assert page.index('<section id="examples">') < page.index('<section id="gates">') and "difference" in page
+    picture = tmp_path / "d" / "images" / "0.png"
+    with load(tmp_path / "b") as engine:
+        (one,) = engine.predict(picture)
+    assert one.answer["mask"].shape == (32, 32) and sum(row["share"] for row in one.answer["classes"]) == pytest.approx(
+        1
+    )
+    command = [sys.executable, tmp_path / "b" / "run.py", "--json", picture]
+    (ran,) = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["results"]
+    assert ran["classes"] == one.answer["classes"] and "mask" not in ran
