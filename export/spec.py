@@ -89,6 +89,7 @@ class FileChoice:
         input_size: channels, height and width of the image.
         inputs: the shapes of other inputs, which the file must have.
         examples: the shapes of samples, for inputs that the file leaves free.
+        opaque: operators of other domains stay as they stand, in a graph that is then never run.
     """
 
     batch: BatchSpec | None = None
@@ -96,6 +97,7 @@ class FileChoice:
     input_size: tuple[int, int, int] | None = None
     inputs: tuple[InputSpec, ...] = ()
     examples: tuple[InputSpec, ...] = ()
+    opaque: bool = False
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> FileChoice:

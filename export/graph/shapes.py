@@ -67,6 +67,10 @@ def concretise(graph: ir.Graph, sizes: Sizes) -> Concrete:
     for node in graph:
         if node.domain == "" and not _fold(node, found):
             _infer(node, found, imports)
+        for value in node.outputs if node.domain else ():
+            # What nobody here can compute is as its file says.
+            if value.shape is not None and value.dtype is not None:
+                _note(found, value, value.dtype, _assign(value.shape, sizes))
     return found
 
 

@@ -6,8 +6,10 @@ of its own, every weight in memory and a number, local functions inlined, opset 
 or the symbolic dimension ``batch``, with which it was tried. What is computed in between is what the file computes, in
 its types.
 
-Everything else is refused with one sentence. The file is never believed: sizes are held against bytes, external data
-must lie in the file's folder, and operators that could run for ever have no place in such a network.
+Everything else is refused with one sentence, but for operators of other domains where the caller leaves them as they
+stand: such a graph is inferred as far as it goes, and never run. The file is never believed: sizes are held against
+bytes, external data must lie in the file's folder, and operators that could run for ever have no place in such a
+network.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ _TYPES = (
     TensorProto.UINT8,
     TensorProto.BOOL,
 )
-_UNBOUNDED = ("Loop", "Scan", "SequenceMap")
+_LONGEST_LOOP = 10_000  # rounds, of a Loop that says how many
 
 
 def read_onnx(
@@ -64,7 +66,7 @@ def read_onnx(
     """
     path, choice = Path(path), choice or FileChoice()
     proto = _parse(path)
-    _check_operators(proto, path)
+    opaque = _check_operators(proto, path, choice)
     _sort(proto, path)
     load_tensors(proto, path)
     _check_interface(proto, path, choice)
@@ -72,7 +74,9 @@ def read_onnx(
     if (opset := _opset(proto)) < OLDEST_OPSET:
         proto = convert_opset(proto, opset, path)
     _name_nodes(proto.graph)
-    proto = _settle_batch(proto, path, remark)
+    proto = _infer(proto, path) if opaque else _settle_batch(proto, path, remark)
+    if opaque:
+        remark(f"{path} could not be run: it holds {', '.join(opaque)}, which stand as they are.")
     _order_outputs(proto.graph, choice.logits, path)
     try:
         model: ir.Model = ir.from_proto(proto)
@@ -149,7 +153,9 @@ def _opset(proto: onnx.ModelProto) -> int:
     return next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 
-def _check_operators(proto: onnx.ModelProto, path: Path) -> None:
+def _check_operators(proto: onnx.ModelProto, path: Path, choice: FileChoice) -> list[str]:
+    """Refuses what cannot be compiled; gives the operators of other domains, where they may stay."""
+    opaque: dict[str, None] = {}
     if proto.graph.sparse_initializer:
         raise InputError(f"{path} holds sparse weights, which are not supported: export them dense")
     local = {(function.domain, function.name) for function in proto.functions}
@@ -163,13 +169,30 @@ def _check_operators(proto: onnx.ModelProto, path: Path) -> None:
                     "in the QDQ form, whose pairs can be taken off, or compile the float network"
                 )
             if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in local:
-                raise InputError(f"{path}: node {node.name!r} is a {what}, which is no standard ONNX operator")
-            if node.op_type in _UNBOUNDED:
-                raise InputError(f"{path}: node {node.name!r} is a {what}; loops cannot be compiled")
+                if not choice.opaque:
+                    raise InputError(
+                        f"{path}: node {node.name!r} is a {what}, which is no standard ONNX operator, so it cannot be "
+                        "run: `radixrt rewrite` works around it"
+                    )
+                opaque[what] = None
+            if node.op_type in ("Scan", "SequenceMap") or (node.op_type == "Loop" and not _bounded(node, proto.graph)):
+                raise InputError(
+                    f"{path}: node {node.name!r} is a {what} without a fixed end; such loops cannot be compiled"
+                )
             for attribute in node.attribute:
                 if attribute.HasField("g"):
                     pending.append(attribute.g.node)
                 pending.extend(graph.node for graph in attribute.graphs)
+    return list(opaque)
+
+
+def _bounded(loop: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
+    """Whether a Loop says how many rounds it takes at the most, and that is no more than a network would."""
+    name = loop.input[0] if loop.input else ""
+    tensors = [tensor for tensor in graph.initializer if tensor.name == name]
+    made = [node for node in graph.node if node.op_type == "Constant" and name in node.output]
+    tensors += [attribute.t for node in made for attribute in node.attribute if attribute.name == "value"]
+    return any(0 <= int(onnx.numpy_helper.to_array(tensor).reshape(-1)[0]) <= _LONGEST_LOOP for tensor in tensors)
 
 
 def _sort(proto: onnx.ModelProto, path: Path) -> None:
@@ -235,7 +258,7 @@ def _check_interface(proto: onnx.ModelProto, path: Path, choice: FileChoice) -> 
     if len(set(first.values())) > 1:
         said = ", ".join(f"{name} {size}" for name, size in first.items())
         raise InputError(f"{path}: the first side of its inputs differs ({said}): each needs a row for every sample")
-    _set_batch(graph, next(iter(first.values()), BATCH_DIM))
+    _set_batch(graph, next(iter(first.values()), BATCH_DIM), believed=choice.opaque)
 
 
 def _fix_sides(value: onnx.ValueInfoProto, choice: FileChoice, path: Path) -> None:
@@ -263,14 +286,17 @@ def _fix_sides(value: onnx.ValueInfoProto, choice: FileChoice, path: Path) -> No
             side.dim_value = size
 
 
-def _set_batch(graph: onnx.GraphProto, batch: int | str) -> None:
-    for value in graph.input:
-        side = _sides(value)[0]
-        if isinstance(batch, int):
-            side.dim_value = batch
-        else:
-            side.dim_param = batch
-    # What the file says about values in between may speak of another batch; it is all inferred anew.
+def _set_batch(graph: onnx.GraphProto, batch: int | str, *, believed: bool = False) -> None:
+    """Sets the first side of every input; what the file says of other values goes unless it is ``believed``."""
+    for value in (*graph.input, *(graph.output if believed else ())):
+        for side in _sides(value)[:1]:
+            if isinstance(batch, int):
+                side.dim_value = batch
+            elif value in graph.input or not side.dim_value:
+                side.dim_param = batch
+    if believed:
+        return
+    # It may speak of another batch; it is all inferred anew.
     del graph.value_info[:]
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")

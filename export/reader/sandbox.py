@@ -163,12 +163,7 @@ def _read(request: dict[str, Any], remark: Callable[[str], None]) -> list[ir.Mod
         return [graph]
     batch = choice.batch
     plain = in_float32(graph, path, remark)
-    simple = simplify(with_batch(plain, batch) if batch else plain)
-    for value in simple.graph.outputs:
-        if any(not isinstance(side, int) for side in (value.shape or ())[1:]):
-            raise InputError(
-                f"{path}: the sides of output {value.name} {value.shape} depend on what the image shows: leave it out"
-            )
+    simple = simplify(with_batch(plain, batch) if batch else plain, opaque=choice.opaque)
     moved = cancel_transposes(simple)
     # What met where transposes were, a Pad and its convolution say, is one node now.
-    return [graph, moved if moved is simple else simplify(moved)]
+    return [graph, moved if moved is simple else simplify(moved, opaque=choice.opaque)]

@@ -28,8 +28,12 @@ __all__ = ["check", "infer_shapes", "simplify", "strip_metadata", "write_onnx"]
 _LARGEST_FOLDED = "256MB"  # a folded constant ends up in the file; the largest weight of the known networks is 8 MB
 
 
-def simplify(model: ir.Model) -> ir.Model:
+def simplify(model: ir.Model, *, opaque: bool = False) -> ir.Model:
     """Folds, checks and cleans a graph. ``model`` itself is not changed.
+
+    Args:
+        model: the graph.
+        opaque: shapes behind operators that nobody knows may stay unknown.
 
     Raises:
         InputError: the graph is not valid ONNX, cannot be simplified, or a shape in it cannot be inferred.
@@ -51,7 +55,7 @@ def simplify(model: ir.Model) -> ir.Model:
             copy_origin(maker, node)
     strip_metadata(result)
     name_softmax_axes(result)
-    infer_shapes(result)
+    infer_shapes(result, opaque=opaque)
     check(result)
     return result
 
@@ -75,8 +79,8 @@ def strip_metadata(model: ir.Model) -> None:
                 _strip_value(value)
 
 
-def infer_shapes(model: ir.Model) -> None:
-    """Infers the type and shape of every value.
+def infer_shapes(model: ir.Model, *, opaque: bool = False) -> None:
+    """Infers the type and shape of every value; where ``opaque``, of as many as can be.
 
     Raises:
         InputError: a value stays without one.
@@ -84,7 +88,7 @@ def infer_shapes(model: ir.Model) -> None:
     common.ShapeInferencePass()(model)
     for node in model.graph:
         for value in node.outputs:
-            if value.name and (value.shape is None or value.dtype is None):
+            if not opaque and value.name and (value.shape is None or value.dtype is None):
                 raise InputError(f"the shape of {value.name!r} (a {node.op_type}) cannot be inferred")
     _name_batch(model)
 

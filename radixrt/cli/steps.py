@@ -66,7 +66,9 @@ def rewrite(
     display = stages()
     with display.stage("Rewriting attention and convolutions"):
         options = rewrite_options(get(target), Precision.parse(precision), grouped_conv)
-        foreign = read_foreign(graph, FileChoice(input_size=asked_size(DataOptions(input_size=input_size))))
+        foreign = read_foreign(
+            graph, FileChoice(input_size=asked_size(DataOptions(input_size=input_size)), opaque=True)
+        )
         for text in foreign.remarks:
             display.note(text)
         model, done = do_rewrite(foreign.simplified, options)
