@@ -189,6 +189,8 @@ def to_toml(options: CompileOptions, **over: Any) -> str:
     values = {field.name: getattr(options, field.name) for field in fields(options)}
     if not isinstance(options.model, (str, Path)):
         values["model"] = type(options.model).__name__  # in memory: no recipe can name it, so nothing is found there
+    if options.data is not None and not isinstance(options.data, (str, Path)):
+        values["data"] = type(options.data).__name__  # the same
     limits = options.limits()
     values |= {field.name: getattr(limits, field.name) for field in fields(GateLimits)} | {"gates": None}
     devices = (options.on,) if isinstance(options.on, (str, Device)) else options.on
@@ -247,7 +249,9 @@ def schema(cls: type, several: tuple[str, ...] = ()) -> dict[str, Any]:
         own = whole["properties"][field.name]
         own.pop("title", None)
         found[field.name] = {**own, "description": help_of(cls, field.name)}
-    found["model"] = {"type": "string", "description": help_of(cls, "model")}
+    for name in ("model", "data"):  # in Python these may be objects
+        if name in found:
+            found[name] = {"type": "string", "description": help_of(cls, name)}
     for name in several:
         said = found[name].pop("description")
         found[name] = {"anyOf": [found[name], {"type": "array", "items": found[name]}], "description": said}

@@ -76,7 +76,10 @@ def read_onnx(
     _name_nodes(proto.graph)
     proto = _infer(proto, path) if opaque else _settle_batch(proto, path, remark)
     if opaque:
-        remark(f"{path} could not be run: it holds {', '.join(opaque)}, which stand as they are.")
+        remark(
+            f"{path} was not run: it holds {', '.join(opaque)}, which stand as they are; blocks behind them are found "
+            "only where the file says the shapes."
+        )
     _order_outputs(proto.graph, choice.logits, path)
     try:
         model: ir.Model = ir.from_proto(proto)
