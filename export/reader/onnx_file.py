@@ -28,8 +28,8 @@ from onnx import TensorProto
 from radixrt.errors import InputError, first_line
 from radixrt.export.graph.save import PROTOBUF_LIMIT
 from radixrt.export.reader.batch import fixed_batch
+from radixrt.export.reader.operators import check_operators
 from radixrt.export.reader.opset import OLDEST_OPSET, convert_opset, run_once
-from radixrt.export.reader.quantised import quantised_arithmetic
 from radixrt.export.reader.tensors import load_tensors, type_name
 from radixrt.export.source.outputs import main_output
 from radixrt.export.spec import BatchSpec, FileChoice
@@ -46,7 +46,6 @@ _TYPES = (
     TensorProto.UINT8,
     TensorProto.BOOL,
 )
-_LONGEST_LOOP = 10_000  # rounds, of a Loop that says how many
 
 
 def read_onnx(
@@ -66,7 +65,7 @@ def read_onnx(
     """
     path, choice = Path(path), choice or FileChoice()
     proto = _parse(path)
-    opaque = _check_operators(proto, path, choice)
+    opaque = check_operators(proto, path, choice)
     _sort(proto, path)
     load_tensors(proto, path)
     _check_interface(proto, path, choice)
@@ -154,48 +153,6 @@ def _is_text(message: Any) -> bool:
 
 def _opset(proto: onnx.ModelProto) -> int:
     return next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
-
-
-def _check_operators(proto: onnx.ModelProto, path: Path, choice: FileChoice) -> list[str]:
-    """Refuses what cannot be compiled; gives the operators of other domains, where they may stay."""
-    opaque: dict[str, None] = {}
-    if proto.graph.sparse_initializer:
-        raise InputError(f"{path} holds sparse weights, which are not supported: export them dense")
-    local = {(function.domain, function.name) for function in proto.functions}
-    pending = [proto.graph.node, *(function.node for function in proto.functions)]
-    while pending:
-        for node in pending.pop():
-            what = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-            if quantised_arithmetic(node.op_type):
-                raise InputError(
-                    f"{path} is quantised already, in the operator form (node {node.name!r} is a {what}): quantise it "
-                    "in the QDQ form, whose pairs can be taken off, or compile the float network"
-                )
-            if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in local:
-                if not choice.opaque:
-                    raise InputError(
-                        f"{path}: node {node.name!r} is a {what}, which is no standard ONNX operator, so it cannot be "
-                        "run: `radixrt rewrite` works around it"
-                    )
-                opaque[what] = None
-            if node.op_type in ("Scan", "SequenceMap") or (node.op_type == "Loop" and not _bounded(node, proto.graph)):
-                raise InputError(
-                    f"{path}: node {node.name!r} is a {what} without a fixed end; such loops cannot be compiled"
-                )
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    pending.append(attribute.g.node)
-                pending.extend(graph.node for graph in attribute.graphs)
-    return list(opaque)
-
-
-def _bounded(loop: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
-    """Whether a Loop says how many rounds it takes at the most, and that is no more than a network would."""
-    name = loop.input[0] if loop.input else ""
-    tensors = [tensor for tensor in graph.initializer if tensor.name == name]
-    made = [node for node in graph.node if node.op_type == "Constant" and name in node.output]
-    tensors += [attribute.t for node in made for attribute in node.attribute if attribute.name == "value"]
-    return any(0 <= int(onnx.numpy_helper.to_array(tensor).reshape(-1)[0]) <= _LONGEST_LOOP for tensor in tensors)
 
 
 def _sort(proto: onnx.ModelProto, path: Path) -> None:

@@ -31,10 +31,11 @@ def answers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return dict(zip(names, session.run(names, {"x": image}), strict=True))
 
 
+# Nobody can tell the shape behind a loop, so it passes where shapes may stay unknown.
 @pytest.mark.parametrize(("kind", "operator"), [("boxes", "NonMaxSuppression"), ("loop", "Loop")])
 def test_it_stands_and_the_block_is_lowered(kind: str, operator: str, tmp_path: Path) -> None:
     original = post_processed(kind)
-    graph = read_foreign(saved(original, tmp_path)).simplified
+    graph = read_foreign(saved(original, tmp_path), FileChoice(opaque=kind == "loop")).simplified
     model, report = rewrite(graph, RewriteOptions())
     assert [block.kind for block in report.attention_blocks] == ["se"] and report.attention_blocks[0].lowering
     assert operator in [node.op_type for node in model.graph]

@@ -1,0 +1,60 @@
+"""Which operators a file may hold: standard ones that come to an end, and others only where nothing is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from radixrt.errors import InputError
+from radixrt.export.reader.quantised import quantised_arithmetic
+from radixrt.export.spec import FileChoice
+
+_LONGEST_LOOP = 10_000  # rounds, of a Loop that says how many
+
+
+def check_operators(proto: onnx.ModelProto, path: Path, choice: FileChoice) -> list[str]:
+    """Refuses what cannot be compiled; gives the operators of other domains, where they may stay.
+
+    Raises:
+        InputError: an operator is quantised arithmetic, of another domain, or a loop that could run for ever.
+    """
+    opaque: dict[str, None] = {}
+    if proto.graph.sparse_initializer:
+        raise InputError(f"{path} holds sparse weights, which are not supported: export them dense")
+    local = {(function.domain, function.name) for function in proto.functions}
+    pending = [proto.graph.node, *(function.node for function in proto.functions)]
+    while pending:
+        for node in pending.pop():
+            what = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            if quantised_arithmetic(node.op_type):
+                raise InputError(
+                    f"{path} is quantised already, in the operator form (node {node.name!r} is a {what}): quantise it "
+                    "in the QDQ form, whose pairs can be taken off, or compile the float network"
+                )
+            if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in local:
+                if not choice.opaque:
+                    raise InputError(
+                        f"{path}: node {node.name!r} is a {what}, which is no standard ONNX operator, so it cannot be "
+                        "run: `radixrt rewrite` works around it"
+                    )
+                opaque[what] = None
+            if node.op_type in ("Scan", "SequenceMap") or (node.op_type == "Loop" and not _bounded(node, proto.graph)):
+                raise InputError(
+                    f"{path}: node {node.name!r} is a {what} without a fixed number of rounds; such loops "
+                    "cannot be compiled"
+                )
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    pending.append(attribute.g.node)
+                pending.extend(graph.node for graph in attribute.graphs)
+    return list(opaque)
+
+
+def _bounded(loop: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
+    """Whether a Loop says how many rounds it takes at the most, and that is no more than a network would."""
+    name = loop.input[0] if loop.input else ""
+    tensors = [tensor for tensor in graph.initializer if tensor.name == name]
+    made = [node for node in graph.node if node.op_type == "Constant" and name in node.output]
+    tensors += [attribute.t for node in made for attribute in node.attribute if attribute.name == "value"]
+    return any(0 <= int(onnx.numpy_helper.to_array(tensor).reshape(-1)[0]) <= _LONGEST_LOOP for tensor in tensors)
