@@ -34,7 +34,7 @@ def script_options() -> set[str]:
     files = [ROOT / "engines" / "bundle" / "run_bundle.py", *ROOT.glob("benchmarks/*.py"), *ROOT.glob("tests/**/*.py")]
     text = "".join(file.read_text(encoding="utf-8") for file in [*files, ROOT / "samples" / "train.py"])
     typed = {f"--{name.replace('_', '-')}" for name in re.findall(r"(\w+): Annotated\[[^\]]*\bParameter", text)}
-    return typed | set(re.findall(r"add_argument\(\s*\"(--[a-z-]+)", text))
+    return typed | set(re.findall(r"add_argument\(\s*\"(--[a-z0-9-]+)", text))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -48,7 +48,7 @@ def test_commands_and_options_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     known = commands()
     assert set(re.findall(r"(?:`|bin/)radixrt ([a-z]+)", text)) <= set(known)
-    options = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", text))
+    options = set(re.findall(r"(?<![\w-])(--[a-z][a-z0-9-]+)", text))
     assert options <= set.union(*known.values()) | script_options() | OTHERS
 
 
