@@ -20,12 +20,13 @@ from radixrt.engines.base import Target
 from radixrt.engines.bundle.folder import BundleWriter
 from radixrt.engines.registry import all_targets
 from radixrt.errors import GateError, RadixRTError
+from radixrt.export.spec import Precision
 from radixrt.judge.engine import add_costs, judge_together
 from radixrt.judge.verdict import Verdict
 from radixrt.reuse import Kept
 from radixrt.validate import gates
 from radixrt.validate.measure.rounds import ratio
-from radixrt.validate.schema import Candidate, Latency, LatencyRow, Report
+from radixrt.validate.schema import Candidate, Finding, Latency, LatencyRow, Report
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def run_race(entrants: Sequence[Entrant], race: Race) -> Result:
             why = "; ".join(f"{c.target} {c.precision}: {c.reason}" for c in race.candidates if c.verdict == "failed")
             raise GateError(f"no target keeps the gates, so no bundle was written: {why}")
         verdict = add_costs(winner.kept.value, winner.built.files, bench)
+        verdict = verdict.model_copy(update={"findings": [*slower_int8(race.candidates), *verdict.findings]})
         writer = writers[winner.entrant.path]
         return finish(winner.entrant.job, winner.built, Kept(verdict, winner.kept.reused), writer, race.candidates)
 
@@ -153,6 +155,21 @@ def _measured(runner: _Runner, winner: _Runner | None) -> Candidate:
     interval = f"95 %: {times.low:.2f} to {times.high:.2f}"
     said = f"takes {times.value:.2f} times as long as {winner.name} ({interval}){doubt}"
     return candidate.model_copy(update={"reason": said})
+
+
+def slower_int8(candidates: Sequence[Candidate]) -> list[Finding]:
+    """That INT8 was timed in a race of precisions and is not the quickest on this machine, where that is so."""
+    chosen = next((c for c in candidates if c.verdict == "chosen"), None)
+    tried = [c for c in candidates if c.precision == Precision.INT8.value and c.p50_ms is not None]
+    if chosen is None or chosen.p50_ms is None or not tried or chosen.precision == Precision.INT8.value:
+        return []
+    best = min(tried, key=lambda c: c.p50_ms or 0.0)
+    why = f"does not keep the gates ({best.reason})" if best.verdict == "failed" else f"takes {best.p50_ms:.3g} ms"
+    text = (
+        f"INT8 is not the precision for this machine: {chosen.precision} on {chosen.target} takes "
+        f"{chosen.p50_ms:.3g} ms, INT8 on {best.target} {why}, in the same run."
+    )
+    return [Finding(severity="remark", text=text)]
 
 
 def _others(entrants: Sequence[Entrant], refused: Sequence[tuple[Entrant, str]]) -> list[Candidate]:

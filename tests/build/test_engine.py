@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -133,6 +134,19 @@ def test_auto_lets_every_precision_race_for_one_bundle(tmp_path: Path) -> None:
     assert [e.job.request.precision.value for e in found] == ["fp32", "int8"]
     assert path.name.endswith("-auto-onnxruntime")
     assert all(e.job.request.gates == request.gates for e in found)
+
+
+@pytest.mark.parametrize(("int8", "said"), [("passed", "takes 3 ms"), ("failed", "max_drop")])
+def test_a_race_that_int8_loses_says_so(int8: Literal["passed", "failed"], said: str) -> None:
+    from radixrt.build.race import slower_int8
+    from radixrt.validate.schema import Candidate
+
+    won = Candidate(target="openvino", precision="bf16", verdict="chosen", p50_ms=2.0)
+    lost = Candidate(target="onnxruntime", precision="int8", verdict=int8, p50_ms=3.0, reason="max_drop")
+    (found,) = slower_int8([won, lost])
+    assert found.severity == "remark" and "bf16 on openvino takes 2 ms" in found.text and said in found.text
+    assert slower_int8([won.model_copy(update={"precision": "int8"}), lost]) == []
+    assert slower_int8([won]) == []
 
 
 @pytest.mark.parametrize("name", ["auto", "fastest"])
