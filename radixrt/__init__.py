@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from radixrt.errors import GateError, InputError, RadixRTError, UnavailableError
 
 if TYPE_CHECKING:
-    from radixrt.api import compile, load, validate
+    from radixrt.api import compile, load, sweep, validate
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "__version__",
     "compile",
     "load",
+    "sweep",
     "validate",
 ]
 
@@ -31,7 +32,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("compile", "load"):
+    if name in ("compile", "load", "sweep"):
         return getattr(importlib.import_module("radixrt.api"), name)
     if name == "validate":
         return importlib.import_module("radixrt.validate")

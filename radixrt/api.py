@@ -1,4 +1,4 @@
-"""The Python calls: ``radixrt.compile``, ``radixrt.load`` and ``radixrt.validate``."""
+"""The Python calls: ``radixrt.compile``, ``radixrt.load``, ``radixrt.validate`` and ``radixrt.sweep``."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ from radixrt.export.feed import Feed, length, part
 from radixrt.export.spec import BatchSpec
 from radixrt.fields import as_path
 from radixrt.files import make_room
+from radixrt.fleet.options import SweepOptions
+from radixrt.fleet.schema import Sweep
+from radixrt.fleet.sweep import sweep as run_sweep
 from radixrt.judge.validate import validate_engine
 from radixrt.options import CompileOptions, ShowOptions, ValidateOptions, takes
 from radixrt.progress import Stages, shown
@@ -287,6 +290,23 @@ def validate(options: ValidateOptions) -> Report:
         report = validate_engine(ValidateRequest.of(options), stages)
     write_junit(as_path(options.junit), [report])
     return report
+
+
+@takes(SweepOptions, filled)
+def sweep(options: SweepOptions) -> Sweep:
+    """Builds every combination of the lists that it is given, or of a recipe's, side by side on Ray.
+
+    The keywords are the options of ``radixrt sweep``. What is finished stays in ``output``, and the same call goes on.
+
+    Returns:
+        The rows, as ``sweep.json`` has them.
+
+    Raises:
+        InputError: something given cannot be used; nothing was started.
+        UnavailableError: no machine builds a named target, or Ray is not installed.
+        GateError: more rows failed or missed a gate than ``max_failed``; all that is finished is kept.
+    """
+    return run_sweep(options)
 
 
 @contextmanager

@@ -365,7 +365,8 @@ def takes(cls: Callable[P, O], read: Callable[..., O] = fill) -> Callable[[Calla
     bare, own = get_type_hints(cls), inspect.signature(cls).parameters
     typed = {field.name for field in fields(AnswerOptions)}
     names = [name for subject in subjects_of(cls).values() for name in subject if name not in typed]
-    shown = [own[name].replace(annotation=bare[name]) for name in names]
+    # What may be given by position comes first, whichever class declares it.
+    shown = sorted([own[name].replace(annotation=bare[name]) for name in names], key=lambda one: one.kind)
 
     def derive(body: Callable[[O], R]) -> Callable[P, R]:
         returned = inspect.signature(body).return_annotation

@@ -41,7 +41,7 @@ TABLES: dict[str, type] = {
     "plan": PlanOptions,
     "timing": TimingOptions,
 }
-READ = ("checkpoint", "data", "preprocess", "gates", "against", "sign_key")
+READ = ("checkpoint", "data", "preprocess", "gates", "against", "sign_key", "characters")
 """Options that name something to be read."""
 CODE = ("model", "metric", "decode")
 """Options that may name code, ``file.py:function``, which is read too."""

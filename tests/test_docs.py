@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "samples" / "README.md"])
 # Options of other programs that the manual names.
-OTHERS = {"--durations", "--no-deps"}
+OTHERS = {"--head", "--durations", "--no-deps"}
 # Of the program, or of every command.
 SHARED = {"--help", "-h", "--version", "--install-completion"}
 

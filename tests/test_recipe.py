@@ -171,7 +171,7 @@ def test_the_schema_takes_what_the_code_takes(recipe: Path) -> None:
     found = schema(CompileOptions)
     jsonschema.Draft202012Validator.check_schema(found)
     jsonschema.validate(read(recipe), found)
-    for wrong in ({"presicion": "int8"}, {"gates": {"max_dorp": 1}}, {"threads": -2}, {"precision": "int4"}):
+    for wrong in ({"presicion": "int8"}, {"gates": {"max_dorp": 1}}, {"threads": -2}, {"calibration_images": 0}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(wrong, found)
 

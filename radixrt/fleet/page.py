@@ -36,10 +36,10 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 SMALLEST, LARGEST = 8.0, 34.0
 """Diameters of the smallest and the largest engine's point."""
 HEAD = (
-    "row", "network", "precision", "target", "on", "front", "quality", "drop (points)", "p50", "p95", "speed-up",
+    "row", "on", "front", "quality", "drop (points)", "p50", "p95", "speed-up",
     "engine", "others' load (cores)", "seconds", "verdict",
 )  # fmt: skip
-NUMBERS = tuple(HEAD.index(name) for name in HEAD[6:14])
+NUMBERS = tuple(HEAD.index(name) for name in HEAD[3:11])
 FIELDS = (
     "name", "model", "precision", "target", "method", "batch", "device", "machine", "state", "metric", "quality",
     "reference_quality", "drop_points", "agreement", "cosine_min", "p50_ms", "p95_ms", "images_per_s", "speedup_p50",
@@ -137,7 +137,7 @@ def _link(row: SweepRow) -> str:
 
 def _cells(row: SweepRow, on_front: bool) -> list[str]:
     figures, cost = row.figures, row.cost
-    head = [row.name, row.model.rpartition("/")[2], row.precision, row.target, place(row), "yes" if on_front else ""]
+    head = [row.name, place(row), "yes" if on_front else ""]
     if figures is None:
         return [*head, *([""] * 8), row.reason or "not done yet"]
     stand_in = "" if figures.measured_on == "engine" else " (stand-in)"
@@ -161,9 +161,11 @@ def _figure(group: Sequence[Point], quality: str) -> go.Figure:
     scale = 100 if share else 1
     figure = new_figure("median latency for one image (ms)", f"{quality} (%)" if share else quality)
     best = front(group)
+    # Size is not an axis: the line joins those of the front that nothing quicker is as good as.
+    steps = [one for i, one in enumerate(best) if all(one.quality > before.quality for before in best[:i])]
     figure.add_scatter(
-        x=[point.latency_ms for point in best], y=[point.quality * scale for point in best], mode="lines",
-        name="Pareto front", line={"color": OTHER, "width": 1, "dash": "dot"}, hoverinfo="skip",
+        x=[point.latency_ms for point in steps], y=[point.quality * scale for point in steps], mode="lines",
+        name="Pareto front", line={"color": OTHER, "width": 1, "dash": "dot", "shape": "hv"}, hoverinfo="skip",
     )  # fmt: skip
     precisions = list(dict.fromkeys(point.row.precision for point in group))
     targets = list(dict.fromkeys(point.row.target for point in group))

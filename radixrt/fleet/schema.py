@@ -129,13 +129,15 @@ class SweepRow(BaseModel):
     def judged(self, report: Report, **more: Any) -> SweepRow:
         """The row with what its report says."""
         environment = report.environment
-        words = dict.fromkeys(environment[k] for k in ("processor", "device") if environment.get(k))
+        # Each runtime has words of its own for the processor.
+        device = environment.get("device", "")
+        words = [environment.get("processor", ""), *([device] if "GPU" in device or "NVIDIA" in device else [])]
         return self.model_copy(
             update={
                 "state": "done" if report.passed else "missed",
                 "reason": "" if report.passed else missed(report.gates),
                 "verdict": headline(report).title,
-                "machine": ", ".join(words),
+                "machine": ", ".join(word for word in words if word),
                 "figures": Figures.of(report),
                 **more,
             }
