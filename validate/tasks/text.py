@@ -104,7 +104,7 @@ class _Lines(Judge):
         originals, engines = self._originals, self._engines
         wrong = _edits(originals, labels)
         alike = np.array([a == b for a, b in zip(originals, engines, strict=True)])
-        metrics = [measured_shares(AGREEMENT, (np.ones_like(alike), alike), None)]
+        metrics = [measured(AGREEMENT, lambda chosen: (1.0, float(alike[chosen].mean())), len(alike), None)]
         if self._labelled:
             metrics = [*self._metrics(wrong, _edits(engines, labels), labels), *metrics]
         changed = sorted(np.flatnonzero(~alike).tolist(), key=lambda i: int(wrong[i]))
