@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRAS := dev,tensorrt,openvino,fleet,samples,authors,triton,sign
+EXTRAS := dev,tensorrt,openvino,fleet,samples,authors,triton,sign,polygraphy
 
 # What a user may set: make engine MODEL=resnest50 PREC=int8 TARGET=onnxruntime CHECKPOINT=best.pth DATA=photos BATCH=1..8 ARGS="--max-drop 0.5"
 MODEL  ?= resnest-nano-elpv
@@ -11,7 +11,7 @@ PREC   ?= int8
 flag = $(if $($(1)),--$(2) "$($(1))")
 
 .PHONY: engine test check fmt lock clean samples-accuracy bench-rewrite bench-calibration bench-peers bench-tasks \
-        bench-int8-kernels gpu-check fault-check fuzz corpus
+        bench-int8-kernels device-kit gpu-check fault-check fuzz corpus
 
 engine: $(VENV)/.ready
 	$(BIN)/radixrt engine "$(MODEL)" --precision "$(PREC)" $(call flag,TARGET,target) $(call flag,CHECKPOINT,checkpoint) \
@@ -50,13 +50,14 @@ bench-tasks: $(VENV)/.ready
 bench-int8-kernels: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.int8_kernels $(ARGS)
 
-# For whoever has an NVIDIA GPU: builds and runs every target that is there, and writes benchmarks/results/DEVICE.json.
-# PyCUDA compiles against the CUDA toolkit, so it is installed only where a GPU is; without it the check says what to do.
-gpu-check: $(VENV)/.ready
-	-@if ls /dev/nvidiactl /dev/nvgpu /dev/nvhost-gpu /usr/lib/wsl/lib/libcuda.so.1 2>/dev/null | grep -q .; then \
-	  PATH="$$PATH:/usr/local/cuda/bin" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	    -c constraints.txt "pycuda>=2025.1" "nvidia-ml-py>=12"; fi
-	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
+# Packs here what a GPU check on a bare machine needs, under build/device-kit; a network that is packed is not made again.
+device-kit: $(VENV)/.ready
+	$(BIN)/python -m benchmarks.device_kit $(ARGS)
+
+# On that machine: make gpu-check KIT=FOLDER, or python3 FOLDER/gpu_check.py FOLDER. It needs no .venv and no network.
+KIT ?= build/device-kit
+gpu-check:
+	$(PYTHON) "$(KIT)/gpu_check.py" "$(KIT)" $(ARGS)
 
 # Every SE, SK and ResNeSt model of timm and of the authors' package: blocks expected, found, lowered; outputs equal.
 corpus: $(VENV)/.ready

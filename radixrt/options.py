@@ -339,6 +339,11 @@ class BundleOptions(ServingOptions):
     source: Annotated[Path, Doc("A bundle: the folder that `radixrt engine` left.")] = field(kw_only=False)
     sign: Annotated[Path | None, Doc("Sign it with this Ed25519 private key.")] = None
     triton: Annotated[Path | None, Doc("Write it as a model into this Triton model repository.")] = None
+    polygraphy: Annotated[
+        Path | None, Doc("Write test inputs and the original's outputs here, as Polygraphy reads them.")
+    ] = None
+    data: Annotated[Path | None, Doc("--polygraphy: the images, where none go without saying.")] = None
+    checkpoint: Annotated[Path | None, Doc("--polygraphy: the original's trained weights.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)

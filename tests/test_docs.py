@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "samples" / "README.md"])
 # Options of other programs that the manual names.
 OTHERS = {"--head", "--durations", "--no-deps"}
+OTHERS |= {"--onnxrt", "--trt", "--load-inputs", "--load-outputs", "--save-inputs", "--calibration-cache"}  # Polygraphy
 # Of the program, or of every command.
 SHARED = {"--help", "-h", "--version", "--install-completion"}
 

@@ -30,7 +30,7 @@ COMMANDS = {
     "compare": "Put several bundles on one page, with the Pareto front of accuracy against latency.",
     "inspect": "Look into an engine: layers with precision, torch module, and time; compiled kernels where it cannot "
     "run here.",
-    "bundle": "Sign a bundle, or write it into a Triton model repository.",
+    "bundle": "Sign a bundle, write it into a Triton model repository, or have Polygraphy compare it.",
     "device": "Tell whether a device answers, what it can build and run, and what it lacks: radixrt device check NAME.",
     "cache": "Show what earlier runs left to be taken again, or remove it: results of stages, and what libraries "
     "compiled.",

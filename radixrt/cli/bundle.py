@@ -147,8 +147,8 @@ def bundle(options: BundleOptions) -> None:
     from radixrt.validate.measure.latency import best_batches
     from radixrt.validate.schema import Report
 
-    if options.sign is None and options.triton is None:
-        raise InputError("say what is to be done with the bundle: --sign KEY or --triton REPOSITORY")
+    if options.sign is None and options.triton is None and options.polygraphy is None:
+        raise InputError("say what is to be done with the bundle: --sign KEY, --triton REPOSITORY or --polygraphy DIR")
     found = Bundle.read(options.source)
     if options.triton is not None:
         latency = None
@@ -160,6 +160,15 @@ def bundle(options: BundleOptions) -> None:
             serving = replace(serving, threads=options.threads or latency.method.threads or None)
         model = write_model(found, options.triton, serving)
         say(f"{model}: ready for `tritonserver --model-repository {options.triton}`")
+    if options.polygraphy is not None:
+        from radixrt.judge.polygraphy import write_second_opinion
+        from radixrt.options import DataOptions
+
+        data = part(options, DataOptions)
+        opinion = write_second_opinion(found, options.polygraphy, data, options.checkpoint, stages())
+        say(f"{opinion.folder}: test inputs and the original's outputs; `sh {opinion.folder}/compare.sh` runs")
+        for line in opinion.commands:
+            say(line)
     if options.sign is not None:
         found.sign(options.sign)
         say(f"{options.source}: signed")

@@ -19,6 +19,10 @@ class NetworkDefinitionCreationFlag(enum.IntEnum):
     STRONGLY_TYPED = 1
 
 
+class TacticSource(enum.IntEnum):
+    JIT_CONVOLUTIONS = 4
+
+
 class TensorIOMode(enum.Enum):
     INPUT = 0
     OUTPUT = 1
@@ -58,7 +62,13 @@ class Builder:
         return Network()
 
     def create_builder_config(self):
-        return types.SimpleNamespace(add_optimization_profile=lambda profile: 0)
+        return types.SimpleNamespace(
+            add_optimization_profile=lambda profile: 0,
+            set_tactic_sources=lambda bits: True,
+            create_timing_cache=lambda known: known,
+            set_timing_cache=lambda cache, mismatch: True,
+            get_timing_cache=lambda: types.SimpleNamespace(serialize=lambda: b"timings"),
+        )
 
     def create_optimization_profile(self):
         return types.SimpleNamespace(set_shape=lambda *shapes: None)
@@ -96,7 +106,7 @@ class Engine:
         return [size if isinstance(size, int) else batch for size in shape]
 
     def get_tensor_profile_shape(self, name, profile):
-        return [(1,), (4,), (4,)]
+        return [(1,), (64,), (64,)]
 
     def create_execution_context(self):
         return self

@@ -1,0 +1,193 @@
+"""All that a GPU check on a bare machine needs, in files of at most 58 MiB each. ``make device-kit``; no GPU is needed.
+
+For each network: four bundles for TensorRT (the original and the rewritten graph, FP16 and INT8, for batches of 1 to
+64), images as arrays, what PyTorch and the CPU twin of each bundle answer to them, and the network as an exported
+program for PyTorch. ``gpu_check.py`` lies beside them, which unpacks and runs it all (``make gpu-check KIT=FOLDER``).
+
+Large networks get random weights that pack small: every layer repeats one pool of numbers. They take as long as any
+others; the sample networks, which are trained, say what INT8 costs. A network whose files are there is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from radixrt.build.deploy import calibrated, typed_graph
+from radixrt.build.target import Job, build, manifest_of
+from radixrt.engines.base import GRAPH_NAME, BuildOptions
+from radixrt.engines.bundle.folder import Bundle, BundleWriter
+from radixrt.engines.registry import get, stand_in
+from radixrt.engines.runners import session_outputs
+from radixrt.export.feed import Feed, joined
+from radixrt.export.graph.save import write_onnx
+from radixrt.export.source.load import load
+from radixrt.export.source.names import resolve
+from radixrt.export.source.randomise import enliven, fit_statistics
+from radixrt.export.spec import BatchSpec, Precision
+from radixrt.files import sha256_of
+from radixrt.judge.engine import Bench
+from radixrt.judge.measure import Trial
+from radixrt.options import CompileOptions, ModelChoice
+from radixrt.prepare import Prepared, prepare
+from radixrt.progress import Stages, shown
+from radixrt.request import EngineRequest
+from radixrt.reuse import Reuse
+
+LARGE = ("resnest50", "seresnext50_32x4d", "skresnext50_32x4d")
+SAMPLES = ("resnest-nano-elpv", "sknet-nano-elpv", "senet-nano-elpv")
+PART = 58 << 20
+BATCH = BatchSpec(1, 64)
+IMAGES = 64
+TARGET = "tensorrt"
+POOL = 16381
+CHECK = Path(__file__).with_name("gpu_check.py")
+
+
+def pooled(module: Any, batches: Iterator[Feed]) -> None:
+    """Gives a network random weights that repeat one pool, whose largest number every output channel has."""
+    import torch
+
+    pool = np.clip(np.random.RandomState(0).randn(POOL), -2.4, 2.4).astype(np.float16).astype(np.float32)
+    pool[::8] = np.where(pool[::8] < 0, -2.5, 2.5)
+    enliven(module)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            if weight.ndim > 1:
+                numbers = pool[(np.arange(weight.numel()) + zlib.crc32(name.encode())) % POOL]
+                scale = np.float32((2 / weight[0].numel()) ** 0.5)
+                weight.copy_(torch.from_numpy((numbers * scale).reshape(tuple(weight.shape))))
+        fit_statistics(module, batches)
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+                layer.running_mean.fill_(float(layer.running_mean.mean()))
+                layer.running_var.fill_(float(layer.running_var.mean()))
+
+
+def make(name: str, folder: Path, calibration: int, stages: Stages) -> None:
+    """Writes everything of one network into a folder."""
+    options = CompileOptions(
+        model=name, target=TARGET, batch=str(BATCH), calibration_images=calibration, test_images=IMAGES, data="elpv"
+    )
+    request = EngineRequest.of(options, "make device-kit")
+    with Reuse() as reuse:
+        choice = request.model
+        prepared = prepare(choice, request.data, BATCH, stages, reuse)
+        if name in LARGE:
+            module = load(resolve(name), seed=0, batch=BATCH).module
+            pooled(module, (batch.inputs for batch in prepared.data.calibration.batches(16, 32)))
+            choice = ModelChoice(name=name, module=module)
+            prepared = prepare(choice, request.data, BATCH, stages, reuse)
+        samples = joined(batch.inputs for batch in prepared.test.batches(8, IMAGES))
+        np.savez(folder / "images.npz", **samples)  # type: ignore[arg-type]  # of allow_pickle
+        answers = {"pytorch": _first(prepared.reference.run(samples))}
+        for precision in (Precision.FP16, Precision.INT8):
+            asked = replace(request, model=choice, build=replace(request.build, precision=precision))
+            trial = Trial(BATCH, request.data, request.gates, rounds=1)
+            job = Job(asked, Bench(prepared, trial, stages, reuse))
+            for key, bundle in _bundles(job, folder).items():
+                with stages.stage(f"Answering with the CPU twin of {key}"):
+                    answers[key] = _twin(bundle, precision, samples)
+        np.savez(folder / "answers.npz", **answers)  # type: ignore[arg-type]  # as above
+        _export(prepared, samples, folder / "network.pt2")
+
+
+def _bundles(job: Job, folder: Path) -> dict[str, Bundle]:
+    """The rewritten graph, and what a plain export gives: the graph as captured, in the precision's types alone."""
+    bench, precision = job.bench, job.request.precision
+    plain = bench.prepared.graph
+    table = None
+    if precision is Precision.INT8:
+        images = bench.prepared.data.calibration
+        table = calibrated(plain, images, job.request.calibration, bench.stages, bench.reuse).table
+    found = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        built = build(job, get(TARGET), Path(scratch))
+        manifest = manifest_of(job, built).model_copy(update={"engine": None, "built_for": None, "executed": False})
+        graphs = {"rewritten": built.deploy.model, "original": typed_graph(plain, precision, TARGET, table).model}
+    for kind, graph in graphs.items():
+        key = f"{kind}-{precision.value}"
+        with BundleWriter(folder / key) as writer:
+            write_onnx(graph, writer.folder / GRAPH_NAME)
+            found[key] = writer.finish(manifest)
+    return found
+
+
+def _twin(bundle: Bundle, precision: Precision, samples: Feed) -> np.ndarray[Any, Any]:
+    target = stand_in()
+    with tempfile.TemporaryDirectory() as scratch:
+        options = BuildOptions(precision, BATCH)
+        built = target.build(bundle.deploy, Path(scratch), options)
+        with target.open(built.files[0]) as session:
+            return _first(session_outputs(session, BatchSpec(1, 8))(samples))
+
+
+def _first(outputs: dict[str, Any]) -> np.ndarray[Any, Any]:
+    return np.asarray(next(iter(outputs.values())))
+
+
+def _export(prepared: Prepared, samples: Feed, path: Path) -> None:
+    """The network for PyTorch on the device, which needs no definition of it there."""
+    import torch
+
+    module = prepared.model.module
+    assert module is not None
+    size = torch.export.Dim("batch", min=1, max=BATCH.max)
+    given = tuple(torch.from_numpy(array[:2]) for array in samples.values())
+    dims = tuple({0: size} for _ in given)
+    torch.export.save(torch.export.export(module.eval(), given, dynamic_shapes=dims), path)
+
+
+def pack(folder: Path, name: str, kit: Path) -> list[str]:
+    """Packs a network's folder into parts of at most ``PART`` bytes; its graphs lie side by side and share weights."""
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": 256 << 20}]
+    whole = folder.with_suffix(".tar.xz")
+    with lzma.open(whole, "wb", filters=filters) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
+        archive.add(folder, name)
+    parts = []
+    with whole.open("rb") as stream:
+        while piece := stream.read(PART):
+            parts.append(f"{name}.tar.xz.{len(parts):02d}")
+            (kit / parts[-1]).write_bytes(piece)
+    return parts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", help=f"by default {', '.join((*SAMPLES, *LARGE))}")
+    parser.add_argument("--output", type=Path, default=Path("build/device-kit"))
+    parser.add_argument("--calibration-images", type=int, default=64)
+    args = parser.parse_args()
+    console = Console(stderr=True)
+    args.output.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(CHECK, args.output / CHECK.name)
+    with shown(console):
+        for name in args.models or (*SAMPLES, *LARGE):
+            listed = args.output / f"{name}.json"
+            if not listed.exists():
+                with tempfile.TemporaryDirectory(dir=args.output, prefix=".making-") as scratch:
+                    folder = Path(scratch) / name
+                    folder.mkdir()
+                    make(name, folder, args.calibration_images, Stages(console))
+                    parts = pack(folder, name, args.output)
+                files = {part: sha256_of(args.output / part) for part in parts}
+                # Written last: what is listed is whole.
+                listed.write_text(json.dumps(files, indent=1) + "\n", encoding="utf-8")
+            for part in json.loads(listed.read_text()):
+                print(f"{(args.output / part).stat().st_size / (1 << 20):6.1f} MiB  {part}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
