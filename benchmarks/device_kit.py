@@ -34,6 +34,7 @@ from radixrt.engines.runners import session_outputs
 from radixrt.export.feed import Feed, joined
 from radixrt.export.graph.save import write_onnx
 from radixrt.export.source.load import load
+from radixrt.export.source.module_inputs import ModuleInputs
 from radixrt.export.source.names import resolve
 from radixrt.export.source.randomise import enliven, fit_statistics
 from radixrt.export.spec import BatchSpec, Precision
@@ -56,7 +57,7 @@ POOL = 16381
 CHECK = Path(__file__).with_name("gpu_check.py")
 
 
-def pooled(module: Any, batches: Iterator[Feed]) -> None:
+def pooled(module: Any, shape: tuple[int, int, int], batches: Iterator[Feed]) -> None:
     """Gives a network random weights that repeat one pool, whose largest number every output channel has."""
     import torch
 
@@ -69,11 +70,12 @@ def pooled(module: Any, batches: Iterator[Feed]) -> None:
                 numbers = pool[(np.arange(weight.numel()) + zlib.crc32(name.encode())) % POOL]
                 scale = np.float32((2 / weight[0].numel()) ** 0.5)
                 weight.copy_(torch.from_numpy((numbers * scale).reshape(tuple(weight.shape))))
-        fit_statistics(module, batches)
+        fit_statistics(module, ModuleInputs.image(shape), batches)
         for layer in module.modules():
             if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
-                layer.running_mean.fill_(float(layer.running_mean.mean()))
-                layer.running_var.fill_(float(layer.running_var.mean()))
+                for statistic in (layer.running_mean, layer.running_var):
+                    assert statistic is not None
+                    statistic.fill_(float(statistic.mean()))
 
 
 def make(name: str, folder: Path, calibration: int, stages: Stages) -> None:
@@ -86,8 +88,9 @@ def make(name: str, folder: Path, calibration: int, stages: Stages) -> None:
         choice = request.model
         prepared = prepare(choice, request.data, BATCH, stages, reuse)
         if name in LARGE:
-            module = load(resolve(name), seed=0, batch=BATCH).module
-            pooled(module, (batch.inputs for batch in prepared.data.calibration.batches(16, 32)))
+            module, seen = load(resolve(name), seed=0).module, prepared.preprocess
+            assert seen is not None  # a network of images
+            pooled(module, seen.input_size, (batch.inputs for batch in prepared.data.calibration.batches(16, 32)))
             choice = ModelChoice(name=name, module=module)
             prepared = prepare(choice, request.data, BATCH, stages, reuse)
         samples = joined(batch.inputs for batch in prepared.test.batches(8, IMAGES))
@@ -156,9 +159,9 @@ def pack(folder: Path, name: str, kit: Path) -> list[str]:
     whole = folder.with_suffix(".tar.xz")
     with lzma.open(whole, "wb", filters=filters) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
         archive.add(folder, name)
-    parts = []
-    with whole.open("rb") as stream:
-        while piece := stream.read(PART):
+    parts: list[str] = []
+    with whole.open("rb") as packed:
+        while piece := packed.read(PART):
             parts.append(f"{name}.tar.xz.{len(parts):02d}")
             (kit / parts[-1]).write_bytes(piece)
     return parts

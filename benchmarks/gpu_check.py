@@ -145,9 +145,8 @@ def baselines(folder: Path, size: int, answers: Any, rounds: int) -> dict[str, d
     torch.backends.cudnn.benchmark = True
     with np.load(str(folder / "images.npz")) as arrays:
         images = np.resize(arrays[arrays.files[0]], (size, *arrays[arrays.files[0]].shape[1:]))
-    layout = {"device": "cuda", "dtype": torch.half, "memory_format": torch.channels_last}
     module = torch.export.load(str(folder / "network.pt2")).module().to(device="cuda", dtype=torch.half)
-    batch = torch.from_numpy(images).to(**layout)
+    batch = torch.from_numpy(images).to(device="cuda", dtype=torch.half, memory_format=torch.channels_last)
     compiled = torch.compile(module, mode="reduce-overhead", dynamic=False)
     found = {}
     with torch.inference_mode():
@@ -164,7 +163,7 @@ def recorded(module: Any, batch: Any) -> Any:
     """A network recorded as one CUDA graph: no launch costs, no compiler."""
     import torch
 
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
@@ -185,7 +184,7 @@ def timed(run: Any, batch: Any) -> float:
     """Milliseconds of one run between two events."""
     import torch
 
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record()
     run(batch)
     end.record()
