@@ -47,7 +47,7 @@ class OnnxParser:
 
 
 class Network:
-    data = b""
+    data, num_inputs = b"", 1
 
     def get_input(self, index):
         given = onnxruntime.InferenceSession(self.data).get_inputs()[index]
