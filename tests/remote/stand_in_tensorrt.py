@@ -97,6 +97,9 @@ class Engine:
     def get_tensor_name(self, index):
         return self.tensors[index].name
 
+    def get_tensor_dtype(self, name):
+        return "DataType.FLOAT"
+
     def get_tensor_mode(self, name):
         return TensorIOMode.INPUT if name == self.tensors[0].name else TensorIOMode.OUTPUT
 
