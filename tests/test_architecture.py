@@ -43,6 +43,7 @@ def test_public_names_are_what_the_manual_says() -> None:
         "__version__",
         "compile",
         "load",
+        "sweep",
         "validate",
     }
     for name in radixrt.__all__:

@@ -204,7 +204,7 @@ def _step(
             "precision": engine.options.precision.value,
             "original": prepared.model.source,
             "batch": str(trial.batch),
-            "drop": [float(trial.limits.drop_limit), trial.limits.max_drop],
+            "drop": [float(trial.limits.drop_limit), trial.limits.max_drop is not None],
             "images": prepared.test_images(trial.data),
             # The images' hash knows neither their names and order nor what they show.
             "test": [prepared.test.names, [identity_of(target) for target in prepared.test.targets or ()]],

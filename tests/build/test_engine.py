@@ -51,7 +51,7 @@ def test_the_engine_takes_unsigned_activations_which_x86_multiplies_fast(bundle:
     graph = onnx.load(bundle / "engine.onnx").graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     zeros = [constants[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
-    assert len(zeros) > 10 and {(str(zero.dtype), int(zero)) for zero in zeros} <= {("uint8", 0), ("uint8", 128)}
+    assert len(zeros) > 10 and {str(zero.dtype) for zero in zeros} == {"uint8"}
 
 
 @pytest.mark.slow
@@ -66,7 +66,7 @@ def test_the_recipe_of_a_bundle_makes_it_again_from_what_the_first_run_left(bund
     assert after.latency is not None and before.latency is not None
     assert after.latency.rows[0].samples_ms != before.latency.rows[0].samples_ms, "times are those of this run"
     steps = {"capture", "rewrite", "calibration", "onnxruntime engine", "onnxruntime answers"}
-    assert steps <= set(after.reused) and not before.reused
+    assert steps <= set(after.reused) and "onnxruntime engine" not in before.reused
     assert "Taken from an earlier run: capture" in done.out
 
 

@@ -141,7 +141,7 @@ def test_objects_that_are_no_data_are_refused(tmp_path: Path) -> None:
         ({"image": IMAGES}, "maps names to arrays"),
         ([], "holds no samples"),
         (Broken(), "fails at sample 0: RuntimeError: disk is gone"),
-        ("mine.py:absent", "there is no file mine.py"),
+        ("mine.py:absent", "no file mine.py that could hold"),
         (tmp_path / "absent.npz", "there is no data at"),
     ):
         with pytest.raises(InputError, match=said):

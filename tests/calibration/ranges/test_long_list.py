@@ -22,7 +22,7 @@ from tests.export.reader.test_onnx_file import tiny
 spec = Preprocess.from_config({"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3})
 for count in (500, 20_000):
     images = load_data(sys.argv[1], spec, calibration_limit=count, workers=1).calibration
-    batches = (batch.inputs for batch in images.batches(8))
+    batches = ({"image": batch.inputs["input"]} for batch in images.batches(8))
     table = calibrate(ir.from_proto(tiny(batch=1)), batches, data_sha256=images.sha256, threads=1)
     print(json.dumps([table.images, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
 """

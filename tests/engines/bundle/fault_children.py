@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from radixrt.engines.bundle import atomic
 from radixrt.engines.bundle.folder import Bundle, BundleWriter
 from radixrt.errors import InputError
 from tests.engines.bundle.bundles import manifest
+
+# Builds that follow each other at once would leave no reader the time to verify one.
+REST_S = 0.005
 
 # A file-system operation that Python is about to do, as its audit events name it.
 STEPS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "fcntl.flock", "os.truncate")
@@ -59,6 +63,7 @@ def write_forever(output: Path, first: int, log: Path, exchange: bool, ready: Co
         write_generation(output, number)
         os.write(descriptor, f"{number}\n".encode())
         number += 1
+        time.sleep(REST_S)
 
 
 def write_until_step(output: Path, number: int, step: int, exchange: bool) -> None:

@@ -49,15 +49,23 @@ def start_writing(output: Path, first: int, log: Path, exchange: bool) -> BasePr
     return child
 
 
+def seconds_of_a_first_generation(output: Path, log: Path) -> tuple[float, int]:
+    """How long a child takes to its first generation, and the last one that it wrote."""
+    child = start_writing(output, 1, log, exchange=True)
+    started = time.monotonic()
+    while not log.read_text():
+        time.sleep(0.0005)
+    seconds = time.monotonic() - started
+    child.kill()
+    child.join()
+    return seconds, children.read_generation(output)
+
+
 def test_kills_at_random_moments_leave_one_whole_bundle(memory_disk: Path) -> None:
     output, log = memory_disk / "bundle", memory_disk / "log"
     children.write_generation(output, 0)
-    started = time.monotonic()
-    for _ in range(3):
-        children.write_generation(output, 0)
-    seconds = (time.monotonic() - started) / 3
+    seconds, last = seconds_of_a_first_generation(output, log)
     rng = random.Random(7)
-    last = 0
     for round_number in range(RANDOM_KILLS):
         child = start_writing(output, last + 1, log, exchange=round_number % 2 == 0)
         # Between none and a few generations, however busy this machine is.

@@ -88,7 +88,7 @@ class OldTensorRt:
         return SimpleNamespace(
             create_network=lambda flags: [
                 setattr(self, "network_flags", flags),
-                SimpleNamespace(get_input=lambda i: tensor),
+                SimpleNamespace(num_inputs=1, get_input=lambda i: tensor),
             ][1],
             create_builder_config=lambda: SimpleNamespace(set_flag=self.flags.append),
             build_serialized_network=lambda network, config: b"plan",

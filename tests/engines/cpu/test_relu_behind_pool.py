@@ -87,7 +87,7 @@ def test_onnxruntime_then_pools_floats_and_quantises_behind(tmp_path: Path) -> N
     x = np.random.default_rng(1).standard_normal((4, 1, 3, 16, 16)).astype(np.float32)
 
     def pools_bytes(model: ir.Model) -> bool:
-        table = calibrate(model, [{"input": one} for one in x])
+        table = calibrate(model, [{"image": one} for one in x])
         placed, _ = place(model, table, PlacementOptions(get("onnxruntime").traits, last=Ends.INT8))
         options = ort.SessionOptions()
         options.log_severity_level = 3

@@ -219,7 +219,7 @@ def test_an_analysis_plan_shows_what_it_was_asked_for(
     stripped = BuildOptions(Precision.INT8, BatchSpec(1, 4), strip_plan=True)
     plan = PlanAnalysis(Capability(target, True, True), stripped, TrtApi.load(target), deploy)
     with plan.showing(("relu", "logits")) as values:
-        found = values(rows(2))
+        found = values({"input": rows(2)})
         np.testing.assert_array_equal(found["relu"], relu)
         np.testing.assert_array_equal(found["logits"], rows(2) * 2)
     assert marked == ["relu"]
@@ -228,7 +228,7 @@ def test_an_analysis_plan_shows_what_it_was_asked_for(
         plan.showing(("conv", "relu")) as values,
         pytest.raises(InputError, match="1 of the 2 tensors that were marked, 'conv'"),
     ):
-        values(rows(2))
+        values({"input": rows(2)})
     assert not simulated_cuda.STATE.addresses
 
 

@@ -30,7 +30,7 @@ def test_any_number_of_images_runs_through_a_fixed_batch() -> None:
     assert session.batch == 4
     rows = session.over({"input": x})["logits"]
     assert rows.shape == (6, 4)
-    np.testing.assert_array_equal(rows[4:], session(np.concatenate([x[4:], x[5:], x[5:]]))["logits"][:2])
+    np.testing.assert_array_equal(rows[4:], session({"input": np.concatenate([x[4:], x[5:], x[5:]])})["logits"][:2])
 
 
 def test_no_tensor_asked_for_is_none_returned() -> None:
@@ -38,7 +38,7 @@ def test_no_tensor_asked_for_is_none_returned() -> None:
 
 
 def test_refusals_are_one_sentence() -> None:
-    with pytest.raises(InputError, match=r"images of shape \(1, 3, 20, 20\) do not fit"):
+    with pytest.raises(InputError, match=r"samples of shape \(1, 3, 20, 20\) do not fit"):
         GraphSession(plain())({"input": images(1, size=20)})
     model = plain()
     next(node for node in model.graph if node.op_type == "Relu").op_type = "NoSuchOperator"

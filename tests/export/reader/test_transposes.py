@@ -16,6 +16,7 @@ from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.reader.sandbox import read_foreign
 from radixrt.export.source.load import load, resolve
+from radixrt.export.spec import FileChoice
 from tests.export.reader.test_onnx_file import save
 from tests.networks.onnx_files import CHANNELS, Net, images, outputs
 from tests.networks.onnx_text import graph
@@ -100,7 +101,7 @@ def test_what_stands_between_convolutions_is_channels_first(name: str, tmp_path:
     if "size" in _BODIES[name]:
         file.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     given = np.random.default_rng(1).standard_normal((1, 8, 8, 4)).astype(np.float32)
-    simple = read_foreign(save(file, tmp_path), input_size=(4, 8, 8)).simplified
+    simple = read_foreign(save(file, tmp_path), FileChoice(input_size=(4, 8, 8))).simplified
     kinds = [node.op_type for node in simple.graph]
     # The image is turned, and what comes out where it is a map.
     assert kinds[0] == "Transpose" or kinds[1] == "Transpose"
