@@ -12,7 +12,10 @@ A message is one sentence for the person who typed the command. Chain the cause 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class RadixRTError(Exception):
@@ -54,3 +57,10 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where a file breaks its schema first, and how: ``rows.3.name: Field required``."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+    return f"{where}: {first['msg']}"

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from radixrt.calibration.data.preparation import PreparedField
 from radixrt.calibration.spec import CalibrationSummary
-from radixrt.errors import InputError
+from radixrt.errors import InputError, first_fault
 from radixrt.export.graph.output_kind import OutputKind
 from radixrt.export.passes.report import Float32Node, RewriteReport
 from radixrt.validate.quality import FROZEN, Accuracy, DetailTable, Metric
@@ -342,10 +342,8 @@ class Report(_Frozen):
         except OSError as error:
             raise InputError(f"cannot read the report {path}: {error.strerror}") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the whole file"
             raise InputError(
-                f"{path} is not a report of schema {SCHEMA_VERSION}: {where}: {first['msg']}; build the bundle again"
+                f"{path} is not a report of schema {SCHEMA_VERSION}: {first_fault(error)}; build the bundle again"
             ) from error
 
 

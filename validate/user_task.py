@@ -221,8 +221,7 @@ class _UserJudge(Judge):
         if self._task.decoder is not None:
             # Parity is of what the networks put out; all else is of what was made of it.
             self._close = self._close or ParityAccumulator(main=next(iter(reference)), classify=False)
-            for name, truth in reference.items():
-                self._close.add_output(name, truth, engine[name], batch.names)
+            self._close.add_outputs(reference, engine, batch.names)
             main = self._network.main
             own, theirs = (self._task.decoder.decoded(outputs, main) for outputs in (reference, engine))
         self._inner.add(own, theirs, batch)

@@ -14,10 +14,9 @@ from radixrt.fleet.front import Point, front, place, points
 from radixrt.fleet.schema import Sweep, SweepRow
 from radixrt.fleet.since import changes
 from radixrt.validate.report.figures import (
-    BAD,
-    ENGINE,
     OTHER,
-    REFERENCE,
+    SERIES,
+    SYMBOLS,
     Plot,
     figure_json,
     new_figure,
@@ -25,14 +24,12 @@ from radixrt.validate.report.figures import (
     set_log_axis,
 )
 from radixrt.validate.report.html import render_page
-from radixrt.validate.report.junit import clean
+from radixrt.validate.report.junit import clean, xml_text
 from radixrt.validate.report.summary import milliseconds, percent, size
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-COLOURS = (ENGINE, REFERENCE, OTHER, BAD)
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 SMALLEST, LARGEST = 8.0, 34.0
 """Diameters of the smallest and the largest engine's point."""
 HEAD = (
@@ -89,9 +86,7 @@ def render_junit(sweep: Sweep) -> str:
             ElementTree.SubElement(case, "skipped", message="not done yet")
         else:
             ElementTree.SubElement(case, "system-out").text = clean(row.verdict)
-    ElementTree.indent(suite)
-    text: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
-    return text.decode() + "\n"
+    return xml_text(suite)
 
 
 def render_page_of(sweep: Sweep, earlier: Sweep | None = None) -> str:
@@ -188,7 +183,7 @@ def _figure(group: Sequence[Point], quality: str) -> go.Figure:
                 marker={
                     # An area, not a width, is seen as an amount.
                     "size": [max(SMALLEST, LARGEST * (p.bytes / largest) ** 0.5) for p in some],
-                    "color": COLOURS[precisions.index(precision) % len(COLOURS)],
+                    "color": SERIES[precisions.index(precision) % len(SERIES)],
                     "symbol": [symbol if p in best else f"{symbol}-open" for p in some],
                     "line": {"width": 2},
                 },

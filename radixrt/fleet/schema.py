@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from radixrt.errors import InputError
+from radixrt.errors import InputError, first_fault
 from radixrt.validate.gates import engine_row, missed
 from radixrt.validate.quality import FROZEN, main_metric
 from radixrt.validate.report.summary import headline
@@ -170,9 +170,7 @@ class Sweep(BaseModel):
         except OSError as error:
             raise InputError(f"cannot read the sweep {file}: {error.strerror}; `radixrt sweep` writes one") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-            raise InputError(f"{file} is not a sweep of this RadixRT: {where}: {first['msg']}") from error
+            raise InputError(f"{file} is not a sweep of this RadixRT: {first_fault(error)}") from error
 
 
 def sweep_json_schema() -> dict[str, Any]:

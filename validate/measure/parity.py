@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,6 +191,11 @@ class ParityAccumulator:
             self._remember(self._main.add(reference, engine, names), names, lambda i: {})
         else:
             self._others.setdefault(name, OutputAccumulator(name)).add(reference, engine, names)
+
+    def add_outputs(self, reference: Mapping[str, Floats], engine: Mapping[str, Floats], names: Sequence[str]) -> None:
+        """Adds a batch of every output of the reference, by its name: see :meth:`add_output`."""
+        for name, truth in reference.items():
+            self.add_output(name, truth, engine[name], names)
 
     def _remember(self, found: Distances, names: Sequence[str], answers: Callable[[int], dict[str, Any]]) -> None:
         """Keeps the images of a batch that lie furthest apart."""

@@ -17,10 +17,9 @@ from radixrt.validate.gates import engine_row, floating
 from radixrt.validate.measure.rounds import ratio
 from radixrt.validate.quality import main_metric
 from radixrt.validate.report.figures import (
-    BAD,
-    ENGINE,
     OTHER,
-    REFERENCE,
+    SERIES,
+    SYMBOLS,
     Plot,
     figure_json,
     new_figure,
@@ -45,8 +44,6 @@ from radixrt.validate.schema import Report
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-COLOURS = (ENGINE, REFERENCE, OTHER, BAD)
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 # Columns that are said once, above the table, where they are the same in every row.
 BY_AGREEMENT = "same answer as the original"
 BY_COSINE = "smallest cosine to the original (the share of equal answers, where there are any)"
@@ -317,7 +314,7 @@ def _figure(comparison: Comparison) -> go.Figure:
                     "array": [high - point for point, _, high in spans],
                     "arrayminus": [point - low for point, low, _ in spans],
                 }  # fmt: skip
-            colour = COLOURS[models.index(model) % len(COLOURS)]
+            colour = SERIES[models.index(model) % len(SERIES)]
             symbol = SYMBOLS[targets.index(target) % len(SYMBOLS)]
             drawn.add_scatter(
                 x=[e.latency_ms for e in group],

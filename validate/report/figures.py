@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 # A colour stands for a role: the page's script replaces it by the style sheet's colour of the light or the dark theme.
 ENGINE, REFERENCE, OTHER, BAD, GRID = "#0000e1", "#0000e2", "#0000e3", "#0000e4", "#0000e5"
+SERIES = (ENGINE, REFERENCE, OTHER, BAD)
+"""Colours that tell networks or precisions apart, in turn."""
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
+"""Markers that tell targets apart, in turn."""
 ROLES = {ENGINE: "--engine", REFERENCE: "--reference", OTHER: "--other", BAD: "--bad", GRID: "--line"}
 
 MOST_BARS = 20

@@ -29,9 +29,14 @@ def render_junit(reports: Sequence[Report]) -> str:
     """One suite for each engine, one case for each gate: passed, failed, or skipped where it was not judged."""
     suites = ElementTree.Element("testsuites")
     suites.extend(_suite(report) for report in reports)
-    ElementTree.indent(suites)
+    return xml_text(suites)
+
+
+def xml_text(root: ElementTree.Element) -> str:
+    """An XML file's text, indented."""
+    ElementTree.indent(root)
     # As bytes, because Python 3.10 names the locale's encoding in text, and the file is UTF-8.
-    text: bytes = ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)
+    text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return text.decode() + "\n"
 
 

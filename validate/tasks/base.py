@@ -204,4 +204,4 @@ class Task(ABC):
 
     def aims(self, network: Interface) -> tuple[str, ...]:
         """The outputs whose error recovery, sensitivity and mixed precision make small."""
-        return network.floats
+        return (network.main,)

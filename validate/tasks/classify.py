@@ -36,9 +36,6 @@ class Classify(Task):
     def judged_by(self, network: Interface) -> bool:
         return network.labelled
 
-    def aims(self, network: Interface) -> tuple[str, ...]:
-        return (network.main,)
-
 
 class _Answers(Judge):
     def __init__(self, network: Interface, trust: Trust) -> None:

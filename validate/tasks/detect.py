@@ -71,8 +71,7 @@ class _Found(Judge):
         self._size = (1, 1)
 
     def add(self, reference: Outputs, engine: Outputs, batch: Batch) -> None:
-        for name, truth in reference.items():
-            self._close.add_output(name, truth, engine[name], batch.names)
+        self._close.add_outputs(reference, engine, batch.names)
         count = len(batch.names)
         try:
             self._before += rows_of(self._columns, reference, count)

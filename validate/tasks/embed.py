@@ -44,9 +44,6 @@ class Embed(Task):
                 "no two test images are of the same identity, so none can be retrieved: give each at least two"
             )
 
-    def aims(self, network: Interface) -> tuple[str, ...]:
-        return (network.main,)
-
 
 class _Vectors(GatheredJudge):
     def concluded(self, close: Parity, before: Rows, after: Rows) -> OutputsJudged:

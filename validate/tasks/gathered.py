@@ -39,8 +39,7 @@ class GatheredJudge(Judge):
         self._after: list[Rows] = []
 
     def add(self, reference: Outputs, engine: Outputs, batch: Batch) -> None:
-        for name, truth in reference.items():
-            self._close.add_output(name, truth, engine[name], batch.names)
+        self._close.add_outputs(reference, engine, batch.names)
         self._before.append(self.kept(reference[self.network.main]))
         self._after.append(self.kept(np.nan_to_num(engine[self.network.main])))
         self.names += batch.names

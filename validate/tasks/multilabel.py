@@ -50,9 +50,6 @@ class Multilabel(Task):
         yes = sureness(outputs[network.main], network.kind.value) > 0.5
         return tuple(tuple(np.flatnonzero(row).tolist()) for row in yes)
 
-    def aims(self, network: Interface) -> tuple[str, ...]:
-        return (network.main,)
-
 
 class _Labels(GatheredJudge):
     def concluded(self, close: Parity, before: Rows, after: Rows) -> OutputsJudged:

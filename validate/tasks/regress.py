@@ -53,9 +53,6 @@ class Regress(Task):
         rows = outputs[network.main]
         return tuple(tuple(row.tolist()) for row in rows.reshape(len(rows), -1))
 
-    def aims(self, network: Interface) -> tuple[str, ...]:
-        return (network.main,)
-
 
 class _Numbers(GatheredJudge):
     def concluded(self, close: Parity, before: Rows, after: Rows) -> OutputsJudged:

@@ -55,9 +55,6 @@ class Segment(Task):
     def truth(self, network: Interface, outputs: Outputs) -> tuple[Target, ...]:
         return tuple(class_maps(outputs[network.main], network.kind.value).astype(np.uint8))
 
-    def aims(self, network: Interface) -> tuple[str, ...]:
-        return (network.main,)
-
 
 def _classes(network: Interface) -> int:
     """How many classes the head has; 0 where only its answers are known."""
@@ -100,8 +97,7 @@ class _Masks(Judge):
         self._classes = _classes(network)
 
     def add(self, reference: Outputs, engine: Outputs, batch: Batch) -> None:
-        for name, truth in reference.items():
-            self._close.add_output(name, truth, engine[name], batch.names)
+        self._close.add_outputs(reference, engine, batch.names)
         main, kind = self._network.main, self._network.kind.value
         before = class_maps(reference[main], kind)
         after = class_maps(np.nan_to_num(engine[main]), kind)

@@ -18,14 +18,16 @@ class Tensors(Task):
     def judge(self, network: Interface, trust: Trust) -> Judge:
         return _Parity(network)
 
+    def aims(self, network: Interface) -> tuple[str, ...]:
+        return network.floats
+
 
 class _Parity(Judge):
     def __init__(self, network: Interface) -> None:
         self._close = ParityAccumulator(main=network.main, classify=False)
 
     def add(self, reference: Outputs, engine: Outputs, batch: Batch) -> None:
-        for name, truth in reference.items():
-            self._close.add_output(name, truth, engine[name], batch.names)
+        self._close.add_outputs(reference, engine, batch.names)
 
     def result(self) -> OutputsJudged:
         return OutputsJudged(self._close.result())

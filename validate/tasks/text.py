@@ -57,9 +57,6 @@ class Text(Task):
     def classes_of(self, network: Interface) -> tuple[str, ...]:
         return _alphabet(network, _classes(network)) if _classes(network) else ()
 
-    def aims(self, network: Interface) -> tuple[str, ...]:
-        return (network.main,)
-
 
 def _classes(network: Interface) -> int:
     size = network.shapes[network.main][-1]
@@ -84,8 +81,7 @@ class _Lines(Judge):
         self._pictures = 0
 
     def add(self, reference: Outputs, engine: Outputs, batch: Batch) -> None:
-        for name, truth in reference.items():
-            self._close.add_output(name, truth, engine[name], batch.names)
+        self._close.add_outputs(reference, engine, batch.names)
         count = len(batch.names)
         before, after = (steps_first(each[self._network.main], count) for each in (reference, engine))
         self._classes = self._classes or _alphabet(self._network, before.shape[2])

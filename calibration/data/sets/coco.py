@@ -25,7 +25,7 @@ from radixrt.calibration.data.boxes import Boxes
 from radixrt.calibration.data.images import Entry
 from radixrt.calibration.data.splits import CALIBRATION_FOLDERS, TEST_FOLDERS, Splits, split
 from radixrt.calibration.data.targets import TargetKind
-from radixrt.errors import InputError
+from radixrt.errors import InputError, first_fault
 
 
 class _Loose(BaseModel):
@@ -122,10 +122,8 @@ def read_annotations(file: Path) -> Annotated:
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror or error}; check the path and its rights") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
         raise InputError(
-            f"{file} is not COCO's JSON of boxes: {where}: {first['msg']}; it has the lists images (id, file_name), "
+            f"{file} is not COCO's JSON of boxes: {first_fault(error)}; it has the lists images (id, file_name), "
             "annotations (image_id, category_id, bbox) and categories (id, name)"
         ) from error
     if not content.images:
