@@ -291,7 +291,7 @@ class TensorRt(Engine):
 
     def __init__(self, plan: Path, trt: Any, cuda: Any, ran_by: dict[str, str]) -> None:
         self.cuda = cuda
-        self.logger = trt.Logger(trt.Logger.ERROR)
+        self.logger = logger_of(trt, ("INTERNAL_ERROR", "ERROR"))
         self.runtime = trt.Runtime(self.logger)
         self.engine = self.runtime.deserialize_cuda_engine(plan.read_bytes())
         if self.engine is None:
@@ -390,6 +390,21 @@ class TensorRt(Engine):
             return cuda_graph.CudaGraph(driver, self.stream.handle, self.execute)
         except (cuda_graph.GraphError, UnavailableError):
             return None  # some layers cannot be recorded: they run all the same, each time piece by piece
+
+
+def logger_of(trt: Any, severities: Sequence[str]) -> Any:
+    """A logger for stderr: TensorRT's own writes to stdout, where --json stands. Whoever uses it keeps it alive."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]  # known once the library is loaded
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, msg: str) -> None:
+            name = str(severity).rpartition(".")[2]
+            if name in severities:
+                print(f"TensorRT {name.lower()}: {msg}", file=sys.stderr, flush=True)
+
+    return Logger()
 
 
 def kind_of(dtype: Any) -> Any:
@@ -518,8 +533,11 @@ def serialised_plan(manifest: dict[str, Any], bundle: Path, trt: Any, choices: C
     if not typed and (bundle / DEPLOY_FOR_TENSORRT_8).exists():
         graph = bundle / DEPLOY_FOR_TENSORRT_8
     kinds = trt.NetworkDefinitionCreationFlag
-    logger = trt.Logger(trt.Logger.WARNING)
-    builder = trt.Builder(logger)
+    logger = logger_of(trt, ("INTERNAL_ERROR", "ERROR", "WARNING"))
+    try:
+        builder = trt.Builder(logger)
+    except TypeError as error:  # what its bindings raise where the library gives no builder
+        raise UnavailableError(f"{manifest['target']} {trt.__version__} does not start here: see above") from error
     network = builder.create_network(1 << int(kinds.STRONGLY_TYPED if typed else kinds.EXPLICIT_BATCH))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(graph.read_bytes()):

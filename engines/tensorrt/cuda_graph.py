@@ -53,8 +53,10 @@ class CudaGraph:
         finally:
             # The capture must be ended even when the work failed, or the stream stays unusable.
             graph = self._call(driver.cuStreamEndCapture(self._stream))
+        # In cuda-python 11, which JetPack 5 takes, cuGraphInstantiate wants a log buffer; 13 has it alone.
+        instantiate = getattr(driver, "cuGraphInstantiateWithFlags", None) or driver.cuGraphInstantiate
         try:
-            self._executable = self._call(driver.cuGraphInstantiate(graph, 0))
+            self._executable = self._call(instantiate(graph, 0))
         finally:
             driver.cuGraphDestroy(graph)
 

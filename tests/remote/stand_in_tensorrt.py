@@ -28,11 +28,18 @@ class TensorIOMode(enum.Enum):
     OUTPUT = 1
 
 
-class Logger:
-    ERROR, WARNING = 1, 2
+class ILogger:
+    """As the library says things while it works: to the logger that it was given."""
 
-    def __init__(self, level):
+    def __init__(self):
         pass
+
+
+class Logger(ILogger):
+    """The library's own, which writes to stdout: whoever prints JSON there must not use it."""
+
+    def log(self, severity, msg):
+        print(severity, msg)
 
 
 class OnnxParser:
@@ -56,7 +63,7 @@ class Network:
 
 class Builder:
     def __init__(self, logger):
-        pass
+        logger.log("Severity.WARNING", "CUDA lazy loading is not enabled.")
 
     def create_network(self, flags):
         return Network()
@@ -79,7 +86,7 @@ class Builder:
 
 class Runtime:
     def __init__(self, logger):
-        pass
+        logger.log("Severity.ERROR", "the library says something")
 
     def deserialize_cuda_engine(self, data):
         return Engine(data)

@@ -37,7 +37,7 @@ def test_a_real_plan_is_built(tmp_path: Path, runner: ModuleType) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     tiny_network(tmp_path / "deploy.onnx", "batch")
 
-    names = ("Builder", "Logger", "OnnxParser", "NetworkDefinitionCreationFlag", "BuilderFlag", "__version__")
+    names = ("Builder", "ILogger", "OnnxParser", "NetworkDefinitionCreationFlag", "BuilderFlag", "__version__")
     here = SimpleNamespace(**{name: getattr(trt, name) for name in names})
     # The only thing that a device would answer and this machine cannot: which GPU to compile for.
     here.ComputeCapability = SimpleNamespace(CURRENT=trt.ComputeCapability.SM86)
@@ -77,7 +77,7 @@ class OldTensorRt:
     __version__ = "8.5.2.2"
     BuilderFlag = SimpleNamespace(FP16="FP16", INT8="INT8")
     NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0)
-    Logger = type("Logger", (), {"WARNING": 2, "__init__": lambda self, level: None})
+    ILogger = object
 
     def __init__(self) -> None:
         self.flags: list[str] = []

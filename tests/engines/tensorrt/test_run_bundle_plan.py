@@ -66,8 +66,6 @@ class Plan:
                 "IExecutionContext.execute_async_v3": self._execute,
             },
         )
-        # The surfaces hold its base class alone.
-        self.trt.Logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, severity: None})
         (folder / "engine.plan").write_bytes(b"plan")
         self.engine = runner.TensorRt(folder / "engine.plan", self.trt, cuda, {})
 
@@ -119,17 +117,30 @@ def test_the_device_has_a_clock_of_its_own(
 
 
 # Launches cost the processor more than a small network costs the GPU: what is timed is one recorded graph.
-@pytest.mark.parametrize("refused", ["", "cuGraphInstantiate"])
+@pytest.mark.parametrize(("refused", "old"), [("", False), ("", True), ("cuGraphInstantiate", False)])
 def test_the_kernels_are_recorded_where_they_can_be(
-    refused: str, runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refused: str, old: bool, runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = Plan(runner, "10.16", tmp_path, monkeypatch)
-    driver = Graphs(refused)
+    driver = Graphs(refused, old=old)
     driver.work = plan.engine.execute
     monkeypatch.setattr(sys.modules["cuda_graph"], "find_driver", lambda: driver)
     times, graph = plan.engine.device_times({"input": np.ones((4, 3), np.float32)}, 5)
     assert (times, graph) == ([0.25] * 5, not refused)
     assert (driver.launched, driver.alive) == ((0, 0) if refused else (5, 0))
+
+
+# TensorRT's own logger writes to stdout (seen with 8.5.3), where whoever asked for --json reads.
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_tensorrt_says_goes_to_stderr(
+    version: str, runner: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trt = recorded_api.load(version, {})
+    logger = runner.logger_of(trt, ("ERROR", "WARNING"))
+    for name in ("ERROR", "WARNING", "INFO"):
+        logger.log(f"Severity.{name}", f"{name} was said")
+    found = capsys.readouterr()
+    assert found.out == "" and found.err == "TensorRT error: ERROR was said\nTensorRT warning: WARNING was said\n"
 
 
 # A machine without cuBLAS and cuDNN must leave their tactics out; each version knows other sources.

@@ -61,24 +61,33 @@ class Plan:
 
 
 class Graphs:
-    """cuda-bindings' six calls: a graph replays what was enqueued while capturing."""
+    """cuda-python's six calls: a graph replays what was enqueued while capturing.
+
+    Up to 11 cuGraphInstantiate takes a log buffer and its size, and cuGraphInstantiateWithFlags is the one without;
+    13 has the former alone, without a buffer (read off 11.8.3 and 13.5.0).
+    """
 
     CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
 
-    def __init__(self, refused: str = "") -> None:
+    def __init__(self, refused: str = "", *, old: bool = False) -> None:
         self.launched = 0
         self.alive = 0
         self.work: Any = None
-        self._refused = refused
+        self._refused, self._old = refused, old
 
     def CUstream(self, handle: int) -> int:  # noqa: N802  -- the driver's own name
         return handle
 
     def __getattr__(self, name: str) -> Any:
+        if name == "cuGraphInstantiateWithFlags" and not self._old:
+            raise AttributeError(name)
+
         def call(*args: Any) -> tuple[Any, ...]:
             if name == self._refused:
                 return (900, None)
-            if name == "cuGraphInstantiate":
+            if name.startswith("cuGraphInstantiate"):
+                if len(args) != (3 if self._old and name == "cuGraphInstantiate" else 2):
+                    raise TypeError(f"{name}() takes other arguments")
                 self.alive += 1
             elif name == "cuGraphExecDestroy":
                 self.alive -= 1
