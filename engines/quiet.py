@@ -23,6 +23,23 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from radixrt.errors import InputError
+from radixrt.files import translate_disk_errors
+
+
+def shared_folder() -> Path:
+    """The folder below the temporary one that all jobs of a user find on this machine.
+
+    Raises:
+        InputError: it cannot be made, or is not this user's.
+    """
+    folder = Path(tempfile.gettempdir(), f"radixrt-{os.getuid()}")
+    with translate_disk_errors(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise InputError(f"{folder} belongs to another user: set TMPDIR to a folder of your own")
+    return folder
+
 
 class Machine:
     """This process's place on a machine that is shared.
@@ -36,8 +53,7 @@ class Machine:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        folder = folder or Path(tempfile.gettempdir(), f"radixrt-{os.getuid()}")
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = folder or shared_folder()
         self._work = os.open(folder / "work", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._queue = os.open(folder / "queue", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._timing = self._working = False

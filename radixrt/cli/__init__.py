@@ -47,9 +47,10 @@ def _run(answer: Answer) -> tuple[int, str]:
         return fail(InputError(text))
     except RadixRTError as error:
         return fail(error)
-    except KeyboardInterrupt:
-        err.print(INTERRUPTED)
-        return 130, INTERRUPTED
+    except KeyboardInterrupt as stop:
+        said = str(stop) or INTERRUPTED
+        err.print(said, soft_wrap=True)
+        return 130, said
     except SystemExit as stop:  # SIGTERM, and commands of the command line's own library
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         return code, INTERRUPTED if code else ""

@@ -29,8 +29,21 @@ def sweep(options: SweepOptions) -> None:
     """Runs ``radixrt sweep``: what is finished is told of, also where it was interrupted."""
     from radixrt.fleet.sweep import sweep
 
-    with _shown() as show:
-        told = sweep(options, typed(), show)
+    seen: Progress | None = None
+
+    def look(progress: Progress) -> None:
+        nonlocal seen
+        seen = progress
+        show(progress)
+
+    try:
+        with _shown() as show:
+            told = sweep(options, typed(), look)
+    except KeyboardInterrupt as stop:
+        if seen is None:
+            raise
+        kept = f"{seen.over} of {len(seen.rows)} rows are finished and stay"
+        raise KeyboardInterrupt(f"Interrupted: {kept}; the same command goes on with the others.") from stop
     folder = Path(options.output or "build/sweep")
     say(f"{len(told.rows)} rows: {folder / 'index.html'}, sweep.json, sweep.csv, junit.xml")
 

@@ -5,35 +5,40 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
+import signal
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from radixrt import __version__
 from radixrt.engines.machine import cores
+from radixrt.engines.quiet import shared_folder
+from radixrt.engines.registry import get
 from radixrt.errors import InputError, UnavailableError, first_line
 from radixrt.fleet.inputs import Input, Sender
 from radixrt.fleet.rows import Row
-from radixrt.fleet.worker import Job, Look, Outcome, look, work
+from radixrt.fleet.scratch import scratch
+from radixrt.fleet.worker import Job, Look, Outcome, Wanted, look, work
 from radixrt.reuse import source_sha256
 
 STORE_BYTES = 200_000_000
 """Room for bundles on their way, in shared memory; what is more goes to the disk."""
-TRIES = 1
-"""A row whose process died is tried once more: it may have been the machine's doing."""
+LONGEST_FOLDER = 30
+"""Characters of the folder for Ray's own: it adds some 70 of the 107 that a socket's path may have."""
 
 
 @dataclass(frozen=True)
 class Cluster:
     """Machines that rows are sent to.
 
-    ``home`` is the node of this process; ``looks`` what each machine has.
+    ``home`` is the node of this process; ``looks`` what each machine has; ``ask`` the cores of one build.
     """
 
     home: str
     looks: tuple[Look, ...]
-    slots: int
+    ask: int
     sender: Any
 
     def check(self, rows: tuple[Row, ...]) -> None:
@@ -41,7 +46,7 @@ class Cluster:
 
         Raises:
             InputError: a machine has another RadixRT.
-            UnavailableError: no machine builds a row's target.
+            UnavailableError: no machine builds a row's target, or reaches its device.
         """
         source = source_sha256()
         for one in self.looks:
@@ -51,48 +56,88 @@ class Cluster:
                     f"the worker {one.host} has RadixRT {said}, and here is {__version__}: install the same on every "
                     "machine of the cluster"
                 )
-        for target in dict.fromkeys(row.target for row in rows):
-            if not any(target in one.targets for one in self.looks):
-                reason, _, hint = self.looks[0].why_not[target].partition(". ")
-                raise UnavailableError(target, f"no machine of the sweep builds it: {reason}", hint)
+        for row in rows:
+            if self._able(row, self.looks):
+                continue
+            if not any(row.target in one.targets for one in self.looks):
+                reason, hint = self.looks[0].why_not[row.target]
+                raise UnavailableError(row.target, f"no machine of the sweep builds it: {reason}", hint)
+            reason, hint = next(one.unreached[row.device, row.target] for one in self.looks if row.device)
+            raise UnavailableError(row.device, f"no machine of the sweep can use it: {reason}", hint)
 
-    def send(self, row: Row, command: str, ask: int) -> Any:
-        """Starts a row on a machine that can build it; gives the reference to its outcome."""
+    @property
+    def alive(self) -> tuple[Look, ...]:
+        """The machines that are still there.
+
+        Raises:
+            UnavailableError: none is.
+        """
+        there = {node["NodeID"] for node in _nodes()}
+        found = tuple(one for one in self.looks if one.node in there)
+        if not found:
+            raise UnavailableError(
+                "the sweep", "no machine of the cluster is left", "Start them; the same command goes on."
+            )
+        return found
+
+    @property
+    def slots(self) -> int:
+        """Rows that go on at once."""
+        return max(1, sum(one.cores // self.ask for one in self.alive))
+
+    def send(self, row: Row, command: str) -> Any:
+        """Starts a row on a machine that can do it; gives the reference to its outcome, None where those have left."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        able = [one for one in self.looks if row.target in one.targets]
-        options: dict[str, Any] = {"num_cpus": ask, "max_retries": TRIES, "retry_exceptions": False}
-        if len(able) < len(self.looks):
+        alive = self.alive
+        able = self._able(row, alive)
+        if not able:
+            return None
+        options: dict[str, Any] = {"num_cpus": self.ask, "max_retries": 0}
+        if row.device and row.device in able[0].resources:
+            options["resources"] = {row.device: 1}
+        elif not row.device and not get(row.target).traits.cpu and able[0].resources.get("GPU"):
+            options["num_gpus"] = 1
+        if len(able) < len(alive):
             one = able[int(row.key[:8], 16) % len(able)]
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(one.node, soft=False)
         job = Job(row.name, row.options, row.inputs, self.home, os.environ.get("OMP_NUM_THREADS"), command)
         return ray.remote(work).options(name=row.name, **options).remote(job, self.sender)
 
+    def _able(self, row: Row, looks: tuple[Look, ...]) -> tuple[Look, ...]:
+        """The machines that can do a row: of those, the ones with what is kept for it, where any has."""
+        able = [one for one in looks if row.target in one.targets and (row.device, row.target) not in one.unreached]
+        kept = row.device or ("" if get(row.target).traits.cpu else "GPU")
+        return tuple([one for one in able if one.resources.get(kept)] or able)
+
 
 def outcome_of(reference: Any) -> Outcome:
-    """What came of a row that is over; a process or machine that died is one sentence."""
+    """What came of a row that is over; a process or machine that died is one sentence, and its outcome is lost."""
     import ray
 
     try:
         found: Outcome = ray.get(reference)
         return found
-    except ray.exceptions.RayError as error:
-        text = f"its process died on the way, twice: {first_line(error)}"
-        if isinstance(error, ray.exceptions.OutOfMemoryError):
-            text = "its machine ran out of memory: give it fewer --jobs, or a machine with more"
+    except ray.exceptions.OutOfMemoryError:
+        text = "its machine ran out of memory: give it fewer --jobs, or a machine with more"
         return Outcome(host="", seconds=0.0, error=text)
+    except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
+        return Outcome(host="", seconds=0.0, error="its machine left the cluster", lost=True)
+    except ray.exceptions.RayError as error:
+        text = f"its process died on the way: {first_line(error)}"
+        return Outcome(host="", seconds=0.0, error=text, lost=True)
 
 
 @contextlib.contextmanager
-def cluster(address: str | None, jobs: int | None, ask: int, inputs: tuple[Input, ...]) -> Iterator[Cluster]:
+def cluster(address: str | None, jobs: int | None, ask: int, wanted: Wanted) -> Iterator[Cluster]:
     """Starts Ray here, or joins a cluster, for as long as the block lasts.
 
     Args:
         address: the cluster's; None starts one of this machine alone.
         jobs: builds at once on this machine; one for each core where None.
         ask: cores of one build.
-        inputs: what a machine may ask for.
+        wanted: what the rows need of a machine.
 
     Raises:
         UnavailableError: Ray is not installed.
@@ -107,18 +152,21 @@ def cluster(address: str | None, jobs: int | None, ask: int, inputs: tuple[Input
         hint = 'Install it: pip install "radixrt[fleet]"'
         raise UnavailableError("the sweep", "Ray is not installed", hint) from error
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    # What it says of a dead process on our standard output, the row's sentence says.
+    ray._private.worker._worker_logs_enabled = False
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
     quiet: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False, "configure_logging": False}
+    terminate = signal.getsignal(signal.SIGTERM)
     with contextlib.ExitStack() as stack:
         if address is None:
-            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="rx", ignore_cleanup_errors=True))
+            folder = stack.enter_context(scratch("r", _short_folder()))
             cpus = (jobs or cores()) * ask
             ray.init(
                 address="local",
                 num_cpus=cpus,
                 object_store_memory=STORE_BYTES,
                 include_dashboard=False,
-                _temp_dir=scratch,
+                _temp_dir=str(folder),
                 **quiet,
             )
         else:
@@ -129,9 +177,22 @@ def cluster(address: str | None, jobs: int | None, ask: int, inputs: tuple[Input
                     f"there is no Ray cluster to join at {address} ({first_line(error)}): start one with `ray start "
                     "--head`, or leave --address out"
                 ) from error
+        # Ray has put its own in the place of ours, which tidies up and says so.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminate)
         stack.callback(ray.shutdown)
         home = ray.get_runtime_context().get_node_id()
-        yield Cluster(home, _looks(), _slots(ask), _sender(home, inputs))
+        yield Cluster(home, _looks(wanted), ask, _sender(home, wanted.inputs))
+
+
+def _short_folder() -> Path | None:
+    """Where Ray's sockets go: a socket's path has room for a folder of few characters before it."""
+    usual = shared_folder()
+    if len(str(usual)) <= LONGEST_FOLDER:
+        return None
+    folder = Path(f"/tmp/radixrt-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def _nodes() -> list[dict[str, Any]]:
@@ -141,20 +202,17 @@ def _nodes() -> list[dict[str, Any]]:
     return [node for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
 
 
-def _slots(ask: int) -> int:
-    return max(1, sum(int(node["Resources"]["CPU"]) // ask for node in _nodes()))
-
-
-def _looks() -> tuple[Look, ...]:
+def _looks(wanted: Wanted) -> tuple[Look, ...]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    found = {}
+    found = []
     for node in _nodes():
         where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         name = node.get("NodeManagerHostname", node["NodeID"])
-        found[name, node["NodeID"]] = ray.remote(look).options(num_cpus=0, scheduling_strategy=where).remote()
-    looks = tuple(_answer(name, reference) for (name, _), reference in found.items())
+        options = {"num_cpus": 0, "scheduling_strategy": where}
+        found.append((name, node["Resources"], ray.remote(look).options(**options).remote(wanted)))
+    looks = tuple(replace(_answer(name, reference), resources=resources) for name, resources, reference in found)
     if not looks:
         raise InputError("the cluster has no machine with a core to give: start one with `ray start --address ...`")
     return looks

@@ -6,16 +6,18 @@ piece from the one where the sweep was started.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fcntl
 import glob
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from radixrt.calibration.data.sets.coco import read_coco
 from radixrt.errors import InputError
 from radixrt.files import cache_home, sha256_of
 from radixrt.options import CompileOptions
@@ -68,22 +70,36 @@ def _path(option: str, value: object) -> Path | None:
 def _files(path: Path) -> list[Path]:
     """The files of an input: a file with what it refers to beside itself, or all below a folder."""
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
-    beside = {
+        # A data set may be made of links.
+        below = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
+        return sorted(file for file in below if file.is_file())
+    beside: dict[str, Callable[[], Iterable[Path]]] = {
         ".py": lambda: path.parent.glob("*.py"),
         ".onnx": lambda: path.parent.glob(f"{glob.escape(path.name)}*data"),
         ".csv": lambda: _listed(path),
+        ".json": lambda: _annotated(path),
     }
-    return [path, *sorted({*beside.get(path.suffix.lower(), list)()} - {path})]
+    # How images are prepared may stand beside a checkpoint.
+    found = beside.get(path.suffix.lower(), lambda: filter(Path.is_file, [path.with_suffix(".json")]))
+    return [path, *sorted({*found()} - {path})]
 
 
 def _listed(path: Path) -> Iterator[Path]:
     """The images that a CSV file names below its own folder."""
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        for row in csv.DictReader(stream):
-            name = row.get("path") or ""
+        for row in csv.DictReader(stream, skipinitialspace=True):
+            name = (row.get("path") or "").strip()
             if name and not Path(name).is_absolute() and (path.parent / name).is_file():
                 yield path.parent / name
+
+
+def _annotated(path: Path) -> Iterator[Path]:
+    """The images of a JSON file of objects (COCO); any other JSON names none."""
+    with contextlib.suppress(InputError):
+        splits = read_coco(path)
+        for entry in (*splits.calibration, *splits.test) if splits else ():
+            if entry.path.is_relative_to(path.parent) and entry.path.is_file():
+                yield entry.path
 
 
 def _root(path: Path) -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,18 @@ from radixrt.fleet.page import render_csv, render_junit, render_page_of
 from radixrt.fleet.rows import Row, rows_of
 from radixrt.fleet.schema import SWEEP_NAME, Sweep, SweepRow
 from radixrt.fleet.store import Store
+from radixrt.fleet.worker import Outcome, Wanted
+from radixrt.remote.device import Device
+from radixrt.request import devices_of
 
 WRITE_EVERY_S = 30.0
 """How often the files that tell of all rows are written while a sweep runs; rows themselves are written at once."""
+
+AGAIN = 1
+"""A row whose process or machine died is tried so often once more: it may not have been its doing."""
+NOWHERE = Outcome(host="", seconds=0.0, error="the machines that could build it have left the cluster")
+AT_A_DEVICE = 2
+"""Rows of one device that are under way: one is measured, as the device's own lock sees to, the next is prepared."""
 
 
 @dataclass
@@ -95,29 +105,60 @@ def _run(
     progress: Progress,
     show: Callable[[Progress], None],
 ) -> None:
-    inputs = tuple({one.sha256: one for row in todo for one in row.inputs}.values())
-    with cluster(options.address, options.jobs, options.cores, inputs) as fleet:
+    with cluster(options.address, options.jobs, options.cores, _wanted(todo)) as fleet:
         import ray
 
         fleet.check(tuple(todo))
         progress.started = written = time.monotonic()
-        waiting = iter(todo)
+        queue, lost = list(todo), Counter[str]()
         running: dict[Any, Row] = {}
         while True:
+            slots = fleet.slots
             # One more than fits, so that a machine never waits for the driver.
-            while len(running) <= fleet.slots and (row := next(waiting, None)) is not None:
-                running[fleet.send(row, command, options.cores)] = row
-            progress.running = [row.name for row in running.values()][: fleet.slots]
+            while len(running) <= slots and (row := _next(queue, running.values())) is not None:
+                reference = fleet.send(row, command)
+                if reference is None:
+                    progress.rows[row.name] = store.put(row, NOWHERE)
+                else:
+                    running[reference] = row
+            progress.running = [row.name for row in running.values()][:slots]
             show(progress)
-            if not running:
+            if not running and not queue:
                 return
             done, _ = ray.wait(list(running), num_returns=1, timeout=0.5)
             for reference in done:
                 row = running.pop(reference)
-                progress.rows[row.name] = store.put(row, outcome_of(reference))
+                outcome = outcome_of(reference)
+                lost[row.name] += outcome.lost
+                if outcome.lost and lost[row.name] <= AGAIN:
+                    queue.insert(0, row)
+                    continue
+                if outcome.lost:
+                    outcome = replace(outcome, error=f"it was tried {lost[row.name]} times: {outcome.error}")
+                progress.rows[row.name] = store.put(row, outcome)
             if time.monotonic() - written > WRITE_EVERY_S:
                 store.write(SWEEP_NAME, _json(_told(progress, options, command)))
                 written = time.monotonic()
+
+
+def _wanted(todo: Sequence[Row]) -> Wanted:
+    devices: dict[Device, dict[str, None]] = {}
+    for row in todo:
+        for device in devices_of(row.options.on):
+            devices.setdefault(device, {})[row.target] = None
+    return Wanted(
+        inputs=tuple({one.sha256: one for row in todo for one in row.inputs}.values()),
+        devices=tuple((device, tuple(targets)) for device, targets in devices.items()),
+    )
+
+
+def _next(queue: list[Row], running: Collection[Row]) -> Row | None:
+    """Takes the first row out of the queue whose device has not enough to do."""
+    busy = Counter(row.device for row in running if row.device)
+    for index, row in enumerate(queue):
+        if busy[row.device] < AT_A_DEVICE:
+            return queue.pop(index)
+    return None
 
 
 def _waiting(row: Row) -> SweepRow:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import functools
 import os
 import socket
-import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radixrt import __version__
-from radixrt.errors import GateError, RadixRTError, first_line
+from radixrt.errors import GateError, RadixRTError, UnavailableError, first_line
 from radixrt.fleet.inputs import Input, moved, received
+from radixrt.fleet.scratch import scratch, temporaries_in
 from radixrt.options import CompileOptions
+from radixrt.remote.device import Device
 
 if TYPE_CHECKING:
     from radixrt.build.pipeline import Result
@@ -47,7 +48,8 @@ class Job:
 class Outcome:
     """What came of a job: a bundle's files by name with its report, or one sentence on why there is none.
 
-    ``trace`` is the traceback of what is a bug.
+    ``trace`` is the traceback of what is a bug. ``lost`` says that nothing came back, for no fault of the row's that is
+    known.
     """
 
     host: str
@@ -59,26 +61,55 @@ class Outcome:
     bundle: dict[str, bytes] = field(default_factory=dict)
     error: str = ""
     trace: str = ""
+    lost: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the rows of a sweep need of a machine.
+
+    Attributes:
+        inputs: the files and folders that it may ask for.
+        devices: each device with the targets that are to be measured there.
+    """
+
+    inputs: tuple[Input, ...] = ()
+    devices: tuple[tuple[Device, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a machine of the fleet has. ``targets`` are those it builds; ``why_not`` has a sentence for the others."""
+    """What a machine of the fleet has.
+
+    Attributes:
+        node: Ray's name for it.
+        host: its own.
+        radixrt, source: its RadixRT's version and the hash of its code.
+        targets: those it builds.
+        why_not: the reason against each other target, and how to mend it.
+        unreached: the reason against a device with a target, and how to mend it.
+        resources: what Ray counts there, by name.
+    """
 
     node: str
     host: str
     radixrt: str
     source: str
-    cores: int
     targets: tuple[str, ...]
-    why_not: dict[str, str]
+    why_not: dict[str, tuple[str, str]]
+    unreached: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    resources: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def cores(self) -> int:
+        """Those that Ray gives to jobs."""
+        return int(self.resources.get("CPU", 0))
 
 
-def look() -> Look:
+def look(wanted: Wanted) -> Look:
     """Looks at this machine."""
     import ray
 
-    from radixrt.engines.machine import cores
     from radixrt.engines.registry import all_targets
     from radixrt.reuse import source_sha256
 
@@ -88,10 +119,26 @@ def look() -> Look:
         host=socket.gethostname(),
         radixrt=__version__,
         source=source_sha256(),
-        cores=cores(),
         targets=tuple(one.target for one in can if one.builds or one.graph),
-        why_not={one.target: f"{one.reason}. {one.hint}" for one in can if not (one.builds or one.graph)},
+        why_not={one.target: (one.reason, one.hint) for one in can if not (one.builds or one.graph)},
+        unreached=dict(refused for device, targets in wanted.devices for refused in _unreached(device, targets)),
     )
+
+
+def _unreached(device: Device, targets: tuple[str, ...]) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
+    """Why a device, seen from here, takes no engines of a target."""
+    from radixrt.engines.registry import get
+    from radixrt.remote.visit import look, refusal
+
+    facts = lost = None
+    try:
+        facts = look(device)
+    except UnavailableError as error:
+        lost = error
+    for target in targets:
+        why = refusal(device, facts, get(target)) if facts else lost
+        if why is not None:
+            yield (device.name, target), (why.reason, why.hint)
 
 
 def work(job: Job, sender: Any) -> Outcome:
@@ -115,8 +162,8 @@ def work(job: Job, sender: Any) -> Outcome:
         )
 
     try:
-        with machine.working(), tempfile.TemporaryDirectory(prefix="radixrt-row-") as scratch:
-            result = _built(job, sender, Path(scratch))
+        with machine.working(), scratch("row") as folder, temporaries_in(folder):
+            result = _built(job, sender, folder)
             return outcome(report=result.report.to_json().encode(), bundle=_contents(result.bundle.path))
     except RadixRTError as error:
         return outcome(error=str(error))
@@ -126,7 +173,7 @@ def work(job: Job, sender: Any) -> Outcome:
         machine.close()
 
 
-def _built(job: Job, sender: Any, scratch: Path) -> Result:
+def _built(job: Job, sender: Any, folder: Path) -> Result:
     import ray
 
     from radixrt.build.pipeline import Engine
@@ -145,7 +192,7 @@ def _built(job: Job, sender: Any, scratch: Path) -> Result:
             return found
 
         options = moved(options, job.inputs, lambda one: received(one, files, piece))
-    request = EngineRequest.of(replace(options, output=scratch / job.name), job.command)
+    request = EngineRequest.of(replace(options, output=folder / job.name), job.command)
     # The bundle's recipe names what the user named, and not where this machine keeps it.
     engine = Engine(replace(request, options=job.options), Stages(), preparer=_preparer(request.model, request.data))
     try:

@@ -31,6 +31,7 @@ from PIL import Image
 from radixrt.engines.bundle.folder import REPORT_NAME, Bundle
 from radixrt.engines.cache.results import StageCache
 from radixrt.validate.schema import Report
+from tests.faults.sweeps import sweep_check
 
 EVENTS = frozenset(
     {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.utime", "shutil.rmtree"}
@@ -208,7 +209,6 @@ def write_images(folder: Path) -> None:
 def fault_check(work: Path, kills: int, seed: int) -> Counter[str]:
     """Kills the command ``kills`` times: three of five at an operation, the others at a random moment."""
     harness, rng = Harness(work), random.Random(seed)
-    write_images(work / "data")
     (work / "out").mkdir()
     runs = [Run(number, precision) for number in range(3) for precision in ("int8", "fp32")]
     cold, _ = harness.finish(runs[0])
@@ -237,7 +237,8 @@ def fault_check(work: Path, kills: int, seed: int) -> Counter[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=200, help="of single builds")
+    parser.add_argument("--sweep-kills", type=int, default=50, help="of sweeps")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -245,12 +246,18 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in PRELOAD:
         importlib.import_module(name)
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="radixrt-faults-") as work:
-        counts = fault_check(Path(work), options.kills, options.seed)
-    print(f"\n{options.kills} kills in {time.monotonic() - started:.0f} s, no promise broken:")
-    for what, count in sorted(counts.items()):
-        print(f"  {count:6d}  {what}")
+    checks = ((options.kills, fault_check, "builds"), (options.sweep_kills, sweep_check, "sweeps"))
+    for kills, check, what in checks:
+        if not kills:
+            continue
+        started = time.monotonic()
+        # A socket's path has room for a short name only.
+        with tempfile.TemporaryDirectory(prefix="rf", dir="/tmp") as folder:
+            write_images(Path(folder, "data"))
+            counts = check(Path(folder), kills, options.seed)
+        print(f"\n{kills} kills of {what} in {time.monotonic() - started:.0f} s, no promise broken:")
+        for line, count in sorted(counts.items()):
+            print(f"  {count:6d}  {line}")
     return 0
 
 
