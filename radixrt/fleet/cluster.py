@@ -17,7 +17,7 @@ from radixrt.engines.machine import cores
 from radixrt.engines.quiet import shared_folder
 from radixrt.engines.registry import get
 from radixrt.errors import InputError, UnavailableError, first_line
-from radixrt.fleet.inputs import Input, Sender
+from radixrt.fleet.inputs import Input, Sender, moved
 from radixrt.fleet.rows import Row
 from radixrt.fleet.scratch import scratch
 from radixrt.fleet.worker import Job, Look, Outcome, Wanted, look, work
@@ -102,7 +102,9 @@ class Cluster:
         if len(able) < len(alive):
             one = able[int(row.key[:8], 16) % len(able)]
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(one.node, soft=False)
-        job = Job(row.name, row.options, row.inputs, self.home, os.environ.get("OMP_NUM_THREADS"), command)
+        # The process that takes it has another working folder than this one.
+        whole = moved(row.options, row.inputs, lambda one: Path(one.path))
+        job = Job(row.name, whole, row.inputs, self.home, os.environ.get("OMP_NUM_THREADS"), command)
         return ray.remote(work).options(name=row.name, **options).remote(job, self.sender)
 
     def _able(self, row: Row, looks: tuple[Look, ...]) -> tuple[Look, ...]:
@@ -121,7 +123,7 @@ def outcome_of(reference: Any) -> Outcome:
         return found
     except ray.exceptions.OutOfMemoryError:
         text = "its machine ran out of memory: give it fewer --jobs, or a machine with more"
-        return Outcome(host="", seconds=0.0, error=text)
+        return Outcome(host="", seconds=0.0, error=text, lost=True)
     except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
         return Outcome(host="", seconds=0.0, error="its machine left the cluster", lost=True)
     except ray.exceptions.RayError as error:

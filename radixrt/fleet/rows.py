@@ -132,7 +132,7 @@ def _row(
     hashed: dict[str, Input],
 ) -> Row:
     # Rows of one device queue for it: it measures one at a time.
-    on = () if device is None else replace(device, wait_s=max(device.wait_s, PATIENCE_S))
+    on = () if device is None else _patient(device)
     options = fill(CompileOptions, {**given, "on": on})
     if options.precision == AUTO:
         raise InputError(f"precision {AUTO} is a race of its own: name the precisions, and `radixrt choose` finds one")
@@ -150,6 +150,12 @@ def _row(
     inputs = inputs_of(options, hashed)
     told = f"{to_toml(options)}{__version__}{''.join(one.sha256 for one in inputs)}"
     return Row(name, options, device.name if device else HERE, inputs, hashlib.sha256(told.encode()).hexdigest())
+
+
+def _patient(device: Device) -> Device:
+    """The device as a row of several names it, from whatever folder."""
+    config = device.ssh_config and device.ssh_config.expanduser().absolute()
+    return replace(device, wait_s=max(device.wait_s, PATIENCE_S), ssh_config=config)
 
 
 def _spelt(batch: BatchSpec) -> str:

@@ -180,18 +180,16 @@ def _built(job: Job, sender: Any, folder: Path) -> Result:
     from radixrt.progress import Stages
     from radixrt.request import EngineRequest
 
-    options = job.options
-    if job.inputs and ray.get_runtime_context().get_node_id() != job.home:
+    def place(one: Input) -> Path:
+        if ray.get_runtime_context().get_node_id() == job.home:
+            return Path(one.path)
+        return received(
+            one,
+            lambda *asked: ray.get(sender.files.remote(*asked)),
+            lambda *asked: ray.get(sender.piece.remote(*asked)),
+        )
 
-        def files(sha256: str) -> list[str]:
-            found: list[str] = ray.get(sender.files.remote(sha256))
-            return found
-
-        def piece(sha256: str, name: str, number: int) -> bytes:
-            found: bytes = ray.get(sender.piece.remote(sha256, name, number))
-            return found
-
-        options = moved(options, job.inputs, lambda one: received(one, files, piece))
+    options = moved(job.options, job.inputs, place)
     request = EngineRequest.of(replace(options, output=folder / job.name), job.command)
     # The bundle's recipe names what the user named, and not where this machine keeps it.
     engine = Engine(replace(request, options=job.options), Stages(), preparer=_preparer(request.model, request.data))

@@ -244,7 +244,7 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     # nohup and many CI runners ignore it, and the forked commands would too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for name in PRELOAD:
+    for name in PRELOAD if options.kills else ():
         importlib.import_module(name)
     checks = ((options.kills, fault_check, "builds"), (options.sweep_kills, sweep_check, "sweeps"))
     for kills, check, what in checks:
