@@ -169,7 +169,7 @@ class SweepHarness:
                 assert all(cache.get(entry.key) is not None for entry in entries), "the cache believes what is damaged"
 
     def check_processes(self) -> None:
-        """No process is left, a while after the last command; Ray's helpers may need a minute to notice that it died."""
+        """No process is left a while after the last command: Ray's helpers may need a minute to see that it died."""
         for _ in range(LOOKS):
             if not (left := [words.replace(b"\0", b" ") for _, words in self.processes()]):
                 break
