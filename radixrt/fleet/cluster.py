@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from radixrt.reuse import source_sha256
 
 STORE_BYTES = 200_000_000
 """Room for bundles on their way, in shared memory; what is more goes to the disk."""
+KNOCK_S = 10.0
+"""How long a cluster may take to answer at all."""
 LONGEST_FOLDER = 30
 """Characters of the folder for Ray's own: it adds some 70 of the 107 that a socket's path may have."""
 
@@ -118,17 +121,19 @@ def outcome_of(reference: Any) -> Outcome:
     """What came of a row that is over; a process or machine that died is one sentence, and its outcome is lost."""
     import ray
 
+    gone = ray.exceptions
     try:
         found: Outcome = ray.get(reference)
         return found
-    except ray.exceptions.OutOfMemoryError:
+    except gone.OutOfMemoryError:
         text = "its machine ran out of memory: give it fewer --jobs, or a machine with more"
-        return Outcome(host="", seconds=0.0, error=text, lost=True)
-    except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
-        return Outcome(host="", seconds=0.0, error="its machine left the cluster", lost=True)
-    except ray.exceptions.RayError as error:
-        text = f"its process died on the way: {first_line(error)}"
-        return Outcome(host="", seconds=0.0, error=text, lost=True)
+    except (gone.NodeDiedError, gone.TaskUnschedulableError):
+        text = "its machine left the cluster"
+    except gone.WorkerCrashedError:
+        text = "its process died on the way, killed or by a library's fault"
+    except gone.RayError as error:
+        text = f"Ray gave it up: {first_line(error)}"
+    return Outcome(host="", seconds=0.0, error=text, lost=True)
 
 
 @contextlib.contextmanager
@@ -173,6 +178,7 @@ def cluster(address: str | None, jobs: int | None, ask: int, wanted: Wanted) -> 
             )
         else:
             try:
+                _knock(address)
                 ray.init(address=address, **quiet)
             except Exception as error:
                 raise InputError(
@@ -195,6 +201,13 @@ def _short_folder() -> Path | None:
     folder = Path(f"/tmp/radixrt-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def _knock(address: str) -> None:
+    """Finds out whether anybody listens there: Ray itself tries for minutes, and tells of each try."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def _nodes() -> list[dict[str, Any]]:

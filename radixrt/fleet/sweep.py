@@ -25,8 +25,6 @@ from radixrt.request import devices_of
 WRITE_EVERY_S = 30.0
 """How often the files that tell of all rows are written while a sweep runs; rows themselves are written at once."""
 
-AGAIN = 1
-"""A row whose process or machine died is tried so often once more: it may not have been its doing."""
 NOWHERE = Outcome(host="", seconds=0.0, error="the machines that could build it have left the cluster")
 AT_A_DEVICE = 2
 """Rows of one device that are under way: one is measured, as the device's own lock sees to, the next is prepared."""
@@ -86,7 +84,9 @@ def sweep(
                 _run(todo, options, command, store, progress, show)
         finally:
             told = _told(progress, options, command)
-            _write(store, told, earlier)
+            # A sweep that was refused leaves nothing.
+            if progress.over:
+                _write(store, told, earlier)
     if not told.passed:
         bad = [row for row in told.rows if row.state != "done"]
         first = f"{bad[0].name}: {bad[0].reason}"
@@ -110,7 +110,9 @@ def _run(
 
         fleet.check(tuple(todo))
         progress.started = written = time.monotonic()
-        queue, lost = list(todo), Counter[str]()
+        queue = list(todo)
+        # What died is tried once more: it may not have been the row's doing.
+        again: set[str] = set()
         running: dict[Any, Row] = {}
         while True:
             slots = fleet.slots
@@ -129,12 +131,12 @@ def _run(
             for reference in done:
                 row = running.pop(reference)
                 outcome = outcome_of(reference)
-                lost[row.name] += outcome.lost
-                if outcome.lost and lost[row.name] <= AGAIN:
+                if outcome.lost and row.name not in again:
+                    again.add(row.name)
                     queue.insert(0, row)
                     continue
                 if outcome.lost:
-                    outcome = replace(outcome, error=f"it was tried {lost[row.name]} times: {outcome.error}")
+                    outcome = replace(outcome, error=f"it was tried twice: {outcome.error}")
                 progress.rows[row.name] = store.put(row, outcome)
             if time.monotonic() - written > WRITE_EVERY_S:
                 store.write(SWEEP_NAME, _json(_told(progress, options, command)))

@@ -151,19 +151,30 @@ def work(job: Job, sender: Any) -> Outcome:
     started, used = time.monotonic(), time.process_time()
     machine = Machine()
 
-    def outcome(**more: Any) -> Outcome:
+    places: dict[str, str] = {}
+
+    def place(one: Input) -> Path:
+        where = _place(one, job.home, sender)
+        places[str(where)] = one.path
+        return where
+
+    def outcome(error: str = "", **more: Any) -> Outcome:
+        for there, here in places.items():
+            error = error.replace(there, here)
         return Outcome(
             host=socket.gethostname(),
             seconds=time.monotonic() - started,
             waited_s=machine.waited_s,
             timed_s=machine.timed_s,
             cpu_s=time.process_time() - used,
+            error=error,
             **more,
         )
 
     try:
         with machine.working(), scratch("row") as folder, temporaries_in(folder):
-            result = _built(job, sender, folder)
+            options = moved(job.options, job.inputs, place)
+            result = _built(job, options, folder)
             return outcome(report=result.report.to_json().encode(), bundle=_contents(result.bundle.path))
     except RadixRTError as error:
         return outcome(error=str(error))
@@ -173,23 +184,22 @@ def work(job: Job, sender: Any) -> Outcome:
         machine.close()
 
 
-def _built(job: Job, sender: Any, folder: Path) -> Result:
+def _place(one: Input, home: str, sender: Any) -> Path:
+    """Where an input lies on this machine, which asks for what it does not have."""
     import ray
 
+    if ray.get_runtime_context().get_node_id() == home:
+        return Path(one.path)
+    return received(
+        one, lambda *asked: ray.get(sender.files.remote(*asked)), lambda *asked: ray.get(sender.piece.remote(*asked))
+    )
+
+
+def _built(job: Job, options: CompileOptions, folder: Path) -> Result:
     from radixrt.build.pipeline import Engine
     from radixrt.progress import Stages
     from radixrt.request import EngineRequest
 
-    def place(one: Input) -> Path:
-        if ray.get_runtime_context().get_node_id() == job.home:
-            return Path(one.path)
-        return received(
-            one,
-            lambda *asked: ray.get(sender.files.remote(*asked)),
-            lambda *asked: ray.get(sender.piece.remote(*asked)),
-        )
-
-    options = moved(job.options, job.inputs, place)
     request = EngineRequest.of(replace(options, output=folder / job.name), job.command)
     # The bundle's recipe names what the user named, and not where this machine keeps it.
     engine = Engine(replace(request, options=job.options), Stages(), preparer=_preparer(request.model, request.data))

@@ -1,7 +1,16 @@
-"""Protects a sweep from end to end: one row that fails ends alone, and the same command does no finished row again."""
+"""Protects a sweep from end to end, on a cluster of two nodes that lose a worker, then a node.
+
+What cannot be compiled ends alone with its sentence, what died is tried again, and the same command does no finished
+row again.
+"""
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,29 +21,87 @@ from tests.cli_runner import radixrt
 from tests.engines.bundle.bundles import tiny_network
 from tests.photographs import write_photographs
 
+ray = pytest.importorskip("ray")
+
+RECIPE = """
+model = ["tiny.onnx", "broken.onnx", "dies.py:make", {model = "leaves.py:make", name = "a"},
+         {model = "leaves.py:make", name = "b"}]
+data = "photographs"
+precision = "fp32"
+target = "onnxruntime"
+latency_rounds = 3
+[preprocess]
+input_size = [3, 32, 32]
+"""
+NETWORK = """
+import os, pathlib, signal, time
+from torch import nn
+
+GONE = pathlib.Path({gone!r})
+
+def make(num_classes=4):
+    {does}
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+"""
+DIES = "os.kill(os.getpid(), signal.SIGKILL)"
+# On the second node it takes the node down, on the first it waits for that: one of two such rows meets each.
+LEAVES = """if os.environ["NODE"] == "second":
+        GONE.touch()
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    while not GONE.exists():
+        time.sleep(0.1)"""
+
+
+@pytest.fixture
+def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A cluster of two nodes, started in two folders as `ray start` does on two hosts; one core each."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    here = f"{ray.util.get_node_ip_address()}:{port}"
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    start += ["--num-cpus", "1", "--object-store-memory", "80000000"]
+    with tempfile.TemporaryDirectory(prefix="rt", dir="/tmp", ignore_cleanup_errors=True) as scratch:
+        head = ["--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", scratch]
+        nodes = []
+        for name, words in (("first", head), ("second", ["--address", here])):
+            (tmp_path / name).mkdir()
+            monkeypatch.setenv("NODE", name)
+            nodes.append(subprocess.Popen([*start, *words], cwd=tmp_path / name, stdout=subprocess.PIPE, text=True))
+            assert any("Ray runtime started" in line for line in nodes[-1].stdout or ())
+        yield here
+        for node in reversed(nodes):
+            node.terminate()
+            node.communicate()
+
 
 @pytest.mark.slow
-def test_a_network_that_cannot_be_compiled_fails_alone_and_the_rest_is_kept(tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+def test_one_row_that_cannot_be_and_one_machine_that_leaves_end_nothing_else(tmp_path: Path, address: str) -> None:
     (tmp_path / "photographs").mkdir()
     write_photographs(tmp_path / "photographs")
     tiny_network(tmp_path / "tiny.onnx", "batch")
     (tmp_path / "broken.onnx").write_bytes(b"no network")
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(
-        'model = ["tiny.onnx", "broken.onnx"]\ndata = "photographs"\nprecision = "fp32"\ntarget = "onnxruntime"\n'
-        "latency_rounds = 3\n[preprocess]\ninput_size = [3, 32, 32]\n[gates]\nmax_drop = 50\n"
-    )
-    output = tmp_path / "sweep"
-    done = radixrt("sweep", recipe, "--output", output, "--jobs", "1")
-    assert done.code == 3 and "1 of 2 rows failed" in done.sentence, done.err
-    rows = {row.name: row for row in Sweep.read(output).rows}
-    assert "is not an ONNX file" in rows["broken-fp32-onnxruntime"].reason
-    assert rows["tiny-fp32-onnxruntime"].state == "done" and rows["tiny-fp32-onnxruntime"].figures is not None
-    bundle = Bundle.read(output / "tiny-fp32-onnxruntime")
+    for name, does in (("dies", DIES), ("leaves", LEAVES)):
+        (tmp_path / f"{name}.py").write_text(NETWORK.format(gone=str(tmp_path / "gone"), does=does))
+    recipe, output = tmp_path / "recipe.toml", tmp_path / "sweep"
+    recipe.write_text(RECIPE)
+    done = radixrt("sweep", recipe, "--output", output, "--address", address)
+    assert done.code == 3 and "2 of 5 rows failed" in done.sentence, done.err
+    rows = {row.model.rpartition("/")[2].partition(".")[0] + row.name[0]: row for row in Sweep.read(output).rows}
+    # The file is called what the user calls it, also where it was sent to.
+    assert rows["brokenb"].reason.startswith(f"{tmp_path / 'broken.onnx'} is truncated or is not an ONNX file")
+    assert rows["diesd"].reason == "it was tried twice: its process died on the way, killed or by a library's fault"
+    finished = [rows[name] for name in ("tinyt", "leavesa", "leavesb")]
+    assert all(row.state == "done" and row.figures is not None for row in finished)
+    assert (tmp_path / "gone").exists()
+    bundle = Bundle.read(output / rows["tinyt"].name)
     assert 'model = "' + str(tmp_path / "tiny.onnx") in (bundle.path / "recipe.toml").read_text()
-    # With the broken one mended away, nothing is left to do: no process starts, and no row is made anew.
-    again = radixrt("sweep", recipe, "--output", output, "--exclude", f"model={tmp_path / 'broken.onnx'}")
+    # With the bad ones left out, nothing is left to do: no process starts, and no row is made anew.
+    words = [word for bad in ("broken.onnx", "dies.py:make") for word in ("--exclude", f"model={tmp_path / bad}")]
+    again = radixrt("sweep", recipe, "--output", output, *words)
     assert again.code == 0, again.err
     assert Bundle.read(bundle.path).manifest_bytes == bundle.manifest_bytes
     assert (output / "index.html").exists() and (output / "junit.xml").exists()
