@@ -18,6 +18,7 @@ from typing_extensions import Doc, Self
 from radixrt.engines.session import Array, Session
 from radixrt.errors import InputError, UnavailableError
 from radixrt.export.feed import Feed
+from radixrt.export.sides import Sides, filled
 from radixrt.export.spec import BatchSpec, Precision, Traits
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class BuildOptions(PlanOptions):
     Attributes:
         compute_capabilities: the GPUs to compile for, such as ``8.6``; the target's usual ones where empty.
         cache_dir: where timings of kernels are kept between builds; None keeps none.
+        sides: the sizes of the image, where the graph leaves them free.
         debug_tensors: tensors of the deploy graph that a run of the plan can show. Marking them changes what is fused,
             so this is for an analysis plan beside the one that is shipped, and never for that one.
     """
@@ -115,7 +117,12 @@ class BuildOptions(PlanOptions):
     batch: BatchSpec = field(default_factory=BatchSpec)
     compute_capabilities: tuple[str, ...] = field(default=(), kw_only=True)
     cache_dir: Path | None = field(default=None, kw_only=True)
+    sides: Sides | None = field(default=None, kw_only=True)
     debug_tensors: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def tuned(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of a tensor that an engine is tuned for and looked into at; free dimensions are -1."""
+        return filled(shape, self.batch.opt, self.sides.free_of(self.sides.middle) if self.sides else ())
 
 
 @dataclass(frozen=True)

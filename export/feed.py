@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,16 @@ def length(feed: Feed) -> int:
 def part(feed: Feed, start: int, stop: int) -> dict[str, Array]:
     """The samples from ``start`` up to ``stop``, contiguous in memory."""
     return {name: np.ascontiguousarray(array[start:stop]) for name, array in feed.items()}
+
+
+def alike(feeds: Iterable[Feed]) -> Iterator[Feed]:
+    """Those feeds whose samples have the shapes of the first: only such can be joined."""
+    first = None
+    for feed in feeds:
+        found = [array.shape[1:] for array in feed.values()]
+        first = first or found
+        if found == first:
+            yield feed
 
 
 def joined(feeds: Iterable[Feed]) -> dict[str, Array]:

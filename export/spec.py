@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from radixrt.errors import InputError
+from radixrt.export.sides import SideRange, Sides
 
 
 class Precision(str, Enum):
@@ -48,11 +50,13 @@ class InputSpec:
         name: as the network calls it.
         shape: the first axis is the samples; None stands for a side that is not known.
         dtype: one of :data:`INPUT_TYPES`.
+        sides: the sizes of an image whose sides, None in the shape, stay free.
     """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: str = "float32"
+    sides: Sides | None = None
 
     @classmethod
     def parse(cls, text: str) -> InputSpec:
@@ -75,8 +79,19 @@ class InputSpec:
         channels = {self.shape[1], self.shape[3]} if len(self.shape) == 4 else set()
         return self.dtype == "float32" and bool(channels & {1, 3, None})
 
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Whether a sample of a shape, without the axis of the samples, is one of its."""
+        own = self.shape[1:]
+        if len(shape) != len(own) or any(want not in (None, got) for want, got in zip(own, shape, strict=True)):
+            return False
+        free = [got for want, got in zip(own, shape, strict=True) if want is None]
+        ranges = self.sides.free_ranges if self.sides is not None else ()
+        return not ranges or all(size in side for size, side in zip(free, ranges, strict=True))
+
     def __str__(self) -> str:
-        return f"{self.name} ({' x '.join(['N', *(str(side or '?') for side in self.shape[1:])])}, {self.dtype})"
+        sides = iter(self.sides.free_ranges if self.sides is not None else ())
+        said = ["N", *(str(side if side is not None else next(sides, "?")) for side in self.shape[1:])]
+        return f"{self.name} ({' x '.join(said)}, {self.dtype})"
 
 
 @dataclass(frozen=True)
@@ -87,6 +102,8 @@ class FileChoice:
         batch: the batch that the simplified graph takes; the file's own where absent.
         logits: which of several outputs is the logits.
         input_size: channels, height and width of the image.
+        height: the heights of the image that stay free.
+        width: the widths that stay free.
         inputs: the shapes of other inputs, which the file must have.
         examples: the shapes of samples, for inputs that the file leaves free.
         opaque: operators of other domains stay as they stand, in a graph that is then never run.
@@ -95,6 +112,8 @@ class FileChoice:
     batch: BatchSpec | None = None
     logits: str | None = None
     input_size: tuple[int, int, int] | None = None
+    height: SideRange | None = None
+    width: SideRange | None = None
     inputs: tuple[InputSpec, ...] = ()
     examples: tuple[InputSpec, ...] = ()
     opaque: bool = False

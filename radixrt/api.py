@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,8 @@ from rich.console import Console
 from typing_extensions import Self
 
 from radixrt.build.pipeline import Engine, Result
-from radixrt.calibration.data.pixels import ImageUnusableError, as_channels, open_image, preprocess_image
+from radixrt.calibration.data.pixels import ImageUnusableError, as_channels, nearest_size, open_image, preprocess_image
+from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.engines.bundle.answers import Head, answer, confidences
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.cache.device import device_cache
@@ -25,6 +26,7 @@ from radixrt.engines.runners import Outputs, logits_of, session_outputs
 from radixrt.engines.session import Session
 from radixrt.errors import InputError
 from radixrt.export.feed import Feed, length, part
+from radixrt.export.sides import Size
 from radixrt.export.spec import BatchSpec
 from radixrt.fields import as_path
 from radixrt.files import make_room
@@ -153,46 +155,74 @@ class LoadedEngine:
                     f"{self.bundle.path} takes {', '.join(spec.name for spec in specs)}, not {', '.join(inputs)}: name "
                     "each of them"
                 )
-            return {str(name): np.asarray(array) for name, array in inputs.items()}
+            feed = {str(name): np.asarray(array) for name, array in inputs.items()}
+            self.bundle.manifest.refuse_sizes(feed)
+            return feed
         if len(specs) != 1:
             names = ", ".join(spec.name for spec in specs)
             raise InputError(f"{self.bundle.path} takes {names}: give a dictionary of arrays with these names")
+        self.bundle.manifest.refuse_sizes({self._input: np.asarray(inputs)})
         return {self._input: inputs}
 
-    def classify(self, images: Picture | Iterable[Picture], *, top: int = TOP) -> Iterator[Answer]:
+    def classify(
+        self,
+        images: Picture | Iterable[Picture],
+        *,
+        top: int = TOP,
+        size: Literal["fit"] | Size | None = None,
+    ) -> Iterator[Answer]:
         """Yields the ``top`` classes of each image, best first.
 
         Args:
             images: a file, a folder of them, a PIL image, an array of bytes (height, width, 3) in the order red, green,
                 blue (or (height, width) in grey), or several of these: a list, or an array (N, height, width, 3).
             top: how many classes of each.
+            size: as for :meth:`predict`.
 
         Raises:
-            InputError: there is no such file, something is not an image, or the bundle's task is another one.
+            InputError: there is no such file, something is not an image, the engine does not take that size, or the
+                bundle's task is another one.
         """
         if (task := self.bundle.manifest.task) != "classify":
             raise InputError(f"the task of {self.bundle.path} is {task}, so it names no classes: call predict")
-        for names, outputs in self._in_batches(images):
+        self._refuse_size(size)
+        for names, outputs in self._in_batches(images, size):
             for name, values in zip(names, outputs[self._head.output], strict=True):
                 shares = confidences(values.reshape(-1), self._head.kind)
                 for index in np.argsort(-shares, kind="stable")[:top].tolist():
                     yield Answer(name, self._head.label(index), float(shares[index]))
 
-    def predict(self, images: Picture | Iterable[Picture] | Feed) -> Iterator[Prediction]:
+    def predict(
+        self, images: Picture | Iterable[Picture] | Feed, *, size: Literal["fit"] | Size | None = None
+    ) -> Iterator[Prediction]:
         """Yields what the network answers to each image, by the bundle's task, and every output.
 
         Args:
             images: as :meth:`classify` takes them, or every input by name, (N, ...) each.
+            size: where the engine's sides are free, the height and width that pictures are prepared in; ``fit`` takes
+                the size nearest to each picture's own. Default: the middle size, at which the engine was judged.
 
         Raises:
-            InputError: there is no such file, or something is not an image.
+            InputError: there is no such file, something is not an image, or the engine does not take that size.
         """
-        for names, outputs in self._in_batches(images):
+        self._refuse_size(size)
+        for names, outputs in self._in_batches(images, size):
             for i, name in enumerate(names):
                 own = {output: array[i : i + 1] for output, array in outputs.items()}
                 yield Prediction(name, answer(self.bundle.manifest.task, own, self._head), own)
 
-    def _in_batches(self, images: Picture | Iterable[Picture] | Feed) -> Iterator[tuple[list[str], Outputs]]:
+    def _refuse_size(self, size: Literal["fit"] | Size | None) -> None:
+        sides = self.bundle.manifest.sides
+        if size is not None and (sides is None or self._preprocess is None):
+            raise InputError(f"{self.bundle.path} takes no choice of sizes: leave size out")
+        if isinstance(size, tuple) and sides is not None and size not in sides:
+            raise InputError(
+                f"{self.bundle.path} takes images of {sides}, not {size[0]} x {size[1]}: name one of these"
+            )
+
+    def _in_batches(
+        self, images: Picture | Iterable[Picture] | Feed, size: Literal["fit"] | Size | None = None
+    ) -> Iterator[tuple[list[str], Outputs]]:
         if isinstance(images, Mapping):
             feed = self._fed(images)
             for start in range(0, length(feed), self._batch.max):
@@ -202,11 +232,20 @@ class LoadedEngine:
         if self._preprocess is None:
             names = ", ".join(spec.name for spec in self.bundle.manifest.inputs)
             raise InputError(f"{self.bundle.path} takes arrays ({names}), not pictures: give a dictionary of them")
-        pictures = enumerate(_pictures(images))
-        while few := list(islice(pictures, self._batch.max)):
+        pictures, count = enumerate(_pictures(images)), 1 if size == "fit" else self._batch.max
+        while few := list(islice(pictures, count)):
             named = [(_name(picture, index), self._decoded(picture, index)) for index, picture in few]
-            tensors = np.stack([preprocess_image(image, self._preprocess) for _, image in named])
+            tensors = np.stack([preprocess_image(image, self._sized(image, size)) for _, image in named])
             yield [name for name, _ in named], self.outputs(tensors)
+
+    def _sized(self, image: Image.Image, size: Literal["fit"] | Size | None) -> Preprocess:
+        """How an image is prepared, in the size that was asked for."""
+        assert self._preprocess is not None
+        sides = self.bundle.manifest.sides
+        if size is None or sides is None:
+            return self._preprocess
+        chosen = nearest_size(image.size, sides.height, sides.width) if size == "fit" else size
+        return self._preprocess.model_copy(update={"input_size": (self._preprocess.input_size[0], *chosen)})
 
     def _decoded(self, picture: Picture, index: int) -> Image.Image:
         assert self._preprocess is not None

@@ -12,6 +12,8 @@ from radixrt.calibration.data.preparation import Preparation
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.errors import InputError
+from radixrt.export.graph.shapes import graph_sides
+from radixrt.export.sides import SideRange, Sides
 from radixrt.export.source.load import LoadedModel
 from radixrt.export.source.module_inputs import ModuleInputs, parameters
 from radixrt.export.spec import InputSpec
@@ -39,10 +41,73 @@ def asked_inputs(choice: ModelChoice, arrays: ArraySource | None, bundle: Bundle
     given = tuple(InputSpec.parse(word) for word in written)
     if bundle is not None and not given:
         tensors = bundle.manifest.inputs
-        return AskedInputs(examples=tuple(InputSpec(t.name, (None, *t.shape[1:]), t.dtype) for t in tensors))
+        shapes = {t.name: tuple(None if side == -1 else side for side in t.shape[1:]) for t in tensors}
+        return AskedInputs(examples=tuple(InputSpec(t.name, (None, *shapes[t.name]), t.dtype) for t in tensors))
     if arrays is None:
         return AskedInputs(given)
     return AskedInputs(given, tuple(example_specs(arrays.example(max(len(given), 2)))))
+
+
+@dataclass(frozen=True)
+class AskedSides:
+    """The ranges of an image's sides that the user named, or that an earlier bundle has; None where nobody did."""
+
+    height: SideRange | None = None
+    width: SideRange | None = None
+
+    def of(self, size: tuple[int, int, int]) -> Sides | None:
+        """Both sides, those of an image of ``size`` (channels, height, width) where no range was named.
+
+        Returns:
+            None where neither is named.
+        """
+        if self.height is None and self.width is None:
+            return None
+        own = (SideRange(side, side) for side in size[1:])
+        height, width = (
+            side if asked is None else asked for asked, side in zip((self.height, self.width), own, strict=True)
+        )
+        return Sides(height, width)
+
+    def left_free(self, model: LoadedModel, inputs: ModuleInputs | None) -> Sides | None:
+        """The sides that a network leaves free, of which the user named one or both; None where it leaves none.
+
+        Args:
+            model: the network.
+            inputs: a module's, with the sizes of an image.
+
+        Raises:
+            InputError: it takes no image.
+        """
+        if inputs is None:
+            assert model.foreign is not None
+            return graph_sides(model.foreign.graph, self.height, self.width)
+        if self.height is None and self.width is None:
+            return None
+        image = next((spec for spec in inputs.specs if spec.is_image), None)
+        if image is None:
+            raise InputError(f"{model.source} takes no image, whose sides --height and --width could leave free")
+        sides = self.of(tuple(size or 1 for size in image.shape[1:]))  # type: ignore[arg-type]
+        return sides if sides is not None and sides.free else None
+
+
+def asked_sides(data: DataOptions, bundle: Bundle | None = None) -> AskedSides:
+    """The ranges of an image's sides.
+
+    Raises:
+        InputError: one cannot be read, or the sides are fixed by another option.
+    """
+    if data.height is None and data.width is None:
+        sides = None if bundle is None or data.input_size is not None else bundle.manifest.sides
+        return AskedSides() if sides is None else AskedSides(sides.height, sides.width)
+    if data.input_size is not None:
+        raise InputError("--input-size fixes the sides that --height and --width leave free: give one or the other")
+    return AskedSides(
+        *(
+            None if text is None else SideRange.parse(text, option)
+            for text, option in ((data.height, "--height"), (data.width, "--width"))
+        )
+    )
 
 
 def asked_size(data: DataOptions) -> tuple[int, int, int] | None:
@@ -84,8 +149,8 @@ def module_inputs(
     return ModuleInputs.image(preparation.values.input_size)
 
 
-def specs_of(model: LoadedModel, inputs: ModuleInputs | None) -> tuple[InputSpec, ...]:
-    """The inputs of a network, in its order; ``inputs`` are a module's."""
+def specs_of(model: LoadedModel, inputs: ModuleInputs | None, sides: Sides | None = None) -> tuple[InputSpec, ...]:
+    """The inputs of a network, in its order; ``inputs`` are a module's, ``sides`` those that its image leaves free."""
     if inputs is not None:
         return inputs.specs
     assert model.foreign is not None
@@ -94,6 +159,7 @@ def specs_of(model: LoadedModel, inputs: ModuleInputs | None) -> tuple[InputSpec
             value.name or "",
             tuple(side if isinstance(side, int) else None for side in value.shape or ()),
             value.dtype.numpy().name if value.dtype is not None else "float32",
+            sides if len(value.shape or ()) == 4 else None,
         )
         for value in model.foreign.graph.graph.inputs
     )

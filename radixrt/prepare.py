@@ -21,12 +21,13 @@ from radixrt.errors import InputError
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.graph.output_kind import Head, OutputKind, output_kinds
 from radixrt.export.graph.save import write_onnx
+from radixrt.export.sides import Sides
 from radixrt.export.source.load import LoadedModel, from_module, load
 from radixrt.export.source.module_inputs import ModuleInputs
 from radixrt.export.source.names import resolve
 from radixrt.export.spec import BatchSpec, FileChoice, InputSpec
 from radixrt.fields import as_path
-from radixrt.inputs import asked_inputs, asked_size, image_input, module_inputs, specs_of
+from radixrt.inputs import asked_inputs, asked_sides, asked_size, image_input, module_inputs, specs_of
 from radixrt.options import DataOptions, ModelChoice
 from radixrt.progress import Stages
 from radixrt.reference import Reference, onnx_reference, torch_reference
@@ -55,6 +56,7 @@ class Prepared:
         graph: its simplified graph, float32; ``graph_sha256`` is its hash.
         inputs: how a module is called; None for an ONNX file.
         preparation: how each image is prepared, and who says so; None where the data is arrays.
+        sides: the sizes of the image, where they stay free; None where they are fixed.
         network: what it puts out.
         task: what that is taken for, and why.
         data: calibration and test images.
@@ -71,6 +73,7 @@ class Prepared:
     model: LoadedModel
     inputs: ModuleInputs | None
     preparation: Preparation | None
+    sides: Sides | None
     data: DataSource
     reference: Reference
     graph: ir.Model
@@ -149,22 +152,29 @@ def prepare(
     with stages.stage("Loading the network and its data"):
         arrays = open_arrays(data.data)
         asked = asked_inputs(choice, arrays, bundle)
+        ranges = asked_sides(data, bundle)
         size = asked_size(data) or (bundle.image_size if bundle is not None else None)
-        model, pinned = _loaded(choice, FileChoice(batch, choice.logits, size, asked.given, asked.examples))
+        file = FileChoice(batch, choice.logits, size, ranges.height, ranges.width, asked.given, asked.examples)
+        model, pinned = _loaded(choice, file)
         if choice.characters is not None:
             model = replace(model, characters=read_characters(Path(choice.characters)))
         for text in model.remarks:
             stages.note(text)
         lent = images_lent(choice, data)
         preparation = None if arrays is not None else resolve_preprocess(model, choice, data, bundle)
+        if preparation is not None and (named := ranges.of(preparation.values.input_size)) is not None:
+            size = (preparation.values.input_size[0], *named.middle)
+            preparation = preparation.with_options(input_size=size)
         inputs = None if model.module is None else module_inputs(model.module, asked, arrays, preparation)
-        specs = specs_of(model, inputs)
+        sides = ranges.left_free(model, inputs)
+        inputs = inputs.freed(sides) if inputs is not None and sides is not None else inputs
+        specs = specs_of(model, inputs, sides)
         findings = () if preparation is None else tuple(_findings(model, preparation, lent))
         for finding in findings:
             stages.note(finding.text)
 
         def read(kind: TargetKind | None) -> DataSource:
-            return _read_data(model, data, arrays or preparation, specs, kind)
+            return _read_data(model, data, arrays or preparation, specs, kind, sides)
 
         images = read(kind_read_by(choice.task))
         found = _pins(model, images)
@@ -176,7 +186,7 @@ def prepare(
             assert model.foreign is not None
             kept = Kept(_Captured(model.foreign.simplified, None))
         else:
-            kept = _captured(ready, batch or BatchSpec(), choice.logits, reuse if pinned else None)
+            kept = _captured(ready, batch or BatchSpec(), choice.logits, sides, reuse if pinned else None)
     graph = kept.value.graph
     if model.module is None:
         assert model.foreign is not None
@@ -190,6 +200,7 @@ def prepare(
         model=model,
         inputs=inputs,
         preparation=preparation,
+        sides=sides,
         data=taken.images,
         reference=reference,
         graph=graph,
@@ -212,6 +223,7 @@ def _read_data(
     source: ArraySource | Preparation | None,
     specs: Sequence[InputSpec],
     kind: TargetKind | None,
+    sides: Sides | None,
 ) -> DataSource:
     """The samples with their targets, read as ``kind`` where the data could be of several."""
     if isinstance(source, ArraySource):
@@ -224,6 +236,7 @@ def _read_data(
         reading=Reading(tuple(model.labels), kind),
         workers=2,
         input_name=image_input(specs, model.source),
+        sides=sides,
     )
 
 
@@ -345,7 +358,9 @@ class _Captured:
     error: float | None
 
 
-def _captured(statistics: _Statistics, batch: BatchSpec, logits: str | None, reuse: Reuse | None) -> Kept[_Captured]:
+def _captured(
+    statistics: _Statistics, batch: BatchSpec, logits: str | None, sides: Sides | None, reuse: Reuse | None
+) -> Kept[_Captured]:
     """Captures a module's graph; ``reuse`` is where an earlier capture may lie that can be taken for it."""
     from radixrt.export.reader.simplify import simplify
     from radixrt.export.source.capture import capture
@@ -356,7 +371,7 @@ def _captured(statistics: _Statistics, batch: BatchSpec, logits: str | None, reu
 
     def make() -> _Captured:
         statistics.fit()
-        graph = simplify(capture(module, inputs, batch, logits=logits))
+        graph = simplify(capture(module, inputs, batch, logits=logits, sides=sides), sides=sides)
         few = next(statistics.images.batches(IMAGES_HELD_AGAINST)).inputs
         return _Captured(graph, hold_against(module, inputs, graph, few, logits=logits))
 

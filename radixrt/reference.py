@@ -16,7 +16,7 @@ from radixrt.engines.base import BuildOptions
 from radixrt.engines.registry import stand_in
 from radixrt.engines.runners import Outputs, OutputsRunner, in_batches, session_outputs
 from radixrt.errors import InputError
-from radixrt.export.feed import Feed
+from radixrt.export.feed import Feed, shapes
 from radixrt.export.spec import BatchSpec, Precision
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Reference:
 
     def answer(self, batch: Batch) -> Outputs:
         """The outputs for a batch of the test."""
-        key = tuple(batch.names)
+        key = (*batch.names, shapes(batch.inputs))
         if key in self._answers:
             return self._answers[key]
         found = self.run(batch.inputs)

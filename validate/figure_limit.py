@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from radixrt.errors import InputError
 from radixrt.validate.quality import Metric
-from radixrt.validate.schema import Gate, Latency, LatencyRow, Parity, Size, Unit
+from radixrt.validate.schema import Gate, Latency, LatencyRow, OutputParity, Parity, Size, SizeParity, Unit
 
 _LIMIT = re.compile(r"\s*([A-Za-z0-9_@./:-]+?)\s*(>=|<=)\s*([^<>=\s]+)\s*")
 
@@ -24,6 +24,10 @@ def _parity(of: Callable[[Parity], float]) -> Callable[[Parity | None, Latency |
     return lambda parity, latency, size: of(parity) if parity else None
 
 
+def _all(parity: Parity) -> list[OutputParity | SizeParity]:
+    return [*parity.outputs, *parity.sizes]
+
+
 def _steady(of: Callable[[Latency], float]) -> Callable[[Parity | None, Latency | None, Size | None], float | None]:
     return lambda parity, latency, size: of(latency) if latency and not latency.unsteady else None
 
@@ -34,15 +38,15 @@ def _row(latency: Latency) -> LatencyRow:
 
 
 FIGURES: Mapping[str, _Figure] = {
-    "cosine_min": _Figure("cosine", _parity(lambda parity: min(output.cosine_min for output in parity.outputs))),
-    "sqnr_db": _Figure("dB", _parity(lambda parity: min(output.sqnr_db for output in parity.outputs))),
-    "max_abs": _Figure("own", _parity(lambda parity: max(output.max_abs for output in parity.outputs))),
+    "cosine_min": _Figure("cosine", _parity(lambda parity: min(one.cosine_min for one in _all(parity)))),
+    "sqnr_db": _Figure("dB", _parity(lambda parity: min(one.sqnr_db for one in _all(parity)))),
+    "max_abs": _Figure("own", _parity(lambda parity: max(one.max_abs for one in _all(parity)))),
     "p50_ms": _Figure("ms", _steady(lambda latency: _row(latency).p50_ms)),
     "p95_ms": _Figure("ms", _steady(lambda latency: _row(latency).p95_ms)),
     "speedup": _Figure("times", _steady(lambda latency: latency.speedup_p50)),
     "engine_bytes": _Figure("bytes", lambda parity, latency, size: size.engine_bytes if size else None),
 }
-"""The figures that every task has; those of parity are of the output that is worst."""
+"""The figures that every task has; those of parity are of the output, and the image's size, that is worst."""
 
 
 @dataclass(frozen=True)

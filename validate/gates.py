@@ -333,6 +333,11 @@ def _judge(
         worst = min(floating(parity), key=lambda output: output.cosine_min)
         cosine = worst.cosine_min
         images = f"Output {worst.name}, the worst of {len(parity.outputs)}, over {parity.samples} images."
+    if parity and cosine is not None:
+        for at in parity.sizes:
+            if at.cosine_min < cosine:
+                cosine = at.cosine_min
+                images = f"At {at.height} x {at.width}, over {at.samples} images."
     yield from gate("min_cosine", limits.min_cosine, cosine, at_least, "no parity was measured", images)
     engine_bytes = size.engine_bytes if size else None
     yield from gate("max_engine_bytes", limits.max_engine_bytes, engine_bytes, at_most, "no size is known", "")

@@ -69,6 +69,17 @@ class OutputParity(_Frozen):
     agreement: float | None = None
 
 
+class SizeParity(_Frozen):
+    """How close all outputs are for images of one size, over ``samples``: the output that is furthest off."""
+
+    height: int
+    width: int
+    samples: int
+    cosine_min: float
+    sqnr_db: float
+    max_abs: float
+
+
 class Parity(_Frozen):
     """How close the engine's main output (the logits, where it has classes) is to the original's, over ``samples``.
 
@@ -78,6 +89,7 @@ class Parity(_Frozen):
     five best classes that are among the engine's; ``softmax_kl`` is the mean divergence of the engine's probabilities
     from the reference's, in nats; these three are absent where the outputs are no answers. ``nonfinite`` images, whose
     outputs hold a NaN or an infinity, count as cosine 0 and as a disagreement, and are left out of the other figures.
+    Where the image's sides are free, all this is of the middle size, and ``sizes`` are the others that were tried.
     """
 
     samples: int
@@ -93,6 +105,7 @@ class Parity(_Frozen):
     worst: list[WorstImage] = []
     kind: OutputKind = OutputKind.LOGITS
     outputs: list[OutputParity] = []
+    sizes: list[SizeParity] = []
 
 
 class LatencyRow(_Frozen):
@@ -127,6 +140,7 @@ class LatencyMethod(_Frozen):
     ``rounds`` are those that count and ``repeated_rounds`` those that other work disturbed, which were taken again;
     ``others_cores`` is how many cores other processes kept busy in the rounds that count; ``load`` is the one-minute
     load average. ``peak_bytes`` is the peak resident memory of a process that opens the engine and runs it once.
+    ``image`` is the height and width of the images, where the engine takes several.
     """
 
     rounds: int
@@ -144,6 +158,7 @@ class LatencyMethod(_Frozen):
     first_inference_ms: float | None = None
     peak_bytes: int | None = None
     clock: str = "host"
+    image: tuple[int, int] | None = None
     machine: list[MachineReading] = []
 
 

@@ -139,14 +139,15 @@ class ArrayList(Samples):
         if size < 1:
             raise ValueError(f"a batch of {size} samples")
         chosen = self._chosen if limit is None else _spread(self._chosen, limit)
-        held: list[tuple[int, dict[str, Array], Any]] = []
+        # Where sides are free, samples of one size make a batch.
+        alike: dict[tuple[tuple[int, ...], ...], list[tuple[int, dict[str, Array], Any]]] = {}
         for index, sample in zip(chosen, self._store.rows(chosen, len(self._inputs)), strict=True):
             arrays = named(sample.inputs, self._inputs, f"{self._store.name}, sample {index}")
+            held = alike.setdefault(key := tuple(array.shape for array in arrays.values()), [])
             held.append((index, arrays, sample.target))
             if len(held) == size:
-                yield _batch(held)
-                held = []
-        if held:
+                yield _batch(alike.pop(key))
+        for held in alike.values():
             yield _batch(held)
 
 
@@ -226,8 +227,7 @@ def named(inputs: Any, specs: Sequence[InputSpec], where: str) -> dict[str, Arra
 
 def _fitting(array: Array, spec: InputSpec, where: str) -> Array:
     wanted = np.dtype(spec.dtype)
-    sides = spec.shape[1:]
-    if array.ndim != len(sides) or any(w not in (None, g) for w, g in zip(sides, array.shape, strict=True)):
+    if not spec.takes(array.shape):
         shape = " x ".join(map(str, ("N", *array.shape)))
         raise InputError(f"{where} has {spec.name} of {shape}, and the network takes {spec}: give it that shape")
     kinds = {"u": "i"}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from radixrt.calibration.data.targets import Target
 from radixrt.export.feed import Feed
+from radixrt.export.sides import Size
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,15 @@ class Samples(ABC):
     def paths(self) -> tuple[Path, ...]:
         """The files of the samples, where each has one."""
         return ()
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """The heights and widths that images are prepared in; none where the samples are arrays as they come."""
+        return ()
+
+    def at(self, *sizes: Size) -> Samples:
+        """The same samples prepared in other heights and widths, in turn; arrays stay as they are."""
+        return self
 
     @abstractmethod
     def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.targets import Target
 from radixrt.errors import InputError
 from radixrt.export.feed import IMAGE_INPUT
+from radixrt.export.sides import Size, spelt
 
 #: The share of unusable images that a build tolerates.
 MAX_UNUSABLE = 0.05
@@ -46,8 +47,9 @@ class Skipped:
 class ImageList(Samples):
     """Images of one split, in a fixed order that mixes the classes, so that the first n stand for all.
 
-    ``two_levels`` says that masks hold 255 for class 1. ``skipped`` grows while batches are read: it names every image
-    that was passed over so far.
+    ``two_levels`` says that masks hold 255 for class 1. ``sizes`` are heights and widths that the images are prepared
+    in, in turn; each batch is of one size. ``skipped`` grows while batches are read: it names every image that was
+    passed over so far.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class ImageList(Samples):
         input_name: str = IMAGE_INPUT,
         *,
         two_levels: bool = False,
+        sizes: Sequence[Size] = (),
     ) -> None:
         self._entries = tuple(entries)
         self._preprocess = preprocess
         self._workers = workers
         self._input = input_name
         self._two_levels = two_levels
+        self._sizes = tuple(sizes)
         self._skipped: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -93,8 +97,18 @@ class ImageList(Samples):
 
     def take(self, count: int) -> ImageList:
         """The first ``count`` images as a list of their own."""
+        return self._of(self._entries[:count], self._sizes)
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        return self._sizes or (self._preprocess.input_size[1:],)
+
+    def at(self, *sizes: Size) -> ImageList:
+        return self._of(self._entries, sizes)
+
+    def _of(self, entries: Sequence[Entry], sizes: Sequence[Size]) -> ImageList:
         return ImageList(
-            self._entries[:count], self._preprocess, self._workers, self._input, two_levels=self._two_levels
+            entries, self._preprocess, self._workers, self._input, two_levels=self._two_levels, sizes=sizes
         )
 
     @cached_property
@@ -105,7 +119,8 @@ class ImageList(Samples):
     @property
     def prepared_sha256(self) -> str:
         """A hash of what a network sees: the files' contents, and how they are made into pixels."""
-        return hashlib.sha256(f"{self.sha256} {self._preprocess.model_dump_json()}".encode()).hexdigest()
+        how = self._preprocess.model_dump_json() + "".join(map(spelt, self._sizes))
+        return hashlib.sha256(f"{self.sha256} {how}".encode()).hexdigest()
 
     def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         """Reads the images in order.
@@ -124,9 +139,9 @@ class ImageList(Samples):
         unusable: list[Skipped] = []
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(self._workers)) if self._workers > 1 else None
-            for start in range(0, len(entries), size):
-                chunk = entries[start : start + size]
-                decoded = list(pool.map(self._decode, chunk) if pool else map(self._decode, chunk))
+            for chunk, preprocess in self._chunks(entries, size):
+                decode = partial(self._decode, preprocess=preprocess)
+                decoded = list(pool.map(decode, chunk) if pool else map(decode, chunk))
                 good = []
                 for entry, result in zip(chunk, decoded, strict=True):
                     if isinstance(result, Skipped):
@@ -142,17 +157,32 @@ class ImageList(Samples):
                         names=tuple(entry.name for entry, _ in good),
                     )
 
-    def _decode(self, entry: Entry) -> tuple[npt.NDArray[np.float32], Target] | Skipped:
+    def _chunks(self, entries: Sequence[Entry], size: int) -> Iterator[tuple[Sequence[Entry], Preprocess]]:
+        """The images of each batch, and how they are prepared: image i in size i, counted round."""
+        if not self._sizes:
+            for start in range(0, len(entries), size):
+                yield entries[start : start + size], self._preprocess
+            return
+        count = len(self._sizes)
+        channels = self._preprocess.input_size[0]
+        prepared = [self._preprocess.model_copy(update={"input_size": (channels, *one)}) for one in self._sizes]
+        for start in range(0, len(entries), size * count):
+            window = entries[start : start + size * count]
+            for turn, preprocess in enumerate(prepared):
+                if chunk := window[turn::count]:
+                    yield chunk, preprocess
+
+    def _decode(self, entry: Entry, preprocess: Preprocess) -> tuple[npt.NDArray[np.float32], Target] | Skipped:
         target = entry.target
         try:
-            image = open_image(entry.path, self._preprocess.input_size[0])
+            image = open_image(entry.path, preprocess.input_size[0])
             if isinstance(target, Path):
-                target = read_mask(target, self._preprocess, two_levels=self._two_levels)
+                target = read_mask(target, preprocess, two_levels=self._two_levels)
             elif isinstance(target, Boxes):
-                target = target.prepared(image.size, self._preprocess)
+                target = target.prepared(image.size, preprocess)
         except ImageUnusableError as error:
             return Skipped(entry.name, str(error))
-        return preprocess_image(image, self._preprocess), target
+        return preprocess_image(image, preprocess), target
 
 
 def _digest(path: Path) -> bytes:

@@ -129,6 +129,24 @@ def placed(size: tuple[int, int], preprocess: Any) -> tuple[np.ndarray, np.ndarr
     return resized / np.array(size), (padded - resized) // 2 - crop
 
 
+def nearest_size(size: tuple[int, int], height: Any, width: Any) -> tuple[int, int]:
+    """The height and width nearest to an image's own that a network of free sides takes, in the same proportions.
+
+    Args:
+        size: the image's width and height.
+        height: anything with the attributes ``min``, ``max`` and ``step``.
+        width: likewise.
+    """
+    pairs = ((size[1], height), (size[0], width))
+    low, high = max(side.min / own for own, side in pairs), min(side.max / own for own, side in pairs)
+    scale = min(max(1.0, low), high)
+    found = []
+    for own, side in pairs:
+        inside = min(max(own * scale, side.min), side.max)
+        found.append(side.min + round((inside - side.min) / side.step) * side.step)
+    return found[0], found[1]
+
+
 def _resized_size(size: tuple[int, int], preprocess: Any) -> Sequence[int]:
     """The height and width that an image of (width, height) is resized to, before it is cropped or padded."""
     height, width = preprocess.input_size[1:]

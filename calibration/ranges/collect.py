@@ -35,7 +35,7 @@ from radixrt.calibration.ranges.table import CalibrationTable, Candidates, Histo
 from radixrt.calibration.recovery.equalise import chains
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.errors import InputError
-from radixrt.export.feed import Feed, filled, joined, length, part
+from radixrt.export.feed import Feed, filled, joined, length, part, shapes
 from radixrt.export.graph.facts import infer
 from radixrt.export.graph.hash import model_sha256
 from radixrt.export.graph.session import GraphSession
@@ -165,16 +165,18 @@ def _count(state: CollectState, sample: Feed) -> None:
 
 
 def _regroup(batches: Iterable[Feed], size: int) -> Iterable[Feed]:
-    """The same samples in groups of ``size``; the last may be smaller."""
-    rest: list[Feed] = []
+    """The same samples in groups of ``size`` that have one shape; the last of each may be smaller."""
+    rest: dict[str, list[Feed]] = {}
     for feed in batches:
+        alike = rest.setdefault(shapes(part(feed, 0, 1)), [])
         for i in range(length(feed)):
-            rest.append(part(feed, i, i + 1))
-            if len(rest) == size:
-                yield joined(rest)
-                rest = []
-    if rest:
-        yield joined(rest)
+            alike.append(part(feed, i, i + 1))
+            if len(alike) == size:
+                yield joined(alike)
+                alike.clear()
+    for alike in rest.values():
+        if alike:
+            yield joined(alike)
 
 
 def _range(observer: TensorObserver, options: CalibrationOptions, *, by_channel: bool) -> TensorRange:

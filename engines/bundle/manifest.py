@@ -18,7 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.engines.base import GRAPH_NAME
 from radixrt.errors import InputError
+from radixrt.export.feed import Feed
 from radixrt.export.graph.output_kind import OutputKind
+from radixrt.export.sides import Sides
 
 SCHEMA_VERSION = 1
 FORMAT = "radixrt-bundle"
@@ -132,6 +134,7 @@ class Manifest(_Frozen):
         task: what the outputs mean; older bundles hold classifiers.
         engine: the file to open; absent where the device builds it. ``deploy`` is the graph that it is built from.
         preprocessing: how an image is prepared; absent where the inputs are arrays that the user prepares.
+        sides: the sizes of the image that the engine takes, where they are free; ``preprocessing`` has the middle one.
         assumed: the fields of ``preprocessing`` that nobody said when the bundle was built.
         created: UTC, ISO 8601 to the second.
         files: every file but the manifest and its signature, by name.
@@ -152,6 +155,7 @@ class Manifest(_Frozen):
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     preprocessing: Preprocess | None
+    sides: Sides | None = None
     assumed: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     task: str = "classify"
@@ -180,6 +184,21 @@ class Manifest(_Frozen):
         if len(set(names)) != len(names):
             raise ValueError("a file is listed twice")
         return tuple(sorted(files, key=lambda entry: entry.name))
+
+    def refuse_sizes(self, feed: Feed) -> None:
+        """Holds arrays against the ranges of the image's sides.
+
+        Raises:
+            InputError: an array has a side outside them.
+        """
+        if self.sides is None:
+            return
+        for tensor in self.inputs:
+            array = feed.get(tensor.name)
+            if array is None or array.ndim != len(tensor.shape):
+                continue
+            if why := self.sides.outside(tensor.shape, array.shape):
+                raise InputError(f"{tensor.name} is {' x '.join(map(str, array.shape))}: {why}, resize it")
 
     def to_bytes(self) -> bytes:
         """The manifest as it stands on disk: the same manifest is always the same bytes."""

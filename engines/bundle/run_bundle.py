@@ -117,6 +117,9 @@ def read_manifest(bundle: Path, key_file: Path | None = None) -> dict[str, Any]:
                 f"{path} asks for a precision that this runner does not know: use the run.py made with it"
             )
         prepared = manifest["preprocessing"]
+        for side in sides_of(manifest):
+            if not (1 <= side.min <= side.max and side.step >= 1):
+                raise ValueError("sides")
         if not 1 <= low <= high or (prepared is not None and len(prepared["input_size"]) != 3):
             raise ValueError("batch or input_size")
         # What is only read later must be there too.
@@ -157,16 +160,47 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
     return found
 
 
-def load_image(path: Path, spec: Any) -> np.ndarray:
-    """Reads one image as the input tensor's (C, H, W)."""
+def load_image(path: Path, spec: Any, size: str | None = None) -> np.ndarray:
+    """Reads one image as the input tensor's (C, H, W), in the ``size`` asked for where its sides are free."""
     try:
         import pixels
     except ImportError as error:
         raise UnavailableError(f"pictures need pillow ({error}): install it, or give arrays with --input") from error
     try:
-        return pixels.preprocess_image(pixels.open_image(path, spec.input_size[0]), spec)  # type: ignore[no-any-return]
+        image = pixels.open_image(path, spec.input_size[0])
+        if size is not None:
+            chosen = pixels.nearest_size(image.size, *spec.sides) if size == "fit" else size_of(size, spec.sides)
+            spec = argparse.Namespace(**dict(vars(spec), input_size=(spec.input_size[0], *chosen)))
+        return pixels.preprocess_image(image, spec)  # type: ignore[no-any-return]
     except pixels.ImageUnusableError as error:
         raise BadInputError(f"{path} is not an image that can be read ({error}): remove it or save it again") from error
+
+
+def sides_of(manifest: dict[str, Any]) -> list[Any]:
+    """The ranges of the image's height and width, where the engine leaves them free; else nothing."""
+    ranges = manifest.get("sides")
+    return [] if ranges is None else [argparse.Namespace(**ranges[name]) for name in ("height", "width")]
+
+
+def in_words(side: Any) -> str:
+    """A range as the build's options have it."""
+    return f"{side.min}..{side.max}:{side.step}" if side.min != side.max else str(side.min)
+
+
+def takes(side: Any, size: int) -> bool:
+    """Whether a size is one of a range."""
+    return bool(side.min <= size <= side.max and (size - side.min) % side.step == 0)
+
+
+def size_of(text: str, sides: Sequence[Any]) -> tuple[int, ...]:
+    """Reads ``480x640``, a height and a width that the engine takes."""
+    numbers = tuple(int(number) for number in text.split("x") if number.isdigit())
+    if not sides:
+        raise BadInputError("the engine takes images of one size: leave --size out")
+    if len(numbers) != 2 or not all(takes(side, number) for side, number in zip(sides, numbers)):
+        ranges = " x ".join(map(in_words, sides))
+        raise BadInputError(f"{text!r} is no size of this engine: write one of {ranges} (480x640), or fit")
+    return numbers
 
 
 def load_tensors(path: Path, manifest: dict[str, Any]) -> Feed:
@@ -185,14 +219,15 @@ def load_tensors(path: Path, manifest: dict[str, Any]) -> Feed:
         if name not in found:
             has = ", ".join(filter(None, found)) or ("one array" if found else "nothing")
             raise BadInputError(f"{path} holds {has}: name the array {name!r} of a .npz file")
-    feed = {name: fitting(path, found[name], spec) for name, spec in specs.items()}
+    sides = sides_of(manifest)
+    feed = {name: fitting(path, found[name], spec, sides) for name, spec in specs.items()}
     counts = {name: len(array) for name, array in feed.items()}
     if len(set(counts.values())) > 1:
         raise BadInputError(f"{path} has different numbers of samples ({counts}): give each input as many rows")
     return feed
 
 
-def fitting(path: Path, array: np.ndarray, spec: dict[str, Any]) -> np.ndarray:
+def fitting(path: Path, array: np.ndarray, spec: dict[str, Any], sides: Sequence[Any] = ()) -> np.ndarray:
     """An array as an input takes it; one sample without a first axis is a batch of one."""
     name, shape, dtype = spec["name"], tuple(spec["shape"][1:]), np.dtype(spec["dtype"])
 
@@ -207,6 +242,10 @@ def fitting(path: Path, array: np.ndarray, spec: dict[str, Any]) -> np.ndarray:
     if not tensors.ndim or not alike(tensors.shape[1:]) or not len(tensors):
         wanted = ", ".join(["N", *("any" if side == -1 else str(side) for side in shape)])
         raise BadInputError(f"{path} has shape {array.shape} for {name}: the engine takes ({wanted})")
+    free = [side for side in sides if side.min != side.max] if len(shape) == 3 else []
+    for size, side in zip((got for want, got in zip(shape, tensors.shape[1:]) if want == -1), free):
+        if not takes(side, size):
+            raise BadInputError(f"{path} has a side of {size} for {name}: the engine takes {in_words(side)}, resize it")
     return np.ascontiguousarray(tensors, dtype)
 
 
@@ -463,7 +502,8 @@ def plan_path(manifest: dict[str, Any], module: Any, device: Any) -> Path:
     cache = (base if base.is_absolute() else Path.home() / ".cache") / "radixrt" / "plans"
     graph = next(entry["sha256"] for entry in manifest["files"] if entry["name"] == manifest["deploy"])
     here = (module.__version__, device.name(), capability_of(device))
-    made_for = "|".join(map(str, (graph, manifest["target"], manifest["batch"], manifest["precision"], *here)))
+    free = [in_words(side) for side in sides_of(manifest)]
+    made_for = "|".join(map(str, (graph, manifest["target"], manifest["batch"], manifest["precision"], *here, *free)))
     return cache / (hashlib.sha256(made_for.encode()).hexdigest()[:32] + ".plan")
 
 
@@ -560,14 +600,14 @@ def serialised_plan(manifest: dict[str, Any], bundle: Path, trt: Any, choices: C
         load_timings(config, choices.timings)
     tensors = [network.get_input(index) for index in range(network.num_inputs)]
     shape = tuple(tensors[0].shape)
-    fixed = shape[0] != -1
+    fixed, free = shape[0] != -1, any(-1 in tuple(tensor.shape)[1:] for tensor in tensors)
     if fixed and any(size != shape[0] for sizes in ranges or () for size in sizes):
         raise BadInputError(f"{graph.name} takes batches of {shape[0]} and no others: leave --batch out")
-    for low, high in () if fixed else ranges or [manifest["batch"]]:
+    for low, high in () if fixed and not free else ranges or [manifest["batch"]]:
         profile = builder.create_optimization_profile()
         for tensor in tensors:
-            sides = tuple(tensor.shape)[1:]
-            profile.set_shape(tensor.name, (low, *sides), (high, *sides), (high, *sides))
+            ends = zip((low, high, high), profile_sides(tuple(tensor.shape)[1:], sides_of(manifest)))
+            profile.set_shape(tensor.name, *((count, *sides) for count, sides in ends))
         config.add_optimization_profile(profile)
     data = builder.build_serialized_network(network, config)
     if data is None:
@@ -578,15 +618,27 @@ def serialised_plan(manifest: dict[str, Any], bundle: Path, trt: Any, choices: C
     return bytes(data)
 
 
+def profile_sides(sides: Sequence[int], ranges: Sequence[Any]) -> list[tuple[int, ...]]:
+    """An input's sides at the least, at the size that it is tuned for, and at the most; free ones are -1."""
+    free = [side for side in ranges if side.min != side.max]
+    found = []
+    for share in (0.0, 0.5, 1.0):
+        sizes = iter([side.min + int((side.max - side.min) * share) // side.step * side.step for side in free])
+        found.append(tuple(next(sizes, -1) if size == -1 else size for size in sides))
+    return found
+
+
 def range_for(size: int, ranges: Ranges) -> tuple[int, int]:
     """The range that takes a batch with the fewest copies, and of those the narrowest; the largest where none does."""
     fitting = [sizes for sizes in ranges if size <= sizes[1]] or [max(ranges, key=lambda sizes: sizes[1])]
     return min(fitting, key=lambda sizes: (max(0, sizes[0] - size), sizes[1] - sizes[0]))
 
 
-def batches(count: int, load: Callable[[slice], Feed], ranges: Ranges) -> Iterator[tuple[slice, Feed]]:
-    """Samples in batches that the engine takes; the last one is filled up with copies where it is too small."""
-    largest = max(high for _, high in ranges)
+def batches(
+    count: int, load: Callable[[slice], Feed], ranges: Ranges, at_once: int | None = None
+) -> Iterator[tuple[slice, Feed]]:
+    """Samples in batches that the engine takes, or ``at_once``; one that is too small is filled up with copies."""
+    largest = at_once or max(high for _, high in ranges)
     for start in range(0, count, largest):
         part = slice(start, min(start + largest, count))
         feed = load(part)
@@ -668,6 +720,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--input", metavar="FILE", type=Path, help="prepared inputs: .npz by name, or .npy for one")
     parser.add_argument("--output", metavar="FILE", type=Path, help="write every output to this .npz file")
+    parser.add_argument(
+        "--size", metavar="SIZE", help="of pictures, where sides are free: 480x640 (height, width), or fit"
+    )
     parser.add_argument("--bench", action="store_true", help="measure latency, on the first batch or those of --batch")
     parser.add_argument("--rounds", type=int, default=100, help="how many times --bench runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -728,9 +783,11 @@ def find_inputs(options: argparse.Namespace, manifest: dict[str, Any]) -> tuple[
     if options.images and manifest["preprocessing"] is None:
         raise BadInputError(f"the engine takes arrays ({', '.join(inputs)}), not pictures: give --input x.npz")
     images = find_images(options.images)
-    spec = argparse.Namespace(**(manifest["preprocessing"] or {}))
+    spec = argparse.Namespace(**(manifest["preprocessing"] or {}), sides=sides_of(manifest))
+    if options.size is not None and (options.size != "fit" or not spec.sides):
+        size_of(options.size, spec.sides)
     return [str(path) for path in images], lambda part: {
-        inputs[0]: np.stack([load_image(path, spec) for path in images[part]])
+        inputs[0]: np.stack([load_image(path, spec, options.size) for path in images[part]])
     }
 
 
@@ -749,7 +806,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         timing = []  # type: list[dict[str, Any]]
         task, first = manifest.get("task", "classify"), manifest["outputs"][0]
         head = meanings.Head(first["name"], first.get("kind"), manifest["labels"])
-        for part, feed in batches(len(names), load, engine.ranges):
+        # Pictures of sizes of their own make no batch.
+        at_once = 1 if options.size == "fit" and not options.input else None
+        for part, feed in batches(len(names), load, engine.ranges, at_once):
             answer = {name: array[: part.stop - part.start] for name, array in engine.run(feed).items()}
             for i, name in enumerate(names[part]):
                 found = meanings.answer(task, {n: array[i : i + 1] for n, array in answer.items()}, head)

@@ -28,6 +28,7 @@ from radixrt.engines.bundle.atomic import AtomicFolder
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.bundle.manifest import Manifest, TensorInfo
 from radixrt.errors import InputError, UnavailableError
+from radixrt.export.sides import filled
 from radixrt.files import sha256_of, translate_disk_errors
 
 CONFIG_NAME = "config.pbtxt"
@@ -168,9 +169,11 @@ def make_config(manifest: Manifest, name: str, options: TritonOptions) -> Any:
         for tensor in manifest.inputs:
             content = warmup.inputs[tensor.name]
             content.data_type = _type_of(tensor, messages)
-            content.dims.extend(_dims(tensor, batched))
+            content.dims.extend(_warm_dims(tensor, manifest, batched))
             content.zero_data = True
     config.parameters["radixrt_manifest_sha256"].string_value = hashlib.sha256(manifest.to_bytes()).hexdigest()
+    if manifest.sides is not None:
+        config.parameters["radixrt_image_sides"].string_value = str(manifest.sides)
     if manifest.preprocessing is not None:
         config.parameters["radixrt_preprocessing"].string_value = manifest.preprocessing.model_dump_json()
     return config
@@ -207,6 +210,13 @@ def _type_of(tensor: TensorInfo, messages: Any) -> Any:
 def _dims(tensor: TensorInfo, batched: bool) -> tuple[int, ...]:
     """The server adds the batch itself where it batches."""
     return tensor.shape[1:] if batched else tensor.shape
+
+
+def _warm_dims(tensor: TensorInfo, manifest: Manifest, batched: bool) -> tuple[int, ...]:
+    """The same with the middle sizes in the place of free sides: a request has sizes."""
+    sides = manifest.sides
+    whole = filled(tensor.shape, manifest.batch[1], sides.free_of(sides.middle) if sides is not None else ())
+    return whole[1:] if batched else whole
 
 
 def _sha256_in(manifest: Manifest) -> str:

@@ -86,9 +86,4 @@ def _onnxruntime_precision(arguments: dict[str, Any]) -> str:
 
 def _noise(session: Session, options: BuildOptions) -> dict[str, Array]:
     random = np.random.default_rng(0)
-    return {
-        spec.name: random.normal(0, 1, [options.batch.max if dim == -1 else dim for dim in spec.shape]).astype(
-            spec.dtype
-        )
-        for spec in session.inputs
-    }
+    return {spec.name: random.normal(0, 1, options.tuned(spec.shape)).astype(spec.dtype) for spec in session.inputs}

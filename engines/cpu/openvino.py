@@ -166,6 +166,8 @@ class OpenVinoTarget(Target):
             raise InputError(
                 f"OpenVINO cannot read {deploy.name} ({_last_line(error)}): use TARGET=onnxruntime for this model"
             ) from error
+        if options.sides is not None:
+            _bound(model, options)
         engine = out_dir / f"engine{self.suffix}"
         if options.precision is Precision.BF16:
             model.set_rt_info("bf16", _INFO)
@@ -182,6 +184,25 @@ class OpenVinoTarget(Target):
 
     def _open(self, engine: Path, threads: int) -> Session:
         return OpenVinoSession(engine, threads, cache_dir=self._cache_dir)
+
+
+def _bound(model: Any, options: BuildOptions) -> None:
+    """Tells a model the bounds of its free dimensions, which its kernels are chosen and its memory is planned by."""
+    import openvino as ov
+
+    assert options.sides is not None
+    bounds = {}
+    for port in model.inputs:
+        ranges, shape = iter(options.sides.free_ranges), []
+        for place, dim in enumerate(port.get_partial_shape()):
+            side = next(ranges, None) if dim.is_dynamic and place else None
+            if side is not None:
+                dim = ov.Dimension(side.min, side.max)
+            elif dim.is_dynamic and not place:
+                dim = ov.Dimension(options.batch.min, options.batch.max)
+            shape.append(dim)
+        bounds[port] = ov.PartialShape(shape)
+    model.reshape(bounds)
 
 
 def _spec(name: str, port: Any) -> TensorSpec:

@@ -16,6 +16,7 @@ from radixrt.engines.base import BuildOptions, Progress
 from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.debug import mark_debug
 from radixrt.errors import InputError
+from radixrt.export.sides import filled
 from radixrt.export.spec import Precision
 
 if TYPE_CHECKING:
@@ -178,21 +179,27 @@ def _add_profile(
     config: trt.IBuilderConfig,
     options: BuildOptions,
 ) -> None:
-    """Gives a dynamic batch its range; every other dimension must be static."""
-    batch = options.batch
+    """Gives a dynamic batch and the free sides of an image their ranges; every other dimension must be static.
+
+    Raises:
+        InputError: nobody said what a free side may be.
+    """
+    batch, sides = options.batch, options.sides
+    sizes = [()] * 3 if sides is None else [sides.free_of(s) for s in (sides.lowest, sides.middle, sides.highest)]
     profile = None
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         shape = api.shape(tensor.shape)
         if -1 not in shape:
             continue
-        if -1 in shape[1:]:
+        if shape[1:].count(-1) != len(sizes[0]):
             raise InputError(
-                f"input {tensor.name!r} has shape {shape}, where only the batch may be open: export it with a "
-                "fixed image size"
+                f"input {tensor.name!r} has shape {shape}, and nobody said what its sides may be: name them with "
+                "--height 320..960:32 --width 320..960:32, or export it with a fixed image size"
             )
         profile = profile or builder.create_optimization_profile()
-        smallest, tuned, largest = (api.trt.Dims((size, *shape[1:])) for size in (batch.min, batch.opt, batch.max))
+        ends = zip((batch.min, batch.opt, batch.max), sizes, strict=True)
+        smallest, tuned, largest = (api.trt.Dims(filled(shape, count, free)) for count, free in ends)
         profile.set_shape(tensor.name, smallest, tuned, largest)
     if profile is not None:
         config.add_optimization_profile(profile)

@@ -29,10 +29,7 @@ def plan_layers(api: TrtApi, engine: Path, origins: Origins, options: BuildOptio
         described = layers_of(session.describe())
         random = np.random.default_rng(0)
         feeds = {
-            spec.name: random.normal(0, 1, [options.batch.max if dim == -1 else dim for dim in spec.shape]).astype(
-                spec.dtype
-            )
-            for spec in session.inputs
+            spec.name: random.normal(0, 1, options.tuned(spec.shape)).astype(spec.dtype) for spec in session.inputs
         }
         for _ in range(_WARM_UP):
             session.run(feeds)

@@ -21,6 +21,7 @@ from radixrt.export.graph.shapes import Sizes, concretise
 from radixrt.export.graph.writer import GraphWriter
 from radixrt.export.passes.base import Pass, Prove
 from radixrt.export.passes.report import AttentionRecord, PassResult, Refusal
+from radixrt.export.sides import Sides
 
 _LOWEST_OPSET = 13  # Split and ReduceSum take their sizes and axes as inputs from here on
 
@@ -33,11 +34,13 @@ class LowerAttention(Pass):
         form: the form to write.
         why: the reason for that form, a clause for the report.
         prove: says whether a lowered block computes what the block did.
+        sides: the sizes of the image, where the graph leaves them free: blocks are then proved at two of them.
     """
 
     form: AttentionForm = field(default_factory=AttentionForm)
     why: str = ""
     prove: Prove = prove
+    sides: Sides | None = None
 
     def call(self, model: ir.Model) -> PassResult:
         graph = model.graph
@@ -45,7 +48,7 @@ class LowerAttention(Pass):
         if opset < _LOWEST_OPSET:
             reason = f"opset {opset}: attention is rewritten from opset {_LOWEST_OPSET} on"
             return PassResult(model, modified=False, refused=(Refusal(node=graph.name or "graph", reason=reason),))
-        concrete = concretise(graph, Sizes())
+        concrete, *others = (concretise(graph, sizes) for sizes in self._sizes())
         recognised = recognise(graph, interpret(graph, concrete))
         refused = list(recognised.refused)
         records: list[AttentionRecord] = []
@@ -57,15 +60,17 @@ class LowerAttention(Pass):
             writer = GraphWriter(graph, f"{block.name}.attention", origin=block.name)
             lowered = lower(block, self.form, dtype, writer)
             old, new = block.output, lowered.output
-            proof = self.prove(block.nodes, writer.nodes, (old, new), concrete)
+            proofs = [self.prove(block.nodes, writer.nodes, (old, new), at) for at in (concrete, *others)]
+            proof = next((proof for proof in proofs if proof.reason is not None), proofs[0])
             if proof.reason is not None:
                 refused.append(Refusal(node=block.name, reason=proof.reason))
                 writer.discard()
                 continue
-            worst = max(worst, proof.max_abs_err)
+            worst = max(worst, *(proof.max_abs_err for proof in proofs))
             # The old nodes stay until all blocks are proved: the next block may share its shape chain with this one.
             writer.commit(old, new, prune=False)
-            concrete.shapes[new], concrete.types[new] = concrete.shapes[old], concrete.types[old]
+            for at in (concrete, *others):
+                at.shapes[new], at.types[new] = at.shapes[old], at.types[old]
             moved[old] = new
             records.append(
                 AttentionRecord(
@@ -86,6 +91,11 @@ class LowerAttention(Pass):
             refused=tuple(refused),
             max_abs_err=worst,
         )
+
+    def _sizes(self) -> tuple[Sizes, ...]:
+        """Those at which a graph is read and a block proved: two images of other sides where these are free."""
+        probes = Sizes.probes(self.sides)
+        return (probes[0], probes[-1]) if self.sides is not None and self.sides.free else probes[:1]
 
 
 def _follow(block: AttentionBlock, moved: Mapping[ir.Value, ir.Value]) -> AttentionBlock:

@@ -18,20 +18,54 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, SideRange, Sides, sides_in
+
 Array = npt.NDArray[np.generic]
 
 _LARGEST_FOLD = (
     1 << 24
 )  # elements; a weight that a graph transposes is folded, a feature map built from constants is not
+_ANY_SIDES = Sides(SideRange(96, 160, 32), SideRange(96, 160, 32))  # most networks take multiples of 32
 _LARGEST_DATA = 64  # elements; what shape inference reads as data is a shape, a list of axes or a list of sizes
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes that stand in for symbolic dimensions: the batch, and a side of an image."""
+    """The sizes that stand in for symbolic dimensions: the batch, and the sides of an image.
+
+    The sides differ, so that no kernel and no transpose fits both by chance.
+    """
 
     batch: int = 3
-    side: int = 96
+    height: int = 96
+    width: int = 128
+
+    @classmethod
+    def of(cls, sides: Sides | None) -> Sizes:
+        """Small sizes that a network of such sides takes; those of any network where they are not known."""
+        return cls.probes(sides)[0]
+
+    @classmethod
+    def probes(cls, sides: Sides | None) -> tuple[Sizes, ...]:
+        """Sizes of which each differs from the first in one dimension: what changes with it shows."""
+        height, width = (sides or _ANY_SIDES).height, (sides or _ANY_SIDES).width
+        first = next((size for size in width.first(3) if size != height.min), width.min)
+        wider = next((size for size in reversed(width.first(3)) if size != first), first)
+        sizes = [
+            (3, height.min, first),
+            (5, height.min, first),
+            (3, height.first(2)[-1], first),
+            (3, height.min, wider),
+        ]
+        return tuple(cls(*size) for size in dict.fromkeys(sizes))
+
+    def of_dimension(self, name: str | None, axis: int, rank: int) -> int:
+        """The size of a symbolic dimension: the first is the batch, the image's sides have names or come in order."""
+        if axis == 0:
+            return self.batch
+        if name in (HEIGHT_DIM, WIDTH_DIM):
+            return self.height if name == HEIGHT_DIM else self.width
+        return self.width if axis == rank - 1 or rank == 2 else self.height
 
 
 @dataclass
@@ -51,6 +85,12 @@ class Concrete:
         if value.const_value is not None:
             return value.const_value.numpy()
         return None
+
+
+def graph_sides(model: ir.Model, height: SideRange | None, width: SideRange | None) -> Sides | None:
+    """The sides that a graph leaves free, with the ranges they were given: :func:`radixrt.export.sides.sides_in`."""
+    shapes = ([d if isinstance(d, int) else d.value for d in value.shape or ()] for value in model.graph.inputs)
+    return sides_in(shapes, height, width)
 
 
 def concretise(graph: ir.Graph, sizes: Sizes) -> Concrete:
@@ -76,7 +116,7 @@ def concretise(graph: ir.Graph, sizes: Sizes) -> Concrete:
 
 def _assign(shape: ir.Shape, sizes: Sizes) -> tuple[int, ...]:
     return tuple(
-        d if isinstance(d, int) else (sizes.batch if axis == 0 else sizes.side) for axis, d in enumerate(shape)
+        d if isinstance(d, int) else sizes.of_dimension(d.value, axis, len(shape)) for axis, d in enumerate(shape)
     )
 
 

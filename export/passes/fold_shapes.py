@@ -1,8 +1,8 @@
 """Replaces shape chains by constants, so that a dynamic batch leaves no Shape, Gather or Concat behind.
 
 Before: ``Reshape(x, Concat(Gather(Shape(x), 0), [2, 64, ...]))``. After: ``Reshape(x, [-1, 2, 64, ...])`` with nothing
-of the chain left. The chain's value is computed at two batch sizes and, where the image is dynamic too, at two image
-sizes:
+of the chain left. The chain's value is computed at two batch sizes and, where the image's sides are free too, at two
+heights and two widths, none of them equal to another:
 
 - equal at all of them: it is a constant;
 - a Reshape whose result differs in one place only: that place becomes -1, which means "what is left"; where it differs
@@ -15,6 +15,8 @@ Anything else keeps its chain. Integer chains only: a float is never touched.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
@@ -22,15 +24,17 @@ from radixrt.export.graph.shapes import Array, Concrete, Sizes, concretise
 from radixrt.export.graph.writer import GraphWriter
 from radixrt.export.passes.base import Pass
 from radixrt.export.passes.report import PassResult
+from radixrt.export.sides import Sides
 
-_PROBES = (Sizes(3, 96), Sizes(5, 96), Sizes(3, 160))
 
-
+@dataclass(frozen=True)
 class FoldShapes(Pass):
-    """Folds every shape chain that can be told from three runs."""
+    """Folds every shape chain that can be told from a few runs, at sizes that ``sides`` allow."""
+
+    sides: Sides | None = None
 
     def call(self, model: ir.Model) -> PassResult:
-        probes = [concretise(model.graph, sizes) for sizes in _PROBES]
+        probes = [concretise(model.graph, sizes) for sizes in Sizes.probes(self.sides)]
         writer = GraphWriter(model.graph)
         changed = False
         for node in list(model.graph):

@@ -14,6 +14,7 @@ import onnx_ir.passes.common as common
 from radixrt.errors import RadixRTError
 from radixrt.export.attention.forms import AttentionForm
 from radixrt.export.attention.rewrite import LowerAttention
+from radixrt.export.graph.dimensions import name_dimensions
 from radixrt.export.passes.base import Pass
 from radixrt.export.passes.conv_shape import ChooseForm
 from radixrt.export.passes.fold_affine import FoldAffine
@@ -24,6 +25,7 @@ from radixrt.export.passes.light_layers import ChooseLight, LightLayers
 from radixrt.export.passes.pool_conv import ChoosePoolForm, PoolConv
 from radixrt.export.passes.report import PassResult, RewriteReport
 from radixrt.export.passes.squeeze_early import SqueezeEarly
+from radixrt.export.sides import Sides
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class RewriteOptions:
         choose_light: chooses whether layers that hardly multiply run in INT8; None asks nothing.
         target_passes: what one target wants done to the graph that the passes above leave.
         batch: images per run that forms are chosen for, where the graph's batch is dynamic.
+        sides: the sizes of the image, where the graph leaves them free.
     """
 
     attention: AttentionForm = field(default_factory=AttentionForm)
@@ -47,19 +50,20 @@ class RewriteOptions:
     choose_light: ChooseLight | None = None
     target_passes: tuple[Pass, ...] = ()
     batch: int = 1
+    sides: Sides | None = None
 
 
 def pipeline(options: RewriteOptions) -> tuple[ir.passes.PassBase, ...]:
     """The passes in order."""
     infer_shapes = common.ShapeInferencePass(check_type=False, strict_mode=False)
     return (
-        FoldShapes(),
+        FoldShapes(options.sides),
         # Exporters without shapes (TorchScript) get them here: some forms want to know H and W.
         infer_shapes,
         # Before recognition, so that a convolution and its normalisation are one feature map.
         FoldBatchNorm(),
         FoldAffine(),
-        LowerAttention(options.attention, why=options.attention_why),
+        LowerAttention(options.attention, why=options.attention_why, sides=options.sides),
         # After attention: it reads the pooling and the FC that the lowering wrote.
         SqueezeEarly(),
         # After the squeeze has found its place, which needs the shapes of the nodes written above.
@@ -102,6 +106,8 @@ def rewrite(model: ir.Model, options: RewriteOptions) -> tuple[ir.Model, Rewrite
             raise ir.passes.PassError(f"the pass {pass_} failed: {error}") from error
         if isinstance(result, PassResult):
             report = _add(report, result)
+    if options.sides is not None:
+        name_dimensions(model, options.sides)
     return model, report.model_copy(update={"nodes_after": len(model.graph)})
 
 

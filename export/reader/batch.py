@@ -11,6 +11,7 @@ import onnx
 from radixrt.errors import InputError, first_line
 from radixrt.export.feed import Feed, part
 from radixrt.export.reader.opset import random_samples
+from radixrt.export.sides import Size
 from radixrt.export.source.reference import onnx_outputs
 
 Run = Callable[[Feed], dict[str, np.ndarray]]
@@ -18,8 +19,8 @@ Run = Callable[[Feed], dict[str, np.ndarray]]
 _TRIED = (1, 2, 3, 4, 8, 16, 32, 64)
 
 
-def fixed_batch(proto: onnx.ModelProto, path: Path) -> int | None:
-    """Runs a graph, at two sizes where its batch is free.
+def fixed_batch(proto: onnx.ModelProto, path: Path, size: Size | None = None) -> int | None:
+    """Runs a graph, at two sizes where its batch is free, and of images of ``size`` where their sides are.
 
     Returns:
         The only size that it can be trusted with, or None where the batch is what the file says: where it is free, two
@@ -31,20 +32,19 @@ def fixed_batch(proto: onnx.ModelProto, path: Path) -> int | None:
     run = onnx_outputs(proto)
     free = not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
     failure: Exception | None = None
-    for size in _TRIED if free else (1,):
+    for count in _TRIED if free else (1,):
         try:
-            run(random_samples(proto, size))
+            run(random_samples(proto, count, size))
         except Exception as error:  # the runtime's own errors
             failure = failure or error
             continue
-        return None if not free or (size == 1 and _one_by_one(proto, run)) else size
+        return None if not free or (count == 1 and _one_by_one(random_samples(proto, 2, size), run)) else count
     assert failure is not None
     raise InputError(f"{path} does not run on an image: {first_line(failure)}") from failure
 
 
-def _one_by_one(proto: onnx.ModelProto, run: Run) -> bool:
+def _one_by_one(both: Feed, run: Run) -> bool:
     """Whether two samples together give two rows, each what its sample gives alone."""
-    both = random_samples(proto, 2)
     try:
         together, first, second = run(both), run(part(both, 0, 1)), run(part(both, 1, 2))
     except Exception:  # the runtime's own errors

@@ -1,10 +1,10 @@
 """Reads an ONNX network that nobody vouches for.
 
-After: an ``onnx_ir.Model`` whose inputs have fixed sides and are float32, integers or bool; outputs in float32 or
-integers, of which the first is the main one (:mod:`radixrt.export.source.outputs`); nodes in order and each with a name
-of its own, every weight in memory and a number, local functions inlined, opset 18 or later, and the batch either static
-or the symbolic dimension ``batch``, with which it was tried. What is computed in between is what the file computes, in
-its types.
+After: an ``onnx_ir.Model`` whose inputs have fixed sides, or an image those that stay free (``height`` and ``width``),
+and are float32, integers or bool; outputs in float32 or integers, of which the first is the main one
+(:mod:`radixrt.export.source.outputs`); nodes in order and each with a name of its own, every weight in memory and a
+number, local functions inlined, opset 18 or later, and the batch either static or the symbolic dimension ``batch``,
+with which it was tried. What is computed in between is what the file computes, in its types.
 
 Everything else is refused with one sentence, but for operators of other domains where the caller leaves them as they
 stand: such a graph is inferred as far as it goes, and never run. The file is never believed: sizes are held against
@@ -28,9 +28,11 @@ from onnx import TensorProto
 from radixrt.errors import InputError, first_line
 from radixrt.export.graph.save import PROTOBUF_LIMIT
 from radixrt.export.reader.batch import fixed_batch
+from radixrt.export.reader.image_sides import at_sides, free_sides, settle_sides
 from radixrt.export.reader.operators import check_operators
 from radixrt.export.reader.opset import OLDEST_OPSET, convert_opset, run_once
 from radixrt.export.reader.tensors import load_tensors, type_name
+from radixrt.export.sides import Sides, refuse_sides
 from radixrt.export.source.outputs import main_output
 from radixrt.export.spec import BatchSpec, FileChoice
 
@@ -70,10 +72,11 @@ def read_onnx(
     load_tensors(proto, path)
     _check_interface(proto, path, choice)
     _widen_ends(proto, path, remark)
+    sides = free_sides(proto, choice)
     if (opset := _opset(proto)) < OLDEST_OPSET:
-        proto = convert_opset(proto, opset, path)
+        proto = convert_opset(proto, opset, path, sides)
     _name_nodes(proto.graph)
-    proto = _infer(proto, path) if opaque else _settle_batch(proto, path, remark)
+    proto = _infer(proto, path) if opaque else _settle_batch(proto, path, remark, sides)
     if opaque:
         remark(
             f"{path} was not run: it holds {', '.join(opaque)}, which stand as they are; blocks behind them are found "
@@ -213,37 +216,12 @@ def _check_interface(proto: onnx.ModelProto, path: Path, choice: FileChoice) -> 
     if unknown := [spec.name for spec in choice.inputs if spec.name not in known]:
         raise InputError(f"{path} has no input {unknown[0]}: its inputs are {', '.join(sorted(known))}")
     for value in graph.input:
-        _fix_sides(value, choice, path)
+        settle_sides(value, choice, path)
     first = {v.name: _sides(v)[0].dim_value for v in graph.input if _sides(v)[0].dim_value >= 1}
     if len(set(first.values())) > 1:
         said = ", ".join(f"{name} {size}" for name, size in first.items())
         raise InputError(f"{path}: the first side of its inputs differs ({said}): each needs a row for every sample")
     _set_batch(graph, next(iter(first.values()), BATCH_DIM), believed=choice.opaque)
-
-
-def _fix_sides(value: onnx.ValueInfoProto, choice: FileChoice, path: Path) -> None:
-    """Gives the free sides of an input those that were asked for."""
-    sides = _sides(value)
-    if not sides:
-        raise InputError(f"{path}: input {value.name} has no sides: every input needs a row for each sample")
-    known = [side.dim_value if side.HasField("dim_value") and side.dim_value >= 1 else None for side in sides]
-    specs = (*choice.inputs, *choice.examples)
-    given = next((spec.shape for spec in specs if spec.name == value.name and len(spec.shape) == len(sides)), None)
-    if given is None and len(sides) == 4 and choice.input_size is not None:
-        channels, height, width = choice.input_size
-        last = known[1] is None and known[3] == channels
-        given = (None, height, width, channels) if last else (None, *choice.input_size)
-    if given is None and None in known[1:]:
-        how = "--input-size 3,320,320" if len(sides) == 4 else f"--input {value.name}=1x64:float32"
-        what = " (channels, height or width)" if len(sides) == 4 else ""
-        raise InputError(f"{path} leaves the sides of {value.name} free{what}: name them with {how}")
-    if given is None or None not in known[1:]:
-        return
-    for side, size, own in zip(sides[1:], given[1:], known[1:], strict=True):
-        if own is not None and size is not None and own != size:
-            raise InputError(f"{path} takes {value.name} of {own} where {size} was asked for: name what it takes")
-        if own is None and size is not None:
-            side.dim_value = size
 
 
 def _set_batch(graph: onnx.GraphProto, batch: int | str, *, believed: bool = False) -> None:
@@ -290,11 +268,19 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
                 _rename(attribute.g, old, new)
 
 
-def _settle_batch(proto: onnx.ModelProto, path: Path, remark: Callable[[str], None]) -> onnx.ModelProto:
-    """Infers shapes and runs the graph; a batch that is not as free as the file says becomes the one that runs."""
+def _settle_batch(
+    proto: onnx.ModelProto, path: Path, remark: Callable[[str], None], sides: Sides | None
+) -> onnx.ModelProto:
+    """Infers shapes and runs the graph; a batch that is not as free as the file says becomes the one that runs.
+
+    Raises:
+        InputError: it runs at no batch, or not at all the ``sides`` that its image may have.
+    """
+    if sides is not None:
+        refuse_sides(at_sides(proto), sides, str(path))
     try:
         inferred = _infer(proto, path)
-        only = fixed_batch(inferred, path)
+        only = fixed_batch(inferred, path, sides.lowest if sides else None)
     except InputError as refusal:
         if proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value:
             raise
@@ -302,7 +288,7 @@ def _settle_batch(proto: onnx.ModelProto, path: Path, remark: Callable[[str], No
         _set_batch(proto.graph, 1)
         try:
             inferred, only = _infer(proto, path), 1
-            run_once(inferred)
+            run_once(inferred, sides=sides)
         except Exception:  # of several kinds, and what the file itself says comes first
             raise refusal from None
     if only is None:

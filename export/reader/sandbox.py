@@ -152,6 +152,7 @@ def _bound(longest_s: int) -> None:
 
 
 def _read(request: dict[str, Any], remark: Callable[[str], None]) -> list[ir.Model]:
+    from radixrt.export.graph.shapes import graph_sides
     from radixrt.export.reader.onnx_file import read_onnx, with_batch
     from radixrt.export.reader.plain import in_float32
     from radixrt.export.reader.simplify import simplify
@@ -163,7 +164,8 @@ def _read(request: dict[str, Any], remark: Callable[[str], None]) -> list[ir.Mod
         return [graph]
     batch = choice.batch
     plain = in_float32(graph, path, remark)
-    simple = simplify(with_batch(plain, batch) if batch else plain, opaque=choice.opaque)
-    moved = cancel_transposes(simple)
+    sides = graph_sides(graph, choice.height, choice.width)
+    simple = simplify(with_batch(plain, batch) if batch else plain, opaque=choice.opaque, sides=sides)
+    moved = cancel_transposes(simple, sides)
     # What met where transposes were, a Pad and its convolution say, is one node now.
-    return [graph, moved if moved is simple else simplify(moved, opaque=choice.opaque)]
+    return [graph, moved if moved is simple else simplify(moved, opaque=choice.opaque, sides=sides)]

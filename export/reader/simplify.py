@@ -19,21 +19,24 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from radixrt.errors import InputError, first_line
+from radixrt.export.graph.dimensions import name_dimensions
 from radixrt.export.graph.origin import NAME_SCOPES, copy_origin
 from radixrt.export.graph.save import WEIGHTS_LIMIT, weight_bytes, write_onnx
 from radixrt.export.reader.softmax import name_softmax_axes
+from radixrt.export.sides import Sides
 
 __all__ = ["check", "infer_shapes", "simplify", "strip_metadata", "write_onnx"]
 
 _LARGEST_FOLDED = "256MB"  # a folded constant ends up in the file; the largest weight of the known networks is 8 MB
 
 
-def simplify(model: ir.Model, *, opaque: bool = False) -> ir.Model:
+def simplify(model: ir.Model, *, opaque: bool = False, sides: Sides | None = None) -> ir.Model:
     """Folds, checks and cleans a graph. ``model`` itself is not changed.
 
     Args:
         model: the graph.
         opaque: shapes behind operators that nobody knows may stay unknown.
+        sides: the sizes of its image, where they are free.
 
     Raises:
         InputError: the graph is not valid ONNX, cannot be simplified, or a shape in it cannot be inferred.
@@ -54,8 +57,10 @@ def simplify(model: ir.Model, *, opaque: bool = False) -> ir.Model:
             # The exporter adds nodes of its own, to split a tensor for instance: they belong to what they work on.
             copy_origin(maker, node)
     strip_metadata(result)
-    name_softmax_axes(result)
+    name_softmax_axes(result, sides)
     infer_shapes(result, opaque=opaque)
+    if sides is not None:
+        name_dimensions(result, sides)
     check(result)
     return result
 

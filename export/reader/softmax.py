@@ -16,14 +16,13 @@ from math import prod
 import onnx_ir as ir
 
 from radixrt.export.graph.shapes import Concrete, Sizes, concretise
+from radixrt.export.sides import Sides
 
-_PROBES = (Sizes(3, 96), Sizes(5, 96))
 
-
-def name_softmax_axes(model: ir.Model) -> None:
-    """Names the axis of each such Softmax of ``model``, in place."""
+def name_softmax_axes(model: ir.Model, sides: Sides | None = None) -> None:
+    """Names the axis of each such Softmax of ``model``, whose image has such ``sides``, in place."""
     found = [triple for node in model.graph if (triple := _triple(node)) is not None]
-    probes = [concretise(model.graph, sizes) for sizes in _PROBES] if found else []
+    probes = [concretise(model.graph, sizes) for sizes in Sizes.probes(sides)] if found else []
     for flatten, softmax, reshape in found:
         axis = _axis(flatten, reshape, probes)
         if axis is None:

@@ -30,6 +30,7 @@ import onnx_ir.passes.common as common
 
 from radixrt.export.graph.constants import constant
 from radixrt.export.reader.opset import run_once
+from radixrt.export.sides import Sides
 
 _UNARY = frozenset({"Abs", "Cast", "Celu", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish"})
 _UNARY |= {"Identity", "LeakyRelu", "Log", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign"}
@@ -43,8 +44,11 @@ _TO_CHANNELS_FIRST, _TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 Turned: TypeAlias = "ir.Value | Callable[[], ir.Value]"
 
 
-def cancel_transposes(model: ir.Model) -> ir.Model:
-    """Returns the graph with fewer elements to transpose, or ``model`` itself where there is nothing to gain."""
+def cancel_transposes(model: ir.Model, sides: Sides | None = None) -> ir.Model:
+    """Returns the graph with fewer elements to transpose, or ``model`` itself where there is nothing to gain.
+
+    ``sides`` are those of its image, where they are free.
+    """
     if sum(_perm(node) is not None for node in model.graph) < 2:
         return model
     moved = model.clone()
@@ -54,7 +58,7 @@ def cancel_transposes(model: ir.Model) -> ir.Model:
     common.RemoveUnusedNodesPass()(moved)
     if _transposed(moved) >= _transposed(model):
         return model
-    before, after = (run_once(ir.to_proto(m), 2) for m in (model, moved))
+    before, after = (run_once(ir.to_proto(m), 2, sides=sides) for m in (model, moved))
     # The same float32 operations on the same numbers; only sums over another order of axes may round otherwise.
     if all(np.allclose(before[name], after[name], rtol=1e-4, atol=1e-5) for name in before):
         return moved

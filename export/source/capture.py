@@ -18,10 +18,11 @@ from radixrt.errors import InputError, first_line
 from radixrt.export.feed import Feed, length, shapes
 from radixrt.export.graph.origin import NAME_SCOPES, set_module
 from radixrt.export.reader.onnx_file import BATCH_DIM
+from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, Sides, Size, Trial, refuse_sides
 from radixrt.export.source.module_inputs import ModuleInputs, parameters
 from radixrt.export.source.outputs import OUTPUT_NAME, NamedOutputs, named_outputs
 from radixrt.export.source.quiet import quiet
-from radixrt.export.spec import BatchSpec
+from radixrt.export.spec import BatchSpec, InputSpec
 
 if TYPE_CHECKING:
     import torch
@@ -36,15 +37,17 @@ def capture(
     *,
     opset: int = 18,
     logits: str | None = None,
+    sides: Sides | None = None,
 ) -> ir.Model:
     """Exports a network to ONNX.
 
     Args:
         module: returns one tensor or several, with a row for each sample. It is put into eval mode.
-        inputs: what it is called with, of known sides.
+        inputs: what it is called with; sides that are not known are those of ``sides``.
         batch: the batch sizes the graph must accept; one static image by default.
         opset: the ONNX opset, 18 or later.
         logits: which of several outputs is the logits, as :func:`radixrt.export.source.outputs.named_outputs` takes it.
+        sides: the sizes of its image, where they stay free.
 
     Returns:
         The graph, with the torch module path in each node's metadata; not yet simplified.
@@ -61,7 +64,9 @@ def capture(
     module.eval()
     # A batch of one would be taken for a constant where the batch is dynamic.
     size = max(2, batch.max) if batch.dynamic else batch.max
-    feed = {spec.name: np.zeros((size, *map(int, spec.shape[1:])), spec.dtype) for spec in inputs.specs}  # type: ignore[arg-type]
+    if sides is not None:
+        refuse_sides(_at_sides(module, inputs), sides, "the model")
+    feed = _zeros(inputs, size, sides.between if sides is not None else (0, 0))
     named = _outputs(module, inputs, feed, logits)
     args, kwargs = inputs.filled({name: torch.from_numpy(array) for name, array in feed.items()})
     if args and isinstance(args[-1], dict):  # which the exporter would take for the keywords
@@ -76,7 +81,7 @@ def capture(
                 opset_version=opset,
                 input_names=[spec.name for spec in inputs.specs],
                 output_names=list(named.tensors),
-                dynamic_shapes=_free_batch(module, inputs, batch) if batch.dynamic else None,
+                dynamic_shapes=_free(module, inputs, batch, sides) if batch.dynamic or sides is not None else None,
                 verbose=False,
             )
     except Exception as error:  # the exporter documents no bound on what it raises
@@ -86,15 +91,78 @@ def capture(
     outputs = {value.name: value for value in model.graph.outputs}
     model.graph.outputs[:] = [outputs[name] for name in named.ordered]
     _name_convolutions(model)
+    for value, spec in zip(model.graph.inputs, inputs.specs, strict=True):
+        if None in spec.shape[1:] and value.shape is not None:
+            # The exporter calls a height in steps of 32 "32*height".
+            axes = _free_axes(spec)
+            value.shape = ir.Shape([axes.get(place, side) for place, side in enumerate(value.shape)])
     return model
 
 
-def _free_batch(module: torch.nn.Module, inputs: ModuleInputs, batch: BatchSpec) -> Any:
-    """The first axis of every input as one free dimension, in the structure of the module's arguments."""
+def _zeros(inputs: ModuleInputs, count: int, size: Size) -> Feed:
+    """So many samples of nothing, images of ``size`` where their sides are free."""
+    free = dict(zip((HEIGHT_DIM, WIDTH_DIM), size, strict=True))
+    found = {}
+    for spec in inputs.specs:
+        axes = _free_axes(spec)
+        sides = (free[axes[place]] if place in axes else side for place, side in enumerate(spec.shape[1:], start=1))
+        found[spec.name] = np.zeros((count, *map(int, sides)), spec.dtype)  # type: ignore[arg-type]
+    return found
+
+
+def _free_axes(spec: InputSpec) -> dict[int, str]:
+    """The axes of an image's free sides, with their names."""
+    if len(spec.shape) != 4:
+        return {}
+    return {place: name for place, name in ((2, HEIGHT_DIM), (3, WIDTH_DIM)) if spec.shape[place] is None}
+
+
+def _at_sides(module: torch.nn.Module, inputs: ModuleInputs) -> Trial:
+    """Runs a module on one image of a size; the layer that fails, and what it says, is why it cannot."""
     import torch
 
-    free = torch.export.Dim(BATCH_DIM, min=batch.min, max=batch.max)
-    args, kwargs = inputs.filled({spec.name: {0: free} for spec in inputs.specs})
+    def failure(size: Size) -> str:
+        try:
+            with torch.inference_mode():
+                inputs.call(module, _zeros(inputs, 1, size))
+        except Exception as error:  # a module may raise anything
+            return f"{_layer_of(error, module)}{first_line(_root_cause(error))}"
+        return ""
+
+    return failure
+
+
+def _layer_of(error: BaseException, module: torch.nn.Module) -> str:
+    """The innermost layer that an error went through, to begin a clause with."""
+    import torch
+
+    names = {id(layer): name for name, layer in module.named_modules()}
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        own = trace.tb_frame.f_locals.get("self")
+        if isinstance(own, torch.nn.Module):
+            found = names.get(id(own), "") or found
+        trace = trace.tb_next
+    return f"{found}: " if found else ""
+
+
+def _free(module: torch.nn.Module, inputs: ModuleInputs, batch: BatchSpec, sides: Sides | None) -> Any:
+    """The free dimensions of every input, the samples' and an image's, in the structure of the module's arguments."""
+    import torch
+
+    free: dict[str, Any] = {}
+    if batch.dynamic:
+        free[BATCH_DIM] = torch.export.Dim(BATCH_DIM, min=batch.min, max=batch.max)
+    for name, side in ((HEIGHT_DIM, sides.height), (WIDTH_DIM, sides.width)) if sides is not None else ():
+        if side.step > 1 and side.min % side.step == 0:
+            # Told of the step, torch.export need not prove that the network takes what lies between.
+            free[name] = side.step * torch.export.Dim(name, min=side.min // side.step, max=side.max // side.step)
+        else:
+            free[name] = torch.export.Dim(name, min=side.min, max=side.max)
+    named_axes = {spec.name: {0: BATCH_DIM, **_free_axes(spec)} for spec in inputs.specs}
+    args, kwargs = inputs.filled(
+        {name: {place: free[dim] for place, dim in axes.items() if dim in free} for name, axes in named_axes.items()}
+    )
     named = kwargs or (args and isinstance(args[-1], dict))
     return {**dict(zip(parameters(module).names, args, strict=False)), **kwargs} if named else args
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from radixrt.errors import InputError
+from radixrt.export.graph.shapes import graph_sides
 from radixrt.export.reader.sandbox import Foreign, read_foreign
+from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, Sides
 from radixrt.export.source import definitions
 from radixrt.export.source.definitions import Definition
 from radixrt.export.source.names import KnownModel, ModelRef, known_models, resolve
@@ -101,7 +103,8 @@ def load(
         if checkpoint is not None:
             raise InputError(f"{ref.target} holds its own weights: leave the checkpoint out")
         file = file or FileChoice()
-        return _load_onnx(ref, num_classes, read_foreign(Path(ref.target), file))
+        foreign = read_foreign(Path(ref.target), file)
+        return _load_onnx(ref, num_classes, foreign, graph_sides(foreign.graph, file.height, file.width))
     if ref.kind == "sample":
         return _load_sample(ref, checkpoint, num_classes, seed)
     definition = _definition(ref)
@@ -143,7 +146,7 @@ def _definition(ref: ModelRef) -> Definition:
     return definitions.factory_definition(ref.target)
 
 
-def _load_onnx(ref: ModelRef, num_classes: int | None, foreign: Foreign) -> LoadedModel:
+def _load_onnx(ref: ModelRef, num_classes: int | None, foreign: Foreign, sides: Sides | None) -> LoadedModel:
     graph = foreign.graph
     image = next((value for value in graph.graph.inputs if len(value.shape or ()) == 4), graph.graph.inputs[0])
     size, main = image.shape, foreign.simplified.graph.outputs[0].shape
@@ -152,8 +155,10 @@ def _load_onnx(ref: ModelRef, num_classes: int | None, foreign: Foreign) -> Load
         raise InputError(f"{ref.target} has {found} classes, not {num_classes}")
     config: dict[str, Any] = {}
     layout: dict[str, str] = {}
-    if size is not None and len(size) == 4 and all(isinstance(side, int) for side in size[1:]):
-        first, height, last = size[1:]
+    free = dict(zip((HEIGHT_DIM, WIDTH_DIM), sides.middle, strict=True)) if sides is not None else {}
+    known = [side if isinstance(side, int) else free.get(side.value or "") for side in size or ()][1:]
+    if len(known) == 3 and None not in known:
+        first, height, last = known
         nhwc = first not in _CHANNELS and last in _CHANNELS
         config["input_size"] = (last, first, height) if nhwc else (first, height, last)
         layout = {"layout": "nhwc"} if nhwc else {}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from radixrt.errors import InputError
 from radixrt.export.feed import IMAGE_INPUT, Feed
+from radixrt.export.sides import Sides
 from radixrt.export.spec import InputSpec
 
 if TYPE_CHECKING:
@@ -109,6 +110,18 @@ class ModuleInputs:
             )
         by_name = {spec.name: spec for spec in specs}
         return cls(tuple(by_name[name] for name in _leaves((args, kwargs))), args, kwargs)
+
+    def freed(self, sides: Sides) -> ModuleInputs:
+        """The same with the sides of its images left free, where ``sides`` has them free."""
+
+        def free(spec: InputSpec) -> InputSpec:
+            if not spec.is_image:
+                return spec
+            pairs = zip(spec.shape[2:], (sides.height, sides.width), strict=True)
+            own = tuple(None if side.free else size for size, side in pairs)
+            return replace(spec, shape=(*spec.shape[:2], *own), sides=sides)
+
+        return replace(self, specs=tuple(map(free, self.specs)))
 
     def filled(self, tensors: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with a value in the place of each name."""

@@ -22,6 +22,7 @@ from radixrt.export.passes.float16 import to_float16
 from radixrt.export.passes.pipeline import rewrite
 from radixrt.export.passes.report import Float32Node, RewriteReport
 from radixrt.export.reader.simplify import write_onnx
+from radixrt.export.sides import Sides
 from radixrt.export.spec import Precision
 from radixrt.progress import Stages
 from radixrt.reuse import Codec, Kept, Reuse, Step
@@ -84,7 +85,7 @@ class Calibrated:
 class DeployOptions:
     """What decides a deploy graph beside the network itself.
 
-    ``batch`` and ``threads`` are those that forms are chosen for.
+    ``batch`` and ``threads`` are those that forms are chosen for, ``sides`` those that the graph leaves free.
     """
 
     precision: Precision
@@ -94,6 +95,7 @@ class DeployOptions:
     calibration: CalibrationOptions
     recovery: Recovery = field(default_factory=Recovery)
     threads: int = 0
+    sides: Sides | None = None
 
 
 def deploy_graph(
@@ -134,7 +136,9 @@ def deploy_graph(
         ranges = calibrated(model, images, options.calibration, stages, reuse)
     target = get(options.target)
     placement = PlacementOptions(target.traits, timed=timed_layers(report))
-    better = improved(model, ranges.table, images, placement, options.recovery, stages, reuse, target)
+    # Answers and errors are gathered over images, which must have one size for that: the middle one.
+    one_size = images.at(images.sizes[0]) if images.sizes else images
+    better = improved(model, ranges.table, one_size, placement, options.recovery, stages, reuse, target)
     with stages.stage("Placing Q/DQ"):
         placement = replace(placement, exclude=better.exclude)
         typed = typed_graph(better.model, options.precision, options.target, better.table, placement)
@@ -168,6 +172,7 @@ def rewritten(
             batch=options.batch,
             threads=options.threads,
         )
+        chosen = replace(chosen, sides=options.sides)
         if rival:
             chosen = replace(chosen, choose_light=None, target_passes=target.passes(Precision.FP32))
         return RewrittenGraph(*rewrite(graph.clone(), chosen))
@@ -186,6 +191,7 @@ def rewritten(
             "grouped_conv": options.grouped_conv,
             "batch": options.batch,
             "rival": rival,
+            "sides": str(options.sides),
         },
     )
     return reuse.step(step, make)

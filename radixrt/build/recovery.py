@@ -24,7 +24,7 @@ from radixrt.calibration.recovery.techniques import SearchProgress
 from radixrt.calibration.spec import MaxDrop, Recovery
 from radixrt.engines.base import Target
 from radixrt.errors import InputError
-from radixrt.export.feed import joined
+from radixrt.export.feed import alike, joined
 from radixrt.export.graph.facts import infer, root_of
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.reader.simplify import write_onnx
@@ -111,7 +111,7 @@ def _recovered(
     reuse: Reuse,
 ) -> Improved:
     def make() -> Improved:
-        few = joined(batch.inputs for batch in images.batches(READ_BATCH, RECOVERY_IMAGES))
+        few = joined(alike(batch.inputs for batch in images.batches(READ_BATCH, RECOVERY_IMAGES)))
         got = recover(
             model,
             table,

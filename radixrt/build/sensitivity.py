@@ -76,6 +76,7 @@ def measure_sensitivity(request: SensitivityRequest, stages: Stages) -> Sensitiv
                 grouped_conv="keep",
                 batch=1,
                 calibration=request.calibration,
+                sides=prepared.sides,
             )
             found = rewritten(prepared.graph, options, reuse, sha256=prepared.graph_sha256).value
             graph = found.model

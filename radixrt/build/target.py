@@ -13,7 +13,7 @@ from pathlib import Path
 from radixrt import __version__
 from radixrt.build.deploy import DeployGraph, DeployOptions, deploy_graph
 from radixrt.calibration.ranges.table import write_table
-from radixrt.engines.base import GRAPH_NAME, BuiltEngine, Target
+from radixrt.engines.base import GRAPH_NAME, BuildOptions, BuiltEngine, Target
 from radixrt.engines.bundle.compatibility import Host, built_for
 from radixrt.engines.bundle.folder import CALIBRATION_NAME, Bundle, BundleWriter
 from radixrt.engines.bundle.manifest import Manifest, ModelIdentity, TensorInfo, now
@@ -55,6 +55,11 @@ class Job:
 
     request: EngineRequest
     bench: Bench
+
+    @property
+    def build_options(self) -> BuildOptions:
+        """How engines are built, with the sides of the image that the network was prepared for."""
+        return replace(self.request.build, sides=self.bench.prepared.sides)
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ def build(job: Job, target: Target, folder: Path) -> Built:
         calibration=request.calibration,
         recovery=request.recover(prepared.labelled, (prepared.task.task, prepared.network)),
         threads=request.build.threads,
+        sides=prepared.sides,
     )
     deploy = deploy_graph(
         prepared.graph, prepared.data.calibration, options, stages, reuse, sha256=prepared.graph_sha256
@@ -121,7 +127,7 @@ def build(job: Job, target: Target, folder: Path) -> Built:
         deploy=deploy,
         engine=engine.value if engine else None,
         files=EngineFiles(
-            target, engine.value.files if engine else (), graph, deploy.rival or deploy.float32, request.build
+            target, engine.value.files if engine else (), graph, deploy.rival or deploy.float32, job.build_options
         ),
         reused=(*deploy.reused, *(engine.reused if engine else ())),
     )
@@ -133,7 +139,7 @@ def _engine(job: Job, target: Target, folder: Path) -> Kept[BuiltEngine]:
 
     def make() -> BuiltEngine:
         # Timings of kernels hold for every network on this device: they are kept beside the results, not in them.
-        options = replace(request.build, cache_dir=None if request.fresh else device_cache())
+        options = replace(job.build_options, cache_dir=None if request.fresh else device_cache())
         return target.build(folder / GRAPH_NAME, folder, options, progress=job.bench.stages.phase)
 
     step = Step(
@@ -144,7 +150,7 @@ def _engine(job: Job, target: Target, folder: Path) -> Kept[BuiltEngine]:
             "target": target.name,
             "version": capability.version,
             "device": capability.device,
-            "options": request.build,
+            "options": job.build_options,
         },
     )
     return job.bench.reuse.step(step, make)
@@ -191,7 +197,7 @@ def _locate(job: Job, built: Built) -> Kept[Located]:
     """Where the error of a narrower precision comes from; a graph in FP32 shows none."""
     if job.request.precision in (Precision.FP32, Precision.BF16):
         return Kept(Located())
-    plan = built.target.analysis(built.files.deploy, job.request.build)
+    plan = built.target.analysis(built.files.deploy, job.build_options)
     with job.bench.stages.stage("Locating the error, layer by layer"):
         return locate_built(
             built.deploy.float32,
@@ -251,12 +257,13 @@ def manifest_of(job: Job, built: Built) -> Manifest:
         precision=request.precision.value,
         target=built.target.name,
         batch=(request.batch.min, request.batch.max),
-        built_for=built_for(built.target, request.build, engine, built.host) if engine else None,
+        built_for=built_for(built.target, job.build_options, engine, built.host) if engine else None,
         executed=built.files.runs if built.ran is None else built.ran,
         inference_precision=engine.facts.get("inference_precision") if engine else None,
         inputs=tuple(TensorInfo.of(value) for value in graph.inputs),
         outputs=tuple(TensorInfo.of(value, prepared.kinds.get(value.name or "")) for value in graph.outputs),
         preprocessing=prepared.preprocess,
+        sides=prepared.sides,
         assumed=prepared.preparation.assumed if prepared.preparation else (),
         labels=prepared.labels,
         # What a decoder of the user's makes of outputs stays with the user: a bundle runs none of their code.

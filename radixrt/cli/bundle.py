@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -22,6 +22,7 @@ from radixrt.options import BundleOptions, ValidateOptions
 
 if TYPE_CHECKING:
     from radixrt.api import LoadedEngine
+    from radixrt.export.sides import Size
 
 BundleArg = Annotated[Path, Parameter(help="A bundle: the folder that `radixrt engine` left.")]
 Positive = Annotated[int, Parameter(converter=whole, validator=Number(gte=1))]
@@ -34,29 +35,35 @@ def run(
     /,
     *,
     top: Annotated[Positive, Parameter(help="How many classes to print.")] = 5,
+    size: Annotated[
+        str | None, Parameter(help="Where sides are free: 480x640 (height, width), or fit. Default: the middle size.")
+    ] = None,
     require_signature: Annotated[Path | None, Parameter(help="An Ed25519 public key of the maker.")] = None,
 ) -> None:
     """Runs ``radixrt run``."""
     from radixrt.api import load
+    from radixrt.export.sides import parse_size
+
+    wanted = None if size is None else parse_size(size)
 
     with load(bundle, require_signature=require_signature) as engine:
         if engine.bundle.manifest.task != "classify":
-            out.print(_answered(engine, images))
+            out.print(_answered(engine, images, wanted))
             return
         table = Table("image", "class", "probability")
         for path in images:
-            for answer in engine.classify(path, top=top):
+            for answer in engine.classify(path, top=top, size=wanted):
                 table.add_row(answer.image, answer.label, f"{answer.probability:.3f}")
     out.print(table)
 
 
-def _answered(engine: LoadedEngine, images: Sequence[Path]) -> Table:
+def _answered(engine: LoadedEngine, images: Sequence[Path], size: Literal["fit"] | Size | None) -> Table:
     """What the network answers to each image."""
     from radixrt.engines.bundle.answers import lines
 
     table = Table("image", engine.bundle.manifest.task)
     for path in images:
-        for one in engine.predict(path):
+        for one in engine.predict(path, size=size):
             table.add_row(one.image, "\n".join(lines(dict(one.answer))))
     return table
 
@@ -114,7 +121,10 @@ def inspect(
     manifest = found.manifest
     capabilities = manifest.built_for.compute_capabilities if manifest.built_for else ()
     options = BuildOptions(
-        Precision.parse(manifest.precision), BatchSpec(*manifest.batch), compute_capabilities=capabilities
+        Precision.parse(manifest.precision),
+        BatchSpec(*manifest.batch),
+        compute_capabilities=capabilities,
+        sides=manifest.sides,
     )
     devices = tuple(name.strip() for name in device.split(",") if name.strip())
     seen = get(manifest.target).inspect(found.engine, found.deploy, options, devices=devices)

@@ -211,6 +211,7 @@ def _step(
             "classes": [prepared.labels, prepared.labelled, prepared.head.kind.value],
             "task": prepared.task.task.identity,
             "threads": trial.threads,
+            "sides": str(prepared.sides),
             "since": trial.rivals.identity() if trial.limits.max_regression_drop is not None else (),
         },
     )

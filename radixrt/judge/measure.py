@@ -16,6 +16,7 @@ from radixrt.engines.session import Session
 from radixrt.errors import InputError
 from radixrt.export.feed import Feed, length, part, repeated
 from radixrt.export.spec import BatchSpec
+from radixrt.judge.at_sizes import at_other_sizes
 from radixrt.judge.outputs import MatchedOutputs, match_outputs
 from radixrt.judge.regression import regressions
 from radixrt.judge.rivals import opponents
@@ -46,7 +47,8 @@ def with_costs(verdict: Verdict, target: Target, engine: Path, deploy: Path, bui
     Raises:
         RadixRTError: a process of its own could not run the engine.
     """
-    cold = cold_start(target, engine, threads=build.threads, batch=build.batch.min)
+    free = build.sides.free_of(build.sides.middle) if build.sides is not None else ()
+    cold = cold_start(target, engine, threads=build.threads, batch=build.batch.min, free=free)
     costs = {name: getattr(cold, name) for name in ("load_ms", "first_inference_ms", "peak_bytes")}
     assert verdict.latency is not None
     method = verdict.latency.method.model_copy(update=costs)
@@ -161,6 +163,9 @@ def time_engines(
                 return run(part(theirs, 0, length(feed)))
 
             times = trial.instruments.timer({**engines, **rivals.runners, reference.name: original}, few, options)
+    if prepared.sides is not None and prepared.preprocess is not None:
+        method = times.method.model_copy(update={"image": prepared.preprocess.input_size[1:]})
+        times = times.model_copy(update={"method": method})
     return times, [*notes, *rivals.notes, *([reference.remark] if reference.remark else [])]
 
 
@@ -210,6 +215,8 @@ def judge_outputs(
     if matched is None:
         raise InputError("the data gave no image to judge the engine with: give it some")
     judged = judge.result()
+    if sizes := at_other_sizes(run, prepared, stages, engine_images or prepared.test):
+        judged = replace(judged, parity=judged.parity.model_copy(update={"sizes": sizes}))
     metrics = judged.metrics
     if (
         prepared.labelled

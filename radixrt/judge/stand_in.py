@@ -47,7 +47,9 @@ def judge_stand_in(
     """
     target = stand_in()
     with tempfile.TemporaryDirectory(prefix="radixrt-stand-in-") as folder:
-        built = target.build(deploy, Path(folder), BuildOptions(build.precision, build.batch, threads=build.threads))
+        built = target.build(
+            deploy, Path(folder), BuildOptions(build.precision, build.batch, threads=build.threads, sides=build.sides)
+        )
         with target.open(built.files[0], threads=build.threads) as session:
             run = session_outputs(session, trial.batch)
             outputs = judge_outputs(run, prepared, trial, stages, engine_images, what="CPU stand-in")

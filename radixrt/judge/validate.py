@@ -46,7 +46,7 @@ class _Found:
         if self.bundle is None:
             return None
         manifest = self.bundle.manifest
-        return BuildOptions(Precision.parse(manifest.precision), BatchSpec(*manifest.batch))
+        return BuildOptions(Precision.parse(manifest.precision), BatchSpec(*manifest.batch), sides=manifest.sides)
 
     def subject(self, request: ValidateRequest) -> Subject:
         """What the report is of."""

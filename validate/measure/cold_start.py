@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,9 @@ class ColdStart(BaseModel):
     peak_bytes: int
 
 
-def cold_start(target: Target, engine: Path, *, threads: int = 0, batch: int = 1) -> ColdStart:
+def cold_start(
+    target: Target, engine: Path, *, threads: int = 0, batch: int = 1, free: Sequence[int] = ()
+) -> ColdStart:
     """Opens an engine in a fresh process and runs it once on zeros.
 
     Args:
@@ -42,6 +45,7 @@ def cold_start(target: Target, engine: Path, *, threads: int = 0, batch: int = 1
         engine: the file that the target opens.
         threads: threads of the runtime; 0 is its own choice.
         batch: how many images a dynamic batch takes at the least.
+        free: the sizes of an image's free sides, in order.
 
     Raises:
         RadixRTError: the process failed; the message holds its last line.
@@ -53,7 +57,7 @@ def cold_start(target: Target, engine: Path, *, threads: int = 0, batch: int = 1
         import_path(target),
         str(engine),
         str(threads),
-        str(batch),
+        *map(str, (batch, *free)),
     ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
@@ -66,11 +70,12 @@ def cold_start(target: Target, engine: Path, *, threads: int = 0, batch: int = 1
         raise RadixRTError(f"a fresh process could not open and run {engine}: {last}") from error
 
 
-def measure_here(target: str, engine: Path, threads: int, batch: int) -> ColdStart:
+def measure_here(target: str, engine: Path, threads: int, batch: int, *free: int) -> ColdStart:
     """The measurement itself, for a process that does nothing else; ``target`` is where the class stands."""
     import numpy as np
 
     from radixrt.engines.registry import load
+    from radixrt.export.sides import filled
 
     opener = load(target)
     opener.capability()
@@ -78,10 +83,7 @@ def measure_here(target: str, engine: Path, threads: int, batch: int) -> ColdSta
     session = opener.open(engine, threads=threads)
     opened = time.perf_counter()
     with session:
-        feeds = {
-            spec.name: np.zeros([batch if size == -1 else size for size in spec.shape], spec.dtype)
-            for spec in session.inputs
-        }
+        feeds = {spec.name: np.zeros(filled(spec.shape, batch, free), spec.dtype) for spec in session.inputs}
         before = time.perf_counter()
         session.run(feeds)
         after = time.perf_counter()
@@ -102,4 +104,4 @@ def _peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    print(measure_here(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])).model_dump_json())
+    print(measure_here(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])).model_dump_json())

@@ -8,7 +8,7 @@ from radixrt.calibration.data.preparation import Origin
 from radixrt.export.graph.output_kind import OutputKind
 from radixrt.validate.quality import Accuracy, Metric
 from radixrt.validate.report.summary import change, count, figure, milliseconds, percent, size
-from radixrt.validate.schema import Candidate, DriftRow, Latency, LayerTime, Parity, Report
+from radixrt.validate.schema import Candidate, DriftRow, Latency, LatencyMethod, LayerTime, Parity, Report
 
 Row = tuple[object, ...]
 
@@ -84,6 +84,13 @@ def parity_rows(parity: Parity) -> list[Row]:
     if parity.softmax_kl is not None:
         of = "softmax" if parity.kind is OutputKind.LOGITS else parity.kind.value
         rows.append((f"KL of the {of}", f"{parity.softmax_kl:.3g} nat"))
+    rows += [
+        (
+            f"at {at.height} x {at.width}, {count(at.samples, 'image')}",
+            f"cosine {at.cosine_min:.6f}, SQNR {at.sqnr_db:.1f} dB, error {at.max_abs:.3g}",
+        )
+        for at in parity.sizes
+    ]
     if parity.nonfinite:
         rows.append((f"images where {what} holds NaN or infinity", parity.nonfinite))
     return rows
@@ -228,6 +235,11 @@ def steadiness(latency: Latency) -> str:
     )
 
 
+def at_size(method: LatencyMethod) -> str:
+    """The size of the timed images, to begin a sentence with, where the engine takes several."""
+    return f"Images of {method.image[0]} x {method.image[1]}; " if method.image is not None else ""
+
+
 def latency_method(latency: Latency) -> str:
     """How the times were taken, in a few sentences."""
     method = latency.method
@@ -235,7 +247,8 @@ def latency_method(latency: Latency) -> str:
     transfers = "with" if method.includes_transfers else "without"
     threads = f"{method.threads} threads" if method.threads else "the runtime's own number of threads"
     text = (
-        f"{method.rounds} {order} rounds after {method.warmup_rounds} of warm-up, {threads}, {transfers} transfers, "
+        f"{at_size(method)}{method.rounds} {order} rounds after {method.warmup_rounds} of warm-up, {threads}, "
+        f"{transfers} transfers, "
         f"{method.clock} clock. {steadiness(latency)}"
     )
     if any(row.device_p50_ms is not None for row in latency.rows):

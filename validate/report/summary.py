@@ -173,7 +173,7 @@ def _tiles(report: Report) -> Iterator[Tile]:
     if latency := report.latency:
         row = engine_row(latency)
         doubt = ", not steady" if latency.unsteady else ""
-        p95 = f"p95 {milliseconds(row.p95_ms)} at batch {row.batch}{doubt}"
+        p95 = f"p95 {milliseconds(row.p95_ms)} at batch {row.batch}{_image(latency)}{doubt}"
         yield Tile("Latency, median", milliseconds(row.p50_ms), p95)
         low, high = latency.speedup_ci95
         interval = doubt[2:] or f"95 %: {low:.2f}x to {high:.2f}x"
@@ -185,6 +185,10 @@ def _tiles(report: Report) -> Iterator[Tile]:
     deploy, engine = report.size.deploy_onnx_bytes, report.size.engine_bytes
     graph = f"deploy graph {size(deploy)}" if deploy else "as it was found"
     yield Tile("Engine", "left to the device" if engine is None else size(engine), graph)
+
+
+def _image(latency: Latency) -> str:
+    return "" if (image := latency.method.image) is None else f", {image[0]} x {image[1]}"
 
 
 def _closeness(parity: Parity, of: str) -> Iterator[Tile]:
