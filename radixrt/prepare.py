@@ -229,15 +229,16 @@ def _read_data(
     if isinstance(source, ArraySource):
         return load_arrays(source, specs, calibration_limit=data.calibration_images, classes=model.num_classes)
     assert source is not None
-    return load_data(
+    images = load_data(
         (model.photographs or LENT) if data.data is None else str(data.data),
         source.values,
         calibration_limit=data.calibration_images,
         reading=Reading(tuple(model.labels), kind),
         workers=2,
         input_name=image_input(specs, model.source),
-        sides=sides,
     )
+    # Ranges must hold at every size; all else is measured at the middle one.
+    return images if sides is None else replace(images, calibration=images.calibration.at(*sides.calibrated))
 
 
 def _pins(model: LoadedModel, images: DataSource) -> PinOptions:

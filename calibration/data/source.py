@@ -39,7 +39,6 @@ from radixrt.calibration.data.targets import Reading, TargetKind
 from radixrt.errors import InputError
 from radixrt.export.feed import IMAGE_INPUT
 from radixrt.export.samples.sample import CRACK_LABELS
-from radixrt.export.sides import Sides
 from radixrt.export.spec import InputSpec
 
 _AS_IT_LOOKS = Reading()
@@ -68,7 +67,6 @@ def load_data(
     reading: Reading = _AS_IT_LOOKS,
     workers: int = 0,
     input_name: str = IMAGE_INPUT,
-    sides: Sides | None = None,
 ) -> DataSource:
     """Finds the images that ``spec`` names; decodes none of them yet.
 
@@ -79,7 +77,6 @@ def load_data(
         reading: how its labels are read.
         workers: threads that decode; 0 or 1 decodes in the caller's.
         input_name: the network's input that takes the images.
-        sides: the sizes that the network takes, where they are free: images calibrate in several of them.
 
     Raises:
         InputError: there is no such data, it holds no images, or its classes or columns cannot be used.
@@ -96,14 +93,7 @@ def load_data(
     binary = bool(masks) and two_levels(masks)
     return DataSource(
         spec=spec,
-        calibration=ImageList(
-            calibration,
-            preprocess,
-            workers,
-            input_name,
-            two_levels=binary,
-            sizes=sides.calibrated if sides is not None else (),
-        ),
+        calibration=ImageList(calibration, preprocess, workers, input_name, two_levels=binary),
         test=ImageList(test, preprocess, workers, input_name, two_levels=binary) if test else None,
         labels=splits.labels,
         kind=splits.kind,
