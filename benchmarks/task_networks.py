@@ -19,6 +19,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from samples.text import write
+
 Size = tuple[int, int, int]
 
 
@@ -30,11 +32,19 @@ class TaskNetwork:
         build: makes it: a module, or the ONNX file that it lies in; may write into the folder that it is given.
         size: channels, height and width of its image.
         blocks: the attention blocks that its authors wrote into it.
+        task: what its outputs mean; random weights are held against their own answers in FP32.
+        data: makes its images, whose labels it is then held against; photographs of solar cells where absent.
+        pixels: their mean and standard deviation, for each channel or one for all; as the network says where absent.
+        above: what of a map of scores is an answer; the overlap of engine and original is counted there.
     """
 
     build: Callable[[Path], Any]
     size: Size
     blocks: int
+    task: str = "tensors"
+    data: Callable[[Path], Path] | None = None
+    pixels: tuple[str, str] | None = None
+    above: float | None = None
 
 
 class Levels(nn.Module):
@@ -129,7 +139,7 @@ def efficientdet(name: str = "tf_efficientdet_d0") -> Callable[[Path], Any]:
         from effdet import EfficientDet, get_efficientdet_config
 
         config = get_efficientdet_config(name)
-        config.image_size = (128, 128)
+        config.image_size = (256, 256)
         return Levels(EfficientDet(config, pretrained_backbone=False)).eval()
 
     return build
@@ -171,6 +181,19 @@ def keras_efficientnet(side: int) -> Callable[[Path], Any]:
     return build
 
 
+def rendered(part: str) -> Callable[[Path], Path]:
+    """A set of texts rendered with Pillow's own font, of which labels are exact (``samples/text.py``)."""
+
+    def build(folder: Path) -> Path:
+        sets = {name: folder / "text" / name for name in ("lines", "pages", "angles")}
+        if not (folder / "text" / ".ready").exists():
+            write(folder / "text", lines=400, pages=160, angles=200)
+            (folder / "text" / ".ready").touch()
+        return sets[part] / "lines.csv" if part == "lines" else sets[part]
+
+    return build
+
+
 def paddleocr(name: str) -> Callable[[Path], Any]:
     """A file that the package ``rapidocr`` carries, trained by PaddleOCR."""
 
@@ -182,21 +205,27 @@ def paddleocr(name: str) -> Callable[[Path], Any]:
     return build
 
 
+_HALVES, _IMAGENET = ("0.5", "0.5"), ("0.485,0.456,0.406", "0.229,0.224,0.225")
+_NARROW, _PLAIN, _WIDE = (3, 128, 128), (3, 224, 224), (3, 256, 256)
+
 NETWORKS: Mapping[str, TaskNetwork] = {
-    "unet-resnest14d": TaskNetwork(smp("Unet", "tu-resnest14d"), (3, 128, 128), 4),
-    "unet-skresnet34": TaskNetwork(smp("Unet", "tu-skresnet34"), (3, 128, 128), 16),
-    "unet-seresnext50": TaskNetwork(smp("Unet", "se_resnext50_32x4d"), (3, 128, 128), 16),
-    "fpn-resnest14d": TaskNetwork(smp("FPN", "tu-resnest14d"), (3, 128, 128), 4),
-    "fpn-seresnext50": TaskNetwork(smp("FPN", "se_resnext50_32x4d"), (3, 128, 128), 16),
-    "deeplabv3plus-resnest14d": TaskNetwork(smp("DeepLabV3Plus", "tu-resnest14d"), (3, 128, 128), 4),
-    "deeplabv3plus-seresnext50": TaskNetwork(smp("DeepLabV3Plus", "se_resnext50_32x4d"), (3, 128, 128), 16),
-    "features-seresnet18": TaskNetwork(timm_features("seresnet18"), (3, 128, 128), 8),
-    "features-skresnet18": TaskNetwork(timm_features("skresnet18"), (3, 128, 128), 8),
-    "effdet-d0": TaskNetwork(efficientdet(), (3, 128, 128), 16),
-    "retinanet-seresnet18": TaskNetwork(retinanet("seresnet18"), (3, 128, 128), 8),
-    "retinanet-resnest14d": TaskNetwork(retinanet("resnest14d"), (3, 128, 128), 4),
-    "reid-seresnet18": TaskNetwork(reidentification("seresnet18"), (3, 128, 64), 8),
-    "keras-efficientnet-b0": TaskNetwork(keras_efficientnet(128), (3, 128, 128), 16),
-    "unet-resnest50d": TaskNetwork(smp("Unet", "tu-resnest50d"), (3, 128, 128), 16),
-    "deeplabv3plus-resnest50d": TaskNetwork(smp("DeepLabV3Plus", "tu-resnest50d"), (3, 128, 128), 16),
+    "paddleocr-detector": TaskNetwork(
+        paddleocr("_det_"), (3, 320, 320), 8, "segment", rendered("pages"), _IMAGENET, above=0.3
+    ),
+    "paddleocr-recogniser": TaskNetwork(paddleocr("_rec_"), (3, 48, 320), 5, "text", rendered("lines"), _HALVES),
+    "paddleocr-angles": TaskNetwork(paddleocr("_cls_"), (3, 48, 192), 9, "classify", rendered("angles"), _HALVES),
+    "unet-resnest50d": TaskNetwork(smp("Unet", "tu-resnest50d"), _PLAIN, 16, "segment"),
+    "unet-skresnet34": TaskNetwork(smp("Unet", "tu-skresnet34"), _PLAIN, 16, "segment"),
+    "unet-seresnext50": TaskNetwork(smp("Unet", "se_resnext50_32x4d"), _PLAIN, 16, "segment"),
+    "deeplabv3plus-resnest50d": TaskNetwork(smp("DeepLabV3Plus", "tu-resnest50d"), _PLAIN, 16, "segment"),
+    "deeplabv3plus-skresnet34": TaskNetwork(smp("DeepLabV3Plus", "tu-skresnet34"), _PLAIN, 16, "segment"),
+    "deeplabv3plus-seresnext50": TaskNetwork(smp("DeepLabV3Plus", "se_resnext50_32x4d"), _PLAIN, 16, "segment"),
+    "fpn-seresnext50": TaskNetwork(smp("FPN", "se_resnext50_32x4d"), _PLAIN, 16, "segment"),
+    "features-seresnet18": TaskNetwork(timm_features("seresnet18"), _NARROW, 8),
+    "features-skresnet18": TaskNetwork(timm_features("skresnet18"), _NARROW, 8),
+    "effdet-d0": TaskNetwork(efficientdet(), _WIDE, 16),
+    "keras-efficientnet-b0": TaskNetwork(keras_efficientnet(224), _PLAIN, 16, "classify"),
+    "retinanet-seresnet18": TaskNetwork(retinanet("seresnet18"), _PLAIN, 8),
+    "retinanet-resnest14d": TaskNetwork(retinanet("resnest14d"), _PLAIN, 4),
+    "reid-seresnet18": TaskNetwork(reidentification("seresnet18"), (3, 256, 128), 8, "embed"),
 }

@@ -2,71 +2,79 @@
 
 For each network of ``task_networks.py``: how many attention blocks were found of those that its authors wrote, how far
 the rewritten graph's outputs are from the original's, and for ONNX Runtime and OpenVINO the engines of this project in
-FP32 and INT8, as the command line builds them. Beside them stand ONNX Runtime's own ``quantize_static`` (QDQ, per
-channel) and, with ``--nncf``, NNCF's mixed preset, which gets an environment of its own. SQNR is of each output over
-the test images, in dB, against the original graph; milliseconds are medians of one interleaved run.
+FP32 and INT8, as the command line builds them. Beside them stand the original in ONNX Runtime, ONNX Runtime's own
+``quantize_static`` (QDQ, per channel), and NNCF's mixed preset in each precision that OpenVINO computes in beside INT8,
+which gets an environment of its own. SQNR is of each output over the test images, in dB, against the original graph.
+The figure of the task is by labels where the network is trained, else by the original's own answers. Milliseconds are
+medians of one interleaved run for each number of threads.
+
+A row is a part of some minutes, and may be taken alone: ``make bench-tasks ARGS="paddleocr-detector"``. The others of
+benchmarks/results/tasks.json stay as they are; each says its processor and its commit. Engines lie under
+build/task-networks/NETWORK, so that ``--no-times`` on a busy machine and ``--times-only`` on a quiet one make one row.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.peers import peer_python
+from benchmarks.int8_kernels import processor
+from benchmarks.task_engines import BATCH, ENGINES, REWRITTEN, Answers, Run, build, opened
 from benchmarks.task_networks import NETWORKS, TaskNetwork
-from radixrt.build.deploy import DeployOptions, deploy_graph
-from radixrt.calibration.int8 import sqnr_db
-from radixrt.calibration.spec import CalibrationOptions, Recovery
-from radixrt.engines import registry
-from radixrt.engines.base import BuildOptions
-from radixrt.engines.session import Session
+from radixrt.calibration.data.batch import Batch
+from radixrt.calibration.int8 import power_ratio_db
 from radixrt.errors import InputError
-from radixrt.export.feed import IMAGE_INPUT, Feed, joined, length, part
-from radixrt.export.reader.simplify import write_onnx
+from radixrt.export.feed import IMAGE_INPUT, Feed, part
+from radixrt.export.graph.output_kind import OutputKind
 from radixrt.export.source.module_inputs import ModuleInputs
 from radixrt.export.source.randomise import fit_statistics
 from radixrt.export.source.reference import onnx_outputs
-from radixrt.export.spec import BatchSpec, Precision
+from radixrt.export.spec import BatchSpec
 from radixrt.options import DataOptions, ModelChoice
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
 from radixrt.reuse import Reuse
 from radixrt.validate.measure.latency import LatencyOptions, measure
+from radixrt.validate.quality import main_metric
+from radixrt.validate.tasks.base import Trust
 
+FOLDER = Path("build") / "task-networks"
 RESULTS = Path(__file__).parent / "results" / "tasks.json"
-TARGETS = ("onnxruntime", "openvino")
-Answers = Mapping[str, NDArray[Any]]
-Run = Callable[[Feed], Answers]
 
 
-def network_of(name: str, spec: TaskNetwork, args: argparse.Namespace, reuse: Reuse, folder: Path) -> Prepared:
+def network_of(name: str, spec: TaskNetwork, args: argparse.Namespace, reuse: Reuse) -> Prepared:
     """Makes a network, fits its normalisations, and captures its graph."""
     import torch
 
     torch.manual_seed(0)
-    made = spec.build(folder)
-    size = ",".join(map(str, spec.size))
+    made = spec.build(FOLDER)
     data = DataOptions(
-        data="elpv",
-        input_size=size,
+        data="elpv" if spec.data is None else spec.data(FOLDER),
+        input_size=",".join(map(str, spec.size)),
+        mean=None if spec.pixels is None else spec.pixels[0],
+        std=None if spec.pixels is None else spec.pixels[1],
+        crop_pct=None if spec.data is None else 1.0,
+        interpolation=None if spec.data is None else "bilinear",
         calibration_images=args.calibration_images,
         test_images=args.test_images,
     )
     file = isinstance(made, Path)
-    choice = ModelChoice(name=str(made) if file else name, module=None if file else made, task="tensors")
+    choice = ModelChoice(name=str(made) if file else name, module=None if file else made, task=spec.task)
     if not file:
         fit_statistics(made, ModuleInputs.image(spec.size), [random_images(spec.size)])
     return prepare(choice, data, BatchSpec(), Stages(Console(stderr=True)), reuse)
@@ -82,200 +90,202 @@ def random_images(size: tuple[int, int, int], count: int = 8) -> Feed:
     return {IMAGE_INPUT: (images / images.std()).astype(np.float32)}
 
 
-def quantised_by_onnxruntime(graph: Path, samples: Feed, folder: Path) -> Path:
-    """Quantises an ONNX file by ``quantize_static``, as its documentation says to."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._left = iter(range(length(samples)))
-
-        def get_next(self) -> dict[str, NDArray[Any]] | None:
-            index = next(self._left, None)
-            return None if index is None else dict(part(samples, index, index + 1))
-
-    ready, output = folder / "preprocessed.onnx", folder / "quantize_static.onnx"
-    quant_pre_process(str(graph), str(ready))
-    kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-    quantize_static(str(ready), str(output), Reader(), quant_format=QuantFormat.QDQ, per_channel=True, **kinds)
-    return output
-
-
-def quantised_by_nncf(graph: Path, images: NDArray[Any], folder: Path) -> Path:
-    """Quantises an ONNX file by NNCF's mixed preset."""
-    output = folder / "nncf.xml"
-    np.save(folder / "images.npy", images)
-    script = Path(__file__).with_name("quantise_nncf.py")
-    command = [peer_python(), script, graph, folder / "images.npy", output]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
-    return output
-
-
-def run_of(session: Session) -> Run:
-    """An open engine as a function."""
-    return lambda feed: session.run(dict(feed))
-
-
-def engines(
-    network: Prepared, args: argparse.Namespace, folder: Path, stack: ExitStack, reuse: Reuse
-) -> tuple[dict[str, Run], dict[str, Any]]:
-    """Builds all that is compared, and says what was found in the graph."""
-    stages = Stages(Console(stderr=True))
-    found: dict[str, Run] = {}
-    said: dict[str, Any] = {}
-    calibration = joined(batch.inputs for batch in network.data.calibration.batches(8, args.calibration_images))
-    for target in TARGETS:
-        for precision in (Precision.FP32, Precision.INT8):
-            options = DeployOptions(
-                precision, target, "auto", 1, CalibrationOptions(), Recovery(outputs=network.network.floats)
-            )
-            graph = deploy_graph(network.graph, network.data.calibration, options, stages, reuse)
-            files = folder / f"{target}-{precision.value}"
-            files.mkdir()
-            built = registry.get(target).build_graph(graph.model, files, BuildOptions(precision, threads=args.threads))
-            session = stack.enter_context(registry.get(target).open(built.files[0], threads=args.threads))
-            found[f"radixrt {target} {precision.value}"] = run_of(session)
-            if precision is Precision.FP32 and target == TARGETS[0]:
-                said["blocks"] = len(graph.rewrite.attention_blocks)
-                said["refused"] = [f"{refusal.node}: {refusal.reason}" for refusal in graph.rewrite.refused]
-                said["rewritten"] = graph.float32
-            if graph.quantization is not None:
-                said[f"{target} int8 layers"] = graph.quantization.quantized
-                said[f"{target} float layers"] = len(graph.quantization.kept_float)
-                said[f"{target} round trips"] = graph.quantization.float_round_trips
-    plain = folder / "plain.onnx"
-    write_onnx(network.graph, plain)
-    rival = quantised_by_onnxruntime(plain, calibration, folder)
-    session = stack.enter_context(registry.get("onnxruntime").open(rival, threads=args.threads))
-    found["quantize_static onnxruntime int8"] = run_of(session)
-    if args.nncf:
-        (images,) = calibration.values()
-        found["nncf openvino int8"] = _openvino(quantised_by_nncf(plain, images, folder), args.threads)
-    return found, said
-
-
-def _openvino(model: Path, threads: int) -> Run:
-    """Opens a model in the quicker of the precisions that it may compute in beside INT8."""
-    import openvino as ov
-
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
-    offered = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    config["INFERENCE_PRECISION_HINT"] = "bf16" if "BF16" in offered else "f32"
-    if threads:
-        config["INFERENCE_NUM_THREADS"] = threads
-    compiled = ov.Core().compile_model(str(model), "CPU", config)
-    names = [output.get_any_name() for output in compiled.outputs]
-
-    def run(feed: Feed) -> dict[str, NDArray[Any]]:
-        results = compiled(dict(feed))
-        return {name: np.asarray(results[index]) for index, name in enumerate(names)}
-
-    return run
-
-
-def answers(run: Run, samples: Feed) -> dict[str, NDArray[Any]]:
-    """Every output over samples, one at a time."""
-    rows: list[Answers] = [run(part(samples, index, index + 1)) for index in range(length(samples))]
+def _one_by_one(run: Run, batch: Batch) -> dict[str, NDArray[Any]]:
+    """Every output of a batch, an image at a time."""
+    rows: list[Answers] = [run(part(batch.inputs, index, index + 1)) for index in range(len(batch.names))]
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def compare(name: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Runs one network's comparison."""
-    spec = NETWORKS[name]
+class _Held:
+    """How one engine stands to the original: the noise of each output, the task's figure, the overlap of masks."""
+
+    def __init__(self, network: Prepared, spec: TaskNetwork) -> None:
+        self._network, self._above = network, spec.above
+        interface = replace(network.network, labelled=True)
+        self._judge = network.task.task.judge(interface, Trust(True, 1.0))
+        self._powers = {name: np.zeros(2) for name in network.network.floats}
+        self._overlap = np.zeros(2)
+
+    def add(self, exact: Answers, answers: Answers, batch: Batch) -> None:
+        for name, powers in self._powers.items():
+            signal = exact[name].astype(np.float64)
+            powers += np.square(signal).sum(), np.square(signal - answers[name]).sum()
+        if self._above is not None:
+            masks = [outputs[self._network.network.main] > self._above for outputs in (exact, answers)]
+            self._overlap += np.logical_and(*masks).sum(), np.logical_or(*masks).sum()
+        self._judge.add(exact, answers, batch)
+
+    def figures(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "sqnr_db": {name: round(power_ratio_db(*powers), 1) for name, powers in self._powers.items()}
+        }
+        metrics = self._judge.result().metrics
+        metric = main_metric(metrics) or next(iter(metrics), None)
+        if metric is not None:
+            found["metric"] = {"title": metric.title, "original": metric.reference, "engine": metric.engine}
+        if self._above is not None:
+            found["mask_iou"] = round(float(self._overlap[0] / max(self._overlap[1], 1)), 4)
+        return found
+
+
+def judged(network: Prepared, spec: TaskNetwork, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Holds every engine against the original on the test images."""
+    task, labelled = network.task.task, network.labelled
+    apart, held = 0.0, dict[str, _Held]()
     with ExitStack() as stack:
-        reuse = stack.enter_context(Reuse(fresh=True))
-        network = network_of(name, spec, args, reuse, folder)
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        found, said = engines(network, args, work, stack, reuse)
-        test = joined(batch.inputs for batch in network.test.batches(8, args.test_images))
-        exact = answers(onnx_outputs(network.graph), test)
-        rewritten = answers(onnx_outputs(said.pop("rewritten")), test)
-        floats = network.network.floats
-        apart = max(float(np.abs(exact[o] - rewritten[o]).max() / max(np.abs(exact[o]).max(), 1e-9)) for o in floats)
-        sqnr = {
-            engine: {o: round(sqnr_db(exact[o], given[o]), 1) for o in floats}
-            for engine, run in found.items()
-            if (given := answers(run, test))
+        runs = opened(folder, args.build_threads, stack)
+        exact_run = onnx_outputs(network.graph)
+        rewritten = onnx_outputs(ir.load(folder / REWRITTEN)) if (folder / REWRITTEN).exists() else None
+        for batch in network.test.batches(BATCH, args.test_images):
+            exact = _one_by_one(exact_run, batch)
+            targets = batch.targets if labelled else task.truth(network.network, exact)
+            told = replace(batch, targets=targets)
+            for name, run in runs.items():
+                held.setdefault(name, _Held(network, spec)).add(exact, _one_by_one(run, batch), told)
+            if rewritten is not None:
+                found = _one_by_one(rewritten, batch)
+                differences = (np.abs(exact[o] - found[o]).max() / _whole(network, o, exact[o]) for o in found)
+                apart = max(apart, *map(float, differences))
+    return {
+        "rewritten_max_relative_difference": apart if rewritten is not None else None,
+        "by_labels": labelled,
+        "engines": {name: one.figures() for name, one in held.items()},
+    }
+
+
+def _whole(network: Prepared, output: str, numbers: NDArray[Any]) -> float:
+    """What a difference of an output is a share of: its largest number, or 1 where it lies between 0 and 1.
+
+    ONNX Runtime's sigmoid is exact to some 1e-7, whatever its result. Where no text is found, a detector's scores
+    are of 1e-5 at most, of which that would be a large share.
+    """
+    if network.kinds[output] in (OutputKind.SCORES, OutputKind.PROBABILITIES):
+        return 1.0
+    return max(float(np.abs(numbers).max()), 1e-9)
+
+
+def timed(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Milliseconds of every engine in one interleaved run, for each number of threads."""
+    with np.load(folder / "image.npz") as stored:
+        image = dict(stored)
+    found: dict[str, Any] = {}
+    for threads in args.threads:
+        with ExitStack() as stack:
+            runs = opened(folder, threads, stack)
+            options = LatencyOptions(rounds=args.rounds, seconds=args.seconds, threads=threads)
+            latency = measure(runs, image, options)
+        found[str(threads)] = {
+            "p50_ms": {row.name: round(row.p50_ms, 2) for row in latency.rows},
+            "unsteady": list(latency.unsteady),
         }
-        row: dict[str, Any] = {
-            "network": name,
-            "input": spec.size,
-            "blocks_written": spec.blocks,
-            "rewritten_max_relative_difference": apart,
-            **said,
-            "sqnr_db": sqnr,
-        }
-        if not args.no_times:
-            options = LatencyOptions(rounds=args.rounds, seconds=args.seconds, threads=args.threads)
-            latency = measure(found, part(test, 0, 1), options)
-            row["p50_ms"] = {timed.name: round(timed.p50_ms, 2) for timed in latency.rows}
-            row["unsteady"] = list(latency.unsteady)
+    return found
+
+
+def row_of(name: str, args: argparse.Namespace, known: dict[str, Any]) -> dict[str, Any]:
+    """One network's row: built, judged and timed, or timed alone."""
+    spec, folder = NETWORKS[name], FOLDER / name
+    row = known
+    if not args.times_only:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        with Reuse(fresh=True) as reuse:
+            try:
+                network = network_of(name, spec, args, reuse)
+            except InputError as refusal:
+                return {**_taken(args), "refusal": str(refusal)}
+            image: dict[str, Any] = dict(next(network.test.batches(1)).inputs)
+            np.savez(folder / "image.npz", **image)
+            said = build(network, args, folder, reuse)
+            row = {**_taken(args), "input": spec.size, "blocks_written": spec.blocks, "task": spec.task, **said}
+            row |= judged(network, spec, args, folder)
+    if not args.no_times:
+        row["times"] = timed(args, folder)
+        row["timed"] = _taken(args)
     return row
 
 
-def show(console: Console, rows: list[dict[str, Any]]) -> None:
-    """Prints the comparison: of each engine the worst output's SQNR, and its milliseconds."""
-    table = Table(title=f"INT8 of networks that are no classifiers, batch 1, {_processor()}")
-    for column in ("network", "blocks", "rewritten differs", "engine", "lowest SQNR dB", "p50 ms"):
-        table.add_column(column, justify="right" if column in ("lowest SQNR dB", "p50 ms") else "left", no_wrap=True)
-    for row in rows:
-        if "refusal" in row:
-            table.add_row(row["network"], "", "", row["refusal"], "", "")
-            continue
-        head = (
-            row["network"],
-            f"{row['blocks']} of {row['blocks_written']}",
-            f"{row['rewritten_max_relative_difference']:.1e}",
-        )
-        for engine, by_output in row["sqnr_db"].items():
-            time_ = row.get("p50_ms", {}).get(engine)
-            table.add_row(*head, engine, f"{min(by_output.values()):.1f}", "" if time_ is None else f"{time_:.2f}")
-            head = ("", "", "")
+def _taken(args: argparse.Namespace) -> dict[str, Any]:
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
+
+    return {
+        "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "processor": processor(),
+        "commit": git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else ""),
+        "versions": {library: version(library) for library in ("onnxruntime", "openvino", "torch")},
+        "calibration_images": args.calibration_images,
+        "test_images": args.test_images,
+    }
+
+
+def show(console: Console, rows: Mapping[str, dict[str, Any]]) -> None:
+    """Prints the rows: of each engine the worst output's SQNR, the task's figure, and its milliseconds."""
+    table = Table(title="INT8 of networks that are no classifiers, batch 1")
+    threads = sorted({count for row in rows.values() for count in row.get("times", {})})
+    times = [f"ms, {count} thread{'s' if count != '1' else ''}" for count in threads]
+    for column in ("network", "blocks", "rewritten differs", "engine", "lowest SQNR dB", "figure", *times):
+        right = column in ("lowest SQNR dB", *times)
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "figure")
+    for name, row in rows.items():
+        for cells in _lines(name, row, threads):
+            table.add_row(*cells)
     console.print(table)
+    for name, row in rows.items():
+        for engine, why in row.get("failed", {}).items():
+            console.print(f"{name}, {engine}: {why}")
 
 
-def _processor() -> str:
-    return registry.get("openvino").capability().device
+def _lines(name: str, row: dict[str, Any], threads: list[str]) -> Iterator[list[str]]:
+    if "engines" not in row:
+        yield [name, "", "", row.get("refusal", "not run"), "", "", *("" for _ in threads)]
+        return
+    apart = row["rewritten_max_relative_difference"]
+    head = [name, f"{row.get('blocks', '?')} of {row['blocks_written']}", "" if apart is None else f"{apart:.1e}"]
+    for engine, held in row["engines"].items():
+        figure = []
+        if "metric" in held:
+            figure.append(f"{held['metric']['title']} {held['metric']['engine']:.4f}")
+        if "mask_iou" in held:
+            figure.append(f"IoU with the original {held['mask_iou']:.3f}")
+        took = [row.get("times", {}).get(count, {}).get("p50_ms", {}).get(engine) for count in threads]
+        worst = min(held["sqnr_db"].values())
+        yield [*head, engine, f"{worst:.1f}", ", ".join(figure), *("" if t is None else f"{t:.2f}" for t in took)]
+        head = ["", "", ""]
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", help=f"by default all: {', '.join(NETWORKS)}")
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"by default all: {', '.join(NETWORKS)}")
     parser.add_argument("--calibration-images", type=int, default=32)
-    parser.add_argument("--test-images", type=int, default=16)
+    parser.add_argument("--test-images", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=40.0)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of the engines that are timed")
+    parser.add_argument("--build-threads", type=int, default=0, help="of what is built and judged; 0: the runtimes'")
     parser.add_argument("--nncf", action="store_true", help="also NNCF, installed into build/peers/nncf at first")
     parser.add_argument("--no-times", action="store_true", help="on a machine that is busy")
+    parser.add_argument("--times-only", action="store_true", help="of engines that an earlier run left")
+    parser.add_argument("--show", action="store_true", help="print what was found before, and run nothing")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if unknown := sorted({*args.networks} - {*NETWORKS}):
+        parser.error(f"there is no network {', '.join(unknown)}: choose from {', '.join(NETWORKS)}")
+    if args.times_only and (missing := [n for n in args.networks or NETWORKS if not (FOLDER / n / ENGINES).exists()]):
+        parser.error(f"nothing was built for {', '.join(missing)}: run without --times-only first")
+    return args
 
 
 def main() -> None:
-    args = arguments()
-    folder = Path("build") / "task-networks"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    for name in args.networks or NETWORKS:
-        try:
-            rows.append(compare(name, args, folder))
-        except InputError as refusal:
-            rows.append({"network": name, "refusal": str(refusal)})
-        result = {
-            "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "processor": _processor(),
-            "threads": args.threads,
-            "versions": {library: version(library) for library in ("onnxruntime", "openvino")},
-            "calibration_images": args.calibration_images,
-            "test_images": args.test_images,
-            "networks": rows,
-        }
+    args, console = arguments(), Console()
+    rows: dict[str, Any] = json.loads(args.output.read_text(encoding="utf-8")) if args.output.exists() else {}
+    names = args.networks or list(NETWORKS)
+    for name in [] if args.show else names:
+        rows[name] = row_of(name, args, rows.get(name, {}))
         # After each network: a run of an hour that is stopped leaves what it has.
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    show(Console(), rows)
+        kept = {known: rows[known] for known in NETWORKS if known in rows}
+        args.output.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    show(console, {name: rows[name] for name in names if name in rows})
 
 
 if __name__ == "__main__":

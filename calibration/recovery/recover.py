@@ -3,7 +3,8 @@
 1. *Range method*: each way of choosing ranges, for the whole network at once; one evaluation each. Ranges chosen tensor
    by tensor fit the images they were chosen on and no others: that was tried, alone and with all else quantised.
 2. *Bias correction*: rounding shifts the mean of a layer's outputs, and global pooling hands exactly that on; the bias
-   takes it back (Nagel et al., "Data-free quantization", 2019, with measured instead of assumed means).
+   takes it back (Nagel et al., "Data-free quantization", 2019, with measured instead of assumed means): of each layer
+   its own share, or group after group what the means of the float network are short of, whichever is better.
 3. *Cross-layer equalisation*: channels between two convolutions are rescaled so that one scale serves all
    (``equalise.py``); the float network stays the same to the last bit. Biases are then corrected anew.
 4. *Mixed precision*: while a caller's gate does not pass, layers stay in float (``mixed_precision.py``).
@@ -31,6 +32,7 @@ from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.calibration.recovery.session import QuantSession
 from radixrt.calibration.recovery.techniques import (
+    LOCAL_PASSES,
     RANGE_CHOICES,
     Outcome,
     Search,
@@ -217,8 +219,9 @@ def _passes(images: int, groups: int) -> dict[Technique, int]:
     """The forward passes that each technique takes, the one that buys most first."""
     judges = _judging(images)
     fitted = images - judges
-    # Each group of bias correction sees the fitted images, and so does the float network; the judges, start and end.
-    biases = fitted * (groups + 1) + judges * 2
+    # Each group of bias correction sees the fitted images, and so does the float network; the judges, twice on the way,
+    # and what came of either way.
+    biases = fitted * (groups + 1 + LOCAL_PASSES) + judges * 5
     return {
         Technique.BIAS: biases,
         Technique.RANGES: RANGE_CHOICES * fitted,

@@ -33,6 +33,7 @@ from radixrt.calibration.placement.decision import Decision, decide
 from radixrt.calibration.placement.grid import amax_of, grid_of
 from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.table import CalibrationTable
+from radixrt.calibration.recovery.local_bias import local_error
 from radixrt.calibration.saturation import quantize_in_pairs
 from radixrt.export.feed import Feed
 from radixrt.export.graph.facts import infer, root_of
@@ -90,11 +91,13 @@ class QuantSession:
         self._points = {root: root_of(value) for value, root in points}
         self._traits = options.traits
         self._outputs = list(outputs) or [switched.graph.outputs[0].name or ""]
+        self._errors: dict[str, Array] = {}
         switches = _Switches(switched.graph)
         for layer in self.decision.layers:
-            switches.add_layer(layer, in_pairs=options.traits.full_range_u8)
+            self._errors[layer.name] = switches.add_layer(layer, in_pairs=options.traits.full_range_u8)
+        self._read = {layer.name: layer.data.name or "" for layer, _ in self.layer_roots}
         for value, root in points:
-            switches.add_point(value, root)
+            switches.add_point(value, root, watched=(value.name or "") in self._read.values())
         self._session = GraphSession(switched, threads=threads)
         self._no_shift = {layer.name: np.zeros(_channels(layer), np.float32) for layer in self.decision.layers}
 
@@ -111,6 +114,18 @@ class QuantSession:
         """The mean of each output channel of the named layers over samples and positions, shape (C,) each."""
         rows = self._run(samples, variant, [_mean_name(name) for name in layers])
         return {name: rows[_mean_name(name)].mean(axis=0) for name in layers}
+
+    def local_errors(self, samples: Feed, variant: Variant) -> dict[str, Array]:
+        """What each layer's own quantisers add to the mean of its output channels, (C,) each; MatMuls are left out."""
+        layers = [layer for layer in self.decision.layers if layer.node.op_type != "MatMul"]
+        values = dict.fromkeys(self._read[layer.name] for layer in layers)
+        names = [name(value) for value in values for name in (_raw_name, _rounded_name)]
+        means = {name: rows.mean(axis=0) for name, rows in self._run(samples, variant, names).items()}
+        found = {}
+        for layer in layers:
+            raw, rounded = (means[name(self._read[layer.name])] for name in (_raw_name, _rounded_name))
+            found[layer.name] = local_error(layer, self._errors[layer.name], rounded, rounded - raw)
+        return found
 
     def _run(self, samples: Feed, variant: Variant, outputs: list[str]) -> dict[str, Array]:
         feeds: dict[str, object] = {}
@@ -138,6 +153,14 @@ def _mean_name(layer: str) -> str:
     return f"{layer}//mean"
 
 
+def _raw_name(value: str) -> str:
+    return f"{value}//raw_mean"
+
+
+def _rounded_name(value: str) -> str:
+    return f"{value}//rounded_mean"
+
+
 class _Switches:
     """Adds the inputs that switch points and layers to a graph, in place, and the means to its outputs."""
 
@@ -146,25 +169,34 @@ class _Switches:
         self._writer = GraphWriter(graph)
         self._inputs: dict[str, ir.Value] = {}
 
-    def add_point(self, value: ir.Value, root: str) -> None:
+    def add_point(self, value: ir.Value, root: str, *, watched: bool) -> None:
+        """Lets inputs quantise a point; where ``watched``, the means of its channels before and after come out."""
         readers = list(value.uses())
         scale, low, high = (self._input(f"{root}//{part}") for part in ("scale", "low", "high"))
         op = self._writer.op
         steps = op("Div", [value, scale], f"{value.name}//steps")
         clipped = op("Clip", [op("Round", [steps], f"{value.name}//rounded"), low, high], f"{value.name}//clipped")
-        restored = op("Mul", [clipped, scale], f"{value.name}//restored")
+        restored = op("Mul", [clipped, scale], f"{value.name}//restored", shape=value.shape)
+        means = []
+        if watched:
+            named = ((value, _raw_name(value.name or "")), (restored, _rounded_name(value.name or "")))
+            means = [self._mean(tensor, name) for tensor, name in named]
         self._writer.insert_behind(value)
+        self._graph.outputs.extend(means)
         for node, index in readers:
             node.replace_input_with(index, restored)
 
-    def add_layer(self, layer: Layer, *, in_pairs: bool) -> None:
+    def add_layer(self, layer: Layer, *, in_pairs: bool) -> Array:
+        """Lets inputs quantise a layer; returns its quantised weights minus its own."""
         writer, node, name = self._writer, layer.node, layer.name
         if in_pairs:
             rounded = dequantize(*quantize_in_pairs(layer.weight, layer.axis), layer.axis)
         else:
             rounded = fake_quantize(layer.weight, channel_scales(channel_amax(layer.weight, layer.axis)), layer.axis)
-        error = writer.constant((rounded - layer.weight).astype(np.float32), f"{name}//error")
-        scaled = writer.op("Mul", [error, self._input(f"{name}//switch")], f"{name}//scaled")
+        error = np.asarray(rounded - layer.weight, np.float32)
+        scaled = writer.op(
+            "Mul", [writer.constant(error, f"{name}//error"), self._input(f"{name}//switch")], f"{name}//scaled"
+        )
         weight = writer.op("Add", [node.inputs[1], scaled], f"{name}//weight")
         bias = self._input(f"{name}//shift", _channels(layer))
         old = node.inputs[2] if len(node.inputs) > 2 else None
@@ -175,12 +207,16 @@ class _Switches:
         if node.op_type != "MatMul":
             node.resize_inputs(3)
             node.replace_input_with(2, bias)
-        if len(layer.output.shape or ()) == 4:
-            mean = writer.reduce("ReduceMean", layer.output, [2, 3], _mean_name(name), keepdims=False)
-        else:
-            mean = writer.op("Identity", [layer.output], _mean_name(name))
+        mean = self._mean(layer.output, _mean_name(name))
         writer.append()
         self._graph.outputs.append(mean)
+        return error
+
+    def _mean(self, value: ir.Value, name: str) -> ir.Value:
+        """The mean of each channel over positions, (N, C)."""
+        if len(value.shape or ()) == 4:
+            return self._writer.reduce("ReduceMean", value, [2, 3], name, keepdims=False)
+        return self._writer.op("Identity", [value], name)
 
     def _input(self, name: str, *shape: int) -> ir.Value:
         if name not in self._inputs:

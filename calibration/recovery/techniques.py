@@ -35,6 +35,10 @@ class Technique(str, Enum):
 _BLENDS = {"a quarter of the way from minmax to mse": 0.25, "half way from minmax to mse": 0.5}
 RANGE_CHOICES = len(Method) + len(_BLENDS)
 """How many choices of ranges ``Technique.RANGES`` tries."""
+LOCAL_PASSES = 2
+"""How often each layer's own error is measured."""
+_HOPELESS_DB = 3.0
+"""So far below what layers' own errors gave, correcting by groups is given up."""
 
 
 @dataclass(frozen=True)
@@ -133,16 +137,35 @@ class Search:
         return Outcome(self, replace(start, amax=choices[best]), f"{best}; {ranking}")
 
     def correct_biases(self, start: Variant, technique: Technique = Technique.BIAS) -> Outcome:
-        """Adds to the biases, group after group of layers, what quantisation took from the mean of each channel."""
+        """Adds to the biases what quantisation took from the mean of each channel.
+
+        Each layer's own error first (``local_bias.py``), of all layers at once. Then what is missing from the float
+        network's means, group after group of layers, which also returns what activations made of the noise, but
+        corrects layers of one group for each other: in some networks it does harm, and is given up. The better stays.
+        """
+        own = replace(start, shifts={})
+        for _ in range(LOCAL_PASSES):  # the first changes a little what the layers read
+            errors = self.session.local_errors(self._setting.fitted, own)
+            own = replace(own, shifts={name: -error for name, error in errors.items()})
+        own_db = self.sqnr(own)
+        grouped = self._by_groups(replace(start, shifts={}), own_db, technique)
+        if grouped is None or self.sqnr(grouped) <= own_db:
+            return Outcome(self, own, f"{len(own.shifts)} layers, each for its own error")
+        return Outcome(self, grouped, f"{len(grouped.shifts)} layers corrected")
+
+    def _by_groups(self, start: Variant, enough_db: float, technique: Technique) -> Variant | None:
+        """Corrects group after group; None where half of them leave far less than ``enough_db``."""
         setting = self._setting
         names = [layer.name for layer in self.session.decision.layers]
         exact = self.session.channel_means(setting.fitted, Variant(), names)
         groups = [list(part) for part in np.array_split(np.array(names, dtype=object), min(setting.groups, len(names)))]
-        variant = replace(start, shifts={})
-        for group in setting.counted(technique, groups):
+        variant = start
+        for done, group in enumerate(setting.counted(technique, groups)):
+            if done in (len(groups) // 4, len(groups) // 2) and self.sqnr(variant) < enough_db - _HOPELESS_DB:
+                return None
             means = self.session.channel_means(setting.fitted, variant, group)
             variant = replace(variant, shifts={**variant.shifts, **{n: exact[n] - means[n] for n in group}})
-        return Outcome(self, variant, f"{len(names)} layers corrected")
+        return variant
 
     def equalise(self, start: Variant) -> Outcome:
         """Rescales channels wherever the graph allows, and corrects the biases of the graph that comes of it."""
