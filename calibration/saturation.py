@@ -26,6 +26,9 @@ MOST = 128
 _STEPS = 5
 """Scales tried between the channel's own and the coarsest that could be needed."""
 
+_BLOCK = 1 << 16
+"""Weights looked at together, so that what is computed of them stays in the processor's cache."""
+
 
 def quantize_in_pairs(
     weight: Array, axis: int = 0, *, bias: Array | None = None, input_scale: float = 1.0
@@ -65,54 +68,69 @@ def _closest(
     weight: Array, axis: int, scales_at: Callable[[float], NDArray[np.float32]]
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Each channel at the widening of its scale that leaves it closest to the original."""
-    other = tuple(i for i in range(weight.ndim) if i != axis)
-    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-    best, chosen, least = None, None, None
     # No pair is larger than twice the largest weight, which at twice the scale is 127.
-    for widening in np.linspace(1.0, 2.0, 2 * _STEPS + 1):
-        scales = scales_at(float(widening))
-        integers = shrunk(quantize(weight, scales, axis), axis)
-        # In double precision: the square of a float32 overflows from 1e19 on.
-        error = ((integers * scales.reshape(shape).astype(np.float64) - weight) ** 2).sum(axis=other)
-        if best is None or chosen is None or least is None:
-            best, chosen, least = integers, scales, error
-            continue
+    scales = np.stack([scales_at(float(widening)) for widening in np.linspace(1.0, 2.0, 2 * _STEPS + 1)])
+    rows = np.moveaxis(weight, axis, 0)
+    integers, chosen = np.empty(rows.shape, np.int8), np.empty(len(rows), np.float32)
+    block = max(_BLOCK * len(rows) // max(rows.size, 1), 1)
+    for start in range(0, len(rows), block):
+        part = slice(start, start + block)
+        integers[part], chosen[part] = _closest_rows(np.ascontiguousarray(rows[part]), scales[:, part])
+    return np.moveaxis(integers, 0, axis), chosen
+
+
+def _closest_rows(weight: Array, candidates: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """As :func:`_closest`, for channels along axis 0 and scales that are given, shape (candidates, O)."""
+    shape = (-1, *[1] * (weight.ndim - 1))
+    best, chosen, least = np.zeros(weight.shape, np.int8), candidates[0], np.full(len(weight), np.inf)
+    for scales in candidates:
+        integers = shrunk(quantize(weight, scales, 0))
+        # Counted in steps, as the square of a weight in float32 overflows from 1e19 on.
+        steps = np.square(integers - weight / scales.reshape(shape)).reshape(len(weight), -1)
+        error = steps.sum(axis=1, dtype=np.float64) * scales.astype(np.float64) ** 2
         better = error < least
-        best = np.where(better.reshape(shape), integers, best)
+        best[better] = integers[better]
         chosen, least = np.where(better, scales, chosen), np.minimum(error, least)
-    assert best is not None and chosen is not None
     return best, chosen
 
 
 def shrunk(integers: NDArray[np.int8], axis: int = 0) -> NDArray[np.int8]:
     """Makes the pairs that are too large smaller, both by as much."""
-    rows = np.moveaxis(integers.astype(np.int16), axis, 0).copy()
-    for pairs in _pairs(rows):
-        first, second = pairs
-        over = np.where(first * second > 0, np.maximum(np.abs(first + second) - MOST, 0), 0)
-        half = (over + 1) // 2
-        first -= np.sign(first) * half
-        second -= np.sign(second) * (over - half)
+    rows = _rows(integers, axis)
+    for first, second in _pairs(rows):
+        # Two of different signs never make up so much.
+        over = np.abs(first + second) - MOST
+        where = np.unravel_index(np.flatnonzero(over > 0), over.shape)
+        half = (over[where] + 1) // 2
+        first[where] -= np.sign(first[where]) * half
+        second[where] -= np.sign(second[where]) * (over[where] - half)
     return np.asarray(np.moveaxis(rows, 0, axis), np.int8)
 
 
 def fits(integers: Array, axis: int = 0) -> bool:
     """Whether no pair of neighbours overflows."""
-    rows = np.moveaxis(integers.astype(np.int16), axis, 0).copy()
-    return all(bool((np.abs(a + b)[a * b > 0] <= MOST).all()) for a, b in _pairs(rows))
+    return all(bool((np.abs(a + b) <= MOST).all()) for a, b in _pairs(_rows(integers, axis)))
 
 
-def _pairs(rows: Array) -> Iterator[Array]:
-    """Neighbours in each order, shape (2, O, pairs): changes to what is yielded are written back into ``rows``."""
-    channels = rows.shape[1]
+def _rows(integers: Array, axis: int) -> NDArray[np.int16]:
+    """A copy with the output channels first, wide enough to add two of them."""
+    return np.array(np.moveaxis(integers, axis, 0), np.int16, order="C")
+
+
+def _pairs(rows: NDArray[np.int16]) -> Iterator[tuple[Array, Array]]:
+    """First and second of all neighbours, in each order: changes to what is yielded are changes of ``rows``."""
+    yield _neighbours(rows.reshape(len(rows), -1))
+    if rows.ndim == 2:
+        return
     # With an even number of channels a position's pairs are those of channels-last order.
-    runs = (0, -1, channels) if channels % 2 and rows.ndim > 2 else (0, -1)
-    for run in runs:
-        order = np.moveaxis(rows, 1, -1) if run else rows
-        length = run if run > 0 else order[0].size
-        flat = order.reshape(len(rows), -1, length)
-        padded = np.pad(flat, ((0, 0), (0, 0), (0, length % 2)))
-        pairs = np.ascontiguousarray(np.moveaxis(padded.reshape(len(rows), -1, 2), -1, 0))
-        yield pairs
-        back = np.moveaxis(pairs, 0, -1).reshape(padded.shape)[..., :length].reshape(order.shape)
-        rows[...] = np.moveaxis(back, -1, 1) if run else back
+    if rows.shape[1] % 2:
+        last = np.ascontiguousarray(np.moveaxis(rows, 1, -1))
+        yield _neighbours(last.reshape(len(rows), -1))
+        rows[...] = np.moveaxis(last, -1, 1)
+    yield _neighbours(rows)
+
+
+def _neighbours(array: Array) -> tuple[Array, Array]:
+    """The even and the odd places along the second axis; the last one of an odd number has no neighbour."""
+    paired = array.shape[1] // 2 * 2
+    return array[:, 0:paired:2], array[:, 1:paired:2]

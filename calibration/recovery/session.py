@@ -1,10 +1,9 @@
 """One session for every variant of a quantised graph: what is quantised, and how, is an input.
 
 Trying a range, a layer in float or a corrected bias must not cost a new graph and a new session. Here each point
-``x`` of a placement reads three scalars, and each layer a switch and a bias::
+``x`` of a placement reads three scalars, and each layer its weight, as it was or rounded, and a shift of its bias::
 
     x ──► Div(s) ──► Round ──► Clip(low, high) ──► Mul(s) ──► readers      (half to even, as QuantizeLinear)
-    W' = W + switch * (fake_quantised(W) - W)
     B' = B + shift
 
 Limits of -127 and 127 are s8, 0 and 255 the full unsigned range, -zero and 255 - zero one with a zero point; a point
@@ -36,6 +35,7 @@ from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.calibration.recovery.local_bias import local_error
 from radixrt.calibration.saturation import quantize_in_pairs
 from radixrt.export.feed import Feed
+from radixrt.export.graph.constants import forget
 from radixrt.export.graph.facts import infer, root_of
 from radixrt.export.graph.layers import Layer
 from radixrt.export.graph.session import GraphSession
@@ -91,10 +91,11 @@ class QuantSession:
         self._points = {root: root_of(value) for value, root in points}
         self._traits = options.traits
         self._outputs = list(outputs) or [switched.graph.outputs[0].name or ""]
-        self._errors: dict[str, Array] = {}
         switches = _Switches(switched.graph)
+        in_pairs = options.traits.full_range_u8
+        self._weights = {layer.name: _Weights.of(layer, in_pairs=in_pairs) for layer in self.decision.layers}
         for layer in self.decision.layers:
-            self._errors[layer.name] = switches.add_layer(layer, in_pairs=options.traits.full_range_u8)
+            switches.add_layer(layer)
         self._read = {layer.name: layer.data.name or "" for layer, _ in self.layer_roots}
         for value, root in points:
             switches.add_point(value, root, watched=(value.name or "") in self._read.values())
@@ -123,8 +124,9 @@ class QuantSession:
         means = {name: rows.mean(axis=0) for name, rows in self._run(samples, variant, names).items()}
         found = {}
         for layer in layers:
+            weights = self._weights[layer.name]
             raw, rounded = (means[name(self._read[layer.name])] for name in (_raw_name, _rounded_name))
-            found[layer.name] = local_error(layer, self._errors[layer.name], rounded, rounded - raw)
+            found[layer.name] = local_error(layer, weights.rounded - weights.exact, rounded, rounded - raw)
         return found
 
     def _run(self, samples: Feed, variant: Variant, outputs: list[str]) -> dict[str, Array]:
@@ -139,7 +141,8 @@ class QuantSession:
                 limits = (-3e38, 3e38)
             feeds |= {f"{root}//scale": scale, f"{root}//low": limits[0], f"{root}//high": limits[1]}
         for layer in self.decision.layers:
-            feeds[f"{layer.name}//switch"] = layer.name in variant.layers
+            weights = self._weights[layer.name]
+            feeds[f"{layer.name}//weight"] = weights.rounded if layer.name in variant.layers else weights.exact
             feeds[f"{layer.name}//shift"] = variant.shifts.get(layer.name, self._no_shift[layer.name])
         arrays = {name: np.asarray(value, np.float32) for name, value in feeds.items()}
         return self._session.over(samples, outputs, arrays, batch=_BATCH)
@@ -159,6 +162,21 @@ def _raw_name(value: str) -> str:
 
 def _rounded_name(value: str) -> str:
     return f"{value}//rounded_mean"
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """A layer's weight as it was, and as its integers stand for it."""
+
+    exact: Array
+    rounded: Array
+
+    @staticmethod
+    def of(layer: Layer, *, in_pairs: bool) -> _Weights:
+        exact = np.ascontiguousarray(layer.weight, np.float32)
+        if in_pairs:
+            return _Weights(exact, np.ascontiguousarray(dequantize(*quantize_in_pairs(exact, layer.axis), layer.axis)))
+        return _Weights(exact, fake_quantize(exact, channel_scales(channel_amax(exact, layer.axis)), layer.axis))
 
 
 class _Switches:
@@ -186,31 +204,23 @@ class _Switches:
         for node, index in readers:
             node.replace_input_with(index, restored)
 
-    def add_layer(self, layer: Layer, *, in_pairs: bool) -> Array:
-        """Lets inputs quantise a layer; returns its quantised weights minus its own."""
+    def add_layer(self, layer: Layer) -> None:
         writer, node, name = self._writer, layer.node, layer.name
-        if in_pairs:
-            rounded = dequantize(*quantize_in_pairs(layer.weight, layer.axis), layer.axis)
-        else:
-            rounded = fake_quantize(layer.weight, channel_scales(channel_amax(layer.weight, layer.axis)), layer.axis)
-        error = np.asarray(rounded - layer.weight, np.float32)
-        scaled = writer.op(
-            "Mul", [writer.constant(error, f"{name}//error"), self._input(f"{name}//switch")], f"{name}//scaled"
-        )
-        weight = writer.op("Add", [node.inputs[1], scaled], f"{name}//weight")
+        source, weight = node.inputs[1], self._input(f"{name}//weight", *layer.weight.shape)
+        node.replace_input_with(1, weight)
+        if source is not None:
+            forget(self._graph, source)
         bias = self._input(f"{name}//shift", _channels(layer))
         old = node.inputs[2] if len(node.inputs) > 2 else None
         if old is not None:
             bias = writer.op("Add", [old, bias], f"{name}//bias")
         writer.insert_before(node)
-        node.replace_input_with(1, weight)
         if node.op_type != "MatMul":
             node.resize_inputs(3)
             node.replace_input_with(2, bias)
         mean = self._mean(layer.output, _mean_name(name))
         writer.append()
         self._graph.outputs.append(mean)
-        return error
 
     def _mean(self, value: ir.Value, name: str) -> ir.Value:
         """The mean of each channel over positions, (N, C)."""
