@@ -248,7 +248,7 @@ class Target(ABC):
             threads: that engines run with; 0 is the target's own choice.
         """
         from radixrt.engines.forms.judge import ClockJudge, FormJudge
-        from radixrt.engines.machine import cores, processor
+        from radixrt.machine import cores, processor
 
         capability = self.capability()
         if not capability.runs:

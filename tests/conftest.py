@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from radixrt.engines.machine import processor
+from radixrt.machine import processor
 
 # Children inherit what is ignored, and some tests interrupt them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

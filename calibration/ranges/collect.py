@@ -6,7 +6,8 @@ that picks another kernel for another batch), with probes on every tensor that a
 values per tensor and image, whose stride depends on the tensor's shape alone. A stride co-prime to the tensor's
 size visits every channel, row and column.
 
-Memory: one image's activations, plus 64 KiB for each tensor observed, however many images are read.
+Memory: the activations of the few images that run at the same time, plus 64 KiB for each tensor observed, however many
+images are read.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from radixrt.calibration.ranges.table import CalibrationTable, Candidates, Histo
 from radixrt.calibration.recovery.equalise import chains
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.errors import InputError
-from radixrt.export.feed import Feed, filled, joined, length, part, shapes
+from radixrt.export.feed import Feed, joined, length, part, shapes
 from radixrt.export.graph.facts import infer
 from radixrt.export.graph.hash import model_sha256
 from radixrt.export.graph.session import GraphSession
@@ -116,13 +116,10 @@ def _stream(
     wanted = {o.name for o in state.observers}
     probes = add_probes(model, [v for v in observed_values(model) if v.name in wanted and v.name not in sources])
     names = [name for p in probes for name in (p.maximum, p.minimum, p.sample) if name]
-    session = GraphSession(model, threads=threads)
+    session = GraphSession(model, threads=threads, beside=True)
     batch = session.batch or 1
-    skip = state.images
     saved = time.monotonic()
-
-    def take(feed: Feed, outputs: dict[str, Array]) -> None:
-        nonlocal saved
+    for feed, outputs in session.each(_after(_regroup(batches, batch), state.images), names):
         for i in range(length(feed)):
             sample = part(feed, i, i + 1)
             for observer in state.observers:
@@ -133,21 +130,6 @@ def _stream(
         if state_path is not None and time.monotonic() - saved > _SAVE_EVERY_S:
             save_state(state, state_path)
             saved = time.monotonic()
-
-    # Histograms of one image are counted while the runtime, which needs no Python, computes the next: one worker, one
-    # image behind, so that the order and the memory stay what they were.
-    with ThreadPoolExecutor(1) as worker:
-        behind: Future[None] | None = None
-        for feed in _regroup(batches, batch):
-            if skip >= length(feed):
-                skip -= length(feed)
-                continue
-            outputs = session(filled(feed, batch), names)
-            if behind is not None:
-                behind.result()
-            behind = worker.submit(take, feed, outputs)
-        if behind is not None:
-            behind.result()
 
 
 def _observe(state: CollectState, probes: list[Probe], outputs: dict[str, Array], index: int) -> None:
@@ -177,6 +159,15 @@ def _regroup(batches: Iterable[Feed], size: int) -> Iterable[Feed]:
     for alike in rest.values():
         if alike:
             yield joined(alike)
+
+
+def _after(groups: Iterable[Feed], images: int) -> Iterable[Feed]:
+    """The groups that an interrupted run did not come to: it ended with a whole one."""
+    for group in groups:
+        if images >= length(group):
+            images -= length(group)
+        else:
+            yield group
 
 
 def _range(observer: TensorObserver, options: CalibrationOptions, *, by_channel: bool) -> TensorRange:

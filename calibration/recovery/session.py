@@ -99,7 +99,7 @@ class QuantSession:
         self._read = {layer.name: layer.data.name or "" for layer, _ in self.layer_roots}
         for value, root in points:
             switches.add_point(value, root, watched=(value.name or "") in self._read.values())
-        self._session = GraphSession(switched, threads=threads)
+        self._session = GraphSession(switched, threads=threads, beside=True)
         self._no_shift = {layer.name: np.zeros(_channels(layer), np.float32) for layer in self.decision.layers}
 
     def everything(self, table: CalibrationTable) -> Variant:

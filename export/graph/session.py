@@ -5,7 +5,10 @@ What a user is shipped is opened elsewhere (``engines/cpu/onnxruntime.py``), wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,8 +18,13 @@ from numpy.typing import NDArray
 
 from radixrt.errors import InputError, first_line
 from radixrt.export.feed import Feed, filled, length, part
+from radixrt.export.graph.facts import infer, static_dims
+from radixrt.machine import cores
 
 Array = NDArray[Any]
+
+_LIVE_BYTES = 1 << 28
+"""What the activations of all runs that go on at the same time may take."""
 
 
 def silent_runtime() -> Any:
@@ -60,6 +68,9 @@ class GraphSession:
         tensors: names of more tensors to hand out, beside the graph's own outputs; those it does not have are left out.
         optimize: as for :func:`open_session`.
         threads: of the runtime; 0 lets it choose.
+        beside: runs of :meth:`each` and :meth:`over` may go on at the same time, as many as memory has room for, and
+            share the threads: two runs on a core each take less time than one after the other on both. A single run
+            then has its share of the threads alone.
 
     Attributes:
         batch: the graph's batch size where that is fixed.
@@ -69,8 +80,17 @@ class GraphSession:
     """
 
     def __init__(
-        self, model: ir.Model, tensors: Sequence[str] = (), *, optimize: bool = True, threads: int = 0
+        self,
+        model: ir.Model,
+        tensors: Sequence[str] = (),
+        *,
+        optimize: bool = True,
+        threads: int = 0,
+        beside: bool = False,
     ) -> None:
+        self._beside = _room(model, threads or cores()) if beside else 1
+        if self._beside > 1:
+            threads = (threads or cores()) // self._beside
         try:
             self._session = open_session(_with_outputs(model, tensors), optimize=optimize, threads=threads)
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
@@ -110,6 +130,36 @@ class GraphSession:
         fed = {**(constants or {}), **{name: np.ascontiguousarray(array) for name, array in feed.items()}}
         return dict(zip(names, self._session.run(names, fed), strict=True))
 
+    def each(
+        self, feeds: Iterable[Feed], outputs: Sequence[str] | None = None, constants: Feed | None = None
+    ) -> Iterator[tuple[Feed, dict[str, Array]]]:
+        """Runs batches as for a call, and yields each with its tensors, in order; the next ones are computed meanwhile.
+
+        A batch smaller than the graph's own is filled up, and what came of that is left out.
+        """
+
+        def run(feed: Feed) -> dict[str, Array]:
+            count = length(feed)
+            tensors = self(filled(feed, self.batch or 0), outputs, constants)
+            return tensors if count >= (self.batch or 0) else {name: value[:count] for name, value in tensors.items()}
+
+        with ThreadPoolExecutor(self._beside) as workers:
+            ahead: deque[tuple[Feed, Future[dict[str, Array]]]] = deque()
+            failure: Exception | None = None
+            try:
+                for feed in feeds:
+                    ahead.append((feed, workers.submit(run, feed)))
+                    if len(ahead) > self._beside:
+                        done, future = ahead.popleft()
+                        yield done, future.result()
+            except Exception as error:  # most often the source's own: what was begun before comes first
+                failure = error
+            while ahead:
+                done, future = ahead.popleft()
+                yield done, future.result()
+            if failure is not None:
+                raise failure
+
     def over(
         self, feed: Feed, outputs: Sequence[str] | None = None, constants: Feed | None = None, *, batch: int = 1
     ) -> dict[str, Array]:
@@ -126,11 +176,40 @@ class GraphSession:
         """
         size = self.batch or batch
         found: dict[str, list[Array]] = {}
-        for start in range(0, length(feed), size):
-            few = part(feed, start, start + size)
-            for name, value in self(filled(few, self.batch or 0), outputs, constants).items():
-                found.setdefault(name, []).append(value[: length(few)])
+        parts = (part(feed, start, start + size) for start in range(0, length(feed), size))
+        for _, tensors in self.each(parts, outputs, constants):
+            for name, value in tensors.items():
+                found.setdefault(name, []).append(value)
         return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def _room(model: ir.Model, threads: int) -> int:
+    """How many runs of a graph may go on at the same time; one where the size of a tensor is open."""
+    graph = infer(model.clone()).graph
+    last = {value: node for node in graph for value in node.inputs if value is not None}
+    kept = {*graph.initializers.values(), *graph.inputs, *graph.outputs}
+    live = peak = 0
+    for node in graph:
+        if node.op_type == "Constant":
+            kept |= {*node.outputs}
+            continue
+        sizes = [_bytes(value) for value in node.outputs]
+        if None in sizes:
+            return 1
+        live += sum(size for size in sizes if size is not None)
+        peak = max(peak, live)
+        live -= sum(
+            _bytes(value) or 0 for value in {*node.inputs} if value and value not in kept and last[value] is node
+        )
+    return max(1, min(threads, _LIVE_BYTES // max(peak, 1)))
+
+
+def _bytes(value: ir.Value) -> int | None:
+    """The size of a tensor for one sample, in bytes; None where that is open."""
+    dims = static_dims(value)
+    if value.shape is None or None in dims[1:]:
+        return None
+    return math.prod(size or 1 for size in dims) * 4
 
 
 def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:

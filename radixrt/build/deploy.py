@@ -15,7 +15,6 @@ from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.ranges.table import CalibrationTable, read_table, write_table
 from radixrt.calibration.spec import CalibrationOptions, CalibrationSummary, Recovery
 from radixrt.engines.forms.choose import rewrite_options
-from radixrt.engines.machine import machine
 from radixrt.engines.registry import get
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.passes.float16 import to_float16
@@ -24,6 +23,7 @@ from radixrt.export.passes.report import Float32Node, RewriteReport
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.sides import Sides
 from radixrt.export.spec import Precision
+from radixrt.machine import machine
 from radixrt.progress import Stages
 from radixrt.reuse import Codec, Kept, Reuse, Step
 from radixrt.validate.schema import Quantization

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from radixrt import __version__
-from radixrt.engines.machine import cores
 from radixrt.engines.quiet import shared_folder
 from radixrt.engines.registry import get
 from radixrt.errors import InputError, UnavailableError, first_line
@@ -22,6 +21,7 @@ from radixrt.fleet.inputs import Input, Sender, moved
 from radixrt.fleet.rows import Row
 from radixrt.fleet.scratch import scratch
 from radixrt.fleet.worker import Job, Look, Outcome, Wanted, look, work
+from radixrt.machine import cores
 from radixrt.reuse import source_sha256
 
 STORE_BYTES = 200_000_000

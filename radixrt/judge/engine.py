@@ -17,7 +17,6 @@ import onnx_ir as ir
 
 from radixrt.calibration.data.targets import identity_of
 from radixrt.engines.base import BuildOptions, Target
-from radixrt.engines.machine import cores, machine
 from radixrt.engines.quiet import alone
 from radixrt.engines.registry import runnable_targets
 from radixrt.engines.runners import OutputsRunner, session_outputs
@@ -29,6 +28,7 @@ from radixrt.files import sha256_of
 from radixrt.judge.measure import Trial, judge_outputs, time_engine, time_engines
 from radixrt.judge.stand_in import judge_stand_in
 from radixrt.judge.verdict import Verdict
+from radixrt.machine import cores, machine
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
 from radixrt.reuse import Codec, Kept, Reuse, Step, as_json

@@ -12,10 +12,10 @@ from radixrt.calibration.spec import CalibrationSummary
 from radixrt.engines.base import Capability
 from radixrt.engines.bundle.folder import REPORT_NAME
 from radixrt.engines.bundle.manifest import now
-from radixrt.engines.machine import processor
 from radixrt.export.passes.report import Float32Node, RewriteReport
 from radixrt.judge.locate import Located
 from radixrt.judge.verdict import Verdict
+from radixrt.machine import processor
 from radixrt.prepare import Prepared
 from radixrt.reuse import Kept, library_versions
 from radixrt.validate.gates import GateLimits, judge_overflow, passed

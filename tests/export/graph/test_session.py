@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from radixrt.errors import InputError
-from radixrt.export.graph.session import GraphSession
+from radixrt.export.graph.session import GraphSession, _room
 from tests.networks.residual import Net, images, plain
 
 
@@ -45,3 +48,32 @@ def test_refusals_are_one_sentence() -> None:
     with pytest.raises(InputError, match="onnxruntime cannot run the graph") as refused:
         GraphSession(model)
     assert "\n" not in str(refused.value)
+
+
+def test_batches_that_run_at_the_same_time_come_in_order_and_before_a_fault_of_their_source() -> None:
+    session = GraphSession(plain(), threads=4, beside=True)
+    data = images(6)
+
+    def source() -> Iterator[dict[str, np.ndarray]]:
+        yield from ({"input": data[i : i + 1]} for i in range(6))
+        raise OSError("the disk is gone")
+
+    alone, seen = GraphSession(plain(), threads=1), 0
+    with pytest.raises(OSError, match="the disk is gone"):
+        for i, (feed, tensors) in enumerate(session.each(source())):
+            np.testing.assert_array_equal(feed["input"], data[i : i + 1])
+            np.testing.assert_array_equal(tensors["logits"], alone(feed)["logits"])
+            seen += 1
+    assert seen == 6
+
+
+@pytest.mark.parametrize(("size", "threads", "runs"), [(16, 1, 1), (16, 4, 4), (2048, 8, 4), (None, 8, 1)])
+def test_as_many_runs_go_on_at_once_as_memory_has_room_for(size: int | None, threads: int, runs: int) -> None:
+    net = Net()
+    net.head(net.conv_relu("input", "a", 2))
+    model = net.build()
+    model.graph.inputs[0].shape = ir.Shape(["N", 3, size, size])
+    for node in model.graph:
+        for value in node.outputs:
+            value.shape = None
+    assert _room(model, threads) == runs
