@@ -54,10 +54,10 @@ bench-int8-kernels: $(VENV)/.ready
 device-kit: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.device_kit $(ARGS)
 
-# On that machine: make gpu-check KIT=FOLDER, or python3 FOLDER/gpu_check.py FOLDER. It needs no .venv and no network.
+# On that machine: make gpu-check KIT=FOLDER, or python3 FOLDER/00/gpu_check.py FOLDER. It needs no .venv and no network.
 KIT ?= build/device-kit
 gpu-check:
-	$(PYTHON) "$(KIT)/gpu_check.py" "$(KIT)" $(ARGS)
+	$(PYTHON) "$(KIT)/00/gpu_check.py" "$(KIT)" $(ARGS)
 
 # Every SE, SK and ResNeSt model of timm and of the authors' package: blocks expected, found, lowered; outputs equal.
 corpus: $(VENV)/.ready

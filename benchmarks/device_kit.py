@@ -1,8 +1,9 @@
 """All that a GPU check on a bare machine needs, in files of at most 58 MiB each. ``make device-kit``; no GPU is needed.
 
 For each network: four bundles for TensorRT (the original and the rewritten graph, FP16 and INT8, for batches of 1 to
-64), images as arrays, what PyTorch and the CPU twin of each bundle answer to them, and the network as an exported
-program for PyTorch. ``gpu_check.py`` lies beside them, which unpacks and runs it all (``make gpu-check KIT=FOLDER``).
+64), images as arrays, what PyTorch and the CPU twin of each bundle answer to them, the labels where the network was
+trained for them, and the network as an exported program for PyTorch. ``gpu_check.py`` and ``gpu_baseline.py`` lie
+in its first folder, which unpack and run it all (``make gpu-check KIT=FOLDER``).
 
 Large networks get random weights that pack small: every layer repeats one pool of numbers. They take as long as any
 others; the sample networks, which are trained, say what INT8 costs. A network whose files are there is not made again.
@@ -11,6 +12,7 @@ others; the sample networks, which are trained, say what INT8 costs. A network w
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import lzma
 import shutil
@@ -25,12 +27,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from benchmarks import tensorrt_kit
 from radixrt.build.deploy import calibrated, typed_graph
 from radixrt.build.target import Job, build, manifest_of
+from radixrt.calibration.data.source import load_data
 from radixrt.engines.base import GRAPH_NAME, BuildOptions
 from radixrt.engines.bundle.folder import Bundle, BundleWriter
 from radixrt.engines.registry import get, stand_in
-from radixrt.engines.runners import session_outputs
+from radixrt.engines.runners import in_batches, session_outputs
 from radixrt.export.feed import Feed, joined
 from radixrt.export.graph.save import write_onnx
 from radixrt.export.source.load import load
@@ -42,7 +46,7 @@ from radixrt.files import sha256_of
 from radixrt.judge.engine import Bench
 from radixrt.judge.measure import Trial
 from radixrt.options import CompileOptions, ModelChoice
-from radixrt.prepare import Prepared, prepare
+from radixrt.prepare import Prepared, prepare, resolve_preprocess
 from radixrt.progress import Stages, shown
 from radixrt.request import EngineRequest
 from radixrt.reuse import Reuse
@@ -50,11 +54,13 @@ from radixrt.reuse import Reuse
 LARGE = ("resnest50", "seresnext50_32x4d", "skresnext50_32x4d")
 SAMPLES = ("resnest-nano-elpv", "sknet-nano-elpv", "senet-nano-elpv")
 PART = 58 << 20
+LIST = 64 << 10  # left for lists and scripts beside a part
 BATCH = BatchSpec(1, 64)
-IMAGES = 64
+# A trained network gets as many as tell 0.1 point of accuracy, in whole batches.
+IMAGES, IMAGES_OF_A_SAMPLE = 64, 960
 TARGET = "tensorrt"
 POOL = 16381
-CHECK = Path(__file__).with_name("gpu_check.py")
+CHECK = ("gpu_check.py", "gpu_baseline.py")
 
 
 def pooled(module: Any, shape: tuple[int, int, int], batches: Iterator[Feed]) -> None:
@@ -80,22 +86,27 @@ def pooled(module: Any, shape: tuple[int, int, int], batches: Iterator[Feed]) ->
 
 def make(name: str, folder: Path, calibration: int, stages: Stages) -> None:
     """Writes everything of one network into a folder."""
+    images = IMAGES if name in LARGE else IMAGES_OF_A_SAMPLE
     options = CompileOptions(
-        model=name, target=TARGET, batch=str(BATCH), calibration_images=calibration, test_images=IMAGES, data="elpv"
+        model=name, target=TARGET, batch=str(BATCH), calibration_images=calibration, test_images=images, data="elpv"
     )
     request = EngineRequest.of(options, "make device-kit")
     with Reuse() as reuse:
         choice = request.model
-        prepared = prepare(choice, request.data, BATCH, stages, reuse)
         if name in LARGE:
-            module, seen = load(resolve(name), seed=0).module, prepared.preprocess
-            assert seen is not None  # a network of images
-            pooled(module, seen.input_size, (batch.inputs for batch in prepared.data.calibration.batches(16, 32)))
-            choice = ModelChoice(name=name, module=module)
-            prepared = prepare(choice, request.data, BATCH, stages, reuse)
-        samples = joined(batch.inputs for batch in prepared.test.batches(8, IMAGES))
+            with stages.stage("Drawing weights that pack small"):
+                model = load(resolve(name), seed=0)
+                seen = resolve_preprocess(model, choice, request.data).values
+                photographs = load_data("elpv", seen, calibration_limit=32).calibration
+                pooled(model.module, seen.input_size, (batch.inputs for batch in photographs.batches(16, 32)))
+            choice = ModelChoice(name=name, module=model.module)
+        prepared = prepare(choice, request.data, BATCH, stages, reuse)
+        batches = list(prepared.test.batches(8, images))
+        samples = joined(batch.inputs for batch in batches)
         np.savez(folder / "images.npz", **samples)  # type: ignore[arg-type]  # of allow_pickle
-        answers = {"pytorch": _first(prepared.reference.run(samples))}
+        answers = {"pytorch": _first(in_batches(prepared.reference.run, BatchSpec(1, 8))(samples))}
+        if name not in LARGE:
+            answers["labels"] = np.asarray([label for batch in batches for label in batch.targets or ()])
         for precision in (Precision.FP16, Precision.INT8):
             asked = replace(request, model=choice, build=replace(request.build, precision=precision))
             trial = Trial(BATCH, request.data, request.gates, rounds=1)
@@ -153,43 +164,66 @@ def _export(prepared: Prepared, samples: Feed, path: Path) -> None:
     torch.export.save(torch.export.export(module.eval(), given, dynamic_shapes=dims), path)
 
 
-def pack(folder: Path, name: str, kit: Path) -> list[str]:
-    """Packs a network's folder into parts of at most ``PART`` bytes; its graphs lie side by side and share weights."""
+def pack(folder: Path, kit: Path) -> None:
+    """Packs a folder into parts of at most ``PART`` bytes, under its name; graphs side by side share their weights.
+
+    Each part lies in a numbered folder of the kit that holds no more than ``PART`` bytes either, so that one folder
+    can be carried at a time. The list of the parts with their hashes is written last: what is listed is whole.
+    """
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": 256 << 20}]
-    whole = folder.with_suffix(".tar.xz")
+    whole, files = folder.with_suffix(".tar.xz"), dict[str, str]()
     with lzma.open(whole, "wb", filters=filters) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
-        archive.add(folder, name)
-    parts: list[str] = []
+        archive.add(folder, folder.name)
     with whole.open("rb") as packed:
-        while piece := packed.read(PART):
-            parts.append(f"{name}.tar.xz.{len(parts):02d}")
-            (kit / parts[-1]).write_bytes(piece)
-    return parts
+        while piece := packed.read(PART - LIST):
+            part = place_for(len(piece) + LIST, kit) / f"{whole.name}.{len(files):02d}"
+            part.write_bytes(piece)
+            files[part.name] = sha256_of(part)
+    # Beside the last part: whoever carries the folders in their order has a list when all that it names is there.
+    part.with_name(f"{folder.name}.json").write_text(json.dumps(files, indent=1) + "\n", encoding="utf-8")
+
+
+def place_for(size: int, kit: Path) -> Path:
+    """The first numbered folder that has room."""
+    for number in itertools.count():
+        folder = kit / f"{number:02d}"
+        held = sum(file.stat().st_size for file in folder.glob("*"))
+        if not held or held + size <= PART:
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder
+    raise AssertionError
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", help=f"by default {', '.join((*SAMPLES, *LARGE))}")
+    parser.add_argument("models", nargs="*", help=f"by default {', '.join((*LARGE, *SAMPLES))}")
     parser.add_argument("--output", type=Path, default=Path("build/device-kit"))
     parser.add_argument("--calibration-images", type=int, default=64)
+    parser.add_argument("--tensorrt", action="store_true", help=f"also TensorRT {tensorrt_kit.VERSION}, with a Python")
+    parser.add_argument("--python", type=Path, help="--tensorrt: the Python that travels (3.8 to 3.10)")
     args = parser.parse_args()
     console = Console(stderr=True)
-    args.output.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(CHECK, args.output / CHECK.name)
+    first = args.output / "00"
+    first.mkdir(parents=True, exist_ok=True)
+    for file in CHECK:
+        shutil.copyfile(Path(__file__).with_name(file), first / file)
     with shown(console):
-        for name in args.models or (*SAMPLES, *LARGE):
-            listed = args.output / f"{name}.json"
-            if not listed.exists():
-                with tempfile.TemporaryDirectory(dir=args.output, prefix=".making-") as scratch:
-                    folder = Path(scratch) / name
-                    folder.mkdir()
+        # The large ones first: they fill the first folder, with which a check begins.
+        for name in (*(args.models or (*LARGE, *SAMPLES)), *([tensorrt_kit.NAME] if args.tensorrt else [])):
+            if list(args.output.glob(f"[0-9][0-9]/{name}.json")):
+                continue
+            for left in args.output.glob(f"[0-9][0-9]/{name}.tar.xz.*"):
+                left.unlink()  # of a run that was interrupted
+            with tempfile.TemporaryDirectory(dir=args.output, prefix=".making-") as scratch:
+                folder = Path(scratch) / name
+                folder.mkdir()
+                if name == tensorrt_kit.NAME:
+                    tensorrt_kit.make(folder, args.python or tensorrt_kit.find_python())
+                else:
                     make(name, folder, args.calibration_images, Stages(console))
-                    parts = pack(folder, name, args.output)
-                files = {part: sha256_of(args.output / part) for part in parts}
-                # Written last: what is listed is whole.
-                listed.write_text(json.dumps(files, indent=1) + "\n", encoding="utf-8")
-            for part in json.loads(listed.read_text()):
-                print(f"{(args.output / part).stat().st_size / (1 << 20):6.1f} MiB  {part}", flush=True)
+                pack(folder, args.output)
+    for file in sorted(args.output.glob("[0-9][0-9]/*.tar.xz.*")):
+        print(f"{file.stat().st_size / (1 << 20):6.1f} MiB  {file.relative_to(args.output)}")
 
 
 if __name__ == "__main__":

@@ -139,9 +139,10 @@ class PreprocessOptions:
         Path | str | Data | None,
         Doc(
             "Images: elpv, a folder of class folders, a flat folder, or a CSV of path,label. Arrays: a .npz by the "
-            "inputs' names, a folder of calibration.npz and test.npz, or pkg.module:factory or file.py:factory of "
-            "(inputs, target), whose code is run; in Python also the Dataset itself. Default: elpv, for the sample "
-            "networks and for architectures by name without a checkpoint; all others must name their images."
+            "inputs' names, a folder of calibration.npz and test.npz, a .json of Polygraphy's inputs, or "
+            "pkg.module:factory or file.py:factory of (inputs, target), whose code is run; in Python also the Dataset "
+            "itself. Default: elpv, for the sample networks and for architectures by name without a checkpoint; all "
+            "others must name their images."
         ),
     ] = None
     input_size: Annotated[str | Sequence[int] | None, Doc("Channels, height, width: 3,128,128.")] = None
@@ -274,7 +275,10 @@ class ValidateOptions(TaskOptions, PreprocessOptions, GateOptions, TimingOptions
     engine: Annotated[Path | str, Doc("A bundle, or somebody else's .onnx, .xml, .plan or .engine file.")] = field(
         kw_only=False
     )
-    reference: Annotated[str | None, Doc("The original network; a bundle knows its own.")] = None
+    reference: Annotated[
+        str | None,
+        Doc("The original network; a bundle knows its own. Or its answers to --data, a .json of Polygraphy's."),
+    ] = None
     checkpoint: Annotated[Path | str | None, Doc("The original's trained weights.")] = None
     logits: Annotated[
         str | None, Doc("The original's output that is the logits, where it has several; a bundle knows its own.")

@@ -5,6 +5,7 @@ a ``.npz`` file                                 its keys are the inputs' names, 
                                                 or ``labels`` beside them is what each sample is labelled with
 a ``.npy`` file                                 the one input
 a folder with ``calibration.npz``, ``test.npz``  these two
+a ``.json`` file                                what ``polygraphy run --save-inputs`` wrote
 ``pkg.module:factory``, ``file.py:factory``     called without arguments; see next
 an object in Python                             a PyTorch ``Dataset``, a list, or anything that can be iterated, of
                                                 ``(inputs, target)`` or of inputs alone, of single samples or batches
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from radixrt.calibration.arrays.saved import is_saved_inputs, read_inputs
 from radixrt.calibration.arrays.stores import FileStore, ObjectStore, Sample, Store
 from radixrt.calibration.data.batch import Batch, Samples
 from radixrt.calibration.data.splits import CALIBRATION_SHARE, position
@@ -280,6 +282,8 @@ def open_arrays(data: object) -> ArraySource | None:
         if not path.is_file():
             raise InputError(f"there is no data at {path}: name a .npz file of arrays")
         return ArraySource(str(data), FileStore(path))
+    if path.suffix.lower() == ".json" and path.is_file() and is_saved_inputs(path):
+        return ArraySource(str(data), ObjectStore(read_inputs(path), str(path)))
     if not path.exists() and ":" in str(data):
         return ArraySource(str(data), ObjectStore(_made(str(data)), str(data)))
     return None

@@ -46,6 +46,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", "
 # TensorRT 8 reads neither opset 18 nor FP16 tensors beside Q/DQ; where a bundle serves it, this graph lies in it.
 DEPLOY_FOR_TENSORRT_8 = "deploy-trt8.onnx"
 MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+WARM_S = 0.2  # a GPU that idled raises its clocks meanwhile
 PRECISIONS = (None, "f32", "bf16")  # of OpenVINO; None stands in bundles of other engines, and in old ones
 Answer = Dict[str, Any]  # every output by name, (N, ...) each
 Feed = Dict[str, Any]  # every input by name, (N, ...) each
@@ -324,6 +325,9 @@ class Engine:
         """
         return [], False
 
+    def close(self) -> None:
+        """Lets go of what the engine holds on a device."""
+
 
 class TensorRt(Engine):
     """Runs a .plan on a GPU; its inputs and outputs have the graph's types, whatever happens inside."""
@@ -342,6 +346,8 @@ class TensorRt(Engine):
             if not (weights.refit_from_file(str(plan.with_name("deploy.onnx"))) and refitter.refit_cuda_engine()):
                 raise UnavailableError(f"{plan} does not take the weights of deploy.onnx: make one with --build")
         self.execution = self.engine.create_execution_context()
+        if self.execution is None:
+            raise UnavailableError(f"{plan} needs more memory than is free on this GPU: close other programs")
         self.stream = cuda.Stream()
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
         inputs = [n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
@@ -364,8 +370,11 @@ class TensorRt(Engine):
         """A pinned array and device memory of this shape, kept for the next run."""
         kept = self.buffers.get(name)
         if kept is None or kept[0] != shape:
-            host = self.cuda.pagelocked_empty(shape, self.dtypes[name])
-            kept = self.buffers[name] = (shape, host, self.cuda.mem_alloc(host.nbytes))
+            try:
+                host = self.cuda.pagelocked_empty(shape, self.dtypes[name])
+                kept = self.buffers[name] = (shape, host, self.cuda.mem_alloc(host.nbytes))
+            except self.cuda.MemoryError as error:
+                raise UnavailableError(f"this GPU has no room for {name} of shape {shape}: close programs") from error
             self.execution.set_tensor_address(name, int(kept[2]))
         return kept
 
@@ -408,6 +417,10 @@ class TensorRt(Engine):
         self.execute()  # the first run of a shape initialises kernels, which cannot be recorded
         self.stream.synchronize()
         graph = self.recorded()
+        until = time.perf_counter() + WARM_S
+        while time.perf_counter() < until:
+            graph.launch() if graph else self.execute()
+            self.stream.synchronize()
         for _ in range(rounds):
             start.record(self.stream)
             graph.launch() if graph else self.execute()
@@ -417,6 +430,11 @@ class TensorRt(Engine):
         if graph:
             graph.close()
         return times, graph is not None
+
+    def close(self) -> None:
+        """Frees memory, then what runs the plan, then the plan, while the GPU's context is still there."""
+        self.buffers.clear()
+        self.execution = self.engine = self.runtime = self.stream = None
 
     def recorded(self) -> Any:
         """The kernels of what was prepared as one CUDA graph; None where they cannot be recorded."""
@@ -465,6 +483,8 @@ def first_gpu() -> tuple[Any, Any]:
         cuda = load_driver()
     except ImportError as error:
         raise UnavailableError(f"TensorRT needs pycuda or cuda-python ({error}): for pip it is cuda-python") from error
+    # Kernels are loaded when they are first run: TensorRT 8.5 and later want less memory so, and say it otherwise.
+    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
     try:
         cuda.init()
         device = cuda.Device(0)
@@ -508,10 +528,12 @@ def plan_path(manifest: dict[str, Any], module: Any, device: Any) -> Path:
 
 
 class Choices:
-    """How a plan is built: a profile for each range, tactics of the sources named alone, timings that are kept."""
+    """How a plan is built: a profile for each range, tactics of the sources named alone, how long, timings kept."""
 
-    def __init__(self, ranges: Ranges | None = None, tactics: Any = None, timings: Path | None = None) -> None:
-        self.ranges, self.tactics, self.timings = ranges, tactics, timings
+    def __init__(
+        self, ranges: Ranges | None = None, tactics: Any = None, timings: Path | None = None, level: int | None = None
+    ) -> None:
+        self.ranges, self.tactics, self.timings, self.level = ranges, tactics, timings, level
 
 
 def build_plan(manifest: dict[str, Any], bundle: Path, plan: Path, trt: Any, choices: Choices | None = None) -> None:
@@ -547,6 +569,14 @@ def choose_tactics(config: Any, trt: Any, names: Sequence[str]) -> None:
             raise BadInputError(f"TensorRT {trt.__version__} has no tactics of {name}: name {', '.join(known)} or none")
     if not config.set_tactic_sources(sum(1 << int(getattr(trt.TacticSource, name)) for name in wanted)):
         raise UnavailableError(f"TensorRT {trt.__version__} does not build with tactics of {', '.join(names)} alone")
+
+
+def choose_level(config: Any, trt: Any, level: int) -> None:
+    """Says how long the builder may search: 0 to 5, of which 3 is its own. 8.5 knows a short and a long search only."""
+    if hasattr(config, "builder_optimization_level"):
+        config.builder_optimization_level = level
+    elif level < 3 and hasattr(trt.BuilderFlag, "ENABLE_TACTIC_HEURISTIC"):
+        config.set_flag(trt.BuilderFlag.ENABLE_TACTIC_HEURISTIC)
 
 
 def load_timings(config: Any, file: Path) -> None:
@@ -594,6 +624,8 @@ def serialised_plan(manifest: dict[str, Any], bundle: Path, trt: Any, choices: C
             config.set_flag(getattr(trt.BuilderFlag, name))
     if choices.tactics:
         choose_tactics(config, trt, choices.tactics)
+    if choices.level is not None:
+        choose_level(config, trt, choices.level)
     if choices.timings:
         if rtx:
             raise BadInputError("TensorRT for RTX times nothing while it builds: leave --timing-cache out")
@@ -648,6 +680,7 @@ def batches(
 
 def bench(engine: Engine, feed: Feed, rounds: int) -> dict[str, Any]:
     """Latency of one batch in milliseconds: from numpy array to numpy array, and on the device's own clock."""
+    on_device, graph = engine.device_times(feed, rounds)
     for _ in range(max(3, rounds // 10)):
         engine.run(feed)
     times = []
@@ -658,7 +691,6 @@ def bench(engine: Engine, feed: Feed, rounds: int) -> dict[str, Any]:
     summary = {"batch": length(feed), "rounds": rounds}  # type: dict[str, Any]
     summary.update(percentiles(times, ""))
     summary["images_per_s"] = round(1e3 * length(feed) / max(summary["p50_ms"], 1e-3), 1)
-    on_device, graph = engine.device_times(feed, rounds)
     if on_device:
         summary.update(percentiles(on_device, "device_"), cuda_graph=graph)
     return dict(summary, samples_ms=[round(time, 4) for time in times])
@@ -718,6 +750,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--timing-cache", metavar="FILE", type=Path, help="--build: timings of earlier builds, taken and kept"
     )
+    parser.add_argument(
+        "--builder-level", metavar="0..5", type=int, choices=range(6), help="--build: how long the builder may search"
+    )
     parser.add_argument("--input", metavar="FILE", type=Path, help="prepared inputs: .npz by name, or .npy for one")
     parser.add_argument("--output", metavar="FILE", type=Path, help="write every output to this .npz file")
     parser.add_argument(
@@ -735,8 +770,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("name an image or a folder of images, or an array with --input, or ask for --build")
     if options.batch and not (options.build or options.bench):
         parser.error("--batch is for --build and --bench")
-    if (options.tactic_sources or options.timing_cache) and not options.build:
-        parser.error("--tactic-sources and --timing-cache are for --build")
+    steers = options.tactic_sources or options.timing_cache or options.builder_level is not None
+    if steers and not options.build:
+        parser.error("--tactic-sources, --timing-cache and --builder-level are for --build")
     return options
 
 
@@ -762,7 +798,7 @@ def open_engine(options: argparse.Namespace, manifest: dict[str, Any]) -> Engine
     cuda, device = first_gpu()
     plan = options.plan or plan_path(manifest, trt, device)
     if options.build:
-        choices = Choices(options.batch, options.tactic_sources, options.timing_cache)
+        choices = Choices(options.batch, options.tactic_sources, options.timing_cache, options.builder_level)
         build_plan(manifest, bundle, plan, trt, choices)
     elif not plan.exists():
         if engine.suffix == ".onnx":
@@ -770,7 +806,9 @@ def open_engine(options: argparse.Namespace, manifest: dict[str, Any]) -> Engine
         refuse_other_device(manifest, trt, device)
         plan = engine
     used = {"name": runtime, "version": trt.__version__, "device": device.name(), "capability": capability_of(device)}
-    return TensorRt(plan, trt, cuda, used)
+    opened = TensorRt(plan, trt, cuda, used)
+    atexit.register(opened.close)  # before the context goes, which was registered first
+    return opened
 
 
 def find_inputs(options: argparse.Namespace, manifest: dict[str, Any]) -> tuple[list[str], Callable[[slice], Feed]]:

@@ -24,6 +24,7 @@ from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
 from radixrt.request import ValidateRequest
 from radixrt.reuse import Kept, Reuse
+from radixrt.saved_results import SavedResults, is_saved
 from radixrt.validate.gates import refuse_vain_limits
 from radixrt.validate.schema import Report, Size
 
@@ -87,7 +88,8 @@ def validate_engine(request: ValidateRequest, stages: Stages | None = None) -> R
     """
     stages = stages or Stages()
     found = _find(request.engine)
-    choice = _original(request, found.bundle)
+    saved = SavedResults.read(request.reference)
+    choice = _original(request, found)
     if request.output is not None:
         with translate_disk_errors(request.output):
             request.output.mkdir(parents=True, exist_ok=True)
@@ -97,24 +99,36 @@ def validate_engine(request: ValidateRequest, stages: Stages | None = None) -> R
         # An ONNX file keeps its own batch: it may be a static one, and other than the engine's.
         asked = None if choice.name.endswith(".onnx") else batch
         prepared = prepare(choice, request.data, asked, stages, stack.enter_context(Reuse()), found.bundle)
+        if saved is not None:
+            prepared = saved.in_place_of_the_network(prepared)
         refuse_vain_limits(request.gates, prepared.task.task.name, prepared.task.task.metrics)
         trial = Trial(
             batch=batch, data=request.data, limits=request.gates, rounds=request.latency_rounds, rivals=request.rivals
         )
         verdict = _measured(found, session, prepared, trial, stages)
-        located = _located(found, prepared, batch, stages)
+        located = _located(found, prepared, batch, stages, request)
     report = build_report(found.subject(request), prepared, request.gates, Kept(verdict), Kept(located))
     if request.output is not None:
         write_reports(report, request.output, flipped(report, prepared.test), verdict.examples)
     return report
 
 
-def _original(request: ValidateRequest, bundle: Bundle | None) -> ModelChoice:
-    """The network that the engine was made from.
+def _original(request: ValidateRequest, found: _Found) -> ModelChoice:
+    """The network that the engine was made from; the engine's own graph where its answers are saved results.
 
     Raises:
         InputError: nobody says which one it is, or where its weights are.
     """
+    bundle = found.bundle
+    if is_saved(request.reference):
+        graph = bundle.deploy if bundle else found.given
+        if graph.suffix != ".onnx":
+            raise InputError(
+                f"{graph} shows no graph that {request.reference} could be answers of: name the original with "
+                "--reference, or validate the .onnx file that it was built from"
+            )
+        logits = request.logits or (bundle.manifest.model.logits if bundle else None)
+        return replace(ModelChoice(name=str(graph)), logits=logits, **vars(request.task))
     if bundle is None:
         if request.reference is None:
             raise InputError(f"{request.engine} does not say which network it was made from: name it with --reference")
@@ -145,7 +159,9 @@ def _measured(found: _Found, session: Session | None, prepared: Prepared, trial:
     return judge_stand_in(found.bundle.deploy, found.options, prepared, trial, stages, images)
 
 
-def _located(found: _Found, prepared: Prepared, batch: BatchSpec, stages: Stages) -> Located:
+def _located(found: _Found, prepared: Prepared, batch: BatchSpec, stages: Stages, request: ValidateRequest) -> Located:
+    if is_saved(request.reference):
+        return Located(notes=("Where the error comes from was not located: saved results are outputs alone.",))
     graph = found.bundle.deploy if found.bundle else found.given
     if graph.suffix != ".onnx":
         return Located(

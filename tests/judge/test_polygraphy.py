@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from radixrt.engines.bundle.folder import Bundle, BundleWriter
 from radixrt.errors import InputError
 from radixrt.validate.measure.parity import parity
-from radixrt.validate.schema import OutputParity
+from radixrt.validate.schema import OutputParity, Report
 from tests.cli_runner import radixrt
 from tests.engines.bundle.bundles import CLASSES, SIZE, manifest, tiny_network, write_bundle
 from tests.photographs import write_photographs
@@ -90,3 +90,47 @@ def test_a_bundle_without_parity_is_refused(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle")
     with pytest.raises(InputError, match=r"report\.json"):
         write_second_opinion(bundle, tmp_path / "out", DataOptions(), None, Stages())
+
+
+@pytest.mark.slow
+# From there to here: what Polygraphy ran with, and what came out, judges our engine as the original would.
+def test_saved_inputs_are_data_and_saved_results_a_reference(tmp_path: Path) -> None:
+    comparator = pytest.importorskip("polygraphy.comparator", reason="polygraphy is not installed")
+    from polygraphy.json import load_json
+
+    network, inputs, results = (tmp_path / name for name in ("tiny.onnx", "in.json", "out.json"))
+    tiny_network(network, "batch")
+    shapes = f"--input-shapes input:[2,3,{SIZE},{SIZE}] --iterations 3"
+    done = run(f"polygraphy run {network} --onnxrt {shapes} --save-inputs {inputs} --save-outputs {results}")
+    assert done.returncode == 0, done.stderr
+    made = bundle_of(network, tmp_path / "bundle")
+    judged = radixrt(
+        "validate", made.path, "--reference", results, "--data", inputs, "-o", tmp_path / "out", "--min-cosine", 0.999
+    )
+    assert judged.code == 0, judged.err
+    found = Report.read(tmp_path / "out" / "report.json")
+    feeds = load_json(str(inputs))
+    images = np.concatenate([feed["input"] for feed in feeds])
+    pair = [onnxruntime.InferenceSession(str(file)).run(None, {"input": images})[0] for file in (network, made.engine)]
+    assert found.parity is not None and found.parity.samples == 6
+    assert found.parity.max_abs == pytest.approx(float(np.abs(pair[0] - pair[1]).max()), rel=1e-5) and pair[0].any()
+    # Answers that are another network's are told apart, and so are inputs that nobody answered.
+    tables = radixrt("calibrate", network, "-o", tmp_path / "t.json", "--data", inputs)
+    assert tables.code == 0, tables.err
+    text = results.read_text()
+    other = comparator.RunResults()
+    answers = [comparator.IterationResult(outputs={"logits": -array}) for array in np.split(pair[0], 3)]
+    other.append(("other", answers))
+    other.save(str(tmp_path / "other.json"))
+    given = ("--data", inputs, "--min-cosine", 0.999, "-o", tmp_path / "no")
+    refused = radixrt("validate", made.path, "--reference", tmp_path / "other.json", *given)
+    assert refused.code == 3, refused.err
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "cut.json").write_text(text[: len(text) // 2])
+    for reference, data, said in (
+        (tmp_path / "cut.json", inputs, "cut.json is not what Polygraphy saves"),
+        (results, write_photographs(tmp_path / "photos"), "name them with --data, as --save-inputs wrote"),
+        (tmp_path / "none.json", inputs, "there are no results at"),
+    ):
+        refused = radixrt("validate", made.path, "--reference", reference, "--data", data, "-o", tmp_path / "no")
+        assert refused.code == 2 and said in refused.sentence, refused.err

@@ -12,9 +12,15 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import onnxruntime
+import pytest
 
 from radixrt.remote.device import Device
 from tests.engines.bundle.test_run_bundle import bare_environment
@@ -23,11 +29,22 @@ PACKAGES = ("numpy", "onnxruntime", "flatbuffers", "google", "packaging", "color
 MISSING = [name for name in ("/usr/sbin/sshd", "ssh", "ssh-keygen", "rsync") if shutil.which(name) is None]
 
 
+def python_for_others() -> str | None:
+    """A Python of this version that any user may run, and whose packages they may read."""
+    version = f"/usr/bin/python3.{sys.version_info.minor}"
+    packages = Path(onnxruntime.__file__).resolve()
+    for path in (Path(sys.executable).resolve(), Path(version)):
+        if path.exists() and all(one.stat().st_mode & 0o001 for one in (*path.parents, *packages.parents)):
+            return str(path)
+    return None
+
+
 @dataclass
 class Loopback:
     """The server, and how a device on it is said."""
 
     folder: Path
+    user: str = field(default_factory=getpass.getuser)
     port: int = 0
     python: str = ""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
@@ -42,11 +59,11 @@ class Loopback:
         public = (self.folder / "host.pub").read_text()
         (self.folder / "known").write_text(f"[127.0.0.1]:{self.port} {public}")
         (self.folder / "ssh_config").write_text(
-            f"Host loop\n HostName 127.0.0.1\n Port {self.port}\n User {getpass.getuser()}\n"
+            f"Host loop\n HostName 127.0.0.1\n Port {self.port}\n User {self.user}\n"
             f" IdentityFile {self.folder}/user\n IdentitiesOnly yes\n UserKnownHostsFile {self.folder}/known\n"
             " GlobalKnownHostsFile /dev/null\n"
         )
-        self.python = bare_environment(self.folder / "venv", PACKAGES)
+        self.python = self.python or bare_environment(self.folder / "venv", PACKAGES)
         self.serve()
         return self
 
@@ -95,6 +112,36 @@ class Loopback:
             self.process.terminate()
             self.process.wait()
             self.process = None
+
+    @classmethod
+    @contextlib.contextmanager
+    def of_another_user(cls) -> Iterator[Loopback]:
+        """A server whose connections are another user's, who is made and removed; None of the caller's files is theirs.
+
+        Their Python is one of the system's, because they may not run the caller's; skipped where that cannot be had.
+        """
+        python = python_for_others()
+        if os.geteuid() != 0 or shutil.which("useradd") is None:
+            pytest.skip("only root makes another user, with useradd")
+        if python is None:
+            pytest.skip(f"no Python {sys.version_info.major}.{sys.version_info.minor} here that another user may run")
+        name, home = f"radixrt-{os.getpid()}", Path(tempfile.mkdtemp(prefix="radixrt-home-"))
+        # A password of "*" fits nothing, and does not lock the account as useradd's own "!" does.
+        make = ["useradd", "--no-create-home", "--home-dir", str(home), "--shell", "/bin/sh", "--password", "*", name]
+        subprocess.run(make, check=True, capture_output=True)
+        try:
+            made = bare_environment(home / "venv", PACKAGES, python)
+            server = cls(home, name, python=made).start()
+            for path in (home, home / "user.pub"):
+                shutil.chown(path, name)
+            home.chmod(0o755)
+            try:
+                yield server
+            finally:
+                server.stop()
+        finally:
+            subprocess.run(["userdel", name], check=True, capture_output=True)
+            shutil.rmtree(home)
 
     def device(self, **more: object) -> Device:
         given = {"name": "loop", "ssh": "loop", "ssh_config": self.folder / "ssh_config", "python": self.python}

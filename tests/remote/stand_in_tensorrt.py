@@ -71,6 +71,7 @@ class Builder:
     def create_builder_config(self):
         return types.SimpleNamespace(
             add_optimization_profile=lambda profile: 0,
+            builder_optimization_level=3,
             set_tactic_sources=lambda bits: True,
             create_timing_cache=lambda known: known,
             set_timing_cache=lambda cache, mismatch: True,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -79,6 +80,23 @@ def test_a_bundle_is_run_and_timed_by_its_own_runner(loop: Loopback, tmp_path: P
     assert found.plan is None and found.before.cores >= 1
     assert look(loop.device()).kept == []
     assert "torch" not in found.facts.modules and found.facts.modules["numpy"] == np.__version__
+
+
+@pytest.mark.slow
+# A device's account is not the caller's: nothing there may count on the caller's rights or files.
+def test_another_user_with_numpy_and_onnxruntime_alone(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    with Loopback.of_another_user() as server:
+        device = server.device(folder="~/radixrt")
+        found = carry_out(device, errand(tmp_path / "errand"), tmp_path / "scratch", Told())
+        assert len(found.outputs) == PARTS and {t.runner for t in found.timed} == {"bundle", "original"}
+        assert set(found.facts.modules) == {"numpy", "onnxruntime"}
+        work = server.folder / "radixrt"
+        assert work.owner() == server.user and list(work.iterdir()) == []
+        lock = next(server.folder.glob("radixrt-device.lock"))
+        assert lock.owner() == server.user
+    with pytest.raises(KeyError):
+        pwd.getpwnam(server.user)
 
 
 # Fault one: nobody is there. Said before anything starts, with the command to try.

@@ -303,9 +303,12 @@ def _starts(python: str) -> bool:
     return subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True, check=False).returncode == 0
 
 
-def bare_environment(folder: Path, packages: tuple[str, ...]) -> str:
+def bare_environment(folder: Path, packages: tuple[str, ...], python: str = "") -> str:
     """A Python that finds the standard library and links to the packages named, of those that are installed here."""
-    venv.create(folder, with_pip=False)
+    if python:
+        subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True)
+    else:
+        venv.create(folder, with_pip=False)
     inside = next(folder.glob("lib/python*/site-packages"))
     here = Path(np.__file__).parents[1]
     for package in packages:

@@ -5,6 +5,7 @@ As in ``test_session``: no GPU was there, so calls, their order and the copies a
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from collections.abc import Iterator
@@ -31,7 +32,9 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         monkeypatch.syspath_prepend(package.__path__[0])
     monkeypatch.setattr(importlib.import_module("cuda_graph"), "find_driver", lambda: None)
     before = sys.dont_write_bytecode
-    yield importlib.import_module("radixrt.engines.bundle.run_bundle")
+    found = importlib.import_module("radixrt.engines.bundle.run_bundle")
+    monkeypatch.setattr(found, "WARM_S", 0)
+    yield found
     sys.dont_write_bytecode = before
 
 
@@ -143,6 +146,21 @@ def test_what_tensorrt_says_goes_to_stderr(
     assert found.out == "" and found.err == "TensorRT error: ERROR was said\nTensorRT warning: WARNING was said\n"
 
 
+# What a smaller GPU or a crowded one does: one sentence, and nothing left behind.
+def test_a_gpu_without_room_says_so(runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(runner, "8.6", tmp_path, monkeypatch)
+    plan.engine.run({"input": np.ones((1, 3), np.float32)})
+    simulated_cuda.STATE.room = 30
+    with pytest.raises(runner.UnavailableError, match=r"no room for input of shape \(4, 3\)"):
+        plan.engine.run({"input": np.ones((4, 3), np.float32)})
+    plan.engine.close()
+    gc.collect()
+    assert simulated_cuda.STATE.addresses == {} and plan.engine.engine is None
+    full = recorded_api.load("8.6", {"ICudaEngine.create_execution_context": lambda *_: None})
+    with pytest.raises(runner.UnavailableError, match="more memory than is free"):
+        runner.TensorRt(tmp_path / "engine.plan", full, load_driver(), {})
+
+
 # A machine without cuBLAS and cuDNN must leave their tactics out; each version knows other sources.
 @pytest.mark.parametrize("version", ["8.5", "8.6", "10.16", "11.4"])
 def test_tactics_come_from_the_sources_that_are_named(version: str, runner: ModuleType) -> None:
@@ -155,6 +173,17 @@ def test_tactics_come_from_the_sources_that_are_named(version: str, runner: Modu
     assert given == [sum(1 << int(getattr(trt.TacticSource, name)) for name in names), 0]
     with pytest.raises(runner.BadInputError, match=r"no tactics of CUTLASS: name .*EDGE_MASK"):
         runner.choose_tactics(config, trt, ["cutlass"])
+
+
+# A check that has ten minutes builds sooner; 8.5 has no levels, only a heuristic.
+@pytest.mark.parametrize(("version", "level", "flags"), [("8.5", 2, 1), ("8.5", 4, 0), ("8.6", 2, 0), ("11.4", 5, 0)])
+def test_how_long_the_builder_may_search(version: str, level: int, flags: int, runner: ModuleType) -> None:
+    seen: list[Any] = []
+    trt = recorded_api.load(version, {"IBuilderConfig.set_flag": lambda _, flag: seen.append(flag.name)})
+    config = trt.IBuilderConfig()
+    runner.choose_level(config, trt, level)
+    assert seen == ["ENABLE_TACTIC_HEURISTIC"] * flags
+    assert version == "8.5" or config.builder_optimization_level == level
 
 
 # A second build on the device takes minutes less; timings of another device must not decide.
