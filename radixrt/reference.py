@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
-from radixrt.calibration.data.batch import Batch
+from radixrt.calibration.arrays.saved import Row, read_outputs
+from radixrt.calibration.arrays.source import ArrayList
+from radixrt.calibration.data.batch import Batch, Samples
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.registry import stand_in
 from radixrt.engines.runners import Outputs, OutputsRunner, in_batches, session_outputs
@@ -113,3 +117,69 @@ def onnx_reference(graph: ir.Model) -> Reference:
     name, short = "ONNX Runtime, original graph", "ONNX original"
     reference = Reference(name, short, in_batches(run, BatchSpec(size, size)) if size else run, timed)
     return reference
+
+
+def is_saved(reference: str | None) -> bool:
+    """Says whether a reference is a file of results rather than a network."""
+    return reference is not None and reference.endswith(".json")
+
+
+@dataclass(frozen=True)
+class SavedResults:
+    """What Polygraphy saved as a network's answers to the inputs of one run, in their order; to no others."""
+
+    file: Path
+    answers: Sequence[Row]
+
+    @classmethod
+    def read(cls, reference: str | None) -> SavedResults | None:
+        """Reads what ``polygraphy run --save-outputs`` wrote; None where the reference is a network.
+
+        Raises:
+            InputError: there is no such file, or it holds no results.
+            UnavailableError: Polygraphy is not installed.
+        """
+        if reference is None or not is_saved(reference):
+            return None
+        file = Path(reference)
+        if not file.is_file():
+            raise InputError(f"there are no results at {file}: name what `polygraphy run --save-outputs` wrote")
+        return cls(file, read_outputs(file))
+
+    def reference(self, samples: Samples, graph: Reference) -> Reference:
+        """These answers as the original's.
+
+        Args:
+            samples: the inputs of the same run.
+            graph: the engine's own graph, which is timed beside the engine: saved results have no times that hold here.
+
+        Raises:
+            InputError: the data is something else than what these results answer.
+        """
+        if not isinstance(samples, ArrayList):
+            raise InputError(f"{self.file} answers saved inputs: name them with --data, as --save-inputs wrote them")
+        known = dict[str, Row]()
+        for batch in samples.batches(8):
+            for row, index in enumerate(int(one.removeprefix("#")) for one in batch.names):
+                if index >= len(self.answers):
+                    raise InputError(
+                        f"{self.file} has {len(self.answers)} answers, and the data more samples: save both in one run"
+                    )
+                known[_digest(batch.inputs, row)] = self.answers[index]
+
+        def run(feed: Feed) -> Outputs:
+            rows = [known.get(_digest(feed, row)) for row in range(len(next(iter(feed.values()))))]
+            found = [row for row in rows if row is not None]
+            if len(found) < len(rows):
+                raise InputError(f"{self.file} has no answer to a sample: save inputs and outputs in one run")
+            return {name: np.stack([row[name] for row in found]) for name in found[0]}
+
+        remark = f"{self.file.name} has no times: those beside the engine are of its own graph, by {graph.name}."
+        return Reference(f"saved results, timed by {graph.name}", "saved results", run, graph.timed, remark)
+
+
+def _digest(feed: Feed, row: int) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(feed):
+        digest.update(np.ascontiguousarray(feed[name][row]).tobytes())
+    return digest.hexdigest()

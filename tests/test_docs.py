@@ -15,6 +15,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "samples"
 # Options of other programs that the manual names.
 OTHERS = {"--head", "--durations", "--no-deps"}
 OTHERS |= {"--onnxrt", "--trt", "--load-inputs", "--load-outputs", "--save-inputs", "--calibration-cache"}  # Polygraphy
+OTHERS |= {"--save-outputs", "--input-shapes", "--iterations"}
 # Of the program, or of every command.
 SHARED = {"--help", "-h", "--version", "--install-completion"}
 

@@ -22,9 +22,9 @@ from radixrt.judge.verdict import Verdict
 from radixrt.options import ModelChoice
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
+from radixrt.reference import SavedResults, is_saved
 from radixrt.request import ValidateRequest
 from radixrt.reuse import Kept, Reuse
-from radixrt.saved_results import SavedResults, is_saved
 from radixrt.validate.gates import refuse_vain_limits
 from radixrt.validate.schema import Report, Size
 
@@ -100,7 +100,8 @@ def validate_engine(request: ValidateRequest, stages: Stages | None = None) -> R
         asked = None if choice.name.endswith(".onnx") else batch
         prepared = prepare(choice, request.data, asked, stages, stack.enter_context(Reuse()), found.bundle)
         if saved is not None:
-            prepared = saved.in_place_of_the_network(prepared)
+            answers = saved.reference(prepared.data.calibration, prepared.reference)
+            prepared = replace(prepared, reference=answers)
         refuse_vain_limits(request.gates, prepared.task.task.name, prepared.task.task.metrics)
         trial = Trial(
             batch=batch, data=request.data, limits=request.gates, rounds=request.latency_rounds, rivals=request.rivals
