@@ -34,8 +34,8 @@ def saturating_sums(model: ir.Model) -> None:
         if node.op_type == "QuantizeLinear":
             _drop_clip(model.graph, node)
     for node in list(model.graph):
-        quantise = _quantiser_behind(node) if node.op_type == "HardSigmoid" and not node.domain else None
-        data = node.inputs[0]
+        gate = node.op_type == "HardSigmoid" and not node.domain
+        quantise, data = (_quantiser_behind(node), node.inputs[0]) if gate else (None, None)
         if quantise is None or data is None:
             continue
         alpha = node.attributes.get_float("alpha", 0.2)

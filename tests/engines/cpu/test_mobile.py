@@ -82,6 +82,14 @@ def test_hard_swish_in_parts_is_the_same_function() -> None:
     np.testing.assert_allclose(logits(after, x), exact, rtol=1e-5, atol=1e-5)
 
 
+def test_saturating_sums_pass_nodes_that_read_nothing() -> None:
+    _, model = placed("int8", "HardSwish")
+    # PaddlePaddle's exporter keeps numbers in Constant nodes.
+    model.graph.insert_before(model.graph[0], ir.node("Constant", [], {"value": ir.tensor([1.0], name="one")}))
+    saturating_sums(model)
+    assert model.graph[0].op_type == "Constant"
+
+
 def test_saturating_sums_give_the_numbers_of_the_hard_sigmoid() -> None:
     _, before = placed("int8", "HardSwish")
     after = before.clone()
