@@ -38,6 +38,13 @@ class Precision(str, Enum):
             raise InputError(f"unknown precision {text!r}: choose one of {', '.join(p.value for p in cls)}") from None
 
 
+class Pairs(str, Enum):
+    """What becomes of the Q/DQ pairs of an ONNX file that is quantised already."""
+
+    DROP = "drop"
+    KEEP = "keep"
+
+
 INPUT_TYPES = ("float32", "float16", "uint8", "int32", "int64", "bool")
 """What an input may hold."""
 
@@ -107,6 +114,7 @@ class FileChoice:
         inputs: the shapes of other inputs, which the file must have.
         examples: the shapes of samples, for inputs that the file leaves free.
         opaque: operators of other domains stay as they stand, in a graph that is then never run.
+        keep_pairs: a quantised file's own pairs are put back, once its float32 graph was rewritten.
     """
 
     batch: BatchSpec | None = None
@@ -117,6 +125,7 @@ class FileChoice:
     inputs: tuple[InputSpec, ...] = ()
     examples: tuple[InputSpec, ...] = ()
     opaque: bool = False
+    keep_pairs: bool = False
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> FileChoice:

@@ -181,3 +181,30 @@ def image_input(specs: Sequence[InputSpec], what: str) -> str:
             ".npz file whose keys are these names"
         )
     return specs[0].name
+
+
+def resolve_preprocess(
+    model: LoadedModel, choice: ModelChoice, data: DataOptions, bundle: Bundle | None = None
+) -> Preparation:
+    """What the network says of itself, then the JSON beside the checkpoint, then a JSON the user names, then options.
+
+    ``bundle`` says what of it nobody else does.
+
+    Raises:
+        InputError: a value is not one that preprocessing can use.
+    """
+    found = Preparation.of_network(model.data_config, model.data_said, model.source)
+    if choice.checkpoint is not None:
+        found = found.beside(Path(choice.checkpoint))
+    if data.preprocess is not None:
+        found = found.with_file(Path(data.preprocess))
+    found = found.with_options(
+        input_size=data.input_size,
+        mean=data.mean,
+        std=data.std,
+        crop_pct=data.crop_pct,
+        interpolation=data.interpolation,
+    )
+    if bundle is not None and bundle.manifest.preprocessing is not None:
+        found = found.with_bundle(bundle.manifest.preprocessing, bundle.manifest.assumed, bundle.path.name)
+    return found

@@ -24,7 +24,7 @@ from radixrt.engines.bundle.pins import PinOptions
 from radixrt.engines.bundle.triton import ServingOptions
 from radixrt.engines.registry import DEFAULT
 from radixrt.errors import InputError
-from radixrt.export.spec import Precision
+from radixrt.export.spec import Pairs, Precision
 from radixrt.fields import as_path, fill, help_of, subjects_of, words
 from radixrt.remote.device import Device
 from radixrt.validate.gates import GateLimits, read_gates
@@ -63,6 +63,13 @@ MethodName = Annotated[
 Batch = Annotated[str | int, Doc("Batch sizes: one (8) or a range (1..8).")]
 CalibrationImages = Annotated[int, Field(ge=1), Doc("At most so many images calibrate.")]
 TestImages = Annotated[int | None, Field(ge=1), Doc("At most so many images judge. Default: all.")]
+PairsChoice = Annotated[
+    Pairs | Literal["drop", "keep"],
+    Doc(
+        "An ONNX file that is quantised already: drop its Q/DQ pairs and make the precision anew, or keep them, with "
+        "their own scales, in int8."
+    ),
+]
 ComputeCapability = Annotated[str | Sequence[str], Doc("tensorrt-rtx: such as 8.6,8.9,12.0.")]
 JUnit = Annotated[Path | str | None, Doc("Also write the gates as JUnit XML.")]
 OneTarget = Annotated[str, Doc("onnxruntime, openvino, tensorrt or tensorrt-rtx.")]
@@ -122,6 +129,7 @@ class ModelChoice(ModelOptions, TaskOptions, PinOptions):
 
     name: str = DEFAULT_MODEL
     module: Module | None = None
+    own_pairs: PairsChoice = Pairs.DROP
 
     @property
     def slug(self) -> str:
@@ -251,6 +259,7 @@ class CompileOptions(
         Doc("The bundle's folder, or the folder of several bundles. Default: build/MODEL-PRECISION-TARGET."),
     ] = None
     method: MethodName = "minmax"
+    own_pairs: PairsChoice = Pairs.DROP
     recovery: Annotated[bool, Doc("Bring INT8's accuracy back; without, ranges and biases stay as calibrated.")] = True
     grouped_conv: Annotated[str, Doc("Grouped convolutions: keep, split, merge, dense or auto (measured).")] = "auto"
     compute_capability: ComputeCapability = ()

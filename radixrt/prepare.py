@@ -15,6 +15,7 @@ from radixrt.calibration.data.preparation import Preparation
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.source import DataSource, load_arrays, load_data
 from radixrt.calibration.data.targets import Reading, TargetKind
+from radixrt.calibration.placement.own import OwnPairs, own_pairs
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.bundle.pins import PinOptions
 from radixrt.errors import InputError
@@ -25,9 +26,17 @@ from radixrt.export.sides import Sides
 from radixrt.export.source.load import LoadedModel, from_module, load
 from radixrt.export.source.module_inputs import ModuleInputs
 from radixrt.export.source.names import resolve
-from radixrt.export.spec import BatchSpec, FileChoice, InputSpec
+from radixrt.export.spec import BatchSpec, FileChoice, InputSpec, Pairs
 from radixrt.fields import as_path
-from radixrt.inputs import asked_inputs, asked_sides, asked_size, image_input, module_inputs, specs_of
+from radixrt.inputs import (
+    asked_inputs,
+    asked_sides,
+    asked_size,
+    image_input,
+    module_inputs,
+    resolve_preprocess,
+    specs_of,
+)
 from radixrt.options import DataOptions, ModelChoice
 from radixrt.progress import Stages
 from radixrt.reference import Reference, onnx_reference, torch_reference
@@ -54,6 +63,7 @@ class Prepared:
 
     Attributes:
         graph: its simplified graph, float32; ``graph_sha256`` is its hash.
+        own_pairs: those of a quantised file that are to be kept.
         inputs: how a module is called; None for an ONNX file.
         preparation: how each image is prepared, and who says so; None where the data is arrays.
         sides: the sizes of the image, where they stay free; None where they are fixed.
@@ -87,6 +97,7 @@ class Prepared:
     capture_error: float | None
     findings: tuple[Finding, ...] = ()
     reused: tuple[str, ...] = ()
+    own_pairs: OwnPairs | None = None
 
     @property
     def preprocess(self) -> Preprocess | None:
@@ -154,8 +165,12 @@ def prepare(
         asked = asked_inputs(choice, arrays, bundle)
         ranges = asked_sides(data, bundle)
         size = asked_size(data) or (bundle.image_size if bundle is not None else None)
-        file = FileChoice(batch, choice.logits, size, ranges.height, ranges.width, asked.given, asked.examples)
+        keep = choice.own_pairs == Pairs.KEEP
+        free = ranges.height, ranges.width
+        file = FileChoice(batch, choice.logits, size, *free, asked.given, asked.examples, keep_pairs=keep)
         model, pinned = _loaded(choice, file)
+        if keep and model.foreign is None:
+            raise InputError(f"{choice.name} is no ONNX file, so it has no pairs to keep: leave --own-pairs out")
         if choice.characters is not None:
             model = replace(model, characters=read_characters(Path(choice.characters)))
         for text in model.remarks:
@@ -214,6 +229,7 @@ def prepare(
         capture_error=kept.value.error,
         findings=findings,
         reused=kept.reused,
+        own_pairs=own_pairs(model.foreign.graph) if keep and model.foreign else None,
     )
 
 
@@ -304,33 +320,6 @@ def _loaded(choice: ModelChoice, file: FileChoice) -> tuple[LoadedModel, bool]:
         file=file,
     )
     return model, ref.kind in PINNED_KINDS
-
-
-def resolve_preprocess(
-    model: LoadedModel, choice: ModelChoice, data: DataOptions, bundle: Bundle | None = None
-) -> Preparation:
-    """What the network says of itself, then the JSON beside the checkpoint, then a JSON the user names, then options.
-
-    ``bundle`` says what of it nobody else does.
-
-    Raises:
-        InputError: a value is not one that preprocessing can use.
-    """
-    found = Preparation.of_network(model.data_config, model.data_said, model.source)
-    if choice.checkpoint is not None:
-        found = found.beside(Path(choice.checkpoint))
-    if data.preprocess is not None:
-        found = found.with_file(Path(data.preprocess))
-    found = found.with_options(
-        input_size=data.input_size,
-        mean=data.mean,
-        std=data.std,
-        crop_pct=data.crop_pct,
-        interpolation=data.interpolation,
-    )
-    if bundle is not None and bundle.manifest.preprocessing is not None:
-        found = found.with_bundle(bundle.manifest.preprocessing, bundle.manifest.assumed, bundle.path.name)
-    return found
 
 
 class _Statistics:

@@ -9,7 +9,7 @@ from pathlib import Path
 from radixrt.calibration.spec import CalibrationOptions, MaxDrop, Method, Recovery
 from radixrt.engines.base import BuildOptions, PlanOptions
 from radixrt.errors import InputError
-from radixrt.export.spec import BatchSpec, Precision
+from radixrt.export.spec import BatchSpec, Pairs, Precision
 from radixrt.fields import as_path, part, words
 from radixrt.options import (
     AUTO,
@@ -91,6 +91,9 @@ class EngineRequest:
             InputError: a value cannot be used.
         """
         module = None if isinstance(options.model, (str, Path)) else options.model
+        asked = AUTO if options.precision == AUTO else Precision.parse(options.precision).value
+        if options.own_pairs == Pairs.KEEP and asked != Precision.INT8.value:
+            raise InputError(f"a file's own pairs are INT8, and {asked} was asked for: ask for int8, or drop the pairs")
         return cls(
             model=part(
                 options,

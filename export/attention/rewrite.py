@@ -84,6 +84,10 @@ class LowerAttention(Pass):
             )
         if records:
             common.RemoveUnusedNodesPass()(model)
+            for old, new in moved.items():
+                # Who knows the block's result by its name, a file's own Q/DQ pair does, finds it.
+                if (maker := old.producer()) is None or maker.graph is None:
+                    new.name = old.name if not new.is_graph_output() else new.name
         return PassResult(
             model,
             modified=bool(records),

@@ -29,6 +29,7 @@ from radixrt.errors import InputError, first_line
 from radixrt.export.graph.save import PROTOBUF_LIMIT
 from radixrt.export.reader.batch import fixed_batch
 from radixrt.export.reader.image_sides import at_sides, free_sides, settle_sides
+from radixrt.export.reader.operator_form import as_pairs
 from radixrt.export.reader.operators import check_operators
 from radixrt.export.reader.opset import OLDEST_OPSET, convert_opset, run_once
 from radixrt.export.reader.tensors import load_tensors, type_name
@@ -67,9 +68,11 @@ def read_onnx(
     """
     path, choice = Path(path), choice or FileChoice()
     proto = _parse(path)
-    opaque = check_operators(proto, path, choice)
     _sort(proto, path)
     load_tensors(proto, path)
+    if count := as_pairs(proto, path):
+        remark(f"{path} is quantised in the operator form: its {count} quantised operators are read as Q/DQ pairs.")
+    opaque = check_operators(proto, path, choice)
     _check_interface(proto, path, choice)
     _widen_ends(proto, path, remark)
     sides = free_sides(proto, choice)

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 
 from radixrt.errors import InputError
-from radixrt.export.reader.quantised import quantised_arithmetic
+from radixrt.export.reader.quantised import dynamic, quantised_arithmetic
 from radixrt.export.spec import FileChoice
 
 _LONGEST_LOOP = 10_000  # rounds, of a Loop that says how many
@@ -28,9 +28,10 @@ def check_operators(proto: onnx.ModelProto, path: Path, choice: FileChoice) -> l
         for node in pending.pop():
             what = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             if quantised_arithmetic(node.op_type):
+                why = "chooses its scales as it runs" if dynamic(node.op_type) else "has no form with Q/DQ pairs"
                 raise InputError(
-                    f"{path} is quantised already, in the operator form (node {node.name!r} is a {what}): quantise it "
-                    "in the QDQ form, whose pairs can be taken off, or compile the float network"
+                    f"{path} is quantised already, and node {node.name!r} (a {what}) {why}: compile the float network, "
+                    "or quantise it with static scales in the QDQ form"
                 )
             if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in local:
                 if not choice.opaque:

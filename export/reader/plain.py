@@ -13,13 +13,14 @@ from radixrt.export.reader.quantised import dequantised, quantised_tensors
 from radixrt.export.spec import Precision
 
 
-def in_float32(model: ir.Model, path: Path, remark: Callable[[str], None]) -> ir.Model:
+def in_float32(model: ir.Model, path: Path, remark: Callable[[str], None], *, keep_pairs: bool = False) -> ir.Model:
     """Returns a graph without FP16 and INT8 arithmetic: ``model`` itself where it has none.
 
     Args:
         model: a graph that was read from a file.
         path: the file, to speak of.
         remark: takes a sentence on what was changed.
+        keep_pairs: a quantised file's pairs are put back later.
 
     Raises:
         InputError: the graph is quantised in a way that cannot be taken off.
@@ -29,14 +30,19 @@ def in_float32(model: ir.Model, path: Path, remark: Callable[[str], None]) -> ir
             model = dequantised(model)
         except InputError as error:
             raise InputError(f"{path} is quantised already: {error}") from error
-        remark(
-            f"{path} is quantised already: its {count} Q/DQ pairs are taken off (weights keep their rounded values), "
-            "and the precision that was asked for is made anew."
+        how = (
+            f"keeps its {count} Q/DQ pairs, with their own scales"
+            if keep_pairs
+            else f"has its {count} Q/DQ pairs taken off (weights keep their rounded values)"
         )
+        remark(f"{path} is quantised already: what is made of it {how}; as the original it runs as it stands.")
+    elif keep_pairs:
+        raise InputError(f"{path} is not quantised, so it has no pairs to keep: leave --own-pairs out")
     if has_half(model):
         if any(node.op_type != "Cast" and node.outputs[0].dtype is ir.DataType.FLOAT16 for node in model.graph):
             remark(
-                f"{path} computes in FP16: its numbers are taken as float32, and the precision asked for is made anew."
+                f"{path} computes in FP16: what is made of it takes its numbers as float32; as the original it runs as "
+                "it stands."
             )
         model = to_float32(model)
     return model

@@ -31,13 +31,20 @@ from radixrt.export.graph.shapes import Concrete, Sizes, concretise
 
 _CARRIES = LAYOUT_OPS | {"MaxPool"}
 _INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8)
-_RANGE = ".range"
-_INTEGER_ARITHMETIC = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
+RANGE = ".range"
+"""What is put behind a name where a Clip took a pair's place."""
+_DYNAMIC = ("ConvInteger", "MatMulInteger", "Dynamic")
+_INTEGER_ARITHMETIC = ("QLinear", "QGemm", "QAttention", *_DYNAMIC)
 
 
 def quantised_arithmetic(op_type: str) -> bool:
     """Whether an operator computes on integers: the operator form of a quantised file, of ONNX or ONNX Runtime."""
     return op_type.startswith(_INTEGER_ARITHMETIC)
+
+
+def dynamic(op_type: str) -> bool:
+    """Whether it is of those whose scales are computed with each input."""
+    return op_type.startswith(_DYNAMIC)
 
 
 def quantised_tensors(model: ir.Model) -> int:
@@ -152,8 +159,8 @@ def _clipped(graph: ir.Graph, node: ir.Node, found: Concrete, signs: Signs) -> i
         end.const_value = ir.tensor(np.asarray(number, np.float32), name=end.name)
         graph.register_initializer(end)
         ends.append(end)
-    clip = ir.node("Clip", [value, *ends], name=f"{node.name}{_RANGE}")
-    clip.outputs[0].name = f"{node.outputs[0].name}{_RANGE}"
+    clip = ir.node("Clip", [value, *ends], name=f"{node.name}{RANGE}")
+    clip.outputs[0].name = f"{node.outputs[0].name}{RANGE}"
     clip.outputs[0].shape, clip.outputs[0].type = value.shape, ir.TensorType(ir.DataType.FLOAT)
     graph.insert_before(node, clip)
     return clip.outputs[0]

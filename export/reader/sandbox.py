@@ -163,7 +163,7 @@ def _read(request: dict[str, Any], remark: Callable[[str], None]) -> list[ir.Mod
     if not request["simplified"]:
         return [graph]
     batch = choice.batch
-    plain = in_float32(graph, path, remark)
+    plain = in_float32(graph, path, remark, keep_pairs=choice.keep_pairs)
     sides = graph_sides(graph, choice.height, choice.width)
     simple = simplify(with_batch(plain, batch) if batch else plain, opaque=choice.opaque, sides=sides)
     moved = cancel_transposes(simple, sides)

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from radixrt.build.recovery import improved
 from radixrt.calibration.data.batch import Samples
 from radixrt.calibration.placement.options import PlacementOptions, PlacementReport, timed_layers
+from radixrt.calibration.placement.own import OwnPairs, place_own
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.ranges.table import CalibrationTable, read_table, write_table
@@ -153,6 +154,33 @@ def deploy_graph(
         quantization=quantization(typed.placement, better.sentences),
         float32_nodes=typed.float32_nodes,
         reused=(*kept.reused, *ranges.reused, *better.reused),
+    )
+
+
+def own_deploy_graph(
+    graph: ir.Model, own: OwnPairs, images: Samples, options: DeployOptions, stages: Stages, reuse: Reuse
+) -> DeployGraph:
+    """Makes the deploy graph of a quantised file with its own pairs, in the place of all that is chosen otherwise.
+
+    Grouped convolutions keep their form, and so the weights that the file's integers fit. The arguments are those of
+    :func:`deploy_graph`.
+
+    Raises:
+        InputError: the target cannot take such pairs.
+    """
+    with stages.stage("Rewriting attention and convolutions"):
+        kept = rewritten(graph, replace(options, precision=Precision.FP32, grouped_conv="keep"), reuse)
+    model, traits = kept.value.model, get(options.target).traits
+    with stages.stage("Placing the file's own Q/DQ"):
+        placed, report, said = place_own(model, graph, own, next(images.batches(1)).inputs, traits)
+    half = to_float16(placed) if traits.half_outside_int8 else None
+    return DeployGraph(
+        model=half.model if half else placed,
+        float32=model,
+        rewrite=kept.value.report,
+        quantization=quantization(report, (said,)),
+        float32_nodes=half.float32_nodes if half else (),
+        reused=kept.reused,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from radixrt import __version__
-from radixrt.build.deploy import DeployGraph, DeployOptions, deploy_graph
+from radixrt.build.deploy import DeployGraph, DeployOptions, deploy_graph, own_deploy_graph
 from radixrt.calibration.ranges.table import write_table
 from radixrt.engines.base import GRAPH_NAME, BuildOptions, BuiltEngine, Target
 from radixrt.engines.bundle.compatibility import Host, built_for
@@ -110,9 +110,11 @@ def build(job: Job, target: Target, folder: Path) -> Built:
         threads=request.build.threads,
         sides=prepared.sides,
     )
-    deploy = deploy_graph(
-        prepared.graph, prepared.data.calibration, options, stages, reuse, sha256=prepared.graph_sha256
-    )
+    images = prepared.data.calibration
+    if prepared.own_pairs is not None:
+        deploy = own_deploy_graph(prepared.graph, prepared.own_pairs, images, options, stages, reuse)
+    else:
+        deploy = deploy_graph(prepared.graph, images, options, stages, reuse, sha256=prepared.graph_sha256)
     graph = folder / GRAPH_NAME
     write_onnx(deploy.model, graph)
     if deploy.table is not None:

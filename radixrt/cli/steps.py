@@ -92,18 +92,20 @@ def calibrate(options: CalibrateOptions) -> None:
     from radixrt.calibration.spec import CalibrationOptions, Method
     from radixrt.errors import InputError
     from radixrt.export.reader.plain import demand_float
+    from radixrt.export.reader.sandbox import read_graph
     from radixrt.prepare import prepare
     from radixrt.reuse import Reuse
 
     graph, output, display = options.graph, options.output, stages()
+    if graph.suffix != ".onnx":
+        raise InputError(f"{graph} is no .onnx file: make one with `radixrt export {graph} -o graph.onnx`")
+    demand_float(read_graph(graph), graph)
     with Reuse() as reuse:
         prepared = prepare(ModelChoice(str(graph)), part(options, DataOptions), None, display, reuse)
         with display.stage(f"Calibrating on {len(prepared.data.calibration)} images"):
             # As it stands, like `quantize`: simplifying once more could leave another graph than the file's.
-            if prepared.model.foreign is None:
-                raise InputError(f"{graph} is no .onnx file: make one with `radixrt export {graph} -o graph.onnx`")
+            assert prepared.model.foreign is not None
             model = prepared.model.foreign.graph
-            demand_float(model, graph)
             how = CalibrationOptions(Method.parse(options.method))
             table = calibrated(model, prepared.data.calibration, how, display, reuse).table
     if options.from_cache is not None:

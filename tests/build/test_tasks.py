@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -21,6 +22,7 @@ from radixrt.validate.schema import Report
 from tests.cli_runner import radixrt
 from tests.networks import dense
 from tests.networks.dense import embedding, pyramid, unet
+from tests.networks.onnx_files import quantised, se_net
 from tests.photographs import LABELS, write_photographs
 
 QUICK = {"latency_rounds": 3, "grouped_conv": "keep", "calibration_images": 16, "test_images": 8}
@@ -174,3 +176,16 @@ def test_a_network_of_masks_is_judged_shown_and_answers_by_its_task(data: Path, 
     command = [sys.executable, tmp_path / "b" / "run.py", "--json", picture]
     (ran,) = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["results"]
     assert ran["classes"] == one.answer["classes"] and "mask" not in ran
+
+
+@pytest.mark.slow
+def test_a_quantised_file_keeps_its_own_pairs_where_asked(flat: Path, tmp_path: Path) -> None:
+    onnx.save(quantised(se_net(), tmp_path), file := tmp_path / "q.onnx")
+    more = {"data": flat, "target": "onnxruntime", "output": tmp_path / "b", "own_pairs": "keep"}
+    with pytest.raises(InputError, match="own pairs are INT8, and fp32 was asked for"):
+        rt.compile(file, precision="fp32", **more)
+    (result,) = rt.compile(file, precision="int8", **QUICK, **more)
+    assert result.report.calibration is None and result.report.quantization is not None
+    assert any("own pairs are kept" in text for text in result.report.quantization.recovery)
+    assert result.report.parity is not None and result.report.parity.cosine_min > 0.9
+    assert 'own_pairs = "keep"' in (tmp_path / "b" / "recipe.toml").read_text()

@@ -37,7 +37,7 @@ from radixrt.export.reader.transposes import cancel_transposes
 from radixrt.export.spec import BatchSpec
 from tests.export.reader.test_onnx_file import tiny
 from tests.networks import gated
-from tests.networks.onnx_files import CHANNELS, images, in_half, outputs, se_net
+from tests.networks.onnx_files import CHANNELS, images, in_half, operator_form, outputs, se_net
 
 SECONDS = 60
 MEMORY = 8 << 30
@@ -91,6 +91,7 @@ def seeds() -> tuple[onnx.ModelProto, ...]:
         gated.tiny("fp32"),
         gated.tiny("int8"),
         gated.tiny("fp32", "batch"),
+        operator_form(),
     )
 
 

@@ -106,6 +106,27 @@ def quantised(model: onnx.ModelProto, folder: Path, *, form: str = "QDQ", **choi
     return onnx.load(target)
 
 
+def operator_form() -> onnx.ModelProto:
+    """A small network in the operator form, of ONNX's own operators and of ONNX Runtime's."""
+    net = Net()
+    scale, zero = net.constant("scale", 0.05), net.constant("zero", 128, np.uint8)
+    steps = net.constant("steps", np.full(CHANNELS, 0.01))
+    weight = net.constant("w0", net.random.integers(-127, 128, (CHANNELS, 3, 3, 3)), np.int8)
+    own = [weight, steps, net.constant("zeros", np.zeros(CHANNELS), np.int8)]
+    bias = net.constant("b0", net.random.integers(-99, 99, CHANNELS), np.int32)
+    pair = [scale, zero]
+    value = net.op("QuantizeLinear", ["x", *pair], "x_quantized")
+    value = net.op("QLinearConv", [value, *pair, *own, *pair, bias], "c0_quantized", pads=[1] * 4)
+    contrib = {"domain": "com.microsoft"}
+    value = net.op("QLinearAdd", [value, *pair, value, *pair, *pair], "a0_quantized", **contrib)
+    value = net.op("QLinearGlobalAveragePool", [value, *pair, *pair], "gp_quantized", channels_last=0, **contrib)
+    flat = net.op("Flatten", [net.op("DequantizeLinear", [value, *pair], "gp")], "flat")
+    net.op("Gemm", [flat, net.weight("head", 4, CHANNELS), net.constant("bias", np.zeros(4))], "y", transB=1)
+    model = net.model()
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
 def images(count: int = 2) -> np.ndarray:
     return np.random.default_rng(1).standard_normal((count, 3, 16, 16)).astype(np.float32)
 

@@ -95,10 +95,13 @@ def test_halves_that_differ_are_refused(tmp_path: Path) -> None:
         read(net.model(), tmp_path)
 
 
-def test_the_operator_form_is_refused_by_its_name(tmp_path: Path) -> None:
-    file = quantised(se_net(), tmp_path, form="QOperator")
-    with pytest.raises(InputError, match=r"quantised already, in the operator form .* QLinearConv"):
-        read(file, tmp_path)
+def test_what_has_no_pairs_has_none_to_keep(tmp_path: Path) -> None:
+    path, remarks = save(se_net(), tmp_path), list[str]()
+    with pytest.raises(InputError, match="is not quantised, so it has no pairs to keep"):
+        in_float32(read_onnx(path), path, remarks.append, keep_pairs=True)
+    path = save(quantised(se_net(), tmp_path), tmp_path)
+    in_float32(read_onnx(path), path, remarks.append, keep_pairs=True)
+    assert ["Q/DQ pairs, with their own scales" in text for text in remarks] == [True]
 
 
 def test_a_graph_used_as_it_stands_is_not_narrower_than_asked(tmp_path: Path) -> None:
