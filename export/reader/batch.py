@@ -27,9 +27,12 @@ def fixed_batch(proto: onnx.ModelProto, path: Path, size: Size | None = None) ->
         images together give what each gives alone.
 
     Raises:
-        InputError: it runs at no size.
+        InputError: the runtime does not take it, or it runs at no size.
     """
-    run = onnx_outputs(proto)
+    try:
+        run = onnx_outputs(proto)
+    except Exception as error:  # the runtime's own errors: it lacks the operator in this type, such as float64
+        raise InputError(f"{path} cannot be run by ONNX Runtime ({first_line(error)}): export it in float32") from error
     free = not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
     failure: Exception | None = None
     for count in _TRIED if free else (1,):

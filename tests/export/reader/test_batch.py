@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper
@@ -78,3 +79,17 @@ def test_weights_among_the_inputs_of_an_old_file_are_weights(opset: int, tmp_pat
     model = read_onnx(save(file, tmp_path))
     assert [value.name for value in model.graph.inputs] == ["x"]
     np.testing.assert_allclose(outputs(ir.to_proto(model), images()), outputs(file, images()), rtol=1e-5, atol=1e-6)
+
+
+def test_what_the_runtime_has_no_kernel_for_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    file = se_net()
+    for tensor in file.graph.initializer:
+        wide = onnx.numpy_helper.to_array(tensor).astype(np.float64)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(wide, tensor.name))
+    for node in file.graph.node:
+        node.input[:] = [{"x": "x_wide"}.get(name, name) for name in node.input]
+        node.output[:] = [{"y": "y_wide"}.get(name, name) for name in node.output]
+    file.graph.node.insert(0, onnx.helper.make_node("Cast", ["x"], ["x_wide"], "in", to=onnx.TensorProto.DOUBLE))
+    file.graph.node.append(onnx.helper.make_node("Cast", ["y_wide"], ["y"], "out", to=onnx.TensorProto.FLOAT))
+    with pytest.raises(InputError, match=r"cannot be run by ONNX Runtime .*: export it in float32"):
+        read_onnx(save(file, tmp_path))
