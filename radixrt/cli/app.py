@@ -71,6 +71,7 @@ app = App(
     version=_version,
     version_flags=["--version"],
     default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,  # main says what became of the work
 )
 for _module, _names in MODULES.items():
     for _name in _names:

@@ -225,7 +225,7 @@ def _looks(wanted: Wanted) -> tuple[Look, ...]:
     for node in _nodes():
         where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         name = node.get("NodeManagerHostname", node["NodeID"])
-        options = {"num_cpus": 0, "scheduling_strategy": where}
+        options = {"num_cpus": 0, "max_retries": 2, "scheduling_strategy": where}
         found.append((name, node["Resources"], ray.remote(look).options(**options).remote(wanted)))
     looks = tuple(replace(_answer(name, reference), resources=resources) for name, resources, reference in found)
     if not looks:
@@ -239,11 +239,14 @@ def _answer(name: str, reference: Any) -> Look:
     try:
         found: Look = ray.get(reference)
         return found
-    except Exception as error:
+    except ray.exceptions.RayTaskError as error:
         raise InputError(
             f"the worker {name} cannot run RadixRT {__version__} ({first_line(error)}): install the same RadixRT on "
             "every machine of the cluster"
         ) from error
+    except ray.exceptions.RayError as error:
+        reason = f"{name} left while it was asked what it has ({first_line(error)})"
+        raise UnavailableError("the sweep", reason, "Start it again, or sweep without it.") from error
 
 
 def _sender(home: str, inputs: tuple[Input, ...]) -> Any:
@@ -251,4 +254,5 @@ def _sender(home: str, inputs: tuple[Input, ...]) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     where = NodeAffinitySchedulingStrategy(home, soft=False)
-    return ray.remote(Sender).options(num_cpus=0, scheduling_strategy=where).remote(inputs)
+    lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 2, "scheduling_strategy": where}
+    return ray.remote(Sender).options(**lasting).remote(inputs)

@@ -25,9 +25,12 @@ from radixrt.engines.bundle.manifest import MANIFEST_NAME
 from radixrt.errors import InputError
 from radixrt.files import replace_file, translate_disk_errors
 from radixrt.fleet.rows import Row
-from radixrt.fleet.schema import Cost, SweepRow
+from radixrt.fleet.schema import SWEEP_NAME, Cost, SweepRow
 from radixrt.fleet.worker import Outcome
 from radixrt.validate.schema import Report
+
+TOLD = (SWEEP_NAME, "sweep.csv", "junit.xml", "index.html")
+"""The files that tell of all rows."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,14 @@ class Store:
         with translate_disk_errors(folder):
             (folder / "rows").mkdir(parents=True, exist_ok=True)
         with exclusive(folder / "rows"):
+            self._tidy()
             yield
+
+    def _tidy(self) -> None:
+        """Removes what a killed sweep was writing, as :func:`radixrt.files.replacing` names it."""
+        left = [path for name in TOLD for path in self.folder.glob(f".{name}.*")]
+        for path in (*left, *(self.folder / "rows").glob(".*.json.*")):
+            path.unlink(missing_ok=True)
 
     def finished(self, row: Row) -> SweepRow | None:
         """The record of a row that an earlier run finished, for what is asked for now."""
