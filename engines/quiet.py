@@ -18,7 +18,7 @@ import fcntl
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -46,13 +46,15 @@ class Machine:
 
     Args:
         folder: where the machine's locks are; by default the one that all jobs of a user find.
+        turn: told True when this process gets the machine for itself, and False when it shares it again.
 
     Attributes:
         waited_s: how long this process has stood still for the others.
         timed_s: how long it has had the machine for itself.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, turn: Callable[[bool], None] = lambda alone: None) -> None:
+        self._turn = turn
         folder = folder or shared_folder()
         self._work = os.open(folder / "work", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._queue = os.open(folder / "queue", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -64,9 +66,11 @@ class Machine:
         """Works beside others, and makes :func:`alone` and :func:`away` of this machine."""
         token = _PLACE.set(self)
         self._begin()
+        self._turn(False)
         try:
             yield
         finally:
+            self._turn(True)
             self._end()
             _PLACE.reset(token)
 
@@ -83,9 +87,11 @@ class Machine:
         fcntl.flock(self._queue, fcntl.LOCK_UN)
         self._timing, began = True, time.monotonic()
         self.waited_s += began - started
+        self._turn(True)
         try:
             yield
         finally:
+            self._turn(False)
             self._timing = False
             self.timed_s += time.monotonic() - began
             fcntl.flock(self._work, fcntl.LOCK_UN)

@@ -75,13 +75,19 @@ def table(progress: Progress) -> Table:
     """The rows under way, those that went wrong, and the latest that are done; how long the rest takes."""
     rows = list(progress.rows.values())
     title = f"{progress.over} of {len(rows)} rows, {_left(progress)}"
-    found = Table("row", "state", "", title=title, title_justify="left", expand=True)
+    found = Table(title=title, title_justify="left", box=None, pad_edge=False, expand=True)
+    # A name is told from the next by its end: it goes on below, and is not cut.
+    found.add_column("row", overflow="fold", ratio=1)
+    found.add_column("state", no_wrap=True)
+    found.add_column("what came of it", ratio=1)
     wrong = [row for row in rows if row.state in ("failed", "missed")]
     done = [row for row in rows if row.state == "done"]
     for row in [*wrong, *done][: MOST_ROWS - len(progress.running)]:
-        found.add_row(row.name, Text(row.state, COLOURS[row.state]), _said(row))
+        # A report has the rest of a verdict.
+        said = row.reason or _said(row.model_copy(update={"verdict": row.verdict.partition(":")[0]}))
+        found.add_row(Text(row.name), Text(row.state, COLOURS[row.state]), Text(said))
     for name in progress.running:
-        found.add_row(name, Text("running", "cyan"), "")
+        found.add_row(Text(name), Text("running", "cyan"), "")
     return found
 
 

@@ -107,7 +107,8 @@ class Cluster:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(one.node, soft=False)
         # The process that takes it has another working folder than this one.
         whole = moved(row.options, row.inputs, lambda one: Path(one.path))
-        job = Job(row.name, whole, row.inputs, self.home, os.environ.get("OMP_NUM_THREADS"), command)
+        share = max(1, *(one.cores // self.ask for one in alive))
+        job = Job(row.name, whole, row.inputs, self.home, os.environ.get("OMP_NUM_THREADS"), command, share)
         return ray.remote(work).options(name=row.name, **options).remote(job, self.sender)
 
     def _able(self, row: Row, looks: tuple[Look, ...]) -> tuple[Look, ...]:

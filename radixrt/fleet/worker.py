@@ -33,7 +33,8 @@ class Job:
     """A row as it is sent to a machine.
 
     ``home`` is the Ray node that the sweep was started on, whose files need not be sent; ``threads`` what
-    OMP_NUM_THREADS said there: Ray sets it for its processes, and a timing there would not be that of a command.
+    OMP_NUM_THREADS said there: Ray sets it for its processes, and a timing there would not be that of a command;
+    ``share`` how many jobs a machine has at once.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Job:
     home: str
     threads: str | None
     command: str
+    share: int
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,7 @@ def work(job: Job, sender: Any) -> Outcome:
     from radixrt.engines.quiet import Machine
 
     started, used = time.monotonic(), time.process_time()
-    machine = Machine()
-
+    machine = Machine(turn=_threads(job.share))
     places: dict[str, str] = {}
 
     def place(one: Input) -> Path:
@@ -182,6 +183,20 @@ def work(job: Job, sender: Any) -> Outcome:
         return outcome(error=f"a bug: {type(error).__name__}: {first_line(error)}", trace=traceback.format_exc())
     finally:
         machine.close()
+
+
+def _threads(share: int) -> Callable[[bool], None]:
+    """Gives PyTorch all threads for a timing, and its part of the cores while it works beside others.
+
+    Threads of two processes that wait for each other on the same cores take several times as long as one a process.
+    """
+    import torch
+
+    from radixrt.engines.machine import cores
+
+    every = torch.get_num_threads()
+    part = min(every, max(1, cores() // share))
+    return lambda alone: torch.set_num_threads(every if alone else part)
 
 
 def _place(one: Input, home: str, sender: Any) -> Path:
