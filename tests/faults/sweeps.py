@@ -113,7 +113,9 @@ class SweepHarness:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL if how == "group" else signal.SIGINT)
         code = process.wait(LONGEST_S)
-        allowed = {"group": {-signal.SIGKILL}, "interrupt": {130}, "worker": {0}}[how] if hit else {0}
+        # Python itself ends by the signal where it comes before the command has begun.
+        stopped = {130, -signal.SIGINT}
+        allowed = {"group": {-signal.SIGKILL}, "interrupt": stopped, "worker": {0}}[how] if hit else {0}
         # What was hit may have been over in the same moment.
         if code not in allowed | {0}:
             raise AssertionError(f"the command ended with {code} after a kill ({how}):\n{self.log_end()}")
