@@ -24,10 +24,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from radixrt.engines.machine import processor
 from radixrt.fleet.options import SweepOptions
 from radixrt.fleet.rows import rows_of
 from radixrt.fleet.schema import Sweep
+from radixrt.machine import processor
 from radixrt.recipe import from_file, to_toml
 
 COMMAND = [sys.executable, "-c", "import sys; sys.argv[0] = 'radixrt'; from radixrt.cli import main; main()"]

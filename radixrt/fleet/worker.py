@@ -192,7 +192,7 @@ def _threads(share: int) -> Callable[[bool], None]:
     """
     import torch
 
-    from radixrt.engines.machine import cores
+    from radixrt.machine import cores
 
     every = torch.get_num_threads()
     part = min(every, max(1, cores() // share))
