@@ -1,78 +1,88 @@
-"""INT8 on ONNX Runtime: which kernels run, and what signed weights are worth. ``make bench-int8-kernels``.
+"""INT8 over FP32 of the same runtime, by threads, and which kernels run. ``make bench-int8-kernels``.
 
-Each network is built three times for onnxruntime: in FP32, in INT8 as it ships, and in INT8 with the weights as they
-were before: u8 around 128 beside activations around 128, and behind a DequantizeLinear that ONNX Runtime runs each
-time where it has no INT8 kernel. All three run on one thread in turn, round by round. What counts is that thread's
-processor time, which a busy machine disturbs less than the clock's; a ratio is given of the least times, and as the
-median over the rounds. The kernels are counted in the graph that ONNX Runtime optimised.
+Each network is built for ONNX Runtime and OpenVINO in every precision that they compute in here, once for each number
+of threads: equal forms are chosen by the clock, with that many. All engines of a number of threads run in turn, round
+by round, and each is set against the same runtime's FP32; that engine is of the network without what is done for INT8
+alone. ONNX Runtime's operators are counted in the graph that it optimised.
 
-Weights are random, which does not change how long a layer takes; SQNR of random networks says nothing.
+Weights are random, which does not change how long a layer takes. SQNR is of the first output, on eight images of noise:
+it compares two builds of one network and says nothing of accuracy. Results of earlier runs on the same processor stay
+in the file and are shown too; those of another processor are replaced.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
+from numpy.typing import NDArray
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.networks import Run, runner
 from benchmarks.rewrite import capture_model, typed
-from radixrt.calibration.int8 import UNSIGNED_ZERO_POINT
-from radixrt.calibration.int8 import to_unsigned as around_128
-from radixrt.engines.base import GRAPH_NAME, BuildOptions
-from radixrt.engines.cpu.float_layers import keep_float_layers
-from radixrt.engines.cpu.onnxruntime import OnnxRuntimeSession, session_options
-from radixrt.engines.cpu.unsigned import to_unsigned
+from radixrt.calibration.int8 import sqnr_db
+from radixrt.engines.base import BuildOptions, Target
+from radixrt.engines.cpu.onnxruntime import session_options
 from radixrt.engines.forms.choose import rewrite_options
+from radixrt.engines.machine import instructions, machine
 from radixrt.engines.registry import get
-from radixrt.engines.rounds import one_round
-from radixrt.export.graph.constants import array_of
+from radixrt.export.feed import part
 from radixrt.export.passes.pipeline import rewrite
 from radixrt.export.spec import Precision
+from radixrt.validate.measure.latency import LatencyOptions, measure
+from radixrt.validate.measure.rounds import ratio
 
-MODELS = ("mobilenetv3_large_100", "efficientnet_b0", "resnest50d", "seresnext50_32x4d")
-FLOAT, NOW, BEFORE = "FP32", "INT8", "INT8, weights as before"
-
-
-def engines(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Path]:
-    """Builds the three engines of a network and returns their files."""
-    target, captured, files = get("onnxruntime"), capture_model(name, args.side), {}
-    for label, precision in ((FLOAT, Precision.FP32), (NOW, Precision.INT8)):
-        model, report = rewrite(captured.clone(), rewrite_options(target, precision, cache=args.cache, threads=1))
-        home = folder / precision.value
-        build = BuildOptions(precision, threads=1)
-        files[label] = target.build_graph(typed(model, precision, target.name, args.side, report), home, build).files[0]
-    before = to_unsigned(ir.load(files[NOW].with_name(GRAPH_NAME)))
-    unsigned_weights(before)
-    keep_float_layers(before)
-    files[BEFORE] = folder / "before.onnx"
-    ir.save(before, files[BEFORE])
-    return files
+NETWORKS = ("mobilenetv3_large_100@128", "mobilenetv3_large_100@224", "efficientnet_b0@224")
+TARGETS = ("onnxruntime", "openvino")
+RESULTS = Path(__file__).parent / "results" / "int8_kernels.json"
+TEST_IMAGES = 8
 
 
-def unsigned_weights(model: ir.Model) -> None:
-    """Turns s8 weights beside activations around 128 into u8 around 128, in place."""
-    for node in model.graph:
-        data, weight = (value.producer() if value is not None else None for value in (*node.inputs, None, None)[:2])
-        if data is None or weight is None or {data.op_type, weight.op_type} != {"DequantizeLinear"}:
-            continue
-        zero, stored, zeros = data.inputs[2], weight.inputs[0], weight.inputs[2]
-        if zero is None or stored is None or zeros is None or array_of(zero).item() != UNSIGNED_ZERO_POINT:
-            continue
-        if stored.dtype is ir.DataType.INT8:
-            for value in (stored, zeros):
-                value.const_value = ir.tensor(around_128(array_of(value)), name=value.name)
-                value.type = ir.TensorType(ir.DataType.UINT8)
+class Timing(BaseModel):
+    """One engine; ``over_fp32`` above 1 means that it is faster than FP32 on the same runtime, with its 95 % interval.
+
+    ``kernels`` counts operators by name, convolutions by the type of their weights; of ONNX Runtime alone.
+    """
+
+    network: str
+    target: str
+    threads: int
+    precision: str
+    p50_ms: float
+    over_fp32: tuple[float, float, float]
+    sqnr_db: float
+    unsteady: list[str]
+    kernels: dict[str, int] = {}
+
+
+class Results(BaseModel):
+    """What one processor printed."""
+
+    processor: str
+    instructions: tuple[str, ...]
+    versions: dict[str, str]
+    taken: str
+    timings: list[Timing] = []
+
+
+def engine(graph: ir.Model, target: Target, precision: Precision, threads: int, folder: Path, cache: Path) -> Path:
+    """Builds one engine of a captured network and returns its file."""
+    model, report = rewrite(graph.clone(), rewrite_options(target, precision, cache=cache, threads=threads))
+    side = graph.graph.inputs[0].shape[-1]  # type: ignore[index]
+    home = folder / f"{target.name}-{precision.value}"
+    deploy = typed(model, precision, target.name, int(side), report)  # type: ignore[arg-type]
+    return target.build_graph(deploy, home, BuildOptions(precision, threads=threads)).files[0]
 
 
 def kernels(engine: Path, folder: Path) -> Counter[str]:
@@ -80,9 +90,8 @@ def kernels(engine: Path, folder: Path) -> Counter[str]:
     options = session_options(1)
     options.optimized_model_filepath = str(folder / "optimised.onnx")
     ort.InferenceSession(str(engine), options, providers=["CPUExecutionProvider"])
-    graph = ir.load(folder / "optimised.onnx").graph
     found: Counter[str] = Counter()
-    for node in graph:
+    for node in ir.load(folder / "optimised.onnx").graph:
         kind, weights = node.op_type, node.inputs[3] if node.op_type == "QLinearConv" else None
         if weights is not None and weights.dtype is not None:
             kind += f" {weights.dtype.name}"
@@ -92,57 +101,104 @@ def kernels(engine: Path, folder: Path) -> Counter[str]:
     return found
 
 
-def clocked(files: dict[str, Path], args: argparse.Namespace) -> dict[str, list[float]]:
-    """Times engines in turn. Returns milliseconds of the processor, one of each round."""
-    times: dict[str, list[float]] = {name: [] for name in files}
-    slots: list[tuple[str, Callable[[], object]]] = []
-    for name, file in files.items():
-        session = OnnxRuntimeSession(file, 1)
-        (spec,) = session.inputs
-        image = np.random.default_rng(1).standard_normal([max(size, 1) for size in spec.shape]).astype(np.float32)
-        slots.append((name, lambda session=session, feeds={spec.name: image}: session.run(feeds)))  # type: ignore[misc]
-    for turn in range(-args.warmup, args.rounds):
-        for name, seconds in one_round(slots, turn % len(slots), time.thread_time):
-            if turn >= 0:
-                times[name].append(1000 * seconds)
-    return times
+def timings(network: str, graph: ir.Model, threads: int, args: argparse.Namespace) -> Iterator[Timing]:
+    """Builds and times every engine of a network with a number of threads."""
+    (source,) = graph.graph.inputs
+    shape = [TEST_IMAGES, *source.shape[1:]]  # type: ignore[index]
+    images = {source.name or "": np.random.default_rng(1).standard_normal(shape).astype(np.float32)}
+    runs: dict[tuple[str, str], Run] = {}
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for target in map(get, args.targets):
+            for precision in target.precisions():
+                key = target.name, precision.value
+                file = engine(graph, target, precision, threads, scratch, args.cache)
+                runs[key] = runner(stack.enter_context(target.open(file, threads=threads)))
+                counts[key] = kernels(file, scratch) if target.name == "onnxruntime" else Counter()
+        answers = {key: _answers(run, images) for key, run in runs.items()}
+        options = LatencyOptions(rounds=args.rounds, seconds=args.seconds, threads=threads)
+        taken = measure({" ".join(key): run for key, run in runs.items()}, images, options)
+    rows = {row.name: row for row in taken.rows}
+    for key, count in counts.items():
+        own, base = rows[" ".join(key)], rows[f"{key[0]} {Precision.FP32.value}"]
+        yield Timing(
+            network=network,
+            target=key[0],
+            threads=threads,
+            precision=key[1],
+            p50_ms=own.p50_ms,
+            over_fp32=ratio(base.samples_ms, own.samples_ms),
+            sqnr_db=sqnr_db(answers[key[0], Precision.FP32.value], answers[key]),
+            unsteady=taken.unsteady,
+            kernels=dict(sorted(count.items())),
+        )
 
 
-def processor() -> str:
-    """Names the processor and those of its instructions that INT8 kernels differ by."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    known = ("avx2", "avx512bw", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8")
-    return f"{said['model name']}: {' '.join(flag for flag in known if flag in said['flags'].split())}"
+def _answers(run: Run, images: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.concatenate([run(part(images, i, i + 1)) for i in range(TEST_IMAGES)])
+
+
+def show(console: Console, results: Results) -> None:
+    """Prints a table: a row for each network and precision, a column for each runtime and number of threads."""
+    console.print(f"{results.processor}: {', '.join(results.instructions) or 'no instructions for INT8'}")
+    console.print(", ".join(f"{name} {number}" for name, number in results.versions.items()))
+    columns = sorted({(t.target, t.threads) for t in results.timings})
+    table = Table(title="median ms, batch 1 (times as fast as the same runtime's FP32; * the machine was not quiet)")
+    for title in ("network", "precision", *(f"{target}, {threads} thr." for target, threads in columns), "SQNR dB"):
+        table.add_column(title, justify="left" if title in ("network", "precision") else "right")
+    for network, precision in dict.fromkeys((t.network, t.precision) for t in results.timings):
+        row = {(t.target, t.threads): t for t in results.timings if (t.network, t.precision) == (network, precision)}
+        cells = [_cell(row.get(column)) for column in columns]
+        exact = " / ".join(f"{t.sqnr_db:.1f}" for t in row.values() if t.precision != Precision.FP32.value)
+        table.add_row(network, precision, *cells, exact)
+    console.print(table)
+    for t in results.timings:
+        if t.kernels and t.precision == Precision.INT8.value:
+            counted = ", ".join(f"{count} {kind}" for kind, count in t.kernels.items())
+            console.print(f"{t.network}, {t.threads} threads, {t.target} {t.precision}: {counted}")
+
+
+def _cell(timing: Timing | None) -> str:
+    if timing is None:
+        return ""
+    return f"{timing.p50_ms:.2f} ({timing.over_fp32[0]:.2f}x){'*' if timing.unsteady else ''}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=MODELS)
-    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument(
+        "--networks", nargs="+", default=NETWORKS, help="names of timm, each with @ and a side in pixels"
+    )
+    parser.add_argument("--targets", nargs="+", default=TARGETS, choices=TARGETS)
+    parser.add_argument("--threads", nargs="+", type=int, default=(1, 2))
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--warmup", type=int, default=10, help="rounds before those that count")
-    parser.add_argument("--cache", type=Path, default=None, help="of measured forms")
+    parser.add_argument("--seconds", type=float, default=8.0, help="at most, for one network and number of threads")
+    parser.add_argument("--cache", type=Path, default=None, help="file of measured forms; the user's cache by default")
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     console = Console()
-    console.print(f"{processor()}; onnxruntime {ort.__version__}, one thread, {args.side}x{args.side}, batch 1")
-    for name in args.models:
-        with tempfile.TemporaryDirectory() as scratch:
-            files = engines(name, Path(scratch), args)
-            times = clocked(files, args)
-            counts = {label: kernels(file, Path(scratch)) for label, file in files.items()}
-        table = Table(title=f"{name}: {args.rounds} rounds, load {os.getloadavg()[0]:.1f}")
-        for column in ("engine", "least ms", "median ms", "FP32 / it, least", "FP32 / it, median"):
-            table.add_column(column, justify="left" if column == "engine" else "right")
-        for label, taken in times.items():
-            paired = statistics.median(a / b for a, b in zip(times[FLOAT], taken, strict=True))
-            least = min(times[FLOAT]) / min(taken)
-            table.add_row(
-                label, f"{min(taken):.2f}", f"{statistics.median(taken):.2f}", f"{least:.2f}", f"{paired:.2f}"
-            )
-        console.print(table)
-        for label, found in counts.items():
-            console.print(f"{label}: " + ", ".join(f"{n} {kind}" for kind, n in sorted(found.items())))
+    here = Results(
+        processor=machine(),
+        instructions=instructions(),
+        versions={library: version(library) for library in ("onnxruntime", "openvino")},
+        taken=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+    if args.output.exists():
+        before = Results.model_validate_json(args.output.read_bytes())
+        if (before.processor, before.versions) == (here.processor, here.versions):
+            here = here.model_copy(update={"timings": before.timings})
+    for network in args.networks:
+        name, _, side = network.partition("@")
+        graph = capture_model(name, int(side or 224))
+        for threads in args.threads:
+            new = list(timings(network, graph, threads, args))
+            made = {(t.network, t.target, t.threads) for t in new}
+            old = [t for t in here.timings if (t.network, t.target, t.threads) not in made]
+            here = here.model_copy(update={"timings": [*old, *new]})
+            args.output.parent.mkdir(parents=True, exist_ok=True)
+            args.output.write_text(here.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    show(console, here)
 
 
 if __name__ == "__main__":

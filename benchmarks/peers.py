@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.int8_kernels import processor
 from benchmarks.networks import Run, Setting, built, prepared, runner, test_images
 from radixrt.engines import registry
+from radixrt.engines.machine import instructions, machine
 from radixrt.engines.runners import logits_of
 from radixrt.export.feed import IMAGE_INPUT, joined, length, part
 from radixrt.export.reader.simplify import write_onnx
@@ -234,7 +234,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "network": name,
         "weights": network.model.weights,
-        "processor": processor(),
+        "processor": f"{machine()}: {' '.join(instructions())}",
         "versions": {library: version(library) for library in ("torch", "torchao", "onnxruntime", "openvino")},
         "calibration_images": len(calibration),
         "test_images": length(images),
