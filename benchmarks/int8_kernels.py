@@ -2,8 +2,9 @@
 
 Each network is built for ONNX Runtime and OpenVINO in every precision that they compute in here, once for each number
 of threads: equal forms are chosen by the clock, with that many. All engines of a number of threads run in turn, round
-by round, and each is set against the same runtime's FP32; that engine is of the network without what is done for INT8
-alone. ONNX Runtime's operators are counted in the graph that it optimised.
+by round, ten runs in a row each: a single run after a rest is mostly waking up and memory. Each is set against the same
+runtime's FP32; that engine is of the network without what is done for INT8 alone. ONNX Runtime's operators are counted
+in the graph that it optimised.
 
 Weights are random, which does not change how long a layer takes. SQNR is of the first output, on eight images of noise:
 it compares two builds of one network and says nothing of accuracy. Results of earlier runs on the same processor stay
@@ -18,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,7 +39,7 @@ from radixrt.engines.cpu.onnxruntime import session_options
 from radixrt.engines.forms.choose import rewrite_options
 from radixrt.engines.machine import instructions, machine
 from radixrt.engines.registry import get
-from radixrt.export.feed import part
+from radixrt.export.feed import Feed, part
 from radixrt.export.passes.pipeline import rewrite
 from radixrt.export.spec import Precision
 from radixrt.validate.measure.latency import LatencyOptions, measure
@@ -47,6 +49,7 @@ NETWORKS = ("mobilenetv3_large_100@128", "mobilenetv3_large_100@224", "efficient
 TARGETS = ("onnxruntime", "openvino")
 RESULTS = Path(__file__).parent / "results" / "int8_kernels.json"
 TEST_IMAGES = 8
+BLOCK = 10
 
 
 class Timing(BaseModel):
@@ -118,7 +121,7 @@ def timings(network: str, graph: ir.Model, threads: int, args: argparse.Namespac
                 counts[key] = kernels(file, scratch) if target.name == "onnxruntime" else Counter()
         answers = {key: _answers(run, images) for key, run in runs.items()}
         options = LatencyOptions(rounds=args.rounds, seconds=args.seconds, threads=threads)
-        taken = measure({" ".join(key): run for key, run in runs.items()}, images, options)
+        taken = measure({" ".join(key): partial(_block, run) for key, run in runs.items()}, images, options)
     rows = {row.name: row for row in taken.rows}
     for key, count in counts.items():
         own, base = rows[" ".join(key)], rows[f"{key[0]} {Precision.FP32.value}"]
@@ -127,12 +130,17 @@ def timings(network: str, graph: ir.Model, threads: int, args: argparse.Namespac
             target=key[0],
             threads=threads,
             precision=key[1],
-            p50_ms=own.p50_ms,
+            p50_ms=own.p50_ms / BLOCK,
             over_fp32=ratio(base.samples_ms, own.samples_ms),
             sqnr_db=sqnr_db(answers[key[0], Precision.FP32.value], answers[key]),
             unsteady=taken.unsteady,
             kernels=dict(sorted(count.items())),
         )
+
+
+def _block(run: Run, feed: Feed) -> None:
+    for _ in range(BLOCK):
+        run(feed)
 
 
 def _answers(run: Run, images: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -144,13 +152,15 @@ def show(console: Console, results: Results) -> None:
     console.print(f"{results.processor}: {', '.join(results.instructions) or 'no instructions for INT8'}")
     console.print(", ".join(f"{name} {number}" for name, number in results.versions.items()))
     columns = sorted({(t.target, t.threads) for t in results.timings})
-    table = Table(title="median ms, batch 1 (times as fast as the same runtime's FP32; * the machine was not quiet)")
-    for title in ("network", "precision", *(f"{target}, {threads} thr." for target, threads in columns), "SQNR dB"):
+    short = {"onnxruntime": "ORT", "openvino": "OV"}
+    table = Table(title="median ms, batch 1 (times as fast as the same runtime's FP32; * not steady)")
+    for title in ("network", "precision", *(f"{short[target]} {threads}t" for target, threads in columns), "SQNR dB"):
         table.add_column(title, justify="left" if title in ("network", "precision") else "right")
     for network, precision in dict.fromkeys((t.network, t.precision) for t in results.timings):
         row = {(t.target, t.threads): t for t in results.timings if (t.network, t.precision) == (network, precision)}
         cells = [_cell(row.get(column)) for column in columns]
-        exact = " / ".join(f"{t.sqnr_db:.1f}" for t in row.values() if t.precision != Precision.FP32.value)
+        least = {target: min(t.sqnr_db for t in row.values() if t.target == target) for target, _ in row}
+        exact = "" if precision == Precision.FP32.value else " / ".join(f"{db:.1f}" for db in least.values())
         table.add_row(network, precision, *cells, exact)
     console.print(table)
     for t in results.timings:
@@ -172,7 +182,7 @@ def main() -> None:
     )
     parser.add_argument("--targets", nargs="+", default=TARGETS, choices=TARGETS)
     parser.add_argument("--threads", nargs="+", type=int, default=(1, 2))
-    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=30, help="of ten runs each")
     parser.add_argument("--seconds", type=float, default=8.0, help="at most, for one network and number of threads")
     parser.add_argument("--cache", type=Path, default=None, help="file of measured forms; the user's cache by default")
     parser.add_argument("--output", type=Path, default=RESULTS)

@@ -6,9 +6,10 @@ pooling makes of a map::
     DQ(x) ──► HardSigmoid ──► Q/DQ ──► Mul ──► Q/DQ ──► next layer
       └──────────────────────────────►─┘
 
-A product or sum is computed in integers where its result is a point already and every map that it reads is one, or is
-such a product or sum itself; its inputs then are points, the gate too. Pooling and gates follow: what they read is a
-point. Without that each of them costs a DequantizeLinear and a QuantizeLinear of a whole map.
+A product or sum is computed in integers where its result is a point already, or the ReLU of it that alone reads it, and
+every map that it reads is a point, or is such a product or sum itself; its inputs then are points, the gate too.
+Pooling and gates follow: what they read is a point. Without that each of them costs a DequantizeLinear and a
+QuantizeLinear of a whole map.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Iterator
 import onnx_ir as ir
 
 from radixrt.export.graph.constants import is_constant
-from radixrt.export.graph.facts import GATES, is_wide, root_of
+from radixrt.export.graph.facts import GATES, activation_after, is_wide, root_of
 
 _ELEMENTWISE = frozenset({"Add", "Mul"})
 _GATES = GATES - {"Softmax"}
@@ -39,7 +40,7 @@ def between(graph: ir.Graph, points: Iterable[ir.Value]) -> Iterator[ir.Value]:
             if id(pooled) not in known:
                 known.add(id(pooled))
                 yield pooled
-        if node.op_type not in _ELEMENTWISE or id(result) not in known:
+        if node.op_type not in _ELEMENTWISE or id(_rectified(result)) not in known:
             continue
         if all(_integral(value, known) for value in node.inputs):
             for value in node.inputs:
@@ -50,6 +51,13 @@ def between(graph: ir.Graph, points: Iterable[ir.Value]) -> Iterator[ir.Value]:
         data = node.inputs[0] if node.op_type == "GlobalAveragePool" else None
         if data is not None and id(root_of(data)) in known:
             yield node.outputs[0]
+
+
+def _rectified(value: ir.Value) -> ir.Value:
+    """What the ReLU makes that alone reads a value, and that an integer kernel's saturation is; else the value."""
+    after = activation_after(value)
+    maker = after.producer()
+    return after if maker is not None and maker.op_type == "Relu" else value
 
 
 def _integral(value: ir.Value | None, known: set[int]) -> bool:

@@ -90,7 +90,8 @@ def light_graph(shape: LightShape, form: LightForm, target: Target) -> ir.Model:
         ValueError: the shape's height or width is open.
     """
     conv, network = shape.conv, _Network([shape.conv.batch, _around(shape), *_size(shape.conv)], Precision.INT8)
-    point = ConvShape(conv.batch, _around(shape), conv.in_channels, 1, (1, 1), height=conv.height, width=conv.width)
+    squeezed = shape.squeezed or conv.in_channels
+    point = ConvShape(conv.batch, _around(shape), squeezed, 1, (1, 1), height=conv.height, width=conv.width)
     wide = [conv.batch, conv.out_channels, *_output_size(conv)]
     data = _activated(network, _conv(network, network.input, point, "before"), shape.activation, "before_act")
     if shape.kind == "depthwise":
@@ -116,8 +117,11 @@ def _around(shape: LightShape) -> int:
 
 def _gated(network: _Network, data: ir.Value, shape: LightShape) -> ir.Value:
     batch, channels, hidden = shape.conv.batch, shape.conv.in_channels, shape.hidden
-    pooled = network.op("GlobalAveragePool", [data], "pooled", [batch, channels, 1, 1])
-    first = ConvShape(batch, channels, hidden, 1, (1, 1), height=1, width=1)
+    squeezed = shape.squeezed or channels
+    pooled = network.op("GlobalAveragePool", [data], "pooled", [batch, squeezed, 1, 1])
+    if squeezed != channels:
+        data = _conv(network, data, replace(shape.conv, in_channels=squeezed, out_channels=channels), "widened")
+    first = ConvShape(batch, squeezed, hidden, 1, (1, 1), height=1, width=1)
     features = _activated(network, _conv(network, pooled, first, "fc1"), "Relu", "features")
     second = replace(first, in_channels=hidden, out_channels=channels)
     gate = network.op(shape.gate, [_conv(network, features, second, "fc2")], "gate", [batch, channels, 1, 1])

@@ -43,6 +43,8 @@ class LightShape:
         activation: behind it: ``Relu``, ``HardSwish``, ``SiLU`` or none.
         gate: ``Sigmoid`` or ``HardSigmoid``, of a gate.
         hidden: channels between the FCs of a gate.
+        squeezed: channels that a gate's first FC reads: those of the map, or fewer where ``SqueezeEarly`` pools what a
+            1x1 convolution makes the map of.
     """
 
     kind: Literal["depthwise", "gate"]
@@ -50,6 +52,7 @@ class LightShape:
     activation: str = ""
     gate: str = ""
     hidden: int = 0
+    squeezed: int = 0
 
     @property
     def forms(self) -> tuple[LightForm, ...]:
@@ -60,7 +63,9 @@ class LightShape:
     def __str__(self) -> str:
         if self.kind == "gate":
             size = f"{self.conv.height or '?'}x{self.conv.width or '?'}"
-            return f"{self.gate} of {self.conv.in_channels} channels at {size} by {self.hidden}, {self.activation}"
+            pooled = "" if self.squeezed == self.conv.in_channels else f" from {self.squeezed}"
+            words = f"{self.gate} of {self.conv.in_channels} channels{pooled} at {size} by {self.hidden}"
+            return f"{words}, {self.activation}"
         return f"{self.conv} pads {self.conv.pads} {self.activation}".strip()
 
 
@@ -154,11 +159,11 @@ def _gate_shape(
     data: ir.Value, gate: ir.Node, first: ir.Node, second: ir.Node, batch: int
 ) -> tuple[list[ir.Node], LightShape] | None:
     shape, dims = read_shape(first, batch), data.shape
-    if isinstance(shape, str) or dims is None or len(dims) != 4 or dims[1] != shape.in_channels:
+    if isinstance(shape, str) or dims is None or len(dims) != 4 or not isinstance(dims[1], int):
         return None
     height, width = (size if isinstance(size, int) else None for size in dims[2:])
-    channels = shape.in_channels
+    channels = dims[1]
     wide = ConvShape(shape.batch, channels, channels, 1, (1, 1), height=height, width=width)
     source = data.producer()
     activation = "" if source is None or source.inputs[0] is None else _activation(source.inputs[0])
-    return [first, second], LightShape("gate", wide, activation, gate.op_type, shape.out_channels)
+    return [first, second], LightShape("gate", wide, activation, gate.op_type, shape.out_channels, shape.in_channels)

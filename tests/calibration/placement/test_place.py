@@ -93,6 +93,13 @@ def test_gate_path_stays_in_high_precision() -> None:
     assert report.float_round_trips == 0
 
 
+def test_an_se_block_with_a_relu_behind_its_sum_stays_in_integers_where_there_are_kernels() -> None:
+    graph, report = placed(se_block(), "onnxruntime")
+    assert reads(graph, "node_v") == ["u_dq", "gate_dq"]
+    assert reads(graph, "node_sum") == ["v_dq", "stem_dq"]
+    assert not report.round_trips
+
+
 def test_radix_splits_share_one_pair_before_the_split() -> None:
     graph, report = placed(split_block())
     assert "u" in report.points
@@ -204,7 +211,7 @@ def test_quantising_leaves_the_float_graph_alone() -> None:
 
 
 def test_a_table_of_another_graph_is_refused() -> None:
-    table = calibrate(se_block(), [{"input": images(2)}])
+    table = calibrate(plain(), [{"input": images(2)}])
     with pytest.raises(InputError, match="no range for"):
         place(split_block(), table, PlacementOptions(get("tensorrt").traits))
 
