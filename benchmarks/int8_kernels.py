@@ -53,9 +53,12 @@ BLOCK = 10
 
 
 class Timing(BaseModel):
-    """One engine; ``over_fp32`` above 1 means that it is faster than FP32 on the same runtime, with its 95 % interval.
+    """One engine.
 
-    ``kernels`` counts operators by name, convolutions by the type of their weights; of ONNX Runtime alone.
+    Attributes:
+        over_fp32: above 1 it is faster than FP32 on the same runtime; with its 95 % interval.
+        sqnr_db: held against that engine; None of itself.
+        kernels: operators by name, convolutions by the type of their weights; of ONNX Runtime alone.
     """
 
     network: str
@@ -64,7 +67,7 @@ class Timing(BaseModel):
     precision: str
     p50_ms: float
     over_fp32: tuple[float, float, float]
-    sqnr_db: float
+    sqnr_db: float | None
     unsteady: list[str]
     kernels: dict[str, int] = {}
 
@@ -132,7 +135,7 @@ def timings(network: str, graph: ir.Model, threads: int, args: argparse.Namespac
             precision=key[1],
             p50_ms=own.p50_ms / BLOCK,
             over_fp32=ratio(base.samples_ms, own.samples_ms),
-            sqnr_db=sqnr_db(answers[key[0], Precision.FP32.value], answers[key]),
+            sqnr_db=None if base is own else sqnr_db(answers[key[0], Precision.FP32.value], answers[key]),
             unsteady=taken.unsteady,
             kernels=dict(sorted(count.items())),
         )
@@ -159,9 +162,8 @@ def show(console: Console, results: Results) -> None:
     for network, precision in dict.fromkeys((t.network, t.precision) for t in results.timings):
         row = {(t.target, t.threads): t for t in results.timings if (t.network, t.precision) == (network, precision)}
         cells = [_cell(row.get(column)) for column in columns]
-        least = {target: min(t.sqnr_db for t in row.values() if t.target == target) for target, _ in row}
-        exact = "" if precision == Precision.FP32.value else " / ".join(f"{db:.1f}" for db in least.values())
-        table.add_row(network, precision, *cells, exact)
+        exact = {target: f"{t.sqnr_db:.1f}" for (target, _), t in row.items() if t.sqnr_db is not None}
+        table.add_row(network, precision, *cells, " / ".join(exact.values()))
     console.print(table)
     for t in results.timings:
         if t.kernels and t.precision == Precision.INT8.value:

@@ -12,44 +12,48 @@ Below -3 hard swish is zero, so the Clip changes nothing; what it buys is a rang
 negative number may lie far below. ONNX Runtime has no INT8 hard swish, but has a product, and its sum does for the
 hard sigmoid (``integer_gates.py``).
 
-Refused: a hard swish of what no convolution makes, or of what the first one makes, which stays in float.
+Each is proved before it is put in place. Refused: a hard swish of what no convolution makes, or of what the first one
+makes, which stays in float.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
 from radixrt.export.graph.facts import root_of
+from radixrt.export.graph.shapes import Concrete
 from radixrt.export.graph.writer import GraphWriter
-from radixrt.export.passes.base import Pass
-from radixrt.export.passes.report import PassResult
+from radixrt.export.passes.base import ProvedPass, Rewrite
+
+# Among so many standard normal numbers some lie below -3 and some above 3, where hard swish bends.
+_PROOF_SHAPE = (1, 4, 32, 64)
 
 
-class HardSwishParts(Pass):
+class HardSwishParts(ProvedPass):
     """Takes every such hard swish apart."""
 
-    def call(self, model: ir.Model) -> PassResult:
-        changed = False
-        writer = GraphWriter(model.graph)
-        for node in list(model.graph):
-            if node.op_type != "HardSwish" or node.domain or not _behind_inner_convolution(node):
-                continue
-            data, output = node.inputs[0], node.outputs[0]
-            assert data is not None
-            low = writer.constant(np.asarray(-3, np.float32), "hard_swish_low")
-            clipped = writer.op("Clip", [data, low], f"{output.name}_clipped", shape=output.shape, origin=node)
-            gate = writer.op(
-                "HardSigmoid",
-                [clipped],
-                f"{output.name}_gate",
-                {"alpha": 1 / 6, "beta": 0.5},
-                shape=output.shape,
-                origin=node,
-            )
-            writer.commit(output, writer.op("Mul", [clipped, gate], f"{output.name}_product", instead_of=node))
-            changed = True
-        return PassResult(model, modified=changed)
+    refusal = "hard swish in parts"
+
+    def match(self, node: ir.Node) -> Rewrite | None:
+        if node.op_type != "HardSwish" or node.domain or not _behind_inner_convolution(node):
+            return None
+        assert node.inputs[0] is not None
+        sizes = Concrete(shapes={node.inputs[0]: _PROOF_SHAPE})
+        sizes.types[node.outputs[0]] = ir.serde.serialize_type(ir.TensorType(ir.DataType.FLOAT))
+        return Rewrite(name=node.name or "", nodes=(node,), write=partial(_write, node), sizes=sizes)
+
+
+def _write(node: ir.Node, writer: GraphWriter) -> ir.Value:
+    data, output = node.inputs[0], node.outputs[0]
+    assert data is not None
+    low = writer.constant(np.asarray(-3, np.float32), "hard_swish_low")
+    clipped = writer.op("Clip", [data, low], f"{output.name}_clipped", shape=output.shape, origin=node)
+    slope = {"alpha": 1 / 6, "beta": 0.5}
+    gate = writer.op("HardSigmoid", [clipped], f"{output.name}_gate", slope, shape=output.shape, origin=node)
+    return writer.op("Mul", [clipped, gate], f"{output.name}_product", instead_of=node)
 
 
 def _behind_inner_convolution(node: ir.Node) -> bool:

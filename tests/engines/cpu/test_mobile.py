@@ -19,8 +19,9 @@ from radixrt.engines.cpu.hard_swish import HardSwishParts
 from radixrt.engines.cpu.integer_gates import saturating_sums
 from radixrt.engines.cpu.onnxruntime import session_options
 from radixrt.engines.registry import get
+from radixrt.export.graph.equivalence import Proof
 from radixrt.export.graph.session import GraphSession
-from radixrt.export.passes.light_layers import LightForm
+from radixrt.export.passes.light_layers import LightForm, LightLayers
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.spec import Precision
 from tests.networks.mobile import images, mobile
@@ -88,6 +89,24 @@ def test_saturating_sums_pass_nodes_that_read_nothing() -> None:
     model.graph.insert_before(model.graph[0], ir.node("Constant", [], {"value": ir.tensor([1.0], name="one")}))
     saturating_sums(model)
     assert model.graph[0].op_type == "Constant"
+
+
+def test_a_hard_swish_whose_parts_are_not_proved_stays() -> None:
+    result = HardSwishParts(prove=lambda *_: Proof(1.0, "they differ"))(mobile())
+    assert not result.modified
+    assert {refusal.reason for refusal in result.refused} == {"hard swish in parts: they differ"}
+
+
+def test_paddings_that_are_not_proved_are_taken_back() -> None:
+    before = mobile()
+    names = [node.name for node in before.graph]
+    choose = LightLayers(lambda shape: (shape.forms[1], "faster"), prove=lambda *_: Proof(1.0, "they differ"))
+    result = choose(before)
+    assert [node.name for node in result.model.graph] == names
+    assert {layer.form for layer in result.light_layers if layer.why != "faster"} == {"int8"}
+    assert any("they differ" in layer.why for layer in result.light_layers)
+    proved = LightLayers(lambda shape: (shape.forms[1], "faster"))(mobile())
+    assert proved.modified and proved.max_abs_err < 1e-4
 
 
 def test_saturating_sums_give_the_numbers_of_the_hard_sigmoid() -> None:
