@@ -37,11 +37,11 @@ from radixrt.calibration.int8 import sqnr_db
 from radixrt.engines.base import BuildOptions, Target
 from radixrt.engines.cpu.onnxruntime import session_options
 from radixrt.engines.forms.choose import rewrite_options
-from radixrt.engines.machine import instructions, machine
 from radixrt.engines.registry import get
 from radixrt.export.feed import Feed, part
 from radixrt.export.passes.pipeline import rewrite
 from radixrt.export.spec import Precision
+from radixrt.machine import instructions, machine
 from radixrt.validate.measure.latency import LatencyOptions, measure
 from radixrt.validate.measure.rounds import ratio
 

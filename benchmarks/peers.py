@@ -34,11 +34,11 @@ from rich.table import Table
 
 from benchmarks.networks import Run, Setting, built, prepared, runner, test_images
 from radixrt.engines import registry
-from radixrt.engines.machine import instructions, machine
 from radixrt.engines.runners import logits_of
 from radixrt.export.feed import IMAGE_INPUT, joined, length, part
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.spec import Precision
+from radixrt.machine import instructions, machine
 from radixrt.prepare import Prepared
 from radixrt.reuse import Reuse
 from radixrt.validate.measure.latency import LatencyOptions, measure

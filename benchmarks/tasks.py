@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.int8_kernels import processor
 from benchmarks.task_engines import BATCH, ENGINES, REWRITTEN, Answers, Run, build, opened
 from benchmarks.task_networks import NETWORKS, TaskNetwork
 from radixrt.calibration.data.batch import Batch
@@ -45,6 +44,7 @@ from radixrt.export.source.module_inputs import ModuleInputs
 from radixrt.export.source.randomise import fit_statistics
 from radixrt.export.source.reference import onnx_outputs
 from radixrt.export.spec import BatchSpec
+from radixrt.machine import instructions, machine
 from radixrt.options import DataOptions, ModelChoice
 from radixrt.prepare import Prepared, prepare
 from radixrt.progress import Stages
@@ -210,7 +210,7 @@ def _taken(args: argparse.Namespace) -> dict[str, Any]:
 
     return {
         "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "processor": processor(),
+        "processor": f"{machine()}: {' '.join(instructions())}",
         "commit": git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else ""),
         "versions": {library: version(library) for library in ("onnxruntime", "openvino", "torch")},
         "calibration_images": args.calibration_images,
