@@ -65,10 +65,7 @@ CalibrationImages = Annotated[int, Field(ge=1), Doc("At most so many images cali
 TestImages = Annotated[int | None, Field(ge=1), Doc("At most so many images judge. Default: all.")]
 PairsChoice = Annotated[
     Pairs | Literal["drop", "keep"],
-    Doc(
-        "An ONNX file that is quantised already: drop its Q/DQ pairs and make the precision anew, or keep them, with "
-        "their own scales, in int8."
-    ),
+    Doc("An ONNX file that is quantised already: drop its Q/DQ pairs, or keep them, with their scales, in int8."),
 ]
 ComputeCapability = Annotated[str | Sequence[str], Doc("tensorrt-rtx: such as 8.6,8.9,12.0.")]
 JUnit = Annotated[Path | str | None, Doc("Also write the gates as JUnit XML.")]
@@ -87,8 +84,7 @@ class ModelOptions:
     num_classes: Annotated[int | None, Field(ge=1), Doc("Classes of the head, where no checkpoint decides.")] = None
     seed: Annotated[int, Doc("Seed of weights that no one trained.")] = 0
     logits: Annotated[
-        str | None,
-        Doc("The output that is the logits, where a network has several. Default: the first N x classes."),
+        str | None, Doc("The output that is the logits, where a network has several. Default: the first N x classes.")
     ] = None
     input: Annotated[
         str | Sequence[str],
@@ -197,8 +193,7 @@ class TimingOptions:
 
     latency_rounds: Annotated[int, Field(ge=1), Doc("Timed rounds per batch size; at least 10 are taken.")] = 30
     against: Annotated[
-        str | Path | Sequence[str | Path],
-        Doc("Also time `compile` (torch.compile, minutes) or an earlier BUNDLE."),
+        str | Path | Sequence[str | Path], Doc("Also time `compile` (torch.compile, minutes) or an earlier BUNDLE.")
     ] = ()
     batch_sweep: Annotated[str | Sequence[int], Doc("Batch sizes to time, where the engine takes them: 1,2,4,8.")] = ()
 
@@ -250,8 +245,7 @@ class CompileOptions(
     model: Annotated[str | Path | Module, Doc(COMPILE_HELP)] = field(default=DEFAULT_MODEL, kw_only=False)
     precision: AnyPrecision = "int8"
     target: Annotated[
-        str | Sequence[str],
-        Doc("auto, fastest, or targets with commas or one by one: onnxruntime,openvino."),
+        str | Sequence[str], Doc("auto, fastest, or targets with commas or one by one: onnxruntime,openvino.")
     ] = "auto"
     batch: Batch = 1
     output: Annotated[
