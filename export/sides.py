@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,7 @@ from radixrt.errors import InputError
 HEIGHT_DIM, WIDTH_DIM = "height", "width"
 """The symbolic dimensions of an image's sides."""
 LARGEST_SIDE = 8192
+_NOTE = "radixrt."
 
 Size = tuple[int, int]
 """Height and width of an image."""
@@ -57,9 +58,10 @@ class SideRange:
         if step < 1:
             raise InputError(f"bad {option} {text!r}: the step must be 1 or more")
         if rest := (high - low) % step:
+            shorter = f"{low}..{high - rest}:{step} or " if high - rest > low else ""
             raise InputError(
                 f"bad {option} {text!r}: steps of {step} from {low} come to {high - rest} and then pass {high}: write "
-                f"{low}..{high - rest}:{step} or {low}..{high - rest + step}:{step}"
+                f"{shorter}{low}..{high - rest + step}:{step}"
             )
         return cls(low, high, step if high > low else 1)
 
@@ -172,6 +174,21 @@ class Sides:
         return f"{self.height} x {self.width}"
 
 
+def ranges_noted(sides: Sides) -> dict[str, str]:
+    """The ranges as an ONNX file notes them in its metadata."""
+    return {_NOTE + HEIGHT_DIM: str(sides.height), _NOTE + WIDTH_DIM: str(sides.width)}
+
+
+def noted(metadata: Mapping[str, str], name: str) -> SideRange | None:
+    """The range of ``height`` or ``width`` that an ONNX file notes; None where it notes none.
+
+    Raises:
+        InputError: what it notes is no range.
+    """
+    text = metadata.get(_NOTE + name)
+    return None if text is None else SideRange.parse(text, f"{name} in the file's metadata")
+
+
 def parse_size(text: str) -> Literal["fit"] | Size:
     """Reads ``480x640``, height and width, or ``fit``.
 
@@ -248,16 +265,18 @@ def refuse_sides(run: Trial, sides: Sides, what: str) -> None:
         failed = {size: why for size in (sides.between, sides.highest) if (why := run(size))}
     if not failed:
         return
-    first, why = next(iter(failed.items()))
+    why = next(iter(failed.values()))
     said = f"{what} does not take {', '.join(map(spelt, list(failed)[:4]))} ({why})"
     better = next((found for step in _STEPS if (found := _on_multiples(sides, step)) and _runs(run, found)), None)
     if better is not None:
         raise InputError(f"{said}; it takes --height {better.height} --width {better.width}")
-    worked = [spelt(size) for size in sides.probes if size not in failed]
-    if worked and first not in (sides.middle, sides.highest):
-        raise InputError(f"{said}, though {worked[0]}: name a range of sizes that it takes")
+    worked = [size for size in dict.fromkeys((*sides.probes, sides.middle)) if not run(size)]
+    if len(worked) > 1:
+        raise InputError(f"{said}, though {spelt(worked[0])} and {spelt(worked[1])}: name a range that it takes")
+    only = f", {spelt(worked[0])} here" if worked else ""
     raise InputError(
-        f"{said}: its size is fixed by what it holds there, so free sides need another network; --input-size fixes them"
+        f"{said}: it takes one size{only}, fixed by what stands there (a Flatten before a Linear, embeddings of "
+        "positions); pool instead, or name that size with --input-size"
     )
 
 

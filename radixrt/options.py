@@ -151,7 +151,9 @@ class PreprocessOptions:
     ] = None
     input_size: Annotated[str | Sequence[int] | None, Doc("Channels, height, width: 3,128,128.")] = None
     height: Annotated[str | int | None, Doc("Heights that stay free in the engine: 320..960:32, or one.")] = None
-    width: Annotated[str | int | None, Doc("Widths that stay free in the engine: 320..960:32, or one.")] = None
+    width: Annotated[str | int | None, Doc("Widths that stay free: lowest, highest and step, 320..960:32, or one.")] = (
+        None
+    )
     mean: Annotated[Numbers | None, Doc("Mean per channel, on the scale 0 to 1.")] = None
     std: Annotated[Numbers | None, Doc("Standard deviation per channel, on the scale 0 to 1.")] = None
     crop_pct: Annotated[float | None, Doc("Share of the resized image that the centre crop keeps.")] = None

@@ -353,13 +353,15 @@ def _captured(
 ) -> Kept[_Captured]:
     """Captures a module's graph; ``reuse`` is where an earlier capture may lie that can be taken for it."""
     from radixrt.export.reader.simplify import simplify
-    from radixrt.export.source.capture import capture
+    from radixrt.export.source.capture import capture, refuse_module_sides
     from radixrt.export.source.reference import hold_against
 
     model, module, inputs = statistics.model, statistics.model.module, statistics.inputs
     assert module is not None and inputs is not None
 
     def make() -> _Captured:
+        if sides is not None:
+            refuse_module_sides(module, inputs, sides)
         statistics.fit()
         graph = simplify(capture(module, inputs, batch, logits=logits, sides=sides), sides=sides)
         few = next(statistics.images.batches(IMAGES_HELD_AGAINST)).inputs

@@ -8,20 +8,25 @@ such dimension is computed at a few sizes, and what it comes to is its name: ``h
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from fractions import Fraction
 from math import prod
 
 import onnx_ir as ir
 
 from radixrt.export.graph.shapes import Sizes, concretise
-from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, Sides
+from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, Sides, ranges_noted
 
 _BATCH_DIM = "batch"
 _FACTORS = (_BATCH_DIM, HEIGHT_DIM, WIDTH_DIM)
 
 
 def name_dimensions(model: ir.Model, sides: Sides) -> None:
-    """Names every free dimension of ``model`` that is a product of batch, height and width, in place."""
+    """Names every free dimension of ``model`` that is a product of batch, height and width, in place.
+
+    The ranges themselves are noted in the model, whose file then says them to whatever reads it next.
+    """
+    model.metadata_props.update(ranges_noted(sides))
     probes = Sizes.probes(sides)
     found = [concretise(model.graph, sizes) for sizes in probes]
     whole = [(sizes.batch, sizes.height, sizes.width) for sizes in probes]
@@ -38,6 +43,14 @@ def name_dimensions(model: ir.Model, sides: Sides) -> None:
                 known[sizes] = _name(sizes, whole)
             named.append(side if isinstance(side, int) else known[sizes] or side.value)
         value.shape = ir.Shape(named)
+
+
+def evaluated(name: str | None, sizes: Mapping[str, int]) -> int | None:
+    """What a dimension of such a name comes to; None where it is no such product of what ``sizes`` has."""
+    product, _, divisor = (name or "").partition("/")
+    factors = [sizes.get(factor, int(factor) if factor.isdigit() else 0) for factor in product.split("*")]
+    found = prod(factors)
+    return found // int(divisor or 1) if found and (divisor or "1").isdigit() else None
 
 
 def _name(sizes: tuple[int, ...], whole: list[tuple[int, int, int]]) -> str | None:

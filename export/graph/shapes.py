@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, SideRange, Sides, sides_in
+from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, SideRange, Sides, noted, sides_in
 
 Array = npt.NDArray[np.generic]
 
@@ -87,8 +87,14 @@ class Concrete:
         return None
 
 
-def graph_sides(model: ir.Model, height: SideRange | None, width: SideRange | None) -> Sides | None:
-    """The sides that a graph leaves free, with the ranges they were given: :func:`radixrt.export.sides.sides_in`."""
+def graph_sides(model: ir.Model, height: SideRange | None = None, width: SideRange | None = None) -> Sides | None:
+    """The sides that a graph leaves free, with the ranges they were given, or that its file notes.
+
+    Returns:
+        As :func:`radixrt.export.sides.sides_in`.
+    """
+    height = height or noted(model.metadata_props, HEIGHT_DIM)
+    width = width or noted(model.metadata_props, WIDTH_DIM)
     shapes = ([d if isinstance(d, int) else d.value for d in value.shape or ()] for value in model.graph.inputs)
     return sides_in(shapes, height, width)
 

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
 from radixrt.errors import InputError, first_line
 from radixrt.export.reader.opset import random_samples
-from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, SideRange, Sides, Size, Trial, sides_in
+from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, SideRange, Sides, Size, Trial, noted, sides_in
 from radixrt.export.source.reference import onnx_outputs
 from radixrt.export.spec import FileChoice
 
 _IMAGE_RANK = 4
 _CHANNELS = (1, 3)
+
+
+def with_noted(proto: onnx.ModelProto, choice: FileChoice) -> FileChoice:
+    """The choice with the ranges that a file of ours notes, where the user named neither ranges nor one size."""
+    if choice.input_size is not None:
+        return choice
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    height, width = noted(metadata, HEIGHT_DIM), noted(metadata, WIDTH_DIM)
+    return replace(choice, height=choice.height or height, width=choice.width or width)
 
 
 def settle_sides(value: onnx.ValueInfoProto, choice: FileChoice, path: Path) -> None:

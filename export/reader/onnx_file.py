@@ -28,7 +28,7 @@ from onnx import TensorProto
 from radixrt.errors import InputError, first_line
 from radixrt.export.graph.save import PROTOBUF_LIMIT
 from radixrt.export.reader.batch import fixed_batch
-from radixrt.export.reader.image_sides import at_sides, free_sides, settle_sides
+from radixrt.export.reader.image_sides import at_sides, free_sides, settle_sides, with_noted
 from radixrt.export.reader.operator_form import as_pairs
 from radixrt.export.reader.operators import check_operators
 from radixrt.export.reader.opset import OLDEST_OPSET, convert_opset, run_once
@@ -68,6 +68,7 @@ def read_onnx(
     """
     path, choice = Path(path), choice or FileChoice()
     proto = _parse(path)
+    choice = with_noted(proto, choice)
     _sort(proto, path)
     load_tensors(proto, path)
     if count := as_pairs(proto, path):

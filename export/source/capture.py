@@ -18,7 +18,7 @@ from radixrt.errors import InputError, first_line
 from radixrt.export.feed import Feed, length, shapes
 from radixrt.export.graph.origin import NAME_SCOPES, set_module
 from radixrt.export.reader.onnx_file import BATCH_DIM
-from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, Sides, Size, Trial, refuse_sides
+from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, Sides, Size, refuse_sides
 from radixrt.export.source.module_inputs import ModuleInputs, parameters
 from radixrt.export.source.outputs import OUTPUT_NAME, NamedOutputs, named_outputs
 from radixrt.export.source.quiet import quiet
@@ -47,7 +47,7 @@ def capture(
         batch: the batch sizes the graph must accept; one static image by default.
         opset: the ONNX opset, 18 or later.
         logits: which of several outputs is the logits, as :func:`radixrt.export.source.outputs.named_outputs` takes it.
-        sides: the sizes of its image, where they stay free.
+        sides: the sizes of its image, where they stay free: all that :func:`refuse_module_sides` lets pass.
 
     Returns:
         The graph, with the torch module path in each node's metadata; not yet simplified.
@@ -64,8 +64,6 @@ def capture(
     module.eval()
     # A batch of one would be taken for a constant where the batch is dynamic.
     size = max(2, batch.max) if batch.dynamic else batch.max
-    if sides is not None:
-        refuse_sides(_at_sides(module, inputs), sides, "the model")
     feed = _zeros(inputs, size, sides.between if sides is not None else (0, 0))
     named = _outputs(module, inputs, feed, logits)
     args, kwargs = inputs.filled({name: torch.from_numpy(array) for name, array in feed.items()})
@@ -117,19 +115,25 @@ def _free_axes(spec: InputSpec) -> dict[int, str]:
     return {place: name for place, name in ((2, HEIGHT_DIM), (3, WIDTH_DIM)) if spec.shape[place] is None}
 
 
-def _at_sides(module: torch.nn.Module, inputs: ModuleInputs) -> Trial:
-    """Runs a module on one image of a size; the layer that fails, and what it says, is why it cannot."""
+def refuse_module_sides(module: torch.nn.Module, inputs: ModuleInputs, sides: Sides) -> None:
+    """Tries a network at a few sizes of a range; the layer that fails, and what it says, is why it does not take one.
+
+    Raises:
+        InputError: it does not run at one of them, as :func:`radixrt.export.sides.refuse_sides` says it.
+    """
     import torch
+
+    module.eval()
 
     def failure(size: Size) -> str:
         try:
             with torch.inference_mode():
                 inputs.call(module, _zeros(inputs, 1, size))
         except Exception as error:  # a module may raise anything
-            return f"{_layer_of(error, module)}{first_line(_root_cause(error))}"
+            return f"{_layer_of(error, module)}{first_line(_root_cause(error)).rstrip('.')}"
         return ""
 
-    return failure
+    refuse_sides(failure, sides, "the model")
 
 
 def _layer_of(error: BaseException, module: torch.nn.Module) -> str:
@@ -154,6 +158,8 @@ def _free(module: torch.nn.Module, inputs: ModuleInputs, batch: BatchSpec, sides
     if batch.dynamic:
         free[BATCH_DIM] = torch.export.Dim(BATCH_DIM, min=batch.min, max=batch.max)
     for name, side in ((HEIGHT_DIM, sides.height), (WIDTH_DIM, sides.width)) if sides is not None else ():
+        if not side.free:
+            continue
         if side.step > 1 and side.min % side.step == 0:
             # Told of the step, torch.export need not prove that the network takes what lies between.
             free[name] = side.step * torch.export.Dim(name, min=side.min // side.step, max=side.max // side.step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -53,22 +54,28 @@ def rewrite(
     precision: PrecisionOpt = "fp32",
     grouped_conv: Annotated[str, Parameter(help=help_of(CompileOptions, "grouped_conv"))] = "auto",
     input_size: Annotated[str | None, Parameter(help=help_of(CompileOptions, "input_size"))] = None,
+    height: Annotated[str | None, Parameter(help=help_of(CompileOptions, "height"))] = None,
+    width: Annotated[str | None, Parameter(help=help_of(CompileOptions, "width"))] = None,
 ) -> None:
     """Runs ``radixrt rewrite``."""
     from radixrt.engines.forms.choose import rewrite_options
     from radixrt.engines.registry import get
+    from radixrt.export.graph.shapes import graph_sides
     from radixrt.export.passes.pipeline import rewrite as do_rewrite
     from radixrt.export.reader.sandbox import read_foreign
     from radixrt.export.reader.simplify import write_onnx
     from radixrt.export.spec import FileChoice, Precision
-    from radixrt.inputs import asked_size
+    from radixrt.inputs import asked_sides, asked_size
 
     display = stages()
     with display.stage("Rewriting attention and convolutions"):
+        asked = DataOptions(input_size=input_size, height=height, width=width)
+        size, ranges = asked_size(asked), asked_sides(asked)
         options = rewrite_options(get(target), Precision.parse(precision), grouped_conv)
         foreign = read_foreign(
-            graph, FileChoice(input_size=asked_size(DataOptions(input_size=input_size)), opaque=True)
+            graph, FileChoice(input_size=size, height=ranges.height, width=ranges.width, opaque=True)
         )
+        options = replace(options, sides=graph_sides(foreign.graph, ranges.height, ranges.width))
         for text in foreign.remarks:
             display.note(text)
         model, done = do_rewrite(foreign.simplified, options)
@@ -154,6 +161,7 @@ def build(options: EngineBuildOptions) -> None:
     from radixrt.engines.base import BuildOptions, PlanOptions
     from radixrt.engines.cache.device import device_cache
     from radixrt.engines.registry import get
+    from radixrt.export.graph.shapes import graph_sides
     from radixrt.export.reader.plain import demand_float
     from radixrt.export.reader.sandbox import read_graph
     from radixrt.export.spec import BatchSpec, Precision
@@ -161,7 +169,8 @@ def build(options: EngineBuildOptions) -> None:
 
     graph, output = options.graph, options.output
     # The builders believe a graph.
-    demand_float(read_graph(graph), graph, Precision.parse(options.precision))
+    model = read_graph(graph)
+    demand_float(model, graph, Precision.parse(options.precision))
     asked = part(
         part(options, PlanOptions),
         BuildOptions,
@@ -169,6 +178,7 @@ def build(options: EngineBuildOptions) -> None:
         batch=BatchSpec.parse(str(options.batch)),
         compute_capabilities=words(options.compute_capability),
         cache_dir=device_cache(),
+        sides=graph_sides(model),
     )
     chosen, display = get(options.target), stages()
     make_room(output / "engine")

@@ -24,6 +24,8 @@ from radixrt.engines.base import BuildOptions
 from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.build import build_plan
 from radixrt.errors import InputError, UnavailableError
+from radixrt.export.graph.dimensions import evaluated
+from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM
 
 _BITS = {
     "Float": 32,
@@ -169,7 +171,7 @@ def plan_cost(deploy: Path | bytes, options: BuildOptions) -> PlanCost:
         raise InputError(
             f"TensorRT for RTX {api.version_text} listed no kernels: its log format is not the one that is known here"
         )
-    return cost_of_layers(plan.log.layers[0], node_macs(graph, options.batch.max))
+    return cost_of_layers(plan.log.layers[0], node_macs(graph, options))
 
 
 def cost_of_layers(log: str, macs: Mapping[str, int] | None = None) -> PlanCost:
@@ -193,17 +195,20 @@ def cost_of_layers(log: str, macs: Mapping[str, int] | None = None) -> PlanCost:
     return PlanCost(rows=tuple(row.model_copy(update={"macs": n}) for row, n in zip(rows, totals, strict=True)))
 
 
-def node_macs(graph: bytes, batch: int) -> dict[str, int]:
+def node_macs(graph: bytes, options: BuildOptions) -> dict[str, int]:
     """Returns the multiply-adds of each convolution and matrix product of an ONNX file, by node name.
 
     Args:
         graph: the file's bytes; shapes are inferred.
-        batch: taken for an open batch dimension.
+        options: its largest batch and the middle size of its image are taken for what is open.
     """
     import onnx
     import onnx_ir as ir
 
     model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load_from_string(graph)))
+    batch = options.batch.max
+    middle = options.sides.middle if options.sides is not None else ()
+    sizes = {"batch": batch, **dict(zip((HEIGHT_DIM, WIDTH_DIM), middle, strict=False))}
     counts: dict[str, int] = {}
     for node in model.graph:
         if node.op_type not in ("Conv", "Gemm", "MatMul") or node.name is None:
@@ -211,7 +216,7 @@ def node_macs(graph: bytes, batch: int) -> dict[str, int]:
         weight, result = node.inputs[1], node.outputs[0]
         if weight is None or weight.shape is None or result.shape is None:
             continue
-        dims = [dim if isinstance(dim, int) else batch for dim in result.shape]
+        dims = [dim if isinstance(dim, int) else evaluated(dim.value, sizes) or batch for dim in result.shape]
         inner = [dim if isinstance(dim, int) else batch for dim in weight.shape]
         if node.op_type == "Conv":
             depth = math.prod(inner[1:])

@@ -121,7 +121,7 @@ class TensorRtRtxTarget(PlanTarget):
             notes.append("Built and not executed: no RTX GPU answers here.")
         files = [engine]
         if plan.log.layers:
-            cost = cost_of_layers(plan.log.layers[0], node_macs(graph, options.batch.max))
+            cost = cost_of_layers(plan.log.layers[0], node_macs(graph, options))
             kernels = out_dir / KERNELS_NAME
             kernels.write_text(cost.model_dump_json(indent=1))
             files.append(kernels)

@@ -14,6 +14,7 @@ from radixrt.calibration.data.sets import elpv
 from radixrt.calibration.data.source import load_data, load_training_data
 from radixrt.calibration.data.targets import Reading
 from radixrt.errors import InputError, UnavailableError
+from radixrt.export.feed import IMAGE_INPUT
 from tests.photographs import SMALL, all_pixels, write_classes, write_image
 
 
@@ -354,3 +355,15 @@ def test_data_needs_no_deep_learning_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_images_of_several_sizes_come_in_batches_of_one_size(tmp_path: Path) -> None:
+    images = load_data(str(write_classes(tmp_path)), SMALL).calibration.at((16, 16), (16, 32), (32, 16))
+    seen = [(batch.inputs[IMAGE_INPUT].shape, batch.names) for batch in images.batches(2)]
+    assert {shape[2:] for shape, _ in seen} == {(16, 16), (16, 32), (32, 16)}
+    assert sorted(name for _, names in seen for name in names) == sorted(images.names)
+    # Which image has which size is the same at every batch size.
+    sizes = {name: shape[2:] for shape, names in seen for name in names}
+    alone = [(batch.inputs[IMAGE_INPUT].shape[2:], batch.names[0]) for batch in images.batches(1)]
+    assert {name: size for size, name in alone} == sizes
+    assert images.prepared_sha256 != images.at((16, 16)).prepared_sha256

@@ -4,6 +4,7 @@ import onnx
 import onnx.parser
 import pytest
 
+from radixrt.engines.base import BuildOptions
 from radixrt.engines.tensorrt.rtx.plan_cost import (
     Kernel,
     KernelTensor,
@@ -13,6 +14,7 @@ from radixrt.engines.tensorrt.rtx.plan_cost import (
     node_macs,
 )
 from radixrt.errors import InputError
+from radixrt.export.spec import BatchSpec, Precision
 from tests.networks import gated
 
 # Two kernels of a real log: a convolution in FP16, and the cast in front of it, which carries the convolution's name
@@ -71,11 +73,11 @@ def test_a_product_with_a_vector_is_counted_too() -> None:
         '<ir_version: 8, opset_import: ["": 17]> g (float[N,6] x, float[6] v) => (float[N] y) { y = MatMul(x, v) }'
     )
     model.graph.node[0].name = "product"
-    assert node_macs(model.SerializeToString(), 4) == {"product": 4 * 6}
+    assert node_macs(model.SerializeToString(), BuildOptions(Precision.FP32, BatchSpec(1, 4))) == {"product": 4 * 6}
 
 
 def test_multiply_adds_of_a_graph_are_those_of_the_formula() -> None:
-    counts = node_macs(gated.tiny("fp32", "batch").SerializeToString(), batch=2)
+    counts = node_macs(gated.tiny("fp32", "batch").SerializeToString(), BuildOptions(Precision.FP32, BatchSpec(1, 2)))
     assert counts["/net/conv"] == 2 * 32 * 16 * 16 * 27
     assert counts["/net/gate"] == 2 * 32 * 32
     assert counts["/net/logits"] == 2 * gated.CLASSES * 32

@@ -15,11 +15,13 @@ from onnx import helper
 
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions
+from radixrt.engines.tensorrt import build as plans
 from radixrt.engines.tensorrt.available import Gpu
 from radixrt.engines.tensorrt.rtx import target as tensorrt_rtx
 from radixrt.engines.tensorrt.rtx.plan_cost import PlanCost, plan_cost
 from radixrt.engines.tensorrt.rtx.target import TensorRtRtxTarget
 from radixrt.errors import InputError, UnavailableError
+from radixrt.export.sides import SideRange, Sides
 from radixrt.export.spec import BatchSpec, Precision
 from tests.networks import gated
 
@@ -163,3 +165,30 @@ def test_an_fp16_plan_moves_about_half_of_what_fp32_moves() -> None:
     half = plan_cost(gated.tiny("fp16", size=64).SerializeToString(), OPTIONS)
     assert 0.4 < half.bytes_moved / full.bytes_moved < 0.75
     assert half.macs == full.macs > 32 * 64 * 64 * 27
+
+
+# The profile is what a plan takes: from the lowest size to the highest, tuned for the middle one.
+def test_free_sides_become_the_profile_of_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 18]> g (float[batch,3,height,width] x) => (float[batch,3,height,width] y) '
+        "{ y = Relu(x) }"
+    )
+    onnx.save(model, tmp_path / "deploy.onnx")
+    seen: list[Any] = []
+    add = plans._add_profile
+
+    class Recording:
+        def __init__(self, builder: Any) -> None:
+            self.builder = builder
+
+        def create_optimization_profile(self) -> Any:
+            seen.append(self.builder.create_optimization_profile())
+            return seen[-1]
+
+    monkeypatch.setattr(plans, "_add_profile", lambda api, builder, *rest: add(api, Recording(builder), *rest))
+    sides = Sides(SideRange(320, 960, 32), SideRange(320, 640, 32))
+    options = BuildOptions(Precision.FP32, BatchSpec(1, 4), compute_capabilities=("8.6",), sides=sides)
+    built = registry.get("tensorrt-rtx").build(tmp_path / "deploy.onnx", tmp_path, options)
+    assert built.files[0].stat().st_size > 1000
+    ends = [tuple(shape) for shape in seen[0].get_shape("x")]
+    assert ends == [(1, 3, 320, 320), (4, 3, 640, 480), (4, 3, 960, 640)]
