@@ -358,7 +358,9 @@ def test_data_needs_no_deep_learning_library() -> None:
 
 
 def test_images_of_several_sizes_come_in_batches_of_one_size(tmp_path: Path) -> None:
-    images = load_data(str(write_classes(tmp_path)), SMALL).calibration.at((16, 16), (16, 32), (32, 16))
+    data = load_data(str(write_classes(tmp_path)), SMALL)
+    assert data.test is not None
+    images = data.test.at((16, 16), (16, 32), (32, 16))
     seen = [(batch.inputs[IMAGE_INPUT].shape, batch.names) for batch in images.batches(2)]
     assert {shape[2:] for shape, _ in seen} == {(16, 16), (16, 32), (32, 16)}
     assert sorted(name for _, names in seen for name in names) == sorted(images.names)
