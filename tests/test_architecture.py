@@ -80,7 +80,7 @@ WIDE = {
     "judge": 7,
     "load": 7,
     "sensitivity": 7,
-    "rewrite": 7,  # a command's options
+    "rewrite": 9,  # a command's options
 }
 WIDE |= {"recover": 7, "calibrate": 7}
 

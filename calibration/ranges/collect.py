@@ -18,6 +18,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,9 @@ def _stream(
     session = GraphSession(model, threads=threads, beside=True)
     batch = session.batch or 1
     saved = time.monotonic()
-    for feed, outputs in session.each(_after(_regroup(batches, batch), state.images), names):
+
+    def take(feed: Feed, outputs: dict[str, Array]) -> None:
+        nonlocal saved
         for i in range(length(feed)):
             sample = part(feed, i, i + 1)
             for observer in state.observers:
@@ -130,6 +133,16 @@ def _stream(
         if state_path is not None and time.monotonic() - saved > _SAVE_EVERY_S:
             save_state(state, state_path)
             saved = time.monotonic()
+
+    # In a thread of its own, which Ctrl-C does not reach: what is kept then holds every image whole.
+    with ThreadPoolExecutor(1) as worker:
+        behind: Future[None] | None = None
+        for feed, outputs in session.each(_after(_regroup(batches, batch), state.images), names):
+            if behind is not None:
+                behind.result()
+            behind = worker.submit(take, feed, outputs)
+        if behind is not None:
+            behind.result()
 
 
 def _observe(state: CollectState, probes: list[Probe], outputs: dict[str, Array], index: int) -> None:

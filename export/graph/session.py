@@ -135,7 +135,8 @@ class GraphSession:
     ) -> Iterator[tuple[Feed, dict[str, Array]]]:
         """Runs batches as for a call, and yields each with its tensors, in order; the next ones are computed meanwhile.
 
-        A batch smaller than the graph's own is filled up, and what came of that is left out.
+        A batch smaller than the graph's own is filled up, and what came of that is left out. Where the source of
+        batches fails, or the user stops it, those before come first.
         """
 
         def run(feed: Feed) -> dict[str, Array]:
@@ -145,19 +146,26 @@ class GraphSession:
 
         with ThreadPoolExecutor(self._beside) as workers:
             ahead: deque[tuple[Feed, Future[dict[str, Array]]]] = deque()
-            failure: Exception | None = None
-            try:
-                for feed in feeds:
-                    ahead.append((feed, workers.submit(run, feed)))
-                    if len(ahead) > self._beside:
-                        done, future = ahead.popleft()
-                        yield done, future.result()
-            except Exception as error:  # most often the source's own: what was begun before comes first
-                failure = error
-            while ahead:
-                done, future = ahead.popleft()
-                yield done, future.result()
-            if failure is not None:
+            source = iter(feeds)
+            failure: BaseException | None = None
+            while failure is None or ahead:
+                if failure is None and len(ahead) <= self._beside:
+                    try:
+                        feed = next(source)
+                    except (
+                        Exception,
+                        KeyboardInterrupt,
+                        SystemExit,
+                    ) as error:  # its end, too
+                        failure = error
+                    else:
+                        ahead.append((feed, workers.submit(run, feed)))
+                    continue
+                done, future = ahead[0]
+                tensors = future.result()
+                ahead.popleft()
+                yield done, tensors
+            if not isinstance(failure, StopIteration):
                 raise failure
 
     def over(

@@ -12,9 +12,9 @@ from unittest import mock
 
 import pytest
 
+from radixrt import machine as processor
 from radixrt.build.pipeline import Engine
 from radixrt.calibration.spec import CalibrationOptions, Method
-from radixrt.engines import machine as processor
 from radixrt.engines.base import Target
 from radixrt.engines.cpu.onnxruntime import OnnxRuntimeTarget
 from radixrt.engines.forms import choose as forms
