@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.networks import Run, Setting, built, prepared, runner, test_images
+from benchmarks.rivals import (
+    attempted,
+    opened_by_openvino,
+    openvino_rests,
+    quantised_by_nncf,
+    quantised_by_onnxruntime,
+)
 from radixrt.engines import registry
 from radixrt.engines.runners import logits_of
 from radixrt.export.feed import IMAGE_INPUT, joined, length, part
@@ -44,8 +50,6 @@ from radixrt.reuse import Reuse
 from radixrt.validate.measure.latency import LatencyOptions, measure
 from radixrt.validate.measure.parity import parity
 
-ROOT = Path(__file__).parents[1]
-PEER = ROOT / "build" / "peers" / "nncf"
 RESULTS = Path(__file__).parent / "results" / "peers"
 DETECTOR = "rapidocr"
 NETWORKS = ("resnest50", "seresnext50_32x4d", "skresnext50_32x4d", "mobilenetv3_large_100", DETECTOR)
@@ -76,63 +80,16 @@ class Ground:
 Peer = Callable[[Ground, ExitStack], dict[str, Run]]
 
 
-def peer_python() -> Path:
-    """Returns the Python that has NNCF, and makes its environment where it is missing."""
-    python = PEER / "bin" / "python"
-    if not (PEER / ".ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
-        wanted = ["nncf", f"openvino=={version('openvino')}"]
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *wanted], check=True)
-        (PEER / ".ready").touch()
-    return python
-
-
 def nncf(ground: Ground, stack: ExitStack) -> dict[str, Run]:
     """NNCF's INT8 on OpenVINO, what is not INT8 in each precision that this processor has."""
-    np.save(ground.folder / "images.npy", ground.images)
-    output = ground.folder / "nncf.xml"
-    script = Path(__file__).with_name("quantise_nncf.py")
-    command = [peer_python(), script, ground.graph, ground.folder / "images.npy", output]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
-    return {f"NNCF + OpenVINO, {rest}": openvino_runner(output, ground.setting.threads, rest) for rest in _rests()}
-
-
-def _rests() -> tuple[str, ...]:
-    import openvino as ov
-
-    offered = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return ("f32", "bf16") if "BF16" in offered else ("f32",)
-
-
-def openvino_runner(model: Path, threads: int, precision: str) -> Run:
-    """Opens a model as this project's own engines are opened, in a given inference precision."""
-    import openvino as ov
-
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": precision}
-    if threads:
-        config["INFERENCE_NUM_THREADS"] = threads
-    compiled = ov.Core().compile_model(str(model), "CPU", config)
-    request = compiled.create_infer_request()
-    return lambda feed: np.array(request.infer(dict(feed), share_inputs=True, share_outputs=True)[0])
+    output = quantised_by_nncf(ground.graph, ground.images, ground.folder)
+    opened = {rest: opened_by_openvino(output, ground.setting.threads, rest) for rest in openvino_rests()}
+    return {f"NNCF + OpenVINO, {rest}": logits_of(run) for rest, run in opened.items()}
 
 
 def onnx_runtime(ground: Ground, stack: ExitStack) -> dict[str, Run]:
     """ONNX Runtime on the unmodified file, and on what its own ``quantize_static`` makes of it."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # the library is not typed
-        def __init__(self) -> None:
-            self._rest = iter(ground.images)
-
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            image = next(self._rest, None)
-            return None if image is None else {IMAGE_INPUT: image[None]}
-
-    ready, output = ground.folder / "ready.onnx", ground.folder / "static.onnx"
-    quant_pre_process(str(ground.graph), str(ready))
-    kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-    quantize_static(str(ready), str(output), Reader(), per_channel=True, **kinds)
+    output = quantised_by_onnxruntime(ground.graph, {IMAGE_INPUT: ground.images}, ground.folder)
     target, found = registry.get("onnxruntime"), {}
     for name, file in (("ONNX Runtime", ground.graph), ("ONNX Runtime, quantize_static", output)):
         found[name] = runner(stack.enter_context(target.open(file, threads=ground.setting.threads)))
@@ -194,14 +151,6 @@ def source(name: str) -> str:
     return str(next((Path(rapidocr.__file__).parent / "models").glob("*det*.onnx")))
 
 
-def attempted(peer: Peer, ground: Ground, stack: ExitStack) -> dict[str, Run] | str:
-    """A peer's runners, or why there are none: other people's tools raise what they like."""
-    try:
-        return peer(ground, stack)
-    except Exception as error:
-        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
-
-
 def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Builds, times and judges every peer of one network; one that fails is a row with its reason."""
     size = args.detector_size if name == DETECTOR else args.input_size
@@ -216,7 +165,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
         found: dict[str, Run] = {}
         failed: dict[str, str] = {}
         for peer in args.peers:
-            made = attempted(PEERS[peer], ground, stack)
+            made = attempted(partial(PEERS[peer], ground, stack))
             if isinstance(made, str):
                 failed[peer] = made
             else:

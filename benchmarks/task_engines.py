@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from benchmarks.peers import peer_python
+from benchmarks.rivals import (
+    attempted,
+    opened_by_openvino,
+    openvino_rests,
+    quantised_by_nncf,
+    quantised_by_onnxruntime,
+)
 from radixrt.build.deploy import DeployOptions, deploy_graph
 from radixrt.calibration.spec import CalibrationOptions, Recovery
 from radixrt.engines import registry
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.session import Session
 from radixrt.errors import InputError
-from radixrt.export.feed import Feed, joined, length, part
+from radixrt.export.feed import Feed, joined
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.spec import Precision
 from radixrt.prepare import Prepared
@@ -37,36 +41,6 @@ ENGINES, REWRITTEN = "engines.json", "rewritten.onnx"
 BATCH = 8
 Answers = Mapping[str, NDArray[Any]]
 Run = Callable[[Feed], Answers]
-
-
-def quantised_by_onnxruntime(graph: Path, samples: Feed, folder: Path) -> Path:
-    """Quantises an ONNX file by ``quantize_static``, as its documentation says to."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._left = iter(range(length(samples)))
-
-        def get_next(self) -> dict[str, NDArray[Any]] | None:
-            index = next(self._left, None)
-            return None if index is None else dict(part(samples, index, index + 1))
-
-    ready, output = folder / "preprocessed.onnx", folder / "quantize_static.onnx"
-    quant_pre_process(str(graph), str(ready))
-    kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-    quantize_static(str(ready), str(output), Reader(), quant_format=QuantFormat.QDQ, per_channel=True, **kinds)
-    return output
-
-
-def quantised_by_nncf(graph: Path, images: NDArray[Any], folder: Path) -> Path:
-    """Quantises an ONNX file by NNCF's mixed preset."""
-    output = folder / "nncf.xml"
-    np.save(folder / "images.npy", images)
-    script = Path(__file__).with_name("quantise_nncf.py")
-    command = [peer_python(), script, graph, folder / "images.npy", output]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
-    return output
 
 
 def build(network: Prepared, args: argparse.Namespace, folder: Path, reuse: Reuse) -> dict[str, Any]:
@@ -111,7 +85,7 @@ def build(network: Prepared, args: argparse.Namespace, folder: Path, reuse: Reus
         (images,) = calibration.values()
         rivals[NNCF] = lambda: quantised_by_nncf(files[ORIGINAL], images, folder)
     for name, rival in rivals.items():
-        made = _attempted(rival)
+        made = attempted(rival)
         if isinstance(made, Path):
             files[name] = made
         else:
@@ -121,21 +95,13 @@ def build(network: Prepared, args: argparse.Namespace, folder: Path, reuse: Reus
     return said
 
 
-def _attempted(rival: Callable[[], Path]) -> Path | str:
-    """What a rival makes, or why it makes nothing: other people's tools raise what they like."""
-    try:
-        return rival()
-    except Exception as error:
-        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
-
-
 def opened(folder: Path, threads: int, stack: ExitStack) -> dict[str, Run]:
     """Every engine that :func:`build` left, as a function."""
     runs: dict[str, Run] = {}
     for name, path in json.loads((folder / ENGINES).read_text()).items():
         file = folder / path
         if name == NNCF:
-            runs |= {f"{name} with {rest}": _openvino(file, threads, rest) for rest in _rests()}
+            runs |= {f"{name} with {rest}": opened_by_openvino(file, threads, rest) for rest in openvino_rests()}
             continue
         target = registry.get("openvino" if file.suffix == ".xml" else "onnxruntime")
         runs[name] = _run_of(stack.enter_context(target.open(file, threads=threads)))
@@ -144,27 +110,3 @@ def opened(folder: Path, threads: int, stack: ExitStack) -> dict[str, Run]:
 
 def _run_of(session: Session) -> Run:
     return lambda feed: session.run(dict(feed))
-
-
-def _rests() -> tuple[str, ...]:
-    import openvino as ov
-
-    offered = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return ("f32", "bf16") if "BF16" in offered else ("f32",)
-
-
-def _openvino(model: Path, threads: int, rest: str) -> Run:
-    """Opens a model that computes what is not INT8 in ``rest``."""
-    import openvino as ov
-
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": rest}
-    if threads:
-        config["INFERENCE_NUM_THREADS"] = threads
-    compiled = ov.Core().compile_model(str(model), "CPU", config)
-    names = [output.get_any_name() for output in compiled.outputs]
-
-    def run(feed: Feed) -> dict[str, NDArray[Any]]:
-        results = compiled(dict(feed))
-        return {name: np.asarray(results[index]) for index, name in enumerate(names)}
-
-    return run

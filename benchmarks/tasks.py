@@ -159,7 +159,7 @@ def _whole(network: Prepared, output: str, numbers: NDArray[Any]) -> float:
     ONNX Runtime's sigmoid is exact to some 1e-7, whatever its result. Where no text is found, a detector's scores
     are of 1e-5 at most, of which that would be a large share.
     """
-    if network.kinds[output] in (OutputKind.SCORES, OutputKind.PROBABILITIES):
+    if network.kinds.get(output) in (OutputKind.SCORES, OutputKind.PROBABILITIES):
         return 1.0
     return max(float(np.abs(numbers).max()), 1e-9)
 
