@@ -40,9 +40,9 @@ from radixrt.calibration.int8 import power_ratio_db
 from radixrt.errors import InputError
 from radixrt.export.feed import IMAGE_INPUT, Feed, part
 from radixrt.export.graph.output_kind import OutputKind
+from radixrt.export.graph.session import onnx_outputs
 from radixrt.export.source.module_inputs import ModuleInputs
 from radixrt.export.source.randomise import fit_statistics
-from radixrt.export.source.reference import onnx_outputs
 from radixrt.export.spec import BatchSpec
 from radixrt.machine import instructions, machine
 from radixrt.options import DataOptions, ModelChoice

@@ -94,7 +94,7 @@ def torch_reference(
 
 def onnx_reference(graph: ir.Model) -> Reference:
     """An ONNX file in ONNX Runtime: its answers are those of the graph as it stands, its times those of an engine."""
-    from radixrt.export.source.reference import onnx_outputs
+    from radixrt.export.graph.session import onnx_outputs
 
     shape = graph.graph.inputs[0].shape
     size = shape[0] if shape is not None and isinstance(shape[0], int) else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from radixrt.errors import InputError, first_line
 from radixrt.export.feed import Feed, filled, length, part
 from radixrt.export.graph.facts import infer, static_dims
+from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, Sides, Size
 from radixrt.machine import cores
 
 Array = NDArray[Any]
@@ -58,6 +59,42 @@ def open_session(model: ir.Model | onnx.ModelProto, *, optimize: bool, threads: 
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def onnx_outputs(model: ir.Model | onnx.ModelProto) -> Callable[[Feed], dict[str, np.ndarray]]:
+    """A call from inputs by name to every output, the graph run as it stands. It must take the batch it is given."""
+    # A reference is what the graph says, not what a runtime makes of it.
+    session = open_session(model, optimize=False)
+    outputs = [output.name for output in session.get_outputs()]
+
+    def run(feed: Feed) -> dict[str, np.ndarray]:
+        found = session.run(outputs, dict(feed))
+        return dict(zip(outputs, found, strict=True))
+
+    return run
+
+
+def run_once(proto: onnx.ModelProto, batch: int = 1, *, sides: Sides | None = None) -> dict[str, np.ndarray]:
+    """Runs a graph on random images, as many as its batch says or, where it is free, ``batch``.
+
+    Whatever fails raises its own error.
+    """
+    return onnx_outputs(proto)(random_samples(proto, batch, sides.lowest if sides else None))
+
+
+def random_samples(proto: onnx.ModelProto, batch: int = 1, size: Size | None = None) -> dict[str, np.ndarray]:
+    """Inputs that a graph takes; ``batch`` of them where it does not say how many, of ``size`` where sides are free."""
+    random = np.random.default_rng(0)
+    free = dict(zip((HEIGHT_DIM, WIDTH_DIM), size or (0, 0), strict=True))
+    feed = {}
+    for value in proto.graph.input:
+        count, *sides = [side.dim_value or free.get(side.dim_param, 0) for side in value.type.tensor_type.shape.dim]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        shape = [count or batch, *sides]
+        # An integer may be an index, of which 0 and 1 are the likeliest to exist.
+        numbers = random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, 2, shape)
+        feed[value.name] = numbers.astype(dtype)
+    return feed
 
 
 class GraphSession:
@@ -152,11 +189,7 @@ class GraphSession:
                 if failure is None and len(ahead) <= self._beside:
                     try:
                         feed = next(source)
-                    except (
-                        Exception,
-                        KeyboardInterrupt,
-                        SystemExit,
-                    ) as error:  # its end, too
+                    except (Exception, KeyboardInterrupt, SystemExit) as error:  # its end, too
                         failure = error
                     else:
                         ahead.append((feed, workers.submit(run, feed)))

@@ -10,9 +10,8 @@ import onnx
 
 from radixrt.errors import InputError, first_line
 from radixrt.export.feed import Feed, part
-from radixrt.export.reader.opset import random_samples
+from radixrt.export.graph.session import onnx_outputs, random_samples
 from radixrt.export.sides import Size
-from radixrt.export.source.reference import onnx_outputs
 
 Run = Callable[[Feed], dict[str, np.ndarray]]
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import onnx
 
 from radixrt.errors import InputError, first_line
-from radixrt.export.reader.opset import random_samples
+from radixrt.export.graph.session import onnx_outputs, random_samples
 from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, SideRange, Sides, Size, Trial, noted, sides_in
-from radixrt.export.source.reference import onnx_outputs
 from radixrt.export.spec import FileChoice
 
 _IMAGE_RANK = 4

@@ -27,11 +27,12 @@ from onnx import TensorProto
 
 from radixrt.errors import InputError, first_line
 from radixrt.export.graph.save import PROTOBUF_LIMIT
+from radixrt.export.graph.session import run_once
 from radixrt.export.reader.batch import fixed_batch
 from radixrt.export.reader.image_sides import at_sides, free_sides, settle_sides, with_noted
 from radixrt.export.reader.operator_form import as_pairs
 from radixrt.export.reader.operators import check_operators
-from radixrt.export.reader.opset import OLDEST_OPSET, convert_opset, run_once
+from radixrt.export.reader.opset import OLDEST_OPSET, convert_opset
 from radixrt.export.reader.tensors import load_tensors, type_name
 from radixrt.export.sides import Sides, refuse_sides
 from radixrt.export.source.outputs import main_output

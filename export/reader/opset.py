@@ -13,8 +13,8 @@ import onnx.inliner
 import onnx.version_converter
 
 from radixrt.errors import InputError, first_line
-from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, Sides, Size
-from radixrt.export.source.reference import onnx_outputs
+from radixrt.export.graph.session import run_once
+from radixrt.export.sides import Sides
 
 OLDEST_OPSET = 18  # what the exporter writes
 
@@ -38,26 +38,3 @@ def convert_opset(proto: onnx.ModelProto, old: int, path: Path, sides: Sides | N
     if not same:
         raise InputError(f"{message} (the converted graph computes something else)")
     return converted
-
-
-def run_once(proto: onnx.ModelProto, batch: int = 1, *, sides: Sides | None = None) -> dict[str, np.ndarray]:
-    """Runs a graph on random images, as many as its batch says or, where it is free, ``batch``.
-
-    Whatever fails raises its own error.
-    """
-    return onnx_outputs(proto)(random_samples(proto, batch, sides.lowest if sides else None))
-
-
-def random_samples(proto: onnx.ModelProto, batch: int = 1, size: Size | None = None) -> dict[str, np.ndarray]:
-    """Inputs that a graph takes; ``batch`` of them where it does not say how many, of ``size`` where sides are free."""
-    random = np.random.default_rng(0)
-    free = dict(zip((HEIGHT_DIM, WIDTH_DIM), size or (0, 0), strict=True))
-    feed = {}
-    for value in proto.graph.input:
-        count, *sides = [side.dim_value or free.get(side.dim_param, 0) for side in value.type.tensor_type.shape.dim]
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        shape = [count or batch, *sides]
-        # An integer may be an index, of which 0 and 1 are the likeliest to exist.
-        numbers = random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, 2, shape)
-        feed[value.name] = numbers.astype(dtype)
-    return feed

@@ -29,7 +29,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from radixrt.export.graph.constants import constant
-from radixrt.export.reader.opset import run_once
+from radixrt.export.graph.session import run_once
 from radixrt.export.sides import Sides
 
 _UNARY = frozenset({"Abs", "Cast", "Celu", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish"})

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from radixrt.errors import RadixRTError
 from radixrt.export.feed import Feed, length, part, repeated
-from radixrt.export.graph.session import open_session
+from radixrt.export.graph.session import onnx_outputs
 from radixrt.export.source.module_inputs import ModuleInputs
 from radixrt.export.source.outputs import named_outputs
 
@@ -49,19 +49,6 @@ def torch_runner(
     """The same call to the logits alone, (N, classes)."""
     run = torch_outputs(module, inputs, logits)
     return lambda feed: next(iter(run(feed).values()))
-
-
-def onnx_outputs(model: ir.Model | onnx.ModelProto) -> Callable[[Feed], dict[str, np.ndarray]]:
-    """The same call, through onnxruntime on the CPU, the graph run as it stands. It must take the batch it is given."""
-    # A reference is what the graph says, not what a runtime makes of it.
-    session = open_session(model, optimize=False)
-    outputs = [output.name for output in session.get_outputs()]
-
-    def run(feed: Feed) -> dict[str, np.ndarray]:
-        found = session.run(outputs, dict(feed))
-        return dict(zip(outputs, found, strict=True))
-
-    return run
 
 
 def onnx_runner(model: ir.Model | onnx.ModelProto) -> Callable[[Feed], np.ndarray]:

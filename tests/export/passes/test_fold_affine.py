@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from radixrt.export.graph.session import onnx_outputs
 from radixrt.export.passes.fold_affine import FoldAffine
-from radixrt.export.source.reference import onnx_outputs
 from tests.networks.onnx_text import graph
 
 _SHAPES = {

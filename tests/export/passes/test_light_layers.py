@@ -66,3 +66,18 @@ def test_a_grouped_convolution_beside_it_refuses() -> None:
     (layer,) = LightLayers(lambda _: ("padded", "quicker"))(model).light_layers
     assert layer.form == "int8"
     assert "by groups" in layer.why
+
+
+def test_a_network_of_several_types_is_proved_too() -> None:
+    model = graph(
+        """net (float[1,8,6,6] input, int64[1,3] ids) => (float[1,8,6,6] output, bool[1,3] known, int64[1,3] twice)
+           <float[24,8,1,1] w, float[24,1,3,3] d, float[8,24,1,1] o> {
+            wide = Conv (input, w)
+            deep = Conv <group = 24, pads = [1, 1, 1, 1]> (wide, d)
+            output = Conv (deep, o)
+            known = Cast <to = 9> (ids)
+            twice = Add (ids, ids)
+        }"""
+    )
+    result = LightLayers(lambda _: ("padded", "quicker"))(model)
+    assert [layer.form for layer in result.light_layers] == ["padded"]

@@ -12,13 +12,13 @@ import torch
 
 from radixrt.errors import InputError
 from radixrt.export.graph.dimensions import evaluated
+from radixrt.export.graph.session import onnx_outputs
 from radixrt.export.graph.shapes import graph_sides
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.reader.onnx_file import read_onnx
 from radixrt.export.reader.sandbox import read_foreign, read_graph
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.sides import SideRange
-from radixrt.export.source.reference import onnx_outputs
 from radixrt.export.spec import FileChoice
 from tests.networks.dense import unet
 
