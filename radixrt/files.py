@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -118,3 +119,27 @@ def concerns(error: OSError, folder: Path) -> bool:
     """Says whether an error is about the folder being written, rather than about what was read for it."""
     named = isinstance(error.filename, (str, Path)) and Path(error.filename).is_relative_to(folder)
     return named or error.errno in _FULL
+
+
+def lock_file(path: Path, *, wait: bool = False) -> int:
+    """Makes a file and locks it; whoever holds it may remove it before closing the descriptor, which is given.
+
+    Args:
+        path: the file.
+        wait: for whoever holds it.
+
+    Raises:
+        BlockingIOError: somebody holds it, and is not waited for.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The holder before us may have removed the file while we waited for it: then this lock guards nothing.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)

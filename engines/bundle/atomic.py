@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -27,7 +26,7 @@ from types import TracebackType
 from typing_extensions import Self
 
 from radixrt.errors import InputError
-from radixrt.files import concerns, fsync, translate_disk_errors
+from radixrt.files import concerns, fsync, lock_file, translate_disk_errors
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -92,18 +91,13 @@ def exclusive(output: Path, *, reader: bool = False) -> Iterator[None]:
     path = lock_path(output)
     deadline = time.monotonic() + _READER_S
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The holder before us may have removed the file while we waited for it: then this lock guards nothing.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), path.stat()):
-                    break
-            os.close(descriptor)
-            continue
+            descriptor = lock_file(path)
+            break
         except BlockingIOError as error:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-            os.close(descriptor)
+            holder = ""
+            with contextlib.suppress(FileNotFoundError):
+                holder = path.read_bytes()[:32].decode("ascii", "replace").strip()
             # A writer leaves its number there at once; a reader leaves none and is gone in a moment.
             if not holder and time.monotonic() < deadline:
                 time.sleep(0.001)
@@ -112,9 +106,6 @@ def exclusive(output: Path, *, reader: bool = False) -> Iterator[None]:
             raise InputError(
                 f"{output} is being written by {who}: wait until it is done, or choose another output"
             ) from error
-        except OSError:
-            os.close(descriptor)
-            raise
     try:
         os.ftruncate(descriptor, 0)
         if not reader:

@@ -39,7 +39,7 @@ from typing_extensions import Self
 from radixrt.engines.bundle.manifest import FileEntry
 from radixrt.engines.cache.device import CacheEntry, prune
 from radixrt.engines.quiet import away
-from radixrt.files import cache_home, concerns, sha256_of, translate_disk_errors
+from radixrt.files import cache_home, concerns, lock_file, sha256_of, translate_disk_errors
 
 _ENTRY = "entry.json"
 _FILES = "files"
@@ -291,18 +291,11 @@ class StageCache:
 def _locked(path: Path) -> int | None:
     """Makes a file and locks it, waiting for whoever holds it; None where that cannot be."""
     with contextlib.suppress(OSError):
-        while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                with away():
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Its holder may have removed the file while we waited for it: then this lock guards nothing.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), path.stat()):
-                    return descriptor
-            os.close(descriptor)
+        try:
+            return lock_file(path)
+        except BlockingIOError:
+            with away():
+                return lock_file(path, wait=True)
     return None
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import glob
 import hashlib
 import os
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from radixrt.calibration.data.sets.coco import read_coco
 from radixrt.errors import InputError
-from radixrt.files import cache_home, sha256_of
+from radixrt.files import cache_home, lock_file, sha256_of
 from radixrt.options import CompileOptions
 from radixrt.recipe import CODE, NOT_PATHS, READ
 
@@ -151,9 +150,8 @@ def received(one: Input, files: Callable[[str], list[str]], piece: Callable[[str
     folder = cache_home() / "inputs" / one.sha256
     place = folder if one.folder else folder / Path(one.path).name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = lock_file(folder.with_suffix(".lock"), wait=True)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.exists():
             return place
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as scratch:
