@@ -18,7 +18,7 @@ from typing_extensions import Doc, Self
 from radixrt.engines.session import Array, Session
 from radixrt.errors import InputError, UnavailableError
 from radixrt.export.feed import Feed
-from radixrt.export.sides import Sides, filled
+from radixrt.export.sides import Sides
 from radixrt.export.spec import BatchSpec, Precision, Traits
 
 if TYPE_CHECKING:
@@ -119,10 +119,6 @@ class BuildOptions(PlanOptions):
     cache_dir: Path | None = field(default=None, kw_only=True)
     sides: Sides | None = field(default=None, kw_only=True)
     debug_tensors: tuple[str, ...] = field(default=(), kw_only=True)
-
-    def tuned(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The shape of a tensor that an engine is tuned for and looked into at; free dimensions are -1."""
-        return filled(shape, self.batch.opt, self.sides.free_of(self.sides.middle) if self.sides else ())
 
 
 @dataclass(frozen=True)

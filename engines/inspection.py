@@ -6,7 +6,16 @@ tables, which the command line draws; every time in them was measured, every est
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
 from pydantic import BaseModel, ConfigDict
+
+from radixrt.engines.session import Array, Session
+from radixrt.export.sides import free_middle, sized
+
+if TYPE_CHECKING:
+    from radixrt.engines.base import BuildOptions
 
 
 class _Frozen(BaseModel):
@@ -86,3 +95,12 @@ def measured(target: str, rows: tuple[LayerRow, ...], runs: int) -> Inspection:
         macs=None,
         notes=("Profiling slows each layer a little: the sum is more than the engine's latency.",),
     )
+
+
+def noise(session: Session, options: BuildOptions) -> dict[str, Array]:
+    """Inputs for an engine that is looked into, in the shapes that it is tuned for."""
+    random, free = np.random.default_rng(0), free_middle(options.sides)
+    return {
+        spec.name: random.normal(0, 1, sized(spec.shape, options.batch.opt, free)).astype(spec.dtype)
+        for spec in session.inputs
+    }

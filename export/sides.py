@@ -14,8 +14,8 @@ from typing import Literal
 
 from radixrt.errors import InputError
 
-HEIGHT_DIM, WIDTH_DIM = "height", "width"
-"""The symbolic dimensions of an image's sides."""
+BATCH_DIM, HEIGHT_DIM, WIDTH_DIM = "batch", "height", "width"
+"""The symbolic dimensions of a graph: the samples, and an image's sides."""
 LARGEST_SIDE = 8192
 _NOTE = "radixrt."
 
@@ -174,6 +174,11 @@ class Sides:
         return f"{self.height} x {self.width}"
 
 
+def free_middle(sides: Sides | None) -> tuple[int, ...]:
+    """The middle sizes of the sides that are free; none where none is."""
+    return () if sides is None else sides.free_of(sides.middle)
+
+
 def ranges_noted(sides: Sides) -> dict[str, str]:
     """The ranges as an ONNX file notes them in its metadata."""
     return {_NOTE + HEIGHT_DIM: str(sides.height), _NOTE + WIDTH_DIM: str(sides.width)}
@@ -203,7 +208,7 @@ def parse_size(text: str) -> Literal["fit"] | Size:
     return int(match[1]), int(match[2])
 
 
-def filled(shape: Sequence[int], batch: int, free: Sequence[int] = ()) -> tuple[int, ...]:
+def sized(shape: Sequence[int], batch: int, free: Sequence[int] = ()) -> tuple[int, ...]:
     """A shape with sizes in the place of its free dimensions.
 
     Args:

@@ -26,7 +26,7 @@ from radixrt.engines.runners import Outputs, logits_of, session_outputs
 from radixrt.engines.session import Session
 from radixrt.errors import InputError
 from radixrt.export.feed import Feed, length, part
-from radixrt.export.sides import Size
+from radixrt.export.sides import Size, spelt
 from radixrt.export.spec import BatchSpec
 from radixrt.fields import as_path
 from radixrt.files import make_room
@@ -216,9 +216,7 @@ class LoadedEngine:
         if size is not None and (sides is None or self._preprocess is None):
             raise InputError(f"{self.bundle.path} takes no choice of sizes: leave size out")
         if isinstance(size, tuple) and sides is not None and size not in sides:
-            raise InputError(
-                f"{self.bundle.path} takes images of {sides}, not {size[0]} x {size[1]}: name one of these"
-            )
+            raise InputError(f"{self.bundle.path} takes images of {sides}, not {spelt(size)}: name one of these")
 
     def _in_batches(
         self, images: Picture | Iterable[Picture] | Feed, size: Literal["fit"] | Size | None = None

@@ -63,11 +63,8 @@ class AskedSides:
         """
         if self.height is None and self.width is None:
             return None
-        own = (SideRange(side, side) for side in size[1:])
-        height, width = (
-            side if asked is None else asked for asked, side in zip((self.height, self.width), own, strict=True)
-        )
-        return Sides(height, width)
+        _, height, width = size
+        return Sides(self.height or SideRange(height, height), self.width or SideRange(width, width))
 
     def left_free(self, model: LoadedModel, inputs: ModuleInputs | None) -> Sides | None:
         """The sides that a network leaves free, of which the user named one or both; None where it leaves none.

@@ -97,8 +97,9 @@ class QuantSession:
         for layer in self.decision.layers:
             switches.add_layer(layer)
         self._read = {layer.name: layer.data.name or "" for layer, _ in self.layer_roots}
+        watched = set(self._read.values())
         for value, root in points:
-            switches.add_point(value, root, watched=(value.name or "") in self._read.values())
+            switches.add_point(value, root, watched=(value.name or "") in watched)
         self._session = GraphSession(switched, threads=threads, beside=True)
         self._no_shift = {layer.name: np.zeros(_channels(layer), np.float32) for layer in self.decision.layers}
 

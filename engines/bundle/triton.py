@@ -28,7 +28,7 @@ from radixrt.engines.bundle.atomic import AtomicFolder
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.bundle.manifest import Manifest, TensorInfo
 from radixrt.errors import InputError, UnavailableError
-from radixrt.export.sides import filled
+from radixrt.export.sides import free_middle, sized
 from radixrt.files import sha256_of, translate_disk_errors
 
 CONFIG_NAME = "config.pbtxt"
@@ -214,8 +214,7 @@ def _dims(tensor: TensorInfo, batched: bool) -> tuple[int, ...]:
 
 def _warm_dims(tensor: TensorInfo, manifest: Manifest, batched: bool) -> tuple[int, ...]:
     """The same with the middle sizes in the place of free sides: a request has sizes."""
-    sides = manifest.sides
-    whole = filled(tensor.shape, manifest.batch[1], sides.free_of(sides.middle) if sides is not None else ())
+    whole = sized(tensor.shape, manifest.batch[1], free_middle(manifest.sides))
     return whole[1:] if batched else whole
 
 

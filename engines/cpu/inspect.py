@@ -7,14 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.cpu.onnxruntime import OnnxRuntimeSession
 from radixrt.engines.cpu.openvino import OpenVinoSession
-from radixrt.engines.inspection import LayerRow
+from radixrt.engines.inspection import LayerRow, noise
 from radixrt.engines.layer_origin import Origins
-from radixrt.engines.session import Array, Session
 
 # The first runs allocate and settle; they are not counted.
 _WARM_UP = 3
@@ -25,7 +22,7 @@ def onnxruntime_layers(engine: Path, origins: Origins, options: BuildOptions, ru
     with tempfile.TemporaryDirectory() as folder:
         session = OnnxRuntimeSession(engine, options.threads, profile_prefix=Path(folder) / "profile")
         with session:
-            feeds = _noise(session, options)
+            feeds = noise(session, options)
             for _ in range(_WARM_UP + runs):
                 session.run(feeds)
             events = json.loads(session.end_profiling().read_text())
@@ -54,7 +51,7 @@ def onnxruntime_layers(engine: Path, origins: Origins, options: BuildOptions, ru
 def openvino_layers(engine: Path, origins: Origins, options: BuildOptions, runs: int) -> tuple[LayerRow, ...]:
     """Profiles an OpenVINO engine. What OpenVINO optimised away is left out."""
     with OpenVinoSession(engine, options.threads, profile=True) as session:
-        feeds = _noise(session, options)
+        feeds = noise(session, options)
         for _ in range(_WARM_UP):
             session.run(feeds)
         times: dict[str, float] = {}
@@ -82,8 +79,3 @@ def _onnxruntime_precision(arguments: dict[str, Any]) -> str:
     for tensor in arguments.get("input_type_shape", ()):
         return str(next(iter(tensor)))
     return ""
-
-
-def _noise(session: Session, options: BuildOptions) -> dict[str, Array]:
-    random = np.random.default_rng(0)
-    return {spec.name: random.normal(0, 1, options.tuned(spec.shape)).astype(spec.dtype) for spec in session.inputs}

@@ -16,7 +16,7 @@ from radixrt.engines.base import BuildOptions, Progress
 from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.debug import mark_debug
 from radixrt.errors import InputError
-from radixrt.export.sides import filled
+from radixrt.export.sides import sized
 from radixrt.export.spec import Precision
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def _add_profile(
             )
         profile = profile or builder.create_optimization_profile()
         ends = zip((batch.min, batch.opt, batch.max), sizes, strict=True)
-        smallest, tuned, largest = (api.trt.Dims(filled(shape, count, free)) for count, free in ends)
+        smallest, tuned, largest = (api.trt.Dims(sized(shape, count, free)) for count, free in ends)
         profile.set_shape(tensor.name, smallest, tuned, largest)
     if profile is not None:
         config.add_optimization_profile(profile)

@@ -11,10 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from radixrt.engines.base import BuildOptions
-from radixrt.engines.inspection import LayerRow
+from radixrt.engines.inspection import LayerRow, noise
 from radixrt.engines.layer_origin import Origins
 from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.session import CudaSession
@@ -27,10 +25,7 @@ def plan_layers(api: TrtApi, engine: Path, origins: Origins, options: BuildOptio
     # A captured graph hides its layers from the profiler.
     with CudaSession(api, engine, use_graph=False) as session:
         described = layers_of(session.describe())
-        random = np.random.default_rng(0)
-        feeds = {
-            spec.name: random.normal(0, 1, options.tuned(spec.shape)).astype(spec.dtype) for spec in session.inputs
-        }
+        feeds = noise(session, options)
         for _ in range(_WARM_UP):
             session.run(feeds)
         times: dict[str, float] = {}

@@ -15,10 +15,9 @@ from math import prod
 import onnx_ir as ir
 
 from radixrt.export.graph.shapes import Sizes, concretise
-from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, Sides, ranges_noted
+from radixrt.export.sides import BATCH_DIM, HEIGHT_DIM, WIDTH_DIM, Sides, ranges_noted
 
-_BATCH_DIM = "batch"
-_FACTORS = (_BATCH_DIM, HEIGHT_DIM, WIDTH_DIM)
+_FACTORS = (BATCH_DIM, HEIGHT_DIM, WIDTH_DIM)
 
 
 def name_dimensions(model: ir.Model, sides: Sides) -> None:

@@ -34,11 +34,10 @@ from radixrt.export.reader.operator_form import as_pairs
 from radixrt.export.reader.operators import check_operators
 from radixrt.export.reader.opset import OLDEST_OPSET, convert_opset
 from radixrt.export.reader.tensors import load_tensors, type_name
-from radixrt.export.sides import Sides, refuse_sides
+from radixrt.export.sides import BATCH_DIM, Sides, refuse_sides
 from radixrt.export.source.outputs import main_output
 from radixrt.export.spec import BatchSpec, FileChoice
 
-BATCH_DIM = "batch"
 _IR_VERSION = 8  # of opset 18; before 4, weights had to be inputs as well
 _LARGEST_VALUE = 1 << 29  # elements: 2 GB of float32; a 64-channel map of 1024 x 1024 is 1 << 26
 _NAMES = ("name", "input", "output", "op_type", "domain", "dim_param", "overload")

@@ -17,8 +17,7 @@ import onnx_ir as ir
 from radixrt.errors import InputError, first_line
 from radixrt.export.feed import Feed, length, shapes
 from radixrt.export.graph.origin import NAME_SCOPES, set_module
-from radixrt.export.reader.onnx_file import BATCH_DIM
-from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, Sides, Size, refuse_sides
+from radixrt.export.sides import BATCH_DIM, HEIGHT_DIM, WIDTH_DIM, Sides, Size, refuse_sides
 from radixrt.export.source.module_inputs import ModuleInputs, parameters
 from radixrt.export.source.outputs import OUTPUT_NAME, NamedOutputs, named_outputs
 from radixrt.export.source.quiet import quiet
@@ -27,7 +26,7 @@ from radixrt.export.spec import BatchSpec, InputSpec
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BATCH_DIM", "OUTPUT_NAME", "capture"]
+__all__ = ["OUTPUT_NAME", "capture"]
 
 
 def capture(

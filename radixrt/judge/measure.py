@@ -15,6 +15,7 @@ from radixrt.engines.runners import Outputs, OutputsRunner, engine_names, sessio
 from radixrt.engines.session import Session
 from radixrt.errors import InputError
 from radixrt.export.feed import Feed, length, part, repeated
+from radixrt.export.sides import free_middle
 from radixrt.export.spec import BatchSpec
 from radixrt.judge.at_sizes import at_other_sizes
 from radixrt.judge.outputs import MatchedOutputs, match_outputs
@@ -47,8 +48,7 @@ def with_costs(verdict: Verdict, target: Target, engine: Path, deploy: Path, bui
     Raises:
         RadixRTError: a process of its own could not run the engine.
     """
-    free = build.sides.free_of(build.sides.middle) if build.sides is not None else ()
-    cold = cold_start(target, engine, threads=build.threads, batch=build.batch.min, free=free)
+    cold = cold_start(target, engine, threads=build.threads, batch=build.batch.min, free=free_middle(build.sides))
     costs = {name: getattr(cold, name) for name in ("load_ms", "first_inference_ms", "peak_bytes")}
     assert verdict.latency is not None
     method = verdict.latency.method.model_copy(update=costs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from radixrt.errors import InputError
-from radixrt.export.sides import SideRange, Sides, filled, parse_size, refuse_sides
+from radixrt.export.sides import SideRange, Sides, parse_size, refuse_sides, sized
 
 WIDE = Sides(SideRange(320, 960, 32), SideRange(320, 960, 32))
 
@@ -82,7 +82,7 @@ def test_a_network_that_fails_at_the_largest_says_which() -> None:
 def test_free_dimensions_take_their_places() -> None:
     sides = Sides(SideRange(48, 48), SideRange(160, 640, 32))
     assert sides.free_of((48, 320)) == (320,)
-    assert filled((-1, 3, 48, -1), 4, (320,)) == (4, 3, 48, 320)
+    assert sized((-1, 3, 48, -1), 4, (320,)) == (4, 3, 48, 320)
     assert sides.outside((-1, 3, 48, -1), (1, 3, 48, 170)) == "a side of 170 is not one of 160..640:32"
 
 

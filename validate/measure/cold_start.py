@@ -75,7 +75,7 @@ def measure_here(target: str, engine: Path, threads: int, batch: int, *free: int
     import numpy as np
 
     from radixrt.engines.registry import load
-    from radixrt.export.sides import filled
+    from radixrt.export.sides import sized
 
     opener = load(target)
     opener.capability()
@@ -83,7 +83,7 @@ def measure_here(target: str, engine: Path, threads: int, batch: int, *free: int
     session = opener.open(engine, threads=threads)
     opened = time.perf_counter()
     with session:
-        feeds = {spec.name: np.zeros(filled(spec.shape, batch, free), spec.dtype) for spec in session.inputs}
+        feeds = {spec.name: np.zeros(sized(spec.shape, batch, free), spec.dtype) for spec in session.inputs}
         before = time.perf_counter()
         session.run(feeds)
         after = time.perf_counter()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from radixrt.calibration.data.preparation import Origin
 from radixrt.export.graph.output_kind import OutputKind
+from radixrt.export.sides import spelt
 from radixrt.validate.quality import Accuracy, Metric
 from radixrt.validate.report.summary import change, count, figure, milliseconds, percent, size
 from radixrt.validate.schema import Candidate, DriftRow, Latency, LatencyMethod, LayerTime, Parity, Report
@@ -237,7 +238,7 @@ def steadiness(latency: Latency) -> str:
 
 def at_size(method: LatencyMethod) -> str:
     """The size of the timed images, to begin a sentence with, where the engine takes several."""
-    return f"Images of {method.image[0]} x {method.image[1]}; " if method.image is not None else ""
+    return f"Images of {spelt(method.image)}; " if method.image is not None else ""
 
 
 def latency_method(latency: Latency) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from radixrt.export.sides import spelt
 from radixrt.validate.gates import LATENCY_GATES, engine_row, float_row, floating, of_outputs
 from radixrt.validate.measure.findings import UNSTEADY
 from radixrt.validate.measure.rounds import ratio
@@ -188,7 +189,7 @@ def _tiles(report: Report) -> Iterator[Tile]:
 
 
 def _image(latency: Latency) -> str:
-    return "" if (image := latency.method.image) is None else f", {image[0]} x {image[1]}"
+    return "" if (image := latency.method.image) is None else f", {spelt(image)}"
 
 
 def _closeness(parity: Parity, of: str) -> Iterator[Tile]:

@@ -25,7 +25,7 @@ from radixrt.engines.tensorrt.api import TrtApi
 from radixrt.engines.tensorrt.build import build_plan
 from radixrt.errors import InputError, UnavailableError
 from radixrt.export.graph.dimensions import evaluated
-from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM
+from radixrt.export.sides import BATCH_DIM, HEIGHT_DIM, WIDTH_DIM
 
 _BITS = {
     "Float": 32,
@@ -208,7 +208,7 @@ def node_macs(graph: bytes, options: BuildOptions) -> dict[str, int]:
     model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load_from_string(graph)))
     batch = options.batch.max
     middle = options.sides.middle if options.sides is not None else ()
-    sizes = {"batch": batch, **dict(zip((HEIGHT_DIM, WIDTH_DIM), middle, strict=False))}
+    sizes = {BATCH_DIM: batch, **dict(zip((HEIGHT_DIM, WIDTH_DIM), middle, strict=False))}
     counts: dict[str, int] = {}
     for node in model.graph:
         if node.op_type not in ("Conv", "Gemm", "MatMul") or node.name is None:
