@@ -8,6 +8,9 @@ import sys
 from dataclasses import dataclass
 from unittest import mock
 
+COMMAND = (sys.executable, "-c", "import sys; sys.argv[0] = 'radixrt'; from radixrt.cli import main; main()")
+"""``radixrt`` in a process of its own."""
+
 
 @dataclass(frozen=True)
 class Done:

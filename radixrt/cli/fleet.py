@@ -72,7 +72,7 @@ def _shown() -> Iterator[Callable[[Progress], None]]:
 
 
 def table(progress: Progress) -> Table:
-    """The rows under way, those that went wrong, and the latest that are done; how long the rest takes."""
+    """The rows under way, and as many of those that went wrong and are done as fit; how long the rest takes."""
     rows = list(progress.rows.values())
     title = f"{progress.over} of {len(rows)} rows, {_left(progress)}"
     found = Table(title=title, title_justify="left", box=None, pad_edge=False, expand=True)
@@ -82,7 +82,7 @@ def table(progress: Progress) -> Table:
     found.add_column("what came of it", ratio=1)
     wrong = [row for row in rows if row.state in ("failed", "missed")]
     done = [row for row in rows if row.state == "done"]
-    for row in [*wrong, *done][: MOST_ROWS - len(progress.running)]:
+    for row in [*wrong, *done][: max(0, MOST_ROWS - len(progress.running))]:
         # A report has the rest of a verdict.
         said = row.reason or _said(row.model_copy(update={"verdict": row.verdict.partition(":")[0]}))
         found.add_row(Text(row.name), Text(row.state, COLOURS[row.state]), Text(said))

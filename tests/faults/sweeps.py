@@ -16,7 +16,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from onnx import numpy_helper
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.cache.results import StageCache
 from radixrt.fleet.schema import Sweep, SweepRow
+from tests.cli_runner import COMMAND
 from tests.engines.bundle.bundles import tiny_network
 
 ROWS = 6
@@ -36,7 +36,6 @@ LONGEST_S = 1800.0
 LOOKS = 1800
 """How often it is looked, ten times a second, whether the processes of a killed command are gone."""
 FILES = {"index.html", "junit.xml", "rows", "sweep.csv", "sweep.json"}
-COMMAND = "import sys; sys.argv[0] = 'radixrt'; from radixrt.cli import main; main()"
 
 
 def write_recipe(work: Path, rows: int, **options: object) -> Path:
@@ -91,7 +90,7 @@ class SweepHarness:
         """The same command each time; it leads a process group, as one that a shell started does."""
         with (self.work / "log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-c", COMMAND, "sweep", "recipe.toml", "--output", self.output, "--jobs", self.jobs],
+                [*COMMAND, "sweep", "recipe.toml", "--output", self.output, "--jobs", self.jobs],
                 cwd=self.work,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

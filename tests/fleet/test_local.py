@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from radixrt.fleet.schema import Sweep
-from tests.cli_runner import radixrt
+from tests.cli_runner import COMMAND, radixrt
 from tests.engines.bundle.bundles import tiny_network
 from tests.photographs import write_photographs
 from tests.remote.loopback import MISSING, Loopback
 
 pytest.importorskip("ray")
 
-COMMAND = "import sys; sys.argv[0] = 'radixrt'; from radixrt.cli import main; main()"
 RECIPE = """
 model = ["first.onnx", "second.onnx"]
 data = "photographs"
@@ -51,7 +49,7 @@ def test_ctrl_c_keeps_finished_rows_and_a_device_measures_its_own(tmp_path: Path
         (tmp_path / "recipe.toml").write_text(RECIPE + DEVICE.format(loop))
         words = ["sweep", "recipe.toml", "--output", "sweep", "--jobs", "1"]
         process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *words],
+            [*COMMAND, *words],
             cwd=tmp_path,
             env={**os.environ, "RAY_memory_monitor_refresh_ms": "0"},
             stderr=subprocess.PIPE,

@@ -106,3 +106,17 @@ def test_devices_take_their_targets_from_this_machine() -> None:
     assert [name.removeprefix("resnest-nano-elpv-fp16-") for name in found] == [
         "tensorrt-orin", "tensorrt-pi", "onnxruntime-pi",
     ]  # fmt: skip
+
+
+def test_the_live_table_shows_what_runs_where_more_runs_than_fits() -> None:
+    from radixrt.cli.fleet import MOST_ROWS, table
+    from radixrt.fleet.schema import SweepRow
+    from radixrt.fleet.sweep import Progress
+
+    names = [f"row{i}" for i in range(2 * MOST_ROWS)]
+    rows = {
+        name: SweepRow(name=name, key=name, model="m", precision="fp32", target="t", batch="1", state="failed")
+        for name in names
+    }
+    shown = table(Progress(rows, running=names[MOST_ROWS - 2 :]))
+    assert shown.row_count == MOST_ROWS + 2

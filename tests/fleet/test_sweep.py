@@ -17,13 +17,12 @@ import pytest
 
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.fleet.schema import Sweep
-from tests.cli_runner import radixrt
+from tests.cli_runner import COMMAND, radixrt
 from tests.engines.bundle.bundles import tiny_network
 from tests.photographs import write_photographs
 
 ray = pytest.importorskip("ray")
 
-COMMAND = "import sys; sys.argv[0] = 'radixrt'; from radixrt.cli import main; main()"
 RECIPE = """
 model = ["tiny.onnx", "broken.onnx", "dies.py:make", {model = "leaves.py:make", name = "a"},
          {model = "leaves.py:make", name = "b"}]
@@ -91,7 +90,7 @@ def test_one_row_that_cannot_be_and_one_machine_that_leaves_end_nothing_else(tmp
     recipe.write_text(RECIPE)
     # In a process of its own: Ray keeps the way it proves itself from a process's first cluster to its last.
     words = ["sweep", str(recipe), "--output", str(output), "--address", address]
-    done = subprocess.run([sys.executable, "-c", COMMAND, *words], stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([*COMMAND, *words], stderr=subprocess.PIPE, text=True)
     assert done.returncode == 3 and "2 of 5 rows failed" in done.stderr, done.stderr
     rows = {row.model.rpartition("/")[2].partition(".")[0] + row.name[0]: row for row in Sweep.read(output).rows}
     # The file is called what the user calls it, also where it was sent to.
