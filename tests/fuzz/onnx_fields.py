@@ -40,6 +40,9 @@ from tests.networks import gated
 from tests.networks.onnx_files import CHANNELS, images, in_half, operator_form, outputs, se_net
 
 SECONDS = 60
+"""Of processor time for one file, so that a busy machine, or one that stops the fuzzer for a while, ends none."""
+LONGEST_WAIT_S = 3_600
+"""Of time on the clock: a file that waits for ever uses no processor."""
 MEMORY = 8 << 30
 TAKEN, REFUSED, BROKEN, ENDED = 0, 2, 70, 71
 FILES_A_FORK = 64
@@ -293,7 +296,8 @@ def _child(numbers: range, folder: Path, there: int) -> None:
         path = folder / f"input-{os.getppid()}.onnx"
         os.dup2(os.open(path.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         for seed in numbers:
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            signal.alarm(LONGEST_WAIT_S)
             content, whole, source = changed(seed)
             try:
                 code = read_once(content, path, source) if whole is None else check_varied(whole, path, seed)
