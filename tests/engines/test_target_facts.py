@@ -23,8 +23,9 @@ KNOWS_NAMES = {
     "engines/cpu",
     "engines/tensorrt",
     "engines/registry.py",
-    # Ships in bundles as run.py and stands alone there: it has no registry to ask.
+    # Ship in bundles and stand alone there: they have no registry to ask.
     "engines/bundle/run_bundle.py",
+    "engines/bundle/bundle_files.py",
     # A list of installed packages, one of which is called like a target.
     "radixrt/reuse.py",
 }

@@ -35,6 +35,8 @@ def test_a_bundle_reads_back_and_its_engine_runs(tmp_path: Path) -> None:
     names = [entry.name for entry in bundle.manifest.files]
     assert names == [
         "answers.py",
+        "bundle_files.py",
+        "bundle_plan.py",
         "cuda_driver.py",
         "cuda_graph.py",
         "deploy.onnx",

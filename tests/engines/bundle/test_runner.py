@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,25 +13,23 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import radixrt.calibration.data
-from radixrt.engines.bundle.runner import LEGACY_NAME, write_legacy_graph
+from radixrt.engines.bundle.runner import LEGACY_NAME, travelling_modules, write_legacy_graph
 from tests.engines.bundle.bundles import tiny_network
 
 
 @pytest.fixture
-def runner(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """run.py as a module: it finds pixels.py beside it, which here lies in another package."""
-    monkeypatch.syspath_prepend(radixrt.calibration.data.__path__[0])
-    before = sys.dont_write_bytecode
-    yield importlib.import_module("radixrt.engines.bundle.run_bundle")
-    sys.dont_write_bytecode = before
+def plans(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """What builds plans beside run.py: it finds modules beside it, which here lie in other packages."""
+    for module in travelling_modules():
+        monkeypatch.syspath_prepend(str(module.parent))
+    return importlib.import_module("bundle_plan")
 
 
 def content(**changes: object) -> dict[str, Any]:
     return {"target": "tensorrt-rtx", "deploy": "deploy.onnx", "batch": [1, 4], "precision": "fp32"} | changes
 
 
-def test_a_real_plan_is_built(tmp_path: Path, runner: ModuleType) -> None:
+def test_a_real_plan_is_built(tmp_path: Path, plans: ModuleType) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     tiny_network(tmp_path / "deploy.onnx", "batch")
 
@@ -42,33 +38,33 @@ def test_a_real_plan_is_built(tmp_path: Path, runner: ModuleType) -> None:
     # The only thing that a device would answer and this machine cannot: which GPU to compile for.
     here.ComputeCapability = SimpleNamespace(CURRENT=trt.ComputeCapability.SM86)
     plan = tmp_path / "plans" / "it.plan"
-    runner.build_plan(content(), tmp_path, plan, here)
+    plans.build_plan(content(), tmp_path, plan, here)
     assert plan.stat().st_size > 1000
     assert [path.name for path in plan.parent.iterdir()] == ["it.plan"]
 
 
 # A build takes minutes: that its plan has no place to go must be heard before.
-def test_a_plan_that_has_no_place_is_refused_before_it_is_built(tmp_path: Path, runner: ModuleType) -> None:
+def test_a_plan_that_has_no_place_is_refused_before_it_is_built(tmp_path: Path, plans: ModuleType) -> None:
     (tmp_path / "deploy.onnx").write_bytes(b"graph")
     (tmp_path / "plans").write_text("a file is where the folder should be")
     old = OldTensorRt()
-    with pytest.raises(runner.BadInputError, match=r"it\.plan cannot be written .*--plan"):
-        runner.build_plan(content(target="tensorrt"), tmp_path, tmp_path / "plans" / "it.plan", old)
+    with pytest.raises(plans.BadInputError, match=r"it\.plan cannot be written .*--plan"):
+        plans.build_plan(content(target="tensorrt"), tmp_path, tmp_path / "plans" / "it.plan", old)
     assert old.parsed is None
 
 
 # Two bundles of one network differ in the batches that they take: the plan of one does not serve the other.
 @pytest.mark.parametrize("change", [{"batch": [1, 8]}, {"precision": "fp16"}, {"target": "tensorrt"}])
 def test_a_plan_is_found_again_for_the_same_bundle_and_device_only(
-    tmp_path: Path, runner: ModuleType, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
+    tmp_path: Path, plans: ModuleType, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     listed = {"files": [{"name": "deploy.onnx", "sha256": "0" * 64}]}
     orin = SimpleNamespace(name=lambda: "Orin", compute_capability=lambda: (8, 7))
-    first = runner.plan_path(content(**listed), OldTensorRt, orin)
-    assert first == runner.plan_path(content(**listed), OldTensorRt, orin)
+    first = plans.plan_path(content(**listed), OldTensorRt, orin)
+    assert first == plans.plan_path(content(**listed), OldTensorRt, orin)
     assert first.parent == tmp_path / "radixrt" / "plans"
-    assert first != runner.plan_path(content(**listed, **change), OldTensorRt, orin)
+    assert first != plans.plan_path(content(**listed, **change), OldTensorRt, orin)
 
 
 class OldTensorRt:
@@ -98,11 +94,11 @@ class OldTensorRt:
         return SimpleNamespace(parse=lambda data: [setattr(self, "parsed", data), True][1])
 
 
-def test_tensorrt_8_gets_flags_and_the_older_graph(tmp_path: Path, runner: ModuleType) -> None:
+def test_tensorrt_8_gets_flags_and_the_older_graph(tmp_path: Path, plans: ModuleType) -> None:
     (tmp_path / "deploy.onnx").write_bytes(b"typed graph of opset 18")
     (tmp_path / LEGACY_NAME).write_bytes(b"older graph")
     old = OldTensorRt()
-    runner.build_plan(content(target="tensorrt", precision="int8"), tmp_path, tmp_path / "it.plan", old)
+    plans.build_plan(content(target="tensorrt", precision="int8"), tmp_path, tmp_path / "it.plan", old)
     assert old.parsed == b"older graph"
     assert old.flags == ["FP16", "INT8"]
     assert old.network_flags == 1
@@ -162,16 +158,16 @@ def test_a_graph_that_tensorrt_8_reads_is_not_written_twice(tmp_path: Path) -> N
         ({"compute_capabilities": ["8.6", "12.0"]}, r"built for SM 8\.6 or 12\.0, this GPU is SM 8\.7"),
     ],
 )
-def test_a_plan_for_something_else_is_refused(runner: ModuleType, built_for: dict[str, Any], said: str) -> None:
+def test_a_plan_for_something_else_is_refused(plans: ModuleType, built_for: dict[str, Any], said: str) -> None:
     orin = SimpleNamespace(compute_capability=lambda: (8, 7))
-    runner.refuse_other_device({"built_for": None}, OldTensorRt, orin)
-    with pytest.raises(runner.UnavailableError, match=said):
-        runner.refuse_other_device({"built_for": built_for}, OldTensorRt, orin)
+    plans.refuse_other_device({"built_for": None}, OldTensorRt, orin)
+    with pytest.raises(plans.UnavailableError, match=said):
+        plans.refuse_other_device({"built_for": built_for}, OldTensorRt, orin)
 
 
-def test_portable_plans_are_taken(runner: ModuleType) -> None:
+def test_portable_plans_are_taken(plans: ModuleType) -> None:
     orin = SimpleNamespace(compute_capability=lambda: (8, 7))
     built = {"library_version": "8.5.1", "version_compatible": True}
-    runner.refuse_other_device({"built_for": built}, OldTensorRt, orin)
+    plans.refuse_other_device({"built_for": built}, OldTensorRt, orin)
     built = {"compute_capabilities": ["8.0"], "hardware_compatible": True}
-    runner.refuse_other_device({"built_for": built}, OldTensorRt, orin)
+    plans.refuse_other_device({"built_for": built}, OldTensorRt, orin)

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import radixrt.calibration.data
-import radixrt.engines.tensorrt
+from radixrt.engines.bundle.runner import travelling_modules
 from radixrt.engines.tensorrt.cuda_driver import load_driver
 from tests.engines.tensorrt import recorded_api, simulated_cuda
 from tests.engines.tensorrt.test_session import Graphs
@@ -28,20 +27,24 @@ PROFILES = [(1, 1), (4, 4), (2, 8)]
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    for package in (radixrt.calibration.data, radixrt.engines.tensorrt):
-        monkeypatch.syspath_prepend(package.__path__[0])
+    for module in travelling_modules():
+        monkeypatch.syspath_prepend(str(module.parent))
     monkeypatch.setattr(importlib.import_module("cuda_graph"), "find_driver", lambda: None)
     before = sys.dont_write_bytecode
-    found = importlib.import_module("radixrt.engines.bundle.run_bundle")
-    monkeypatch.setattr(found, "WARM_S", 0)
-    yield found
+    monkeypatch.setattr(importlib.import_module("bundle_plan"), "WARM_S", 0)
+    yield importlib.import_module("radixrt.engines.bundle.run_bundle")
     sys.dont_write_bytecode = before
+
+
+@pytest.fixture
+def plans(runner: ModuleType) -> ModuleType:
+    return sys.modules["bundle_plan"]
 
 
 class Plan:
     """Doubles its input N x 3, with three profiles. A context knows the shapes and addresses of its profile alone."""
 
-    def __init__(self, runner: ModuleType, version: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, plans: ModuleType, version: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         simulated_cuda.install_cuda_python(monkeypatch)
         cuda = load_driver()
         self.context = cuda.Device(0).retain_primary_context()
@@ -70,7 +73,7 @@ class Plan:
             },
         )
         (folder / "engine.plan").write_bytes(b"plan")
-        self.engine = runner.TensorRt(folder / "engine.plan", self.trt, cuda, {})
+        self.engine = plans.PlanEngine(folder / "engine.plan", self.trt, cuda, "tensorrt", cuda.Device(0))
 
     def _mode(self, name: str) -> Any:
         return self.trt.TensorIOMode.INPUT if name == "input" else self.trt.TensorIOMode.OUTPUT
@@ -96,9 +99,9 @@ class Plan:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_each_batch_runs_in_the_narrowest_profile_that_fits(
-    version: str, runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    version: str, plans: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = Plan(runner, version, tmp_path, monkeypatch)
+    plan = Plan(plans, version, tmp_path, monkeypatch)
     assert plan.engine.ranges == PROFILES
     for size in (1, 4, 3, 8, 4, 1):
         batch = np.random.default_rng(size).normal(size=(size, 3)).astype(np.float32)
@@ -108,9 +111,9 @@ def test_each_batch_runs_in_the_narrowest_profile_that_fits(
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_device_has_a_clock_of_its_own(
-    version: str, runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    version: str, runner: ModuleType, plans: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = Plan(runner, version, tmp_path, monkeypatch)
+    plan = Plan(plans, version, tmp_path, monkeypatch)
     batch = {"input": np.ones((4, 3), np.float32)}
     before = simulated_cuda.STATE.copies
     assert plan.engine.device_times(batch, 5) == ([0.25] * 5, False)
@@ -122,9 +125,9 @@ def test_the_device_has_a_clock_of_its_own(
 # Launches cost the processor more than a small network costs the GPU: what is timed is one recorded graph.
 @pytest.mark.parametrize(("refused", "old"), [("", False), ("", True), ("cuGraphInstantiate", False)])
 def test_the_kernels_are_recorded_where_they_can_be(
-    refused: str, old: bool, runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refused: str, old: bool, plans: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = Plan(runner, "10.16", tmp_path, monkeypatch)
+    plan = Plan(plans, "10.16", tmp_path, monkeypatch)
     driver = Graphs(refused, old=old)
     driver.work = plan.engine.execute
     monkeypatch.setattr(sys.modules["cuda_graph"], "find_driver", lambda: driver)
@@ -135,11 +138,9 @@ def test_the_kernels_are_recorded_where_they_can_be(
 
 # TensorRT's own logger writes to stdout (seen with 8.5.3), where whoever asked for --json reads.
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_tensorrt_says_goes_to_stderr(
-    version: str, runner: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_tensorrt_says_goes_to_stderr(version: str, plans: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     trt = recorded_api.load(version, {})
-    logger = runner.logger_of(trt, ("ERROR", "WARNING"))
+    logger = plans.logger_of(trt, ("ERROR", "WARNING"))
     for name in ("ERROR", "WARNING", "INFO"):
         logger.log(f"Severity.{name}", f"{name} was said")
     found = capsys.readouterr()
@@ -147,48 +148,49 @@ def test_what_tensorrt_says_goes_to_stderr(
 
 
 # What a smaller GPU or a crowded one does: one sentence, and nothing left behind.
-def test_a_gpu_without_room_says_so(runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Plan(runner, "8.6", tmp_path, monkeypatch)
+def test_a_gpu_without_room_says_so(plans: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(plans, "8.6", tmp_path, monkeypatch)
     plan.engine.run({"input": np.ones((1, 3), np.float32)})
     simulated_cuda.STATE.room = 30
-    with pytest.raises(runner.UnavailableError, match=r"no room for input of shape \(4, 3\)"):
+    with pytest.raises(plans.UnavailableError, match=r"no room for input of shape \(4, 3\)"):
         plan.engine.run({"input": np.ones((4, 3), np.float32)})
     plan.engine.close()
     gc.collect()
     assert simulated_cuda.STATE.addresses == {} and plan.engine.engine is None
     full = recorded_api.load("8.6", {"ICudaEngine.create_execution_context": lambda *_: None})
-    with pytest.raises(runner.UnavailableError, match="more memory than is free"):
-        runner.TensorRt(tmp_path / "engine.plan", full, load_driver(), {})
+    cuda = load_driver()
+    with pytest.raises(plans.UnavailableError, match="more memory than is free"):
+        plans.PlanEngine(tmp_path / "engine.plan", full, cuda, "tensorrt", cuda.Device(0))
 
 
 # A machine without cuBLAS and cuDNN must leave their tactics out; each version knows other sources.
 @pytest.mark.parametrize("version", ["8.5", "8.6", "10.16", "11.4"])
-def test_tactics_come_from_the_sources_that_are_named(version: str, runner: ModuleType) -> None:
+def test_tactics_come_from_the_sources_that_are_named(version: str, plans: ModuleType) -> None:
     given: list[int] = []
     trt = recorded_api.load(version, {"IBuilderConfig.set_tactic_sources": lambda _, bits: given.append(bits) or True})
     config = trt.IBuilderConfig()
-    runner.choose_tactics(config, trt, ["jit_convolutions", "EDGE_MASK_CONVOLUTIONS"])
-    runner.choose_tactics(config, trt, ["none"])
+    plans.choose_tactics(config, trt, ["jit_convolutions", "EDGE_MASK_CONVOLUTIONS"])
+    plans.choose_tactics(config, trt, ["none"])
     names = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
     assert given == [sum(1 << int(getattr(trt.TacticSource, name)) for name in names), 0]
-    with pytest.raises(runner.BadInputError, match=r"no tactics of CUTLASS: name .*EDGE_MASK"):
-        runner.choose_tactics(config, trt, ["cutlass"])
+    with pytest.raises(plans.BadInputError, match=r"no tactics of CUTLASS: name .*EDGE_MASK"):
+        plans.choose_tactics(config, trt, ["cutlass"])
 
 
 # A check that has ten minutes builds sooner; 8.5 has no levels, only a heuristic.
 @pytest.mark.parametrize(("version", "level", "flags"), [("8.5", 2, 1), ("8.5", 4, 0), ("8.6", 2, 0), ("11.4", 5, 0)])
-def test_how_long_the_builder_may_search(version: str, level: int, flags: int, runner: ModuleType) -> None:
+def test_how_long_the_builder_may_search(version: str, level: int, flags: int, plans: ModuleType) -> None:
     seen: list[Any] = []
     trt = recorded_api.load(version, {"IBuilderConfig.set_flag": lambda _, flag: seen.append(flag.name)})
     config = trt.IBuilderConfig()
-    runner.choose_level(config, trt, level)
+    plans.choose_level(config, trt, level)
     assert seen == ["ENABLE_TACTIC_HEURISTIC"] * flags
     assert version == "8.5" or config.builder_optimization_level == level
 
 
 # A second build on the device takes minutes less; timings of another device must not decide.
 def test_timings_are_taken_and_those_of_another_device_left(
-    runner: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plans: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, used = tmp_path / "timings", []  # type: ignore[var-annotated]
     accepted = {b"": True, b"mine": True, b"others": False}
@@ -205,7 +207,7 @@ def test_timings_are_taken_and_those_of_another_device_left(
     for content in (None, b"mine", b"others"):
         if content is not None:
             file.write_bytes(content)
-        runner.load_timings(config, file)
+        plans.load_timings(config, file)
     assert used == [b"", b"mine", b"others", b""]
     assert "another device or version" in capsys.readouterr().err
 
