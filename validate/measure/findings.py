@@ -22,6 +22,7 @@ NOISY_DB = 20.0
 MOSTLY = 0.7
 SHIFT_TOLERANCE = 0.02
 SURE = 0.9
+MENDED = 0.2  # of the error of two classes, what may be left when they are changed back
 MOST_LAYERS = 3
 MOST_CLASS_PAIRS = 5
 UNSTEADY = "the times are not steady"
@@ -95,11 +96,12 @@ def logit_findings(reference: Floats, engine: Floats, head: Head = _UNKNOWN) -> 
     correlation = np.nan_to_num(_correlate(reference, engine))
     partner = correlation.argmax(axis=1)
     title = [head.name(i) for i in range(width)]
-    swaps = [
-        (i, int(partner[i]))
-        for i in range(width)
-        if partner[i] > i and partner[partner[i]] == i and correlation[i, partner[i]] > max(SURE, correlation[i, i])
-    ]
+    swaps = []
+    for i, j in ((i, int(partner[i])) for i in range(width) if partner[i] > i and partner[partner[i]] == i):
+        # Classes that rise and fall together correlate either way: changing them back must mend the error as well.
+        straight, crossed = (np.square(engine[:, pair] - reference[:, [i, j]]).sum() for pair in ([i, j], [j, i]))
+        if correlation[i, j] > max(SURE, correlation[i, i]) and crossed < MENDED * straight:
+            swaps.append((i, j))
     return [
         Finding.doubt(
             "two classes are swapped",

@@ -45,6 +45,14 @@ def test_noise_and_noise_alone_is_no_swap() -> None:
     assert logit_findings(reference, np.random.default_rng(3).normal(size=reference.shape)) == []
 
 
+# A thousand classes and a dozen images: some two rise and fall together, and the least rounding tells them apart wrong.
+def test_classes_that_go_together_are_no_swap() -> None:
+    random = np.random.default_rng(2)  # a seed by which two correlate crosswise better than with themselves
+    reference = random.normal(size=(16, 3)) @ random.normal(size=(3, 1000))
+    engine = reference + 0.05 * random.normal(size=reference.shape)
+    assert logit_findings(reference, engine) == []
+
+
 def test_overflow_is_named() -> None:
     reference, engine, _ = logits(20, 0.1)
     engine[5] = np.inf
