@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.calibration.int8 import channel_amax, channel_scales, dequantize, quantize
+from radixrt.calibration.int8 import QMAX, channel_amax, channel_scales, dequantize, quantize
 
 Array = NDArray[Any]
 
@@ -68,8 +68,10 @@ def _closest(
     weight: Array, axis: int, scales_at: Callable[[float], NDArray[np.float32]]
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Each channel at the widening of its scale that leaves it closest to the original."""
-    # No pair is larger than twice the largest weight, which at twice the scale is 127.
-    scales = np.stack([scales_at(float(widening)) for widening in np.linspace(1.0, 2.0, 2 * _STEPS + 1)])
+    # No pair is larger than twice the largest weight, which at the coarsest scale is 64, exactly: so a channel of equal
+    # weights, such as the average of a window, is what it was.
+    widenings = [*np.linspace(1.0, 2.0, 2 * _STEPS, endpoint=False), 2 * QMAX / MOST]
+    scales = np.stack([scales_at(float(widening)) for widening in widenings])
     rows = np.moveaxis(weight, axis, 0)
     integers, chosen = np.empty(rows.shape, np.int8), np.empty(len(rows), np.float32)
     block = max(_BLOCK * len(rows) // max(rows.size, 1), 1)

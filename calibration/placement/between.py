@@ -72,4 +72,6 @@ def _integral(value: ir.Value | None, known: set[int]) -> bool:
         return False
     if node.op_type in _GATES:
         return not is_wide(root) or _integral(node.inputs[0], known)
+    if node.op_type == "Concat":  # of points, as a convolution in one piece for each group leaves it
+        return is_wide(root) and all(v is not None and id(root_of(v)) in known for v in node.inputs)
     return node.op_type in _ELEMENTWISE and all(_integral(v, known) for v in node.inputs)

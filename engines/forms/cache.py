@@ -66,7 +66,7 @@ class _File(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # A new way of measuring is a new number: old answers are then no answers.
-    schema_version: Literal[7] = 7
+    schema_version: Literal[8] = 8
     entries: list[_Entry] = []
 
 

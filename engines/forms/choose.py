@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -164,11 +165,14 @@ def grouped_conv_chooser(measurer: Measurer) -> ChooseForm:
 def pool_chooser_for(
     target: Target, precision: Precision, cache: Path | None = None, *, threads: int = 0
 ) -> ChoosePoolForm:
-    """Returns what decides between average pooling with a 1x1 convolution and one strided convolution.
+    """Returns what decides how average pooling before a 1x1 convolution is written.
 
-    Where nothing can be measured the pair stays: one convolution multiplies as often as the window has pixels.
+    Where nothing can be measured the pair stays: one convolution multiplies as often as the window has pixels. A
+    depthwise one is asked for where the target runs what lies between INT8 layers in integers.
     """
     measurer = measurer_for(target, precision, cache, threads=threads)
+    integers = precision is Precision.INT8 and target.traits.int8_between
+    forms: dict[str, PoolForm] = {form: form for form in get_args(PoolForm) if form != "depthwise" or integers}
 
     def choose(shape: PoolConvShape) -> tuple[PoolForm, str]:
         if isinstance(measurer, str):
@@ -176,9 +180,9 @@ def pool_chooser_for(
         if shape.conv.height is None or shape.conv.width is None:
             return "pool", "the image size is open, so nothing could be measured"
         how = (measurer.precision, measurer.target.traits)
-        makers = {name: _maker(pool_conv_graph, shape, name, *how) for name in ("pool", "conv")}
+        makers = {name: _maker(pool_conv_graph, shape, name, *how) for name in forms}
         answer = measurer.choose("pool-conv", f"{shape} pads {shape.conv.pads} / {shape.pool_stride}", makers)
-        return ("conv" if answer.form == "conv" else "pool"), f"{measurer.target.name}: {answer.why}"
+        return forms[answer.form], f"{measurer.target.name}: {answer.why}"
 
     return choose
 

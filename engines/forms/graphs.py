@@ -25,7 +25,7 @@ from radixrt.export.graph.facts import static_dims
 from radixrt.export.graph.writer import Attributes, GraphWriter
 from radixrt.export.passes.conv_shape import ConvShape, Form
 from radixrt.export.passes.grouped_conv import GroupedConv
-from radixrt.export.passes.light_layers import LightForm, LightShape
+from radixrt.export.passes.light_layers import LightForm, LightLayers, LightShape
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.passes.pool_conv import PoolConv, PoolConvShape, PoolForm
 from radixrt.export.spec import Precision, Traits
@@ -47,9 +47,9 @@ def grouped_conv_graph(shape: ConvShape, form: Form, precision: Precision, trait
 
 
 def pool_conv_graph(shape: PoolConvShape, form: PoolForm, precision: Precision, traits: Traits) -> ir.Model:
-    """Returns AveragePool, Conv 1x1 and Relu, or the one convolution that stands for the first two.
+    """Returns AveragePool, Conv 1x1 and Relu, the first two in one form.
 
-    In INT8 the graph is quantised as a target of such traits wants it.
+    In INT8 the graph is quantised as a target of such traits wants it, a depthwise convolution with it.
 
     Raises:
         ValueError: the shape's height or width is open.
@@ -80,7 +80,10 @@ def pool_conv_graph(shape: PoolConvShape, form: PoolForm, precision: Precision, 
     )
     model = network.finish(_conv_relu(network, pooled, point))
     model = PoolConv(lambda _: (form, ""))(model).model
-    return _quantised(model, traits) if precision is Precision.INT8 else model
+    if precision is not Precision.INT8:
+        return model
+    found = LightLayers(lambda _: ("int8", ""))(model)
+    return _quantised(found.model, traits, {layer.node: Timed(True, "") for layer in found.light_layers})
 
 
 def light_graph(shape: LightShape, form: LightForm, target: Target) -> ir.Model:

@@ -8,10 +8,12 @@ After, one of (see :mod:`radixrt.export.passes.conv_shape`)::
 
     keep                 y = Conv(x, W, b, group=G)
     split                x_1 .. x_G = Split(x);  y_i = Conv(x_i, W_i, b_i);  y = Concat(y_1 .. y_G)
+                         a Relu or Clip that alone reads y moves in front of the Concat, to each y_i
     merge, dense         y = Conv(x, blockdiag(W), b, group=G/factor)
 
 Which one is the caller's choice, shape by shape; each is exact in real arithmetic. Depthwise convolutions are never
-touched. A convolution whose weight is not a constant, or which is not 2-D, keeps its form, and the record says so.
+touched. Engines join an activation to a convolution; behind a Concat it would be an operation of its own, and in INT8 a
+float one. A convolution whose weight is not a constant, or which is not 2-D, keeps its form, and the record says so.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from radixrt.export.graph.constants import array_of, is_constant
+from radixrt.export.graph.facts import activation_after
 from radixrt.export.graph.origin import module_of
 from radixrt.export.graph.writer import Attribute, GraphWriter
 from radixrt.export.passes.base import Pass
@@ -53,8 +56,10 @@ class GroupedConv(Pass):
                 continue
             form, why = (KEEP, conv) if isinstance(conv, str) else self.choose(conv.shape)
             if isinstance(conv, _GroupedConv) and form != KEEP:
-                new = _split(conv, writer) if form.kind == "split" else _widen(conv, form, writer)
-                writer.commit(node.outputs[0], new)
+                if form.kind == "split":
+                    writer.commit(activation_after(node.outputs[0]), _split(conv, writer))
+                else:
+                    writer.commit(node.outputs[0], _widen(conv, form, writer))
                 changed = True
             records.append(GroupedConvRecord(name=module_of(node), groups=groups, form=str(form), why=why))
         return PassResult(model, modified=changed, grouped_convs=tuple(records))
@@ -102,7 +107,8 @@ def _widen(conv: _GroupedConv, form: Form, writer: GraphWriter) -> ir.Value:
 
 def _split(conv: _GroupedConv, writer: GraphWriter) -> ir.Value:
     node, groups, output = conv.node, conv.shape.groups, conv.node.outputs[0]
-    base = node.name or output.name
+    base, last = node.name or output.name, activation_after(output)
+    activation = last.producer() if last is not output else None
     width_in, width_out = conv.shape.in_channels // groups, conv.shape.out_channels // groups
     sizes = writer.integers([width_in] * groups, f"split_sizes_{groups}x{width_in}")
     pieces = writer.ops(
@@ -129,10 +135,17 @@ def _split(conv: _GroupedConv, writer: GraphWriter) -> ir.Value:
             node_name=f"{base}_{i}",
             instead_of=node,
         )
-        results.append(result)
+        results.append(result if activation is None else _activated(activation, result, writer))
     return writer.op(
-        "Concat", results, f"{output.name}_{base}_joined", {"axis": 1}, node_name=f"{base}_concat", instead_of=node
+        "Concat", results, f"{last.name}_{base}_joined", {"axis": 1}, node_name=f"{base}_concat", instead_of=node
     )
+
+
+def _activated(activation: ir.Node, value: ir.Value, writer: GraphWriter) -> ir.Value:
+    """A group's result behind the activation of the whole."""
+    inputs, name = [value, *activation.inputs[1:]], f"{value.name}_activated"
+    attributes = dict(activation.attributes)
+    return writer.op(activation.op_type, inputs, name, attributes, shape=value.shape, origin=activation)
 
 
 def _with_channels(value: ir.Value, channels: int) -> ir.Shape | None:

@@ -1,26 +1,30 @@
-"""Average pooling followed by a 1x1 convolution can be one strided convolution.
+"""Average pooling followed by a 1x1 convolution can be one strided convolution, or a depthwise one before it.
 
 Before::
 
     p = AveragePool(x, kernel_shape=(a, b), strides=s, pads=q)
     y = Conv(p, W, c, kernel_shape=(1, 1), strides=t)          W: (out, in/G, 1, 1)
 
-After::
+After, one of::
 
-    y = Conv(x, W' , c, kernel_shape=(a, b), strides=s*t, pads=q)      W'[o, i, u, v] = W[o, i, 0, 0] / (a b)
+    pool         as it was
+    depthwise    p = Conv(x, 1/(ab), kernel_shape=(a, b), strides=s, pads=q, group=in);  y = Conv(p, W, c)
+    conv         y = Conv(x, W', c, kernel_shape=(a, b), strides=s*t, pads=q)    W'[o, i, u, v] = W[o, i, 0, 0] / (ab)
 
 An average over a full window is a convolution with the constant 1/(ab), and two linear maps compose. It is exact
 where every window counts ``a b`` pixels: there is no padding, or ``count_include_pad`` counts it. It is refused
 where a window hangs over the edge (``ceil_mode`` adds one and divides by the pixels inside), where the 1x1
 convolution pads on its own (its padding lies after the bias-free average, outside the image), and where somebody
-else reads the pooled tensor. It trades a pass over the image for ``a b`` times the multiplications, so whether it
+else reads the pooled tensor. One convolution trades a pass over the image for ``a b`` times the multiplications; a
+depthwise one is for runtimes whose INT8 kernels of convolutions are better than those of poolings. So whether either
 pays is measured (or, for a plan, counted), never assumed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -50,14 +54,14 @@ class PoolConvShape:
         return f"average pool {self.conv.kernel[0]}x{self.conv.kernel[1]} + 1x1 as {self.conv}"
 
 
-PoolForm = Literal["pool", "conv"]
+PoolForm = Literal["pool", "depthwise", "conv"]
 ChoosePoolForm: TypeAlias = Callable[[PoolConvShape], tuple[PoolForm, str]]
-"""Says whether the pair stays (``pool``) or becomes one convolution (``conv``), and why."""
+"""Says which of its three forms a pair gets, and why."""
 
 
 @dataclass(frozen=True)
 class PoolConv(Pass):
-    """Turns average pooling and a 1x1 convolution into one convolution where that is exact and the chooser says so.
+    """Turns average pooling before a 1x1 convolution into a convolution where that is exact and the chooser says so.
 
     Shapes must be inferred. There is a record for each exact pair, and a refusal for each that is not exact.
 
@@ -86,8 +90,10 @@ class PoolConv(Pass):
             form, why = self.choose(shape)
             records.append(PoolConvRecord(name=module_of(conv), form=form, why=why))
             if form == "conv":
-                writer.commit(conv.outputs[0], _write(pair, shape.conv, writer))
-                changed = True
+                writer.commit(conv.outputs[0], _joined(pair, shape.conv, writer))
+            elif form == "depthwise":
+                writer.commit(pair.pool.outputs[0], _depthwise(pair, shape, writer))
+            changed |= form != "pool"
         return PassResult(model, modified=changed, refused=tuple(refused), pool_convs=tuple(records))
 
 
@@ -194,18 +200,30 @@ def _windows_fit(whole: ConvShape, stride: tuple[int, int]) -> bool:
     )
 
 
-def _write(pair: PoolConvPair, whole: ConvShape, writer: GraphWriter) -> ir.Value:
+def _depthwise(pair: PoolConvPair, shape: PoolConvShape, writer: GraphWriter) -> ir.Value:
+    whole, pooled = shape.conv, pair.pool.outputs[0]
+    weight = np.full((whole.in_channels, 1, *whole.kernel), 1 / math.prod(whole.kernel), array_of(pair.weight).dtype)
+    inputs = [pair.data, writer.constant(weight, f"{pooled.name}_avg{whole.kernel[0]}x{whole.kernel[1]}")]
+    attributes = _attributes(replace(whole, groups=whole.in_channels, stride=shape.pool_stride))
+    name = f"{pooled.name}_depthwise"
+    return writer.op("Conv", inputs, name, attributes, shape=pooled.shape, instead_of=pair.pool)
+
+
+def _joined(pair: PoolConvPair, whole: ConvShape, writer: GraphWriter) -> ir.Value:
     height, width = whole.kernel
     point = array_of(pair.weight)
     # Divided in float64 and rounded once: an area that is a power of two stays exact, any other is the nearest.
     spread = np.tile(point.astype(np.float64) / (height * width), (1, 1, height, width)).astype(point.dtype)
     weight = writer.constant(spread, f"{pair.weight.name}_avg{height}x{width}")
-    attributes: dict[str, Attribute] = {
-        "group": whole.groups,
-        "kernel_shape": whole.kernel,
-        "strides": whole.stride,
-        "dilations": whole.dilation,
-        "pads": whole.pads,
-    }
     inputs = [pair.data, weight, *pair.conv.inputs[2:]]
-    return writer.op("Conv", inputs, f"{pair.conv.outputs[0].name}_joined", attributes, instead_of=pair.conv)
+    return writer.op("Conv", inputs, f"{pair.conv.outputs[0].name}_joined", _attributes(whole), instead_of=pair.conv)
+
+
+def _attributes(shape: ConvShape) -> dict[str, Attribute]:
+    return {
+        "group": shape.groups,
+        "kernel_shape": shape.kernel,
+        "strides": shape.stride,
+        "dilations": shape.dilation,
+        "pads": shape.pads,
+    }

@@ -44,10 +44,13 @@ class GroupedConvRecord(_Frozen):
 
 
 class PoolConvRecord(_Frozen):
-    """The form one average pooling before a 1x1 convolution got: ``pool``, as it was, or ``conv``, one convolution."""
+    """The form one average pooling before a 1x1 convolution got.
+
+    ``pool``, as it was; ``depthwise``, a convolution before that one; ``conv``, one convolution with it.
+    """
 
     name: str
-    form: Literal["pool", "conv"]
+    form: Literal["pool", "depthwise", "conv"]
     why: str
 
 

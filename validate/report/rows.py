@@ -318,7 +318,7 @@ def grouped_conv_rows(report: Report) -> list[Row]:
 
 def pool_conv_rows(report: Report) -> list[Row]:
     """The forms of average poolings before 1x1 convolutions."""
-    forms = {"pool": "as it was", "conv": "one convolution"}
+    forms = {"pool": "as it was", "depthwise": "a depthwise convolution", "conv": "one convolution"}
     return [(record.name, forms[record.form], record.why) for record in report.rewrite.pool_convs]
 
 

@@ -17,13 +17,13 @@ from radixrt.calibration.ranges.collect import calibrate
 from radixrt.engines.base import BuildOptions
 from radixrt.engines.cpu.hard_swish import HardSwishParts
 from radixrt.engines.cpu.integer_gates import saturating_sums
-from radixrt.engines.cpu.onnxruntime import session_options
 from radixrt.engines.registry import get
 from radixrt.export.graph.equivalence import Proof
 from radixrt.export.graph.session import GraphSession
 from radixrt.export.passes.light_layers import LightForm, LightLayers
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.spec import Precision
+from tests.engines.cpu.kernels import kernels
 from tests.networks.mobile import images, mobile
 from tests.networks.residual import logits
 
@@ -39,16 +39,6 @@ def placed(form: LightForm, swish: str) -> tuple[ir.Model, ir.Model]:
     model, report = rewrite(mobile(swish=swish), options)
     table = calibrate(model, [{"input": images(16)}])
     return model, place(model, table, PlacementOptions(TARGET.traits, timed=timed_layers(report)))[0]
-
-
-def kernels(engine: Path, folder: Path) -> Counter[str]:
-    """The operators that ONNX Runtime runs."""
-    import onnxruntime as ort
-
-    options = session_options(1)
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
-    ort.InferenceSession(str(engine), options, providers=["CPUExecutionProvider"])
-    return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
 
 
 @pytest.mark.parametrize("swish", ["HardSwish", "SiLU"])

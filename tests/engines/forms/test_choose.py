@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -32,7 +33,7 @@ from radixrt.errors import InputError
 from radixrt.export.attention.forms import AttentionForm, Combine, Parts
 from radixrt.export.passes.conv_shape import DENSE, KEEP, SPLIT, ConvShape, Form, candidates
 from radixrt.export.passes.pipeline import RewriteOptions, rewrite
-from radixrt.export.passes.pool_conv import PoolConvShape
+from radixrt.export.passes.pool_conv import PoolConvShape, PoolForm
 from radixrt.export.spec import Precision
 from tests.networks.convolutions import run as run_ort
 
@@ -292,10 +293,13 @@ def test_only_what_the_placement_quantises_is_measured_in_int8(form: Form, quant
 
 def test_pool_candidates_are_equal() -> None:
     x = np.random.default_rng(0).standard_normal((1, 8, 9, 9)).astype(np.float32)
-    pair, single = (pool_conv_graph(AVD, form, Precision.FP32, TRAITS) for form in ("pool", "conv"))
+    forms: tuple[PoolForm, ...] = get_args(PoolForm)
+    pair, light, single = (pool_conv_graph(AVD, form, Precision.FP32, TRAITS) for form in forms)
     assert [n.op_type for n in pair.graph] == ["AveragePool", "Conv", "Relu"]
+    assert [n.op_type for n in light.graph] == ["Conv", "Conv", "Relu"]
     assert [n.op_type for n in single.graph] == ["Conv", "Relu"]
-    np.testing.assert_allclose(run_ort(single, x), run_ort(pair, x), atol=1e-5, rtol=0)
+    for other in (light, single):
+        np.testing.assert_allclose(run_ort(other, x), run_ort(pair, x), atol=1e-5, rtol=0)
 
 
 def test_half_precision_graphs_are_half() -> None:

@@ -79,6 +79,25 @@ def test_chooser_sees_the_graphs_shape(shape: ConvShape) -> None:
 SHAPE = ConvShape(1, 16, 16, 4, (3, 3), pads=(1, 1, 1, 1), height=6, width=6)
 
 
+# Engines join an activation to the convolution before it, not to a Concat: each group gets its own.
+@pytest.mark.parametrize("bounds", [(), (-2.0, 7.0)], ids=["relu", "clip"])
+def test_a_split_takes_the_activation_along(bounds: tuple[float, ...]) -> None:
+    model, kind = conv_model(SHAPE), "Clip" if bounds else "Relu"
+    limits = [constant(f"bound{i}", np.asarray(bound, np.float32)) for i, bound in enumerate(bounds)]
+    for limit in limits:
+        model.graph.register_initializer(limit)
+    conv = model.graph[0].outputs[0]
+    behind = ir.Node("", kind, [conv, *limits], outputs=[activation("activated", list(conv.shape or []))])  # type: ignore[arg-type]
+    model.graph.append(behind)
+    model.graph.outputs[0] = behind.outputs[0]
+    x = whole(np.random.default_rng(5), 1, 16, 6, 6)
+    want = run(model, x)
+    changed = GroupedConv(always(SPLIT))(clone(model)).model
+    assert [node.op_type for node in changed.graph][-1] == "Concat"
+    assert [node.op_type for node in changed.graph].count(kind) == 4
+    np.testing.assert_array_equal(run(changed, x), want)
+
+
 # Later stages speak of modules: no form may lose where a node came from, and the record must name it.
 @pytest.mark.parametrize("form", [SPLIT, DENSE, Form("merge", 2)])
 def test_origin_is_kept(form: Form) -> None:

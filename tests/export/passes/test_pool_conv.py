@@ -62,8 +62,9 @@ def image(size: tuple[int, int]) -> NDArray[np.float32]:
     return whole(np.random.default_rng(1), 1, 4, *size)
 
 
-# The one convolution must give the pair's numbers, or the pair must be refused, whatever the sizes and the padding.
+# Each form must give the pair's numbers, or the pair must be refused, whatever the sizes and the padding.
 @given(
+    st.sampled_from(["depthwise", "conv"]),
     st.tuples(st.integers(6, 11), st.integers(6, 11)),
     st.tuples(st.integers(1, 3), st.integers(1, 3)),
     st.tuples(st.integers(1, 3), st.integers(1, 3)),
@@ -75,6 +76,7 @@ def image(size: tuple[int, int]) -> NDArray[np.float32]:
 )
 @settings(max_examples=60, deadline=None)
 def test_pair_and_convolution_agree(
+    form: PoolForm,
     size: tuple[int, int],
     kernel: tuple[int, int],
     stride: tuple[int, int],
@@ -99,7 +101,7 @@ def test_pair_and_convolution_agree(
         unit=float(kernel[0] * kernel[1]),
     )
     want = run(original, image(size))
-    result = PoolConv(to_conv)(clone(original))
+    result = PoolConv(lambda shape: (form, "asked for"))(clone(original))
     model = result.model
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     got = run(model, image(size))
