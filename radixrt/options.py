@@ -193,7 +193,7 @@ class GateOptions(GateLimits):
 class TimingOptions:
     """What is timed."""
 
-    latency_rounds: Annotated[int, Field(ge=1), Doc("Timed rounds per batch size; at least 10 are taken.")] = 30
+    latency_rounds: Annotated[int, Field(ge=1), Doc("Timed rounds per batch size; at least 10 are taken.")] = 20
     against: Annotated[
         str | Path | Sequence[str | Path], Doc("Also time `compile` (torch.compile, minutes) or an earlier BUNDLE.")
     ] = ()

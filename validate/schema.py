@@ -137,7 +137,8 @@ class MachineReading(_Frozen):
 class LatencyMethod(_Frozen):
     """How the times were taken.
 
-    ``rounds`` are those that count and ``repeated_rounds`` those that other work disturbed, which were taken again;
+    ``rounds`` are those that count and ``repeated_rounds`` those that other work disturbed, which were taken again; in
+    each a runner runs for ``settle_ms`` before its times count, and for ``timed_ms`` then, back to back;
     ``others_cores`` is how many cores other processes kept busy in the rounds that count; ``load`` is the one-minute
     load average. ``peak_bytes`` is the peak resident memory of a process that opens the engine and runs it once.
     ``image`` is the height and width of the images, where the engine takes several.
@@ -146,6 +147,8 @@ class LatencyMethod(_Frozen):
     rounds: int
     repeated_rounds: int = 0
     warmup_rounds: int
+    settle_ms: float = 0.0
+    timed_ms: float = 0.0
     threads: int
     interleaved: bool
     includes_transfers: bool
@@ -177,7 +180,8 @@ class Latency(_Frozen):
     """The engine's rows come first. ``speedup_p50`` is the baseline's median over the engine's, smallest batch.
 
     ``speedup_ci95`` is its 95 % interval over the rounds, in which both were timed in turn. ``unsteady`` says why these
-    times are not to be judged by; it is empty where they are. ``samples_ms`` of the rows are paired by round.
+    times are not to be judged by; it is empty where they are. ``samples_ms`` of the rows are the medians of the
+    runs of each round, paired by round.
     """
 
     rows: list[LatencyRow]

@@ -121,5 +121,5 @@ def latency_of(found: Found) -> Latency:
 
 
 def _row(name: str, timed: Timed) -> LatencyRow:
-    row = row_of(name, timed.batch, [sample / 1e3 for sample in timed.samples_ms])
+    row = row_of(name, timed.batch, [[sample / 1e3] for sample in timed.samples_ms])
     return row.model_copy(update={"device_p50_ms": timed.device_p50_ms})

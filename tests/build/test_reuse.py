@@ -40,7 +40,7 @@ PIXELS = {RANGES, RECOVERY, ANSWERS, DRIFT}
 
 
 def once(runners: Mapping[str, Runner], samples: Feed, options: LatencyOptions) -> Latency:
-    return measure(runners, samples, replace(options, rounds=1, min_rounds=1, warmup_seconds=0, pause_s=0))
+    return measure(runners, samples, replace(options, rounds=1, min_rounds=1, warmup_seconds=0, settle_s=0, timed_s=0))
 
 
 # Times are taken once, and no layer is profiled.
@@ -141,7 +141,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
         ({"build": {"workspace_mb": 64}}, {ENGINE}),
         ({"build": {"builder_level": 2}}, {ENGINE}),
         ({"build": {"compute_capabilities": ("8.6",)}}, {ENGINE}),
-        ({"latency_rounds": 20}, set()),
+        ({"latency_rounds": 25}, set()),
         ({"rivals": Rivals(sweep=(2,))}, set()),
         ({"model": {"seed": 3, "logits": "logits"}}, set()),
     ],

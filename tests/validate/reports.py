@@ -31,7 +31,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 
 class FakeClock:
-    """Time that only moves when a runner or a rest moves it."""
+    """Time that only moves when a runner moves it."""
 
     def __init__(self, machine: MachineState | None = None) -> None:
         self.seconds = 0.0
@@ -41,7 +41,7 @@ class FakeClock:
         self.seconds += seconds
 
     def clock(self) -> Clock:
-        return Clock(now=lambda: self.seconds, sleep=self.advance, machine=lambda: self.machine, cpu=lambda: None)
+        return Clock(now=lambda: self.seconds, machine=lambda: self.machine, cpu=lambda: None)
 
 
 def logits(images: int, noise: float, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64], list[int]]:

@@ -1,9 +1,9 @@
 """Latency of several runners on the same images, taken so that the machine's moods hit all of them alike.
 
-Rounds are interleaved (:mod:`radixrt.validate.measure.rounds`): each runs every runner once, starting with the next one
-in turn. A speed-up stands with the 95 % interval that the rounds themselves give, and with the load that other
-processes made; times of a machine that did not calm down are marked as not steady, and no gate judges them. Warm-up
-goes on until the medians of two neighbouring windows agree for every runner.
+Rounds are interleaved (:mod:`radixrt.validate.measure.rounds`): in each every runner runs for a while in a row,
+starting with the next one in turn. A speed-up stands with the 95 % interval that the rounds themselves give, and with
+the load that other processes made; times of a machine that did not calm down are marked as not steady, and no gate
+judges them. Warm-up goes on until the medians of two neighbouring windows agree for every runner.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ELSEWHERE = "same graph on "
 EARLIER = "bundle "
 """How the name of an earlier bundle's engine starts among the runners."""
 
-WINDOW = 4
+WINDOW = 3
 AS_GOOD = 0.05
 """Two throughputs that differ by a smaller share are as good as each other."""
 SAMPLES_KEPT = 400
@@ -60,18 +60,20 @@ class LatencyOptions:
         min_rounds: fewest timed rounds; a 95th percentile of fewer would be a guess.
         warmup_seconds: warm-up gives up on steadiness after this long, and the report says so.
         steady: two windows are steady where their medians differ by less than this share.
-        pause_s: rest between two runs, so that the worker threads of one runtime stop spinning before the next starts.
+        settle_s: each runner runs so long in a round before its times count.
+        timed_s: it is timed so long then, back to back, once at least.
         threads: threads each runner uses, for the report; 0 means the runtime's choice.
     """
 
     baseline: str = ""
     batches: tuple[int, ...] = (1,)
-    rounds: int = 50
+    rounds: int = 20
     seconds: float = 20.0
     min_rounds: int = 10
     warmup_seconds: float = 10.0
     steady: float = 0.05
-    pause_s: float = 0.02
+    settle_s: float = 0.03
+    timed_s: float = 0.03
     threads: int = 0
 
 
@@ -119,7 +121,7 @@ def measure(
 
     rows = [row_of(name, batch, timings[batch].rounds.times[name]) for name in names for batch in batches]
     smallest = timings[batches[0]].rounds.times
-    speedup = ratio(smallest[baseline], smallest[names[0]])
+    speedup = ratio(_medians(smallest[baseline]), _medians(smallest[names[0]]))
     found = warnings(before, after)
     if cold := [str(batch) for batch, timing in timings.items() if not timing.warm]:
         found.append(
@@ -135,6 +137,8 @@ def measure(
             rounds=min(len(t.rounds.times[baseline]) for t in timings.values()),
             repeated_rounds=sum(t.rounds.repeated for t in timings.values()),
             warmup_rounds=max(t.warmup_rounds for t in timings.values()),
+            settle_ms=options.settle_s * 1e3,
+            timed_ms=options.timed_s * 1e3,
             threads=options.threads,
             interleaved=True,
             includes_transfers=True,
@@ -209,16 +213,16 @@ def _measure_batch(
     cores: int,
 ) -> _Timing:
     slots: list[Slot] = [(name, partial(run, feed)) for name, run in runners.items()]
+    rules = RoundRules(options.rounds, options.min_rounds, options.seconds, options.settle_s, options.timed_s)
     warm: dict[str, list[float]] = {name: [] for name, _ in slots}
     began, turns, steady = clock.now(), 0, False
     while not steady:
-        for name, seconds in take_round(slots, turns, options.pause_s, clock):
-            warm[name].append(seconds)
+        for name, seconds in take_round(slots, turns, rules, clock).items():
+            warm[name].append(float(np.median(seconds)))
         turns += 1
         steady = turns >= 2 * WINDOW and all(_steady(times, options.steady) for times in warm.values())
         if clock.now() - began > options.warmup_seconds and turns >= 2:
             break
-    rules = RoundRules(options.rounds, options.min_rounds, options.seconds, options.pause_s)
     rounds = take_rounds(slots, rules, clock, cores)
     return _Timing(rounds, turns, steady)
 
@@ -228,10 +232,18 @@ def _steady(times: Sequence[float], share: float) -> bool:
     return bool(abs(last - earlier) <= share * max(earlier, 1e-12))
 
 
-def row_of(name: str, batch: int, seconds: Sequence[float]) -> LatencyRow:
-    """The row of a runner at one batch size, from the seconds of each round."""
-    ms = np.asarray(seconds) * 1000
-    p50, p90, p95, p99 = (float(v) for v in np.percentile(ms, [50, 90, 95, 99]))
+def _medians(rounds: Sequence[Sequence[float]]) -> list[float]:
+    return [float(np.median(runs)) for runs in rounds]
+
+
+def row_of(name: str, batch: int, rounds: Sequence[Sequence[float]]) -> LatencyRow:
+    """The row of a runner at one batch size, from the seconds of each round's runs.
+
+    The median is that of the rounds' medians, of which ratios are told; the other percentiles are of all runs.
+    """
+    samples = np.asarray(_medians(rounds)) * 1000
+    p50 = float(np.median(samples))
+    p90, p95, p99 = (float(v) for v in np.percentile(np.concatenate(rounds) * 1000, [90, 95, 99]))
     return LatencyRow(
         name=name,
         batch=batch,
@@ -240,5 +252,5 @@ def row_of(name: str, batch: int, seconds: Sequence[float]) -> LatencyRow:
         p95_ms=p95,
         p99_ms=p99,
         images_per_s=1000.0 * batch / p50 if p50 > 0 else 0.0,
-        samples_ms=[round(float(v), 4) for v in ms[:SAMPLES_KEPT]],
+        samples_ms=[round(float(v), 4) for v in samples[:SAMPLES_KEPT]],
     )

@@ -1,10 +1,15 @@
-"""Timed rounds: every runner once a round, in turn, and a round that other work disturbed is taken again.
+"""Timed rounds: every runner for a while in a row, in turn, and a round that other work disturbed is taken again.
 
-A ratio of two runners is told with an interval that comes from the rounds themselves: both were timed in each, so a
-slow minute falls on both, and what does not cancel out widens the interval. What no interval can tell is a machine that
-was busy throughout: two engines that share their cores with other work differ by how well they bear that. So the cores
-that other processes keep busy are counted in each stretch of rounds. A stretch with too much is thrown away and
-repeated; if there is no end of it, the times are kept and marked as not steady, and nothing is judged by them.
+In a round each runner first runs unseen until it has settled, and then timed, back to back: the first runs behind
+another runtime find the caches full of its data and their own threads asleep, and take up to twice as long. Nothing
+rests: on cores that slept, a small network takes several times what it takes in work.
+
+A ratio of two runners is told with an interval that comes from the rounds themselves, each with its median: both were
+timed in each, so a slow minute falls on both, and what does not cancel out widens the interval. What no interval can
+tell is a machine that was busy throughout: two engines that share their cores with other work differ by how well they
+bear that. So the cores that other processes keep busy are counted in each stretch of rounds. A stretch with too much
+is thrown away and repeated; if there is no end of it, the times are kept and marked as not steady, and nothing is
+judged by them.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from radixrt.engines.rounds import Slot, one_round
+from radixrt.engines.rounds import Slot, in_turn
 from radixrt.validate.measure.machine import MOST_OTHERS
 from radixrt.validate.measure.machine_state import CpuTime, MachineState, read_cpu, read_machine
 
@@ -36,7 +41,6 @@ class Clock:
     """Where time and the load come from; a test puts its own here."""
 
     now: Callable[[], float] = time.perf_counter
-    sleep: Callable[[float], None] = time.sleep
     machine: Callable[[], MachineState] = read_machine
     cpu: Callable[[], CpuTime | None] = read_cpu
 
@@ -49,13 +53,15 @@ class RoundRules:
         rounds: undisturbed rounds wanted.
         min_rounds: taken however long they last.
         seconds: taking stops after this long, once there are ``min_rounds``.
-        pause_s: rest before each run, so that the worker threads of one runtime stop spinning before the next starts.
+        settle_s: each runner runs so long in a round before its times count.
+        timed_s: it is timed so long then, once at least.
     """
 
     rounds: int
     min_rounds: int
     seconds: float
-    pause_s: float
+    settle_s: float
+    timed_s: float
 
 
 @dataclass
@@ -63,16 +69,20 @@ class Rounds:
     """Seconds by runner, paired by round.
 
     Attributes:
-        times: of each round that counts.
+        times: of each round that counts, those of its runs.
         repeated: how many rounds were thrown away because other work disturbed them.
         others_cores: cores that other processes kept busy during the rounds that count, on average.
         disturbed: the rounds that count were disturbed too: the machine did not calm down.
     """
 
-    times: dict[str, list[float]]
+    times: dict[str, list[list[float]]]
     repeated: int
     others_cores: float
     disturbed: bool
+
+
+Round = dict[str, list[float]]
+"""The seconds of each runner's runs in one round, by its name."""
 
 
 class Ratio(NamedTuple):
@@ -83,9 +93,22 @@ class Ratio(NamedTuple):
     high: float
 
 
-def take_round(slots: Sequence[Slot], turn: int, pause_s: float, clock: Clock) -> list[tuple[str, float]]:
-    """Takes one round (:func:`radixrt.engines.rounds.one_round`), with a rest before each run."""
-    return one_round(slots, turn, clock.now, (lambda: clock.sleep(pause_s)) if pause_s else None)
+def take_round(slots: Sequence[Slot], turn: int, rules: RoundRules, clock: Clock) -> Round:
+    """Takes one round: the seconds of each runner's runs, by name."""
+    taken: Round = {}
+    for name, run in in_turn(slots, turn):
+        until = clock.now() + rules.settle_s
+        while clock.now() < until:
+            run()
+        times: list[float] = []
+        began = now = clock.now()
+        while not times or now - began < rules.timed_s:
+            start = now
+            run()
+            now = clock.now()
+            times.append(now - start)
+        taken[name] = times
+    return taken
 
 
 def take_rounds(
@@ -102,8 +125,8 @@ def take_rounds(
         clock: where time and the load come from.
         cores: how many this process may use; other work on more than a tenth of them disturbs.
     """
-    kept: list[list[tuple[str, float]]] = []
-    thrown: list[list[tuple[str, float]]] = []
+    kept: list[Round] = []
+    thrown: list[Round] = []
     busy_kept: list[tuple[int, float]] = []
     busy_thrown: list[tuple[int, float]] = []
     wanted = max(rules.rounds, rules.min_rounds)
@@ -116,10 +139,10 @@ def take_rounds(
         return not (enough and clock.now() - began > rules.seconds)
 
     while more():
-        stretch: list[list[tuple[str, float]]] = []
+        stretch: list[Round] = []
         before, started = clock.cpu(), clock.now()
         while len(kept) + len(stretch) < wanted and (not stretch or clock.now() - started < STRETCH_S):
-            stretch.append(take_round(slots, turn, rules.pause_s, clock))
+            stretch.append(take_round(slots, turn, rules, clock))
             turn += 1
         after = clock.cpu()
         others = after.others_since(before) if before and after else 0.0
@@ -129,10 +152,7 @@ def take_rounds(
     disturbed = len(kept) < rules.min_rounds
     if disturbed:
         kept, busy_kept, thrown = kept + thrown, busy_kept + busy_thrown, []
-    times: dict[str, list[float]] = {name: [] for name, _ in slots}
-    for round_ in kept:
-        for name, seconds in round_:
-            times[name].append(seconds)
+    times = {name: [round_[name] for round_ in kept] for name, _ in slots}
     return Rounds(times, len(thrown), _mean(busy_kept), disturbed)
 
 
@@ -140,7 +160,7 @@ def ratio(over: Iterable[float], under: Iterable[float], *, paired: bool = True)
     """The median of one runner over the median of another, with a bootstrap interval over rounds.
 
     Args:
-        over: times of one, round by round.
+        over: times of one, round by round: the median of each round's runs.
         under: times of the other; of the same rounds where they are ``paired``.
         paired: rounds are drawn as a whole, so that what slowed both cancels out. False for two separate runs.
     """

@@ -195,7 +195,7 @@ def _classes(accuracy: Accuracy, who: str, original: str) -> go.Figure:
 
 def _latency(latency: Latency, names: list[str]) -> go.Figure:
     batch = min(row.batch for row in latency.rows)
-    figure = new_figure(f"latency at batch {batch} (ms), every timed round")
+    figure = new_figure(f"latency at batch {batch} (ms), median of every timed round")
     shown = [row for row in latency.rows if row.batch == batch]
     for row in reversed(shown):
         figure.add_box(

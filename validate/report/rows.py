@@ -247,8 +247,10 @@ def latency_method(latency: Latency) -> str:
     order = "interleaved" if method.interleaved else "separate"
     transfers = "with" if method.includes_transfers else "without"
     threads = f"{method.threads} threads" if method.threads else "the runtime's own number of threads"
+    row = f", each {method.settle_ms:g} ms to settle and {method.timed_ms:g} ms timed back to back"
     text = (
-        f"{at_size(method)}{method.rounds} {order} rounds after {method.warmup_rounds} of warm-up, {threads}, "
+        f"{at_size(method)}{method.rounds} {order} rounds after {method.warmup_rounds} of warm-up"
+        f"{row if method.timed_ms else ''}, {threads}, "
         f"{transfers} transfers, "
         f"{method.clock} clock. {steadiness(latency)}"
     )

@@ -95,7 +95,7 @@ def test_rounds_are_interleaved_and_the_first_place_rotates() -> None:
     measure(
         {"a": runner("a"), "b": runner("b"), "base": runner("base")},
         IMAGES,
-        LatencyOptions(rounds=12),
+        LatencyOptions(rounds=12, settle_s=0, timed_s=0),
         clock=fake.clock(),
     )
     rounds = [order[i : i + 3] for i in range(0, len(order), 3)]
@@ -103,15 +103,41 @@ def test_rounds_are_interleaved_and_the_first_place_rotates() -> None:
     assert {r[0] for r in rounds} == {"a", "b", "base"}
 
 
-def test_rest_between_runs_is_not_timed() -> None:
+class Neighbours:
+    """Runners that take twice as long in their first three runs behind another one, as real ones do."""
+
+    def __init__(self, fake: FakeClock) -> None:
+        self.fake, self.last, self.row = fake, "", 0
+
+    def run(self, name: str, seconds: float) -> None:
+        self.last, self.row = name, self.row + 1 if self.last == name else 0
+        self.fake.advance(seconds * (2 if self.row < 3 else 1))
+
+
+# A 20 ms rest before each run made small engines look two to four times as slow as a user finds them.
+def test_runs_in_a_row_are_timed_once_they_have_settled() -> None:
     fake = FakeClock()
+    both = Neighbours(fake)
     found = measure(
-        {"engine": lambda _: fake.advance(0.001), "b": lambda _: fake.advance(0.001)},
+        {"engine": lambda _: both.run("engine", 0.001), "b": lambda _: both.run("b", 0.002)},
         IMAGES,
-        LatencyOptions(rounds=10, pause_s=0.5, seconds=1e9, warmup_seconds=1e9),
+        LatencyOptions(rounds=10),
         clock=fake.clock(),
     )
-    assert found.rows[0].p99_ms == pytest.approx(1.0)
+    engine, b = found.rows
+    assert (engine.p50_ms, engine.p99_ms, b.p99_ms) == (pytest.approx(1.0), pytest.approx(1.0), pytest.approx(2.0))
+    assert len(engine.samples_ms) == 10, "one for each round: the rounds are what is drawn for the interval"
+
+
+def test_a_slow_run_settles_once_and_counts_once_in_a_round() -> None:
+    fake, calls = FakeClock(), iter(range(100))
+    found = measure(
+        {"engine": lambda _: fake.advance(0.2 + 0.0 * next(calls))},
+        IMAGES,
+        LatencyOptions(rounds=10),
+        clock=fake.clock(),
+    )
+    assert next(calls) == 2 * (10 + found.method.warmup_rounds)
 
 
 def test_warm_up_ends_when_times_are_steady() -> None:
@@ -123,7 +149,7 @@ def test_warm_up_ends_when_times_are_steady() -> None:
             "b": lambda _: fake.advance(1e-3),
         },
         IMAGES,
-        LatencyOptions(rounds=30),
+        LatencyOptions(rounds=30, settle_s=0, timed_s=0),
         clock=fake.clock(),
     )
     assert found.method.warmup_rounds >= 20
@@ -133,7 +159,7 @@ def test_warm_up_ends_when_times_are_steady() -> None:
 def test_never_steady_is_said_and_does_not_last_for_ever() -> None:
     fake, calls = FakeClock(), iter(range(100_000))
     found = measure(
-        {"engine": lambda _: fake.advance(0.001 * 1.1 ** next(calls)), "b": lambda _: fake.advance(0.001)},
+        {"engine": lambda _: fake.advance(0.001 * 1.01 ** next(calls)), "b": lambda _: fake.advance(0.001)},
         IMAGES,
         LatencyOptions(rounds=10, warmup_seconds=0.5),
         clock=fake.clock(),
@@ -157,7 +183,7 @@ def test_a_baseline_with_two_speeds_widens_the_interval() -> None:
     found = measure(
         {"engine": lambda _: fake.advance(0.001), "b": lambda _: fake.advance((0.001, 0.002)[next(calls) % 2])},
         IMAGES,
-        LatencyOptions(rounds=20, warmup_seconds=0.05),
+        LatencyOptions(rounds=20, warmup_seconds=0.05, settle_s=0, timed_s=0),
         clock=fake.clock(),
     )
     low, high = found.speedup_ci95
@@ -175,7 +201,7 @@ def test_a_slow_stretch_that_hits_both_does_not_widen_the_interval() -> None:
     found = measure(
         {"engine": lambda _: fake.advance(0.001 * slow()), "b": lambda _: fake.advance(0.002 * slow())},
         IMAGES,
-        LatencyOptions(rounds=41, warmup_seconds=0.05),
+        LatencyOptions(rounds=41, warmup_seconds=0.05, settle_s=0, timed_s=0),
         clock=fake.clock(),
     )
     assert max(found.rows[0].samples_ms) > 2.5 * min(found.rows[0].samples_ms)
@@ -201,7 +227,7 @@ class Busy:
 def timed_beside(cores: dict[int, float], otherwise: float = 0.0, rounds: int = 30) -> Latency:
     fake = FakeClock()
     busy = Busy(fake, cores, otherwise)
-    clock = Clock(now=lambda: fake.seconds, sleep=fake.advance, machine=lambda: fake.machine, cpu=busy)
+    clock = Clock(now=lambda: fake.seconds, machine=lambda: fake.machine, cpu=busy)
 
     def run(seconds: float) -> None:
         fake.advance(seconds * (4.0 if cores.get(busy.looks // 2, otherwise) else 1.0))
@@ -279,7 +305,7 @@ def test_the_report_warns_when_the_machine_moved() -> None:
         ]
     )
     fake = FakeClock()
-    clock = Clock(now=lambda: fake.seconds, sleep=fake.advance, machine=lambda: next(states), cpu=lambda: None)
+    clock = Clock(now=lambda: fake.seconds, machine=lambda: next(states), cpu=lambda: None)
     found = measure({"engine": lambda _: fake.advance(0.001)}, IMAGES, LatencyOptions(rounds=10), clock=clock)
     text = " ".join(found.method.warnings)
     for word in ("GPU clock", "GPU temperature", "governor changed", "kept 2.0 of 4 cores busy"):
