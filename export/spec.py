@@ -190,8 +190,8 @@ class Traits:
         title: the engine's name in sentences of the report.
         int8_outputs: which outputs of INT8 layers are quantised.
         full_range_u8: tensors that are never negative get u8 with zero point 0 and all 256 levels, twice as fine as
-            the upper half of s8. Kernels of such targets add products of u8 activations in 16 bits on some processors,
-            so all INT8 weights fit that in pairs.
+            the upper half of s8.
+        weights_in_pairs: kernels add two products of u8 activations in 16 bits on some processors, so weights fit that.
         zero_points: kernels take any zero point of an activation at no cost, so a tensor's range is as it was seen and
             not the same on both sides of 0.
         int8_between: products, sums, gates and global pooling between INT8 layers have INT8 kernels, and so have layers
@@ -209,6 +209,7 @@ class Traits:
     title: str
     int8_outputs: Int8Outputs = Int8Outputs.ALL
     full_range_u8: bool = False
+    weights_in_pairs: bool = False
     zero_points: bool = False
     int8_between: bool = False
     int8_transposed: bool = True

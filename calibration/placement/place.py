@@ -49,7 +49,7 @@ def place(model: ir.Model, table: CalibrationTable, options: PlacementOptions) -
     )
     inserter = Inserter(placed.graph)
     for layer in decision.layers:
-        inserter.weight(layer, grids[id(layer.data)].scale, in_pairs=options.traits.full_range_u8)
+        inserter.weight(layer, grids[id(layer.data)].scale, in_pairs=options.traits.weights_in_pairs)
     for value in decision.points:
         inserter.activation(value, grids[id(value)])
     return placed, report

@@ -92,7 +92,7 @@ class QuantSession:
         self._traits = options.traits
         self._outputs = list(outputs) or [switched.graph.outputs[0].name or ""]
         switches = _Switches(switched.graph)
-        in_pairs = options.traits.full_range_u8
+        in_pairs = options.traits.weights_in_pairs
         self._weights = {layer.name: _Weights.of(layer, in_pairs=in_pairs) for layer in self.decision.layers}
         for layer in self.decision.layers:
             switches.add_layer(layer)

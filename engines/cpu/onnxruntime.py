@@ -147,7 +147,12 @@ class OnnxRuntimeTarget(Target):
     opens = (".onnx",)
     triton = TritonBackend("onnxruntime", "onnxruntime_onnx", "model.onnx", gpu=False)
     traits = Traits(
-        title="ONNX Runtime", full_range_u8=True, zero_points=True, int8_between=True, int8_transposed=False
+        title="ONNX Runtime",
+        full_range_u8=True,
+        weights_in_pairs=True,
+        zero_points=True,
+        int8_between=True,
+        int8_transposed=False,
     )
 
     def _find_capability(self) -> Capability:

@@ -119,7 +119,7 @@ class OpenVinoTarget(Target):
     name = "openvino"
     suffix = ".xml"
     opens = (".xml",)
-    traits = Traits(title="OpenVINO", full_range_u8=True)
+    traits = Traits(title="OpenVINO", full_range_u8=True, weights_in_pairs=True)
 
     def _find_capability(self) -> Capability:
         if importlib.util.find_spec("openvino") is None:

@@ -15,13 +15,16 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from radixrt.calibration.int8 import Grid, scale_from_amax
+from radixrt.calibration.placement.decision import observed_values
 from radixrt.calibration.placement.grid import grid_of
 from radixrt.calibration.placement.insert import Inserter
 from radixrt.calibration.placement.options import Ends, PlacementOptions, Timed, timed_layers
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
+from radixrt.calibration.ranges.table import CalibrationTable, Candidates, HistogramSummary, TensorRange
+from radixrt.calibration.spec import Method
 from radixrt.engines.base import Target
-from radixrt.export.graph.facts import static_dims
+from radixrt.export.graph.facts import Signs, infer, static_dims
 from radixrt.export.graph.writer import Attributes, GraphWriter
 from radixrt.export.passes.conv_shape import ConvShape, Form
 from radixrt.export.passes.grouped_conv import GroupedConv
@@ -43,7 +46,7 @@ def grouped_conv_graph(shape: ConvShape, form: Form, precision: Precision, trait
     network = _Network([shape.batch, shape.in_channels, *_size(shape)], precision)
     model = network.finish(_conv_relu(network, network.input, shape))
     model = GroupedConv(lambda _: (form, ""))(model).model
-    return _quantised(model, traits) if precision is Precision.INT8 else model
+    return _quantised(model, traits, _ranges(model)) if precision is Precision.INT8 else model
 
 
 def pool_conv_graph(shape: PoolConvShape, form: PoolForm, precision: Precision, traits: Traits) -> ir.Model:
@@ -83,7 +86,9 @@ def pool_conv_graph(shape: PoolConvShape, form: PoolForm, precision: Precision, 
     if precision is not Precision.INT8:
         return model
     found = LightLayers(lambda _: ("int8", ""))(model)
-    return _quantised(found.model, traits, {layer.node: Timed(True, "") for layer in found.light_layers})
+    return _quantised(
+        found.model, traits, _ranges(found.model), {layer.node: Timed(True, "") for layer in found.light_layers}
+    )
 
 
 def light_graph(shape: LightShape, form: LightForm, target: Target) -> ir.Model:
@@ -110,7 +115,10 @@ def light_graph(shape: LightShape, form: LightForm, target: Target) -> ir.Model:
             target_passes=target.passes(Precision.INT8),
         ),
     )
-    return _quantised(model, target.traits, timed_layers(report))
+    noise = network.random.standard_normal([size or 1 for size in static_dims(model.graph.inputs[0])], np.float32)
+    table = calibrate(model, [{model.graph.inputs[0].name or "": noise}])
+    table = table.with_amax({tensor.name: _AMAX for tensor in table.tensors})
+    return _quantised(model, target.traits, table, timed_layers(report))
 
 
 def _around(shape: LightShape) -> int:
@@ -165,7 +173,7 @@ class _Network:
             op_type, inputs, name, attributes, dtype=self._dtype, shape=ir.Shape(shape), node_name=f"node_{name}"
         )
 
-    def weight(self, name: str, array: NDArray[np.float64]) -> ir.Value:
+    def weight(self, name: str, array: NDArray[np.float32]) -> ir.Value:
         return self._writer.constant(array.astype(self._dtype.numpy()), name)
 
     def integers(self, name: str, *numbers: int) -> ir.Value:
@@ -195,8 +203,8 @@ def _conv_relu(network: _Network, data: ir.Value, shape: ConvShape) -> ir.Value:
 
 def _conv(network: _Network, data: ir.Value, shape: ConvShape, name: str) -> ir.Value:
     kernel = (shape.out_channels, shape.in_channels // shape.groups, *shape.kernel)
-    weight = network.random.standard_normal(kernel) / float(np.prod(kernel[1:])) ** 0.5
-    bias = network.random.standard_normal(shape.out_channels) / 10
+    weight = network.random.standard_normal(kernel, np.float32) / float(np.prod(kernel[1:])) ** 0.5
+    bias = network.random.standard_normal((shape.out_channels,), np.float32) * np.float32(0.1)
     attributes: Attributes = {
         "group": shape.groups,
         "kernel_shape": shape.kernel,
@@ -209,16 +217,41 @@ def _conv(network: _Network, data: ir.Value, shape: ConvShape, name: str) -> ir.
     return network.op("Conv", [data, *constants], name, dims, attributes)
 
 
-def _quantised(model: ir.Model, traits: Traits, timed: Mapping[str, Timed] | None = None) -> ir.Model:
-    """A graph as the placement leaves it between quantised neighbours: its ends carry Q/DQ pairs in any case."""
+def _ranges(model: ir.Model) -> CalibrationTable:
+    """Ranges of a graph of convolutions as wide as those of any other: what a kernel takes does not depend on them."""
+    inferred, signs = infer(model.clone()), Signs()
+    candidates = Candidates(**dict.fromkeys(Candidates.model_fields, _AMAX))
+    tensors = tuple(
+        TensorRange(
+            name=value.name or "",
+            amax=_AMAX,
+            minimum=0.0 if signs.nonnegative(value) else -_AMAX,
+            maximum=_AMAX,
+            candidates=candidates,
+            histogram=HistogramSummary(values=0, zeros=0, quantiles=(0.0, 0.0, 0.0, 0.0, 0.0)),
+        )
+        for value in observed_values(inferred)
+    )
+    return CalibrationTable(
+        method=Method.MINMAX, percentile=100.0, images=0, data_sha256="", model_sha256="", tensors=tensors
+    )
+
+
+def _quantised(
+    model: ir.Model, traits: Traits, table: CalibrationTable, timed: Mapping[str, Timed] | None = None
+) -> ir.Model:
+    """A graph as the placement leaves it between quantised neighbours: its ends carry Q/DQ pairs in any case.
+
+    Its weights are rounded one by one: what their values are, no kernel's time depends on.
+    """
     # The graph stands for layers anywhere in a network, and a light layer is compared in INT8 as well.
     options = PlacementOptions(
-        replace(traits, weights_per_output=0), first=Ends.INT8, last=Ends.INT8, timed=timed or {}
+        replace(traits, weights_per_output=0, weights_in_pairs=False),
+        first=Ends.INT8,
+        last=Ends.INT8,
+        timed=timed or {},
     )
-    shape = [size or 1 for size in static_dims(model.graph.inputs[0])]
-    noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    table = calibrate(model, [{model.graph.inputs[0].name or "": noise}])
-    placed, _ = place(model, table.with_amax({tensor.name: _AMAX for tensor in table.tensors}), options)
+    placed, _ = place(model, table, options)
     graph = placed.graph
     inserter = Inserter(graph)
     (source,), (result,) = graph.inputs, graph.outputs
@@ -243,8 +276,11 @@ def radix_graph(channels: int, side: int, precision: Precision) -> ir.Model:
     def conv(
         data: ir.Value, name: str, kernel: tuple[int, ...], size: int, attributes: Attributes | None = None
     ) -> ir.Value:
-        weight = network.random.standard_normal(kernel) / float(np.prod(kernel[1:])) ** 0.5
-        constants = [network.weight(f"{name}.weight", weight), network.weight(f"{name}.bias", np.zeros(kernel[0]))]
+        weight = network.random.standard_normal(kernel, np.float32) / float(np.prod(kernel[1:])) ** 0.5
+        constants = [
+            network.weight(f"{name}.weight", weight),
+            network.weight(f"{name}.bias", np.zeros(kernel[0], np.float32)),
+        ]
         return op("Conv", [data, *constants], name, [1, kernel[0], size, size], attributes)
 
     radix = conv(network.input, "radix", (wide, channels // 2, 3, 3), side, {"group": 2, "pads": [1, 1, 1, 1]})

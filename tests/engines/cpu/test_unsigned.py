@@ -26,7 +26,7 @@ BLOCKS = {"plain": plain, "se": se_block, "split": split_block}
 
 def upper_half_only(target: str) -> Traits:
     """What a target wants, but in s8: tensors that are never negative take its upper half."""
-    return replace(get(target).traits, full_range_u8=False, zero_points=False)
+    return replace(get(target).traits, full_range_u8=False, weights_in_pairs=False, zero_points=False)
 
 
 def quantised(model: ir.Model, target: str, **more: Ends) -> ir.Model:
