@@ -381,6 +381,10 @@ class Target(ABC):
         """Returns an engine file that somebody else made, with what it reads beside itself."""
         return {engine}
 
+    def remarks(self, graph: ir.Model) -> tuple[str, ...]:
+        """Returns sentences for the report on what some version or device of this target cannot do with a graph."""
+        return ()
+
     def write_beside(self, deploy: Path) -> Path | None:
         """Writes what a bundle's stand-alone runner needs beside the deploy graph, and returns the file."""
         return None

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+import onnx_ir as ir
+
 from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress, TritonBackend
 from radixrt.engines.cache.device import keep, read_kept
 from radixrt.engines.inspection import Inspection
@@ -54,6 +56,12 @@ class TensorRtTarget(PlanTarget):
 
     def attention_form(self) -> AttentionForm:
         return AttentionForm(Combine.BLEND, Parts.SLICE, Squeeze.SUM)
+
+    def remarks(self, graph: ir.Model) -> tuple[str, ...]:
+        from radixrt.engines.tensorrt.legacy_graph import refusal
+
+        reason = refusal(graph)
+        return () if reason is None else (f"JetPack 5 and 6.0 have TensorRT 8, which cannot build this: {reason}.",)
 
     def _estimate(self, engine: Path, deploy: Path, options: BuildOptions, devices: tuple[str, ...]) -> Inspection:
         raise InputError(f"a {self.name} plan is inspected where it runs: {self.capability().reason}")

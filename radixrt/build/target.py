@@ -231,7 +231,7 @@ def report_on(
         command=job.request.command,
         introduction=(*([prepared.model.note] if prepared.model.note else []), *prepared.model.remarks),
         history=history,
-        remarks=built.engine.notes if built.engine else (),
+        remarks=(*(built.engine.notes if built.engine else ()), *built.target.remarks(deploy.model)),
         rewrite=deploy.rewrite,
         calibration=deploy.calibration,
         quantization=deploy.quantization,

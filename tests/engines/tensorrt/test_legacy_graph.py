@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from radixrt.engines.tensorrt.legacy_graph import legacy_form, to_opset_17
+from radixrt.engines.tensorrt.target import TensorRtTarget
 from radixrt.errors import InputError
 from tests.networks import gated
 
@@ -113,3 +115,71 @@ def test_a_graph_that_these_versions_read_has_no_other_form() -> None:
     model = gated.tiny("fp32")
     model.opset_import[0].version = 17
     assert legacy_form(ir.from_proto(model)) is None
+
+
+def of(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray[Any, Any]], version: int) -> onnx.ModelProto:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 6, 4, 4]) for name in ("input", "logits")]
+    arrays = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "one", ends[:1], ends[1:], arrays)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=8)
+
+
+# The parser of 8.5 has no importer for these: every MobileNetV3 holds nineteen HardSwish, and JetPack 5 refused it.
+@pytest.mark.parametrize(
+    ("version", "kind", "attributes", "constants"),
+    [
+        (17, "HardSwish", {}, {}),
+        (18, "Mish", {}, {}),
+        (20, "Gelu", {}, {}),
+        (20, "Gelu", {"approximate": "tanh"}, {}),
+        (17, "LayerNormalization", {}, {"scale": np.linspace(0.5, 2, 4), "shift": np.arange(4)}),
+        (18, "LayerNormalization", {"axis": 1, "epsilon": 1e-3}, {"scale": np.full((6, 4, 4), 0.5)}),
+    ],
+)
+def test_operators_that_8_5_does_not_know_are_written_out(
+    version: int, kind: str, attributes: dict[str, Any], constants: dict[str, np.ndarray[Any, Any]]
+) -> None:
+    node = helper.make_node(kind, ["input", *constants], ["logits"], name="act", **attributes)
+    before = of([node], {name: array.astype(np.float32) for name, array in constants.items()}, version)
+    made = legacy_form(ir.from_proto(before))
+    assert made is not None
+    after = ir.to_proto(made)
+    onnx.checker.check_model(after, full_check=True)
+    assert after.opset_import[0].version == 17 and kind not in {node.op_type for node in after.graph.node}
+    array = np.random.default_rng(0).normal(0, 2, (2, 6, 4, 4)).astype(np.float32)
+    np.testing.assert_allclose(answers(after, array), answers(before, array), atol=2e-6, rtol=1e-5)
+
+
+# "This version of TensorRT requires 3 inputs for the DequantizeLinear operator."
+def test_every_pair_has_its_zero_point() -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "step", "zero"], ["integers"]),
+        helper.make_node("DequantizeLinear", ["integers", "step"], ["logits"]),
+    ]
+    before = of(nodes, {"step": np.asarray(0.05, np.float32), "zero": np.asarray(0, np.int8)}, 17)
+    made = legacy_form(ir.from_proto(onnx.shape_inference.infer_shapes(before)))
+    assert made is not None
+    after = ir.to_proto(made)
+    onnx.checker.check_model(after, full_check=True)
+    assert {len(node.input) for node in after.graph.node} == {3}
+    array = np.random.default_rng(0).normal(0, 2, (2, 6, 4, 4)).astype(np.float32)
+    np.testing.assert_array_equal(answers(after, array), answers(before, array))
+
+
+@pytest.mark.parametrize(
+    ("version", "nodes", "constants", "said"),
+    [
+        (17, [("Mod", ["input", "by"], {"fmod": 1})], {"by": np.float32(3)}, "no Mod"),
+        (18, [("GroupNormalization", ["input", "by", "by"], {"num_groups": 2})], {"by": np.ones(2)}, "no Group"),
+        (17, [("QuantizeLinear", ["input", "by", "zero"], {})], {"by": np.float32(1), "zero": np.uint8(3)}, "signed"),
+    ],
+)  # fmt: skip
+def test_what_8_5_cannot_read_is_named(
+    version: int, nodes: list[Any], constants: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    written = [helper.make_node(kind, inputs, ["logits"], name="n", **how) for kind, inputs, how in nodes]
+    model = ir.from_proto(of(written, {name: np.asarray(array) for name, array in constants.items()}, version))
+    with pytest.raises(InputError, match=said):
+        legacy_form(model)
+    (remark,) = TensorRtTarget().remarks(model)
+    assert "JetPack 5 and 6.0" in remark and said in remark
