@@ -1,12 +1,12 @@
-"""A strongly typed FP16 graph, given FP32 types again.
+"""A strongly typed FP16 graph, given FP32 types again; so is what a file computes in double.
 
 Before: FP16 tensors and weights, a Cast to FP16 behind the input and one to FP32 before the output; Q/DQ pairs may
-have FP16 scales.
+have FP16 scales. Or the same in double, for all of a graph or a part of it.
 
-After: the same graph with every FP16 tensor FP32, and no Cast left that changes nothing. Weights keep their FP16
-values, so what is computed differs from the FP16 graph only by rounding less. With ``keep_half_weights`` the large
-weights stay FP16 in the file, each behind a Cast that the engine folds when it loads: half the size. The scales of
-Q/DQ pairs are always converted, because engines look for them as constants.
+After: the same graph with every FP16 and double tensor FP32, and no Cast left that changes nothing. Weights keep their
+FP16 values, so what is computed differs from the FP16 graph only by rounding less. With ``keep_half_weights`` the large
+weights stay FP16 in the file, each behind a Cast that the engine folds when it loads: half the size. The scales of Q/DQ
+pairs are always converted, because engines look for them as constants.
 
 Used for ONNX Runtime on a CPU, which has no FP16 kernels, and for TensorRT 8.x, whose parser wants FP32 scales and
 takes the precision from builder flags.
@@ -19,14 +19,24 @@ import onnx_ir as ir
 
 from radixrt.export.graph.writer import GraphWriter
 
+_OTHERS = (ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 # Below this many values a weight is not worth a Cast of its own.
 _SMALL = 256
 
 
 def has_half(model: ir.Model) -> bool:
     """Says whether any tensor of the graph is FP16."""
-    weights = any(v.dtype is ir.DataType.FLOAT16 for v in model.graph.initializers.values())
-    return weights or any(value.dtype is ir.DataType.FLOAT16 for node in model.graph for value in node.outputs)
+    return _holds(model, ir.DataType.FLOAT16)
+
+
+def has_double(model: ir.Model) -> bool:
+    """Says whether any tensor of the graph is double."""
+    return _holds(model, ir.DataType.DOUBLE)
+
+
+def _holds(model: ir.Model, dtype: ir.DataType) -> bool:
+    weights = any(v.dtype is dtype for v in model.graph.initializers.values())
+    return weights or any(value.dtype is dtype for node in model.graph for value in node.outputs)
 
 
 def to_float32(model: ir.Model, *, keep_half_weights: bool = False) -> ir.Model:
@@ -41,27 +51,28 @@ def to_float32(model: ir.Model, *, keep_half_weights: bool = False) -> ir.Model:
     for node in graph:
         _retype_attributes(node)
         for value in node.outputs:
-            if value.dtype is ir.DataType.FLOAT16:
+            if value.dtype in _OTHERS:
                 value.dtype = ir.DataType.FLOAT
     for value in (*graph.inputs, *graph.outputs):
-        if value.dtype is ir.DataType.FLOAT16:
+        if value.dtype in _OTHERS:
             value.dtype = ir.DataType.FLOAT
     _remove_casts(graph)
     writer = GraphWriter(graph)
     for value in tuple(graph.initializers.values()):
-        if value.const_value is not None and value.dtype is ir.DataType.FLOAT16:
-            _retype_weight(value, value.const_value, keep_half_weights, writer)
+        if value.const_value is not None and value.dtype in _OTHERS:
+            keep = keep_half_weights and value.dtype is ir.DataType.FLOAT16
+            _retype_weight(value, value.const_value, keep, writer)
     return model
 
 
 def _retype_attributes(node: ir.Node) -> None:
     for name, attribute in tuple(node.attributes.items()):
-        if attribute.type is ir.AttributeType.TENSOR and attribute.value.dtype is ir.DataType.FLOAT16:
+        if attribute.type is ir.AttributeType.TENSOR and attribute.value.dtype in _OTHERS:
             node.attributes[name] = ir.AttrTensor(name, ir.tensor(attribute.value.numpy().astype(np.float32)))
         elif (
             node.op_type in ("Cast", "EyeLike", "DequantizeLinear", "QuantizeLinear")
             and name in ("to", "dtype", "output_dtype")
-            and attribute.value == ir.DataType.FLOAT16.value
+            and attribute.value in [other.value for other in _OTHERS]
         ):
             node.attributes[name] = ir.AttrInt64(name, ir.DataType.FLOAT.value)
 

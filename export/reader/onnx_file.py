@@ -23,17 +23,17 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
-from onnx import TensorProto
 
 from radixrt.errors import InputError, first_line
 from radixrt.export.graph.save import PROTOBUF_LIMIT
 from radixrt.export.graph.session import run_once
 from radixrt.export.reader.batch import fixed_batch
+from radixrt.export.reader.ends import check_ends, float_ends
 from radixrt.export.reader.image_sides import at_sides, free_sides, settle_sides, with_noted
-from radixrt.export.reader.operator_form import as_pairs
 from radixrt.export.reader.operators import check_operators
 from radixrt.export.reader.opset import OLDEST_OPSET, convert_opset
-from radixrt.export.reader.tensors import load_tensors, type_name
+from radixrt.export.reader.spelling.operator_form import as_pairs
+from radixrt.export.reader.tensors import load_tensors
 from radixrt.export.sides import BATCH_DIM, Sides, refuse_sides
 from radixrt.export.source.outputs import main_output
 from radixrt.export.spec import BatchSpec, FileChoice
@@ -41,14 +41,6 @@ from radixrt.export.spec import BatchSpec, FileChoice
 _IR_VERSION = 8  # of opset 18; before 4, weights had to be inputs as well
 _LARGEST_VALUE = 1 << 29  # elements: 2 GB of float32; a 64-channel map of 1024 x 1024 is 1 << 26
 _NAMES = ("name", "input", "output", "op_type", "domain", "dim_param", "overload")
-_TYPES = (
-    TensorProto.FLOAT,
-    TensorProto.FLOAT16,
-    TensorProto.INT64,
-    TensorProto.INT32,
-    TensorProto.UINT8,
-    TensorProto.BOOL,
-)
 
 
 def read_onnx(
@@ -75,7 +67,7 @@ def read_onnx(
         remark(f"{path} is quantised in the operator form: its {count} quantised operators are read as Q/DQ pairs.")
     opaque = check_operators(proto, path, choice)
     _check_interface(proto, path, choice)
-    _widen_ends(proto, path, remark)
+    float_ends(proto, path, remark)
     sides = free_sides(proto, choice)
     if (opset := _opset(proto)) < OLDEST_OPSET:
         proto = convert_opset(proto, opset, path, sides)
@@ -111,7 +103,10 @@ def with_batch(model: ir.Model, batch: BatchSpec) -> ir.Model:
     assert shape is not None
     if isinstance(shape[0], int):
         if batch.dynamic or batch.max != shape[0]:
-            raise InputError(f"the graph takes a batch of {shape[0]}, not {batch}: export it with a dynamic batch")
+            raise InputError(
+                f"the graph takes a batch of {shape[0]}, not {batch}: give --batch {shape[0]}, or export it with a "
+                "dynamic batch"
+            )
         return model
     if batch.dynamic:
         return model
@@ -141,7 +136,22 @@ def _parse(path: Path) -> onnx.ModelProto:
     if not 1 <= _opset(proto) <= newest:
         raise InputError(f"{path} is written for opset {_opset(proto)}: export it at {OLDEST_OPSET} to {newest}")
     del proto.training_info[:]
+    _spell_plainly(proto)
     return proto
+
+
+def _spell_plainly(proto: onnx.ModelProto) -> None:
+    """Gives the graph a name, and the standard domain its short one: not everything behind knows ``ai.onnx``."""
+    proto.graph.name = proto.graph.name or "graph"
+    pending: list[Any] = [proto.graph]
+    for owner in (proto, *proto.functions):
+        for entry in owner.opset_import:
+            entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
+    pending += proto.functions
+    while pending:
+        for node in pending.pop().node:
+            node.domain = "" if node.domain == "ai.onnx" else node.domain
+            pending.extend(attribute.g for attribute in node.attribute if attribute.HasField("g"))
 
 
 def _is_text(message: Any) -> bool:
@@ -209,13 +219,7 @@ def _check_interface(proto: onnx.ModelProto, path: Path, choice: FileChoice) -> 
     graph.input.extend(inputs)
     if not inputs:
         raise InputError(f"{path} has no input: export it with what it computes from as the graph's inputs")
-    for value in (*inputs, *graph.output):
-        element = value.type.tensor_type.elem_type
-        if element not in _TYPES:
-            raise InputError(
-                f"{path}: {value.name} is {type_name(element)}: inputs (images already normalised) and outputs must "
-                "be float32, float16, uint8, int32, int64 or bool; precision is chosen in the build"
-            )
+    check_ends(proto, path)
     known = {value.name for value in inputs}
     if unknown := [spec.name for spec in choice.inputs if spec.name not in known]:
         raise InputError(f"{path} has no input {unknown[0]}: its inputs are {', '.join(sorted(known))}")
@@ -242,34 +246,6 @@ def _set_batch(graph: onnx.GraphProto, batch: int | str, *, believed: bool = Fal
     del graph.value_info[:]
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
-
-
-def _widen_ends(proto: onnx.ModelProto, path: Path, remark: Callable[[str], None]) -> None:
-    """Puts a Cast behind a float16 input and before a float16 output: the graph's own ends become float32."""
-    graph = proto.graph
-    half = TensorProto.FLOAT16
-    sources = {value.name for value in graph.input}
-    ends = [value for value in (*graph.input, *graph.output) if value.type.tensor_type.elem_type == half]
-    for value in ends:
-        inner = f"{value.name}.float16"
-        _rename(graph, value.name, inner)
-        source = value.name in sources
-        names, to, place = ([value.name, inner], half, 0) if source else ([inner, value.name], TensorProto.FLOAT, None)
-        cast = onnx.helper.make_node("Cast", names[:1], names[1:], name=f"{inner}.cast", to=to)
-        graph.node.insert(len(graph.node) if place is None else place, cast)
-        value.type.tensor_type.elem_type = TensorProto.FLOAT
-    if ends:
-        remark(f"{path} has float16 ends ({', '.join(value.name for value in ends)}); the engine's are float32.")
-
-
-def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Renames a value where nodes make and read it, inside subgraphs as well."""
-    for node in graph.node:
-        for names in (node.input, node.output):
-            names[:] = [new if name == old else name for name in names]
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _rename(attribute.g, old, new)
 
 
 def _settle_batch(

@@ -8,13 +8,15 @@ from pathlib import Path
 import onnx_ir as ir
 
 from radixrt.errors import InputError
-from radixrt.export.passes.float32 import has_half, to_float32
+from radixrt.export.passes.float32 import has_double, has_half, to_float32
 from radixrt.export.reader.quantised import dequantised, quantised_tensors
 from radixrt.export.spec import Precision
 
+_OTHERS = {ir.DataType.FLOAT16: "FP16", ir.DataType.DOUBLE: "double"}
+
 
 def in_float32(model: ir.Model, path: Path, remark: Callable[[str], None], *, keep_pairs: bool = False) -> ir.Model:
-    """Returns a graph without FP16 and INT8 arithmetic: ``model`` itself where it has none.
+    """Returns a graph without FP16, double and INT8 arithmetic: ``model`` itself where it has none.
 
     Args:
         model: a graph that was read from a file.
@@ -38,11 +40,12 @@ def in_float32(model: ir.Model, path: Path, remark: Callable[[str], None], *, ke
         remark(f"{path} is quantised already: what is made of it {how}; as the original it runs as it stands.")
     elif keep_pairs:
         raise InputError(f"{path} is not quantised, so it has no pairs to keep: leave --own-pairs out")
-    if has_half(model):
-        if any(node.op_type != "Cast" and node.outputs[0].dtype is ir.DataType.FLOAT16 for node in model.graph):
+    if has_half(model) or has_double(model):
+        made = {node.outputs[0].dtype for node in model.graph if node.op_type != "Cast"}
+        if others := [name for dtype, name in _OTHERS.items() if dtype in made]:
             remark(
-                f"{path} computes in FP16: what is made of it takes its numbers as float32; as the original it runs as "
-                "it stands."
+                f"{path} computes in {' and '.join(others)}: what is made of it takes its numbers as float32; as the "
+                "original it runs as it stands."
             )
         model = to_float32(model)
     return model

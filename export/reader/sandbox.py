@@ -156,7 +156,7 @@ def _read(request: dict[str, Any], remark: Callable[[str], None]) -> list[ir.Mod
     from radixrt.export.reader.onnx_file import read_onnx, with_batch
     from radixrt.export.reader.plain import in_float32
     from radixrt.export.reader.simplify import simplify
-    from radixrt.export.reader.transposes import cancel_transposes
+    from radixrt.export.reader.spelling.transposes import cancel_transposes
 
     path, choice = Path(request["path"]), FileChoice.from_json(request["choice"])
     graph = read_onnx(path, choice, remark)

@@ -22,7 +22,7 @@ from radixrt.errors import InputError, first_line
 from radixrt.export.graph.dimensions import name_dimensions
 from radixrt.export.graph.origin import NAME_SCOPES, copy_origin
 from radixrt.export.graph.save import WEIGHTS_LIMIT, weight_bytes, write_onnx
-from radixrt.export.reader.softmax import name_softmax_axes
+from radixrt.export.reader.spelling.softmax import name_softmax_axes
 from radixrt.export.sides import Sides
 
 __all__ = ["check", "infer_shapes", "simplify", "strip_metadata", "write_onnx"]

@@ -65,7 +65,9 @@ def match_outputs(original: Outputs, engine: Outputs) -> MatchedOutputs:
 
 def _refuse_other_ends(original: NDArray[Any], engine: NDArray[Any]) -> None:
     """Holds the numbers of a classifier's rows against each other: plans do not say what they end in."""
-    if original.ndim != 2 or original.shape[1] < 2 or not np.isfinite(engine).all():
+    if original.ndim != 2 or original.shape[1] < 2 or "f" not in (original.dtype.kind, engine.dtype.kind):
+        return
+    if not np.isfinite(engine).all():
         return
     for end, of in _ENDS.items():
         if _alike(of(original), engine) and not _alike(original, engine):

@@ -33,7 +33,7 @@ from radixrt.export.passes.pipeline import RewriteOptions, rewrite
 from radixrt.export.reader.onnx_file import read_onnx, with_batch
 from radixrt.export.reader.plain import in_float32
 from radixrt.export.reader.simplify import simplify
-from radixrt.export.reader.transposes import cancel_transposes
+from radixrt.export.reader.spelling.transposes import cancel_transposes
 from radixrt.export.spec import BatchSpec
 from tests.export.reader.test_onnx_file import tiny
 from tests.networks import gated

@@ -79,6 +79,8 @@ def test_networks_of_which_one_leaves_its_end_to_the_user_are_not_compared(end: 
         match_outputs({"y": logits}, {"y": end(noisy, axis=1)})
     with pytest.raises(InputError, match=f"the original ends in {said} and the engine does not"):
         match_outputs({"y": end(logits, axis=1)}, {"y": noisy})
+    # Answers are no logits.
+    match_outputs({"y": logits > 0}, {"y": logits > 1})
     # A bad engine, and one that is good, are for the figures to judge.
     for engine in (noisy, -logits, logits[::-1]):
         match_outputs({"y": logits}, {"y": engine})

@@ -45,6 +45,15 @@ def test_a_baked_batch_is_compiled_as_what_it_is(batch: int, tmp_path: Path) -> 
         with_batch(foreign.graph, BatchSpec(1, 8))
 
 
+def test_a_batch_that_a_constant_is_spread_over_is_its_own(tmp_path: Path) -> None:
+    net = Net()
+    spread = net.constant("spread", np.ones((4, CHANNELS, 1, 1)))
+    net.head(net.op("Mul", [net.stem(), spread], "scaled"))
+    remarks: list[str] = []
+    model = read_onnx(save(net.model(), tmp_path), None, remarks.append)
+    assert str(model.graph.inputs[0].shape) == "[4,3,16,16]" and len(remarks) == 1
+
+
 def test_a_batch_that_inference_already_contradicts_is_one(tmp_path: Path) -> None:
     net = baked(1)
     net.nodes.append(net.nodes.pop())

@@ -51,6 +51,19 @@ def nhwc_net(keepdims: int = 0, opset: int = 18) -> onnx.ModelProto:
     return model
 
 
+def test_a_pool_over_a_turned_copy_is_one_over_space(tmp_path: Path) -> None:
+    net = Net()
+    stem = net.stem()
+    turned = net.op("Transpose", [stem], "turned", perm=[0, 2, 3, 1])
+    pool = net.op("ReduceMean", [turned, net.constant("axes", [1, 2], np.int64)], "pool", keepdims=0)
+    gate = net.op("Relu", [net.op("MatMul", [pool, net.weight("f1", CHANNELS, 8)], "fc1")], "fr")
+    gate = net.op("Sigmoid", [net.op("MatMul", [gate, net.weight("f2", 8, CHANNELS)], "fc2")], "gate")
+    gate = net.op("Reshape", [gate, net.constant("to", [-1, CHANNELS, 1, 1], np.int64)], "spread")
+    net.head(net.op("Mul", [stem, gate], "excited"))
+    model, report = rewrite(read_foreign(save(net.model(), tmp_path)).simplified, RewriteOptions())
+    assert len(report.attention_blocks) == 1 and all(node.op_type != "Transpose" for node in model.graph)
+
+
 @pytest.mark.parametrize("keepdims", [0, 1])
 def test_the_transposes_of_an_nhwc_file_cancel(keepdims: int, tmp_path: Path) -> None:
     file = nhwc_net(keepdims)

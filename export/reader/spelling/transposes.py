@@ -49,7 +49,7 @@ def cancel_transposes(model: ir.Model, sides: Sides | None = None) -> ir.Model:
 
     ``sides`` are those of its image, where they are free.
     """
-    if sum(_perm(node) is not None for node in model.graph) < 2:
+    if all(_perm(node) is None for node in model.graph):
         return model
     moved = model.clone()
     mover = _Mover(moved.graph)

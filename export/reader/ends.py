@@ -1,0 +1,109 @@
+"""The inputs and outputs of an untrusted ONNX file: that they are numbers, made by its nodes, and in float32.
+
+An output that no node makes, that is an input or a constant, or that is named twice is refused by its name; one without
+a type is given the type that it has. Ends of float16 or double become float32, with a Cast between them and the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from radixrt.errors import InputError
+from radixrt.export.reader.tensors import type_name
+
+_OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.DOUBLE)
+_TYPES = (
+    TensorProto.FLOAT,
+    *_OTHER_FLOATS,
+    TensorProto.INT64,
+    TensorProto.INT32,
+    TensorProto.UINT8,
+    TensorProto.BOOL,
+)
+
+
+def check_ends(proto: onnx.ModelProto, path: Path) -> None:
+    """Holds a graph, whose weights are no longer among its inputs, to inputs and outputs that can be compiled.
+
+    Raises:
+        InputError: an input or output is of another kind.
+    """
+    _check_outputs(proto.graph, path)
+    _type_outputs(proto)
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.type.tensor_type.elem_type not in _TYPES:
+            raise InputError(
+                f"{path}: {value.name} is {_kind(value)}: inputs (images already normalised) and outputs must "
+                "be float32, float16, double, uint8, int32, int64 or bool; precision is chosen in the build"
+            )
+
+
+def _kind(value: onnx.ValueInfoProto) -> str:
+    """What a value is: the type of its elements, or what it holds instead of a tensor."""
+    form = value.type.WhichOneof("value")
+    if form is None:
+        return "of no type"
+    return type_name(value.type.tensor_type.elem_type) if form == "tensor_type" else form.removesuffix("_type")
+
+
+def float_ends(proto: onnx.ModelProto, path: Path, remark: Callable[[str], None]) -> None:
+    """Puts a Cast behind an input and before an output of float16 or double: the graph's own ends become float32."""
+    graph = proto.graph
+    sources = {value.name for value in graph.input}
+    ends = [value for value in (*graph.input, *graph.output) if value.type.tensor_type.elem_type in _OTHER_FLOATS]
+    types = {type_name(value.type.tensor_type.elem_type): None for value in ends}
+    for value in ends:
+        element = value.type.tensor_type.elem_type
+        inner = f"{value.name}.{type_name(element)}"
+        _rename(graph, value.name, inner)
+        source = value.name in sources
+        names, to = ([value.name, inner], element) if source else ([inner, value.name], TensorProto.FLOAT)
+        cast = onnx.helper.make_node("Cast", names[:1], names[1:], name=f"{inner}.cast", to=to)
+        graph.node.insert(0 if source else len(graph.node), cast)
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+    if ends:
+        names = [value.name for value in ends]
+        remark(f"{path} has {' and '.join(types)} ends ({', '.join(names)}); the engine's are float32.")
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Renames a value where nodes make and read it, inside subgraphs as well."""
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new if name == old else name for name in names]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename(attribute.g, old, new)
+
+
+def _type_outputs(proto: onnx.ModelProto) -> None:
+    """Gives outputs without a type the one that they have; some editors of graphs leave it out."""
+    if all(value.type.tensor_type.elem_type for value in proto.graph.output):
+        return
+    inferred = onnx.shape_inference.infer_shapes(proto)
+    known = {value.name: value for value in (*inferred.graph.output, *inferred.graph.value_info)}
+    for value in proto.graph.output:
+        if not value.type.tensor_type.elem_type and value.name in known:
+            value.CopyFrom(known[value.name])
+
+
+def _check_outputs(graph: onnx.GraphProto, path: Path) -> None:
+    """Holds the outputs to values that some node makes, each once."""
+    made = {name for node in graph.node for name in node.output}
+    names = [value.name for value in graph.output]
+    for name in names:
+        if name in made and names.count(name) == 1:
+            continue
+        if name in made:
+            what = "is named twice: name it once"
+        elif any(name == tensor.name for tensor in graph.initializer):
+            what = "is a constant: leave that output out"
+        elif any(name == value.name for value in graph.input):
+            what = "is an input as it came: leave that output out"
+        else:
+            what = "is made by no node: export it again"
+        raise InputError(f"{path}: output {name} {what}")
