@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,14 +30,14 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.networks import Run, runner
+from benchmarks.networks import IN_A_ROW, Run, in_a_row, runner
 from benchmarks.rewrite import capture_model, typed
 from radixrt.calibration.int8 import sqnr_db
 from radixrt.engines.base import BuildOptions, Target
 from radixrt.engines.cpu.onnxruntime import session_options
 from radixrt.engines.forms.choose import rewrite_options
 from radixrt.engines.registry import get
-from radixrt.export.feed import Feed, part
+from radixrt.export.feed import part
 from radixrt.export.passes.pipeline import rewrite
 from radixrt.export.spec import Precision
 from radixrt.machine import instructions, machine
@@ -49,7 +48,6 @@ NETWORKS = ("mobilenetv3_large_100@128", "mobilenetv3_large_100@224", "efficient
 TARGETS = ("onnxruntime", "openvino")
 RESULTS = Path(__file__).parent / "results" / "int8_kernels.json"
 TEST_IMAGES = 8
-BLOCK = 10
 
 
 class Timing(BaseModel):
@@ -124,7 +122,7 @@ def timings(network: str, graph: ir.Model, threads: int, args: argparse.Namespac
                 counts[key] = kernels(file, scratch) if target.name == "onnxruntime" else Counter()
         answers = {key: _answers(run, images) for key, run in runs.items()}
         options = LatencyOptions(rounds=args.rounds, seconds=args.seconds, threads=threads)
-        taken = measure({" ".join(key): partial(_block, run) for key, run in runs.items()}, images, options)
+        taken = measure({" ".join(key): in_a_row(run) for key, run in runs.items()}, images, options)
     rows = {row.name: row for row in taken.rows}
     for key, count in counts.items():
         own, base = rows[" ".join(key)], rows[f"{key[0]} {Precision.FP32.value}"]
@@ -133,17 +131,12 @@ def timings(network: str, graph: ir.Model, threads: int, args: argparse.Namespac
             target=key[0],
             threads=threads,
             precision=key[1],
-            p50_ms=own.p50_ms / BLOCK,
+            p50_ms=own.p50_ms / IN_A_ROW,
             over_fp32=ratio(base.samples_ms, own.samples_ms),
             sqnr_db=None if base is own else sqnr_db(answers[key[0], Precision.FP32.value], answers[key]),
             unsteady=taken.unsteady,
             kernels=dict(sorted(count.items())),
         )
-
-
-def _block(run: Run, feed: Feed) -> None:
-    for _ in range(BLOCK):
-        run(feed)
 
 
 def _answers(run: Run, images: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -24,17 +24,23 @@ from radixrt.progress import Stages
 from radixrt.reuse import Reuse
 
 Run = Callable[[Feed], NDArray[np.float32]]
+IN_A_ROW = 10
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How a benchmark prepares its networks."""
+    """How a benchmark prepares its networks.
 
-    data: str
+    Attributes:
+        pixels: mean and standard deviation of images that are taken whole; by default as the network's own.
+    """
+
+    data: str | Path
     input_size: str | None
     calibration_images: int
     test_images: int
     threads: int
+    pixels: tuple[str, str] | None = None
 
 
 def prepared(name: str, setting: Setting, reuse: Reuse) -> Prepared:
@@ -42,6 +48,10 @@ def prepared(name: str, setting: Setting, reuse: Reuse) -> Prepared:
     data = DataOptions(
         data=setting.data,
         input_size=setting.input_size,
+        mean=None if setting.pixels is None else setting.pixels[0],
+        std=None if setting.pixels is None else setting.pixels[1],
+        crop_pct=None if setting.pixels is None else 1.0,
+        interpolation=None if setting.pixels is None else "bilinear",
         calibration_images=setting.calibration_images,
         test_images=setting.test_images,
     )
@@ -81,6 +91,16 @@ def runner(session: Session) -> Run:
         return session.run(dict(feed))[result]
 
     return run
+
+
+def in_a_row(run: Run) -> Callable[[Feed], None]:
+    """Ten runs as one: a single run after another engine's is mostly waking up and memory."""
+
+    def ten(feed: Feed) -> None:
+        for _ in range(IN_A_ROW):
+            run(feed)
+
+    return ten
 
 
 def test_images(network: Prepared, count: int) -> Feed:

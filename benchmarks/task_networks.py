@@ -205,12 +205,12 @@ def paddleocr(name: str) -> Callable[[Path], Any]:
     return build
 
 
-_HALVES, _IMAGENET = ("0.5", "0.5"), ("0.485,0.456,0.406", "0.229,0.224,0.225")
+_HALVES, IMAGENET = ("0.5", "0.5"), ("0.485,0.456,0.406", "0.229,0.224,0.225")
 _NARROW, _PLAIN, _WIDE = (3, 128, 128), (3, 224, 224), (3, 256, 256)
 
 NETWORKS: Mapping[str, TaskNetwork] = {
     "paddleocr-detector": TaskNetwork(
-        paddleocr("_det_"), (3, 320, 320), 8, "segment", rendered("pages"), _IMAGENET, above=0.3
+        paddleocr("_det_"), (3, 320, 320), 8, "segment", rendered("pages"), IMAGENET, above=0.3
     ),
     "paddleocr-recogniser": TaskNetwork(paddleocr("_rec_"), (3, 48, 320), 5, "text", rendered("lines"), _HALVES),
     "paddleocr-angles": TaskNetwork(paddleocr("_cls_"), (3, 48, 192), 9, "classify", rendered("angles"), _HALVES),

@@ -9,6 +9,7 @@ for BF16, and is only built where the processor has it. An FP16 deploy graph kee
 from __future__ import annotations
 
 import importlib.util
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,10 @@ manifest says so to ``run.py``."""
 
 _INFO = ["radixrt", "inference_precision"]
 """Where a BF16 engine's file says what it computes in."""
+
+
+_SETS_WITH_BF16 = ("BF16", "FP16", "AMX", "AVX10", "ALL", "DEFAULT")
+"""What the names of oneDNN's instruction sets with BF16 contain."""
 
 
 class OpenVinoSession(Session):
@@ -137,6 +142,10 @@ class OpenVinoTarget(Target):
             return self.capability().reason
         import openvino as ov
 
+        # OpenVINO looks at the processor alone; its kernels heed oneDNN's limit, and it finds none for some layers.
+        limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+        if limit and not any(word in limit for word in _SETS_WITH_BF16):
+            return f"ONEDNN_MAX_CPU_ISA={limit} keeps OpenVINO's kernels from BF16 instructions"
         # Elsewhere OpenVINO would take the hint and compute in FP32.
         found = ov.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
         return "" if "BF16" in found else "this processor has no BF16 instructions"

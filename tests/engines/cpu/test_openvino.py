@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +38,22 @@ def test_compiled_models_are_cached_only_where_asked(tmp_path: Path) -> None:
     assert list(cache.glob("*.blob")) or list(cache.rglob("*.cl_cache"))
 
 
+# OpenVINO offers BF16 for what it sees in the processor, and then has no kernel for a pooling.
+@pytest.mark.parametrize(("limit", "kept"), [("avx2", True), ("AVX512_CORE_VNNI", True), ("AVX512_CORE_AMX", False)])
+def test_bf16_is_refused_where_onednn_may_not_use_it(limit: str, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    target = OpenVinoTarget()
+    assert (limit.upper() in target.lacks_bf16()) == kept
+    if kept:
+        assert Precision.BF16 not in target.precisions()
+        with pytest.raises(UnavailableError, match="ONEDNN_MAX_CPU_ISA"):
+            target.check_options(BuildOptions(Precision.BF16))
+
+
 def test_bf16_is_asked_for_by_the_file_and_differs_from_fp32(tmp_path: Path) -> None:
     target = OpenVinoTarget()
     if target.lacks_bf16():
         pytest.skip(target.lacks_bf16())
-    if "ONEDNN_MAX_CPU_ISA" in os.environ:
-        pytest.skip("oneDNN is held to fewer instructions than OpenVINO sees in the processor")
     image, answers = gated.images(1), {}
     for precision in (Precision.FP32, Precision.BF16):
         folder = tmp_path / precision.value
