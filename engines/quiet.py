@@ -1,8 +1,9 @@
 """A timing alone on its machine, where several builds share it.
 
-Work goes on side by side under a shared lock; whoever times something takes the machine for itself: no new work begins,
-and the timing starts when the work that is under way has stopped or waits for a timing of its own. The locks are the
-kernel's, on two files of the machine: they hold between processes whoever started them, and one that is killed lets go.
+Work goes on side by side under a shared lock; whoever times something takes the machine for itself: no new work
+begins, and the timing starts when the work that is under way has come to the end of a step, such as a batch of
+images. The locks are the kernel's, on two files of the machine: they hold between processes whoever started them, and
+one that is killed lets go.
 
 ::
 
@@ -96,6 +97,21 @@ class Machine:
             self.timed_s += time.monotonic() - began
             fcntl.flock(self._work, fcntl.LOCK_UN)
             self._begin()
+
+    def give_way(self) -> None:
+        """Lets whoever waits for the machine have it first; called between the steps of long work.
+
+        Else a timing would wait for the end of a calibration beside it, and its process with it.
+        """
+        if self._timing or not self._working:
+            return
+        try:
+            fcntl.flock(self._queue, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._end()
+            self._begin()
+        else:
+            fcntl.flock(self._queue, fcntl.LOCK_UN)
 
     @contextmanager
     def away(self) -> Iterator[None]:

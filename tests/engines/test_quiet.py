@@ -77,6 +77,33 @@ def test_whoever_waits_for_a_timing_keeps_new_work_out(tmp_path: Path) -> None:
     assert order == ["timing", "work"] and second.waited_s > 0.1
 
 
+def test_a_timing_need_not_wait_for_the_end_of_long_work(tmp_path: Path) -> None:
+    busy, timing = Machine(tmp_path), Machine(tmp_path)
+    order: list[str] = []
+
+    def once() -> None:
+        with timing.working(), timing.alone():
+            order.append("timing")
+            time.sleep(0.05)
+            order.append("timed")
+
+    with busy.working():
+        busy.give_way()
+        assert busy.waited_s < 0.05, "nobody waits"
+        waiter = threading.Thread(target=once)
+        waiter.start()
+        for _ in range(500):
+            time.sleep(0.01)
+            busy.give_way()
+            order.append("step")
+            if "timed" in order:
+                break
+        assert order[order.index("timing") + 1] == "timed", "no step beside the timing"
+        with busy.alone():
+            busy.give_way()
+    waiter.join(5)
+
+
 def test_a_wait_for_somebody_elses_work_holds_no_timing_up(tmp_path: Path) -> None:
     waiting, timing = Machine(tmp_path), Machine(tmp_path)
     with waiting.working(), away():
