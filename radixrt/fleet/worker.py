@@ -1,7 +1,7 @@
 """What runs on a machine of the fleet: one row's build, and a look at what the machine has.
 
 The functions here are called by Ray in processes of its own. A process keeps the network that it prepared last, with
-the original's answers, because rows come network by network.
+its images and the original's answers, because rows come network by network.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from radixrt.prepare import Prepared
 
 T = TypeVar("T")
+
+IMAGES_KEPT_BYTES = 384_000_000
+"""What a worker keeps of a network's images, prepared: 600 of 224x224."""
 
 
 @dataclass(frozen=True)
@@ -271,11 +274,25 @@ def _preparer(*network: object) -> Callable[..., Prepared]:
     def call(*given: Any) -> Prepared:
         slot = _slot(repr((network, given[2])))
         if slot.prepared is None:
-            slot.prepared = prepare(*given)
+            slot.prepared = _remembering(prepare(*given))
             return slot.prepared
         return replace(slot.prepared, reused=("the network and its images", *slot.prepared.reused))
 
     return call
+
+
+def _remembering(prepared: Prepared) -> Prepared:
+    """The same network, whose images are decoded once for all rows, where they are few."""
+    from radixrt.calibration.data.remembered import Remembered, Room
+
+    room = Room(IMAGES_KEPT_BYTES)
+    calibration, test = prepared.data.calibration, prepared.data.test
+    images = replace(
+        prepared.data,
+        calibration=Remembered(calibration, room),
+        test=None if test is None else Remembered(test, room),
+    )
+    return replace(prepared, data=images)
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
