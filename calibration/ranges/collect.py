@@ -33,7 +33,7 @@ from radixrt.calibration.ranges.observers import TensorObserver
 from radixrt.calibration.ranges.outputs import Probe, add_probes
 from radixrt.calibration.ranges.resume import CollectState, load_state, save_state
 from radixrt.calibration.ranges.table import CalibrationTable, Candidates, HistogramSummary, TensorRange
-from radixrt.calibration.recovery.equalise import chains
+from radixrt.calibration.recovery.channels import FIXED, channel_groups
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.errors import InputError
 from radixrt.export.feed import Feed, joined, length, part, shapes
@@ -77,7 +77,7 @@ def calibrate(
     started = time.monotonic()
     inferred = infer(model.clone())
     names = [v.name or "" for v in observed_values(inferred)]
-    rescalable = {chain.middle.name for chain in chains(inferred.graph)}
+    rescalable = {name for name, groups in channel_groups(inferred.graph).of.items() if (groups != FIXED).any()}
     fresh = CollectState(model_sha256(model), [TensorObserver(name) for name in names])
     state = load_state(state_path, fresh) if state_path is not None else fresh
     if state.images and on_resume is not None:
@@ -198,7 +198,8 @@ def _range(observer: TensorObserver, options: CalibrationOptions, *, by_channel:
             quantiles=_quantiles(observer),
         ),
         dead_channels=observer.dead_channels,
-        channel_amax=observer.channel_amax if by_channel else (),
+        channel_minimum=tuple(map(float, observer.minimum)) if by_channel else (),
+        channel_maximum=tuple(map(float, observer.maximum)) if by_channel else (),
     )
 
 

@@ -136,11 +136,6 @@ class TensorObserver:
         return max(float(self.maximum.max()), -float(self.minimum.min()))
 
     @property
-    def channel_amax(self) -> tuple[float, ...]:
-        """The largest magnitude of each channel."""
-        return tuple(float(a) for a in np.maximum(self.maximum, -self.minimum))
-
-    @property
     def dead_channels(self) -> tuple[int, ...]:
         """Channels that were zero in every image."""
         if self.maximum.size < 2:

@@ -19,7 +19,7 @@ from radixrt.errors import InputError
 from radixrt.export.graph.hash import model_sha256
 from radixrt.files import replace_file
 
-TABLE_SCHEMA = 1
+TABLE_SCHEMA = 2
 
 
 class _Frozen(BaseModel):
@@ -50,7 +50,7 @@ class HistogramSummary(_Frozen):
 class TensorRange(_Frozen):
     """One tensor: ``amax`` maps to 127. ``dead_channels`` were zero in every image.
 
-    ``channel_amax`` is kept where cross-layer equalisation may want it: of a Relu between two convolutions.
+    The extremes of each channel are kept where cross-layer equalisation may want them.
     """
 
     name: str
@@ -60,7 +60,8 @@ class TensorRange(_Frozen):
     candidates: Candidates
     histogram: HistogramSummary
     dead_channels: tuple[int, ...] = ()
-    channel_amax: tuple[float, ...] = ()
+    channel_minimum: tuple[float, ...] = ()
+    channel_maximum: tuple[float, ...] = ()
 
 
 class CalibrationTable(_Frozen):

@@ -9,14 +9,14 @@ After, with a positive ``s`` for each channel c of h::
     x ──► Conv(W1[c] / s, b1[c] / s) ──► Relu ──► h / s ──► Conv(W2[:, c] * s, b2) ──► y
 
 ``relu(h / s) = relu(h) / s``, so y is the same (Nagel et al., "Data-free quantization through weight equalization and
-bias correction", 2019, section 4.1). ``s`` is a power of two: dividing by it changes no digit of a float, so y is the
-same to the last bit.
+bias correction", 2019, section 4.1). So it is wherever layers alone make and read a channel, through sums, pooling and
+gates (``channels.py``): the residual stream of a whole stage is rescaled at once. ``s`` is a power of two: dividing by
+it changes no digit of a float.
 
-All channels of h share one scale, and each row of W2 has one; W1's rows have one each, so they lose nothing. With
-``r`` the largest magnitude of a channel of h, and ``w`` the largest share that any row of W2 gives to it, ``s`` is
-``sqrt(r / w)`` up to a common factor: both spreads become the same.
-
-Refused: h read by anything else, weights that are shared, and any activation but Relu.
+All channels of a tensor share one scale, and each row of a weight that reads them has one; rows of the weights that
+make them have one each, so these lose nothing. With ``r`` the largest share that a channel has of the range of any
+tensor it runs through, and ``w`` the largest share of a row that any reader gives to it, ``s`` is ``sqrt(r / w)``: both
+spreads become the same, and no range grows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from radixrt.calibration.placement.meeting import with_one_scale
 from radixrt.calibration.ranges.table import CalibrationTable, TensorRange
+from radixrt.calibration.recovery.channels import FIXED, ChannelGroups, channel_groups, rescalable
 from radixrt.export.graph.constants import array_of
 from radixrt.export.graph.facts import infer
 from radixrt.export.graph.hash import model_sha256
@@ -36,17 +38,8 @@ from radixrt.export.graph.layers import Layer, layers_of
 
 Array = NDArray[Any]
 
-_LARGEST_POWER = 4
-"""Channels are divided by at most 2**4: beyond that, one rare activation would decide."""
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Two convolutions with nothing but a Relu between them; ``middle`` is what the second reads."""
-
-    first: Layer
-    middle: ir.Value
-    second: Layer
+_LARGEST_POWER = 8
+"""Channels are divided or multiplied by at most 2**8: beyond that, one rare activation would decide."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class Equalised:
 
     Attributes:
         model: the graph.
-        table: the ranges; those of rescaled tensors follow from the largest magnitude of each channel.
+        table: the ranges; those of rescaled tensors follow from the extremes of each channel.
         divisors: what each output channel of a layer was divided by, shape (C,), by layer name.
     """
 
@@ -64,26 +57,8 @@ class Equalised:
     divisors: dict[str, NDArray[np.float32]]
 
 
-def chains(graph: ir.Graph) -> list[Chain]:
-    """Every two convolutions that can be equalised, in graph order."""
-    layers = {id(layer.node): layer for layer in layers_of(graph) if layer.node.op_type == "Conv"}
-    result = []
-    for first in layers.values():
-        readers = first.output.consumers()
-        if len(readers) != 1 or readers[0].op_type != "Relu" or first.output.is_graph_output():
-            continue
-        middle = readers[0].outputs[0]
-        behind = middle.consumers()
-        second = layers.get(id(behind[0])) if len(behind) == 1 else None
-        if second is None or middle.is_graph_output() or second.data is not middle:
-            continue
-        if _owned(first, with_bias=True) and _owned(second, with_bias=False):
-            result.append(Chain(first, middle, second))
-    return result
-
-
 def equalised(model: ir.Model, table: CalibrationTable, layers: frozenset[str]) -> Equalised | None:
-    """Equalises every chain of a graph whose second convolution is quantised.
+    """Rescales every group of channels that layers in INT8 read.
 
     Args:
         model: a float32 graph; not changed.
@@ -94,74 +69,93 @@ def equalised(model: ir.Model, table: CalibrationTable, layers: frozenset[str]) 
         the graph and its ranges, or None where nothing can be gained.
     """
     copy = infer(model.clone())
-    divisors: dict[str, NDArray[np.float32]] = {}
-    ranges: dict[str, TensorRange] = {}
-    for chain in chains(copy.graph):
-        middle = table.find(chain.middle.name or "")
-        if middle is None or not middle.channel_amax or chain.second.name not in layers:
-            continue
-        s = _divisors(np.asarray(middle.channel_amax), chain.second)
-        if (s == 1).all():
-            continue
-        _rescale(copy.graph, chain, s)
-        divisors[chain.first.name] = s
-        ranges[middle.name] = _rescaled(middle, s)
+    groups = channel_groups(copy.graph)
+    able = [layer for layer in layers_of(copy.graph) if rescalable(layer)]
+    reach = _reach(groups, table)
+    share = _shares(groups, [layer for layer in able if layer.name in layers])
+    s = np.ones(groups.count + 1, np.float32)  # the last is that of FIXED
+    alive = np.flatnonzero((reach > 0) & (share > 0))
+    wanted = np.log2(reach[alive] / share[alive]) / 2
+    s[alive] = np.exp2(np.clip(np.rint(wanted), -_LARGEST_POWER, _LARGEST_POWER))
+    divisors = {}
+    for layer in able:
+        read, written = (s[groups.of[value.name or ""]] for value in (layer.data, layer.output))
+        if (written != 1).any():
+            divisors[layer.name] = written
+        if (read != 1).any() or (written != 1).any():
+            _rescale(copy.graph, layer, read, written)
     if not divisors:
         return None
-    tensors = tuple(ranges.get(t.name, t) for t in table.tensors)
+    tensors = tuple(_rescaled(t, s[groups.of[t.name]]) if _by_channel(t, groups) else t for t in table.tensors)
     changed = table.model_copy(update={"tensors": tensors, "model_sha256": model_sha256(copy)})
-    return Equalised(copy, changed, divisors)
+    return Equalised(copy, with_one_scale(copy.graph, changed), divisors)
 
 
-def _owned(layer: Layer, *, with_bias: bool) -> bool:
-    """Whether the layer's constants are its own, so that changing them changes nothing else."""
-    values = layer.node.inputs[1 : 3 if with_bias else 2]
-    return all(v is None or (v.is_initializer() and len(v.uses()) == 1) for v in values)
+def _by_channel(tensor: TensorRange, groups: ChannelGroups) -> bool:
+    """Whether the table holds the range of each of a tensor's channels."""
+    of = groups.of.get(tensor.name)
+    return of is not None and len(tensor.channel_maximum) == len(of)
 
 
-def _divisors(reach: Array, second: Layer) -> NDArray[np.float32]:
-    """Powers of two, one for each channel of the middle; 1 where a channel is dead or nobody reads it."""
-    share = _shares(second)
-    s = np.ones(len(reach))
-    alive = (reach > 0) & (share > 0)
-    if alive.any():
-        wanted = np.log2(reach[alive] / share[alive]) / 2
-        s[alive] = np.exp2(np.clip(np.rint(wanted - wanted.mean()), -_LARGEST_POWER, _LARGEST_POWER))
-    return s.astype(np.float32)
+def _reach(groups: ChannelGroups, table: CalibrationTable) -> Array:
+    """For each group the largest share of a tensor's range that any of its channels has; 0 where one is not known."""
+    reach, unknown = np.zeros(groups.count), np.zeros(groups.count, bool)
+    for tensor in table.tensors:
+        of = groups.of.get(tensor.name)
+        if of is None:
+            continue
+        free = of != FIXED
+        if not _by_channel(tensor, groups):
+            unknown[of[free]] = True
+            continue
+        channels = _magnitudes(tensor)
+        np.maximum.at(reach, of[free], channels[free] / max(channels.max(), np.finfo(np.float64).tiny))
+    reach[unknown] = 0
+    return reach
 
 
-def _shares(second: Layer) -> Array:
-    """For each input channel, the largest share of a row's largest weight that any row gives to it; shape (C,)."""
-    # Rows are quantised one by one, so only their shape counts.
-    rows = np.abs(second.weight.astype(np.float64)).max(axis=tuple(range(2, second.weight.ndim)))
-    rows /= np.maximum(rows.max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    groups = rows.reshape(second.groups, -1, rows.shape[1])  # (G, O / G, I / G)
-    return np.asarray(groups.max(axis=1).reshape(-1))
+def _magnitudes(tensor: TensorRange) -> Array:
+    return np.maximum(tensor.channel_maximum, np.negative(tensor.channel_minimum))
 
 
-def _rescale(graph: ir.Graph, chain: Chain, s: NDArray[np.float32]) -> None:
-    first, second = chain.first, chain.second
-    # Read from the graph: an earlier chain may have rescaled what Layer remembers.
-    weight = _array(first.node.inputs[1])
-    _put(graph, first.node, 1, weight / s.reshape(-1, *(1,) * (weight.ndim - 1)))
-    if first.bias is not None:
-        _put(graph, first.node, 2, _array(first.node.inputs[2]) / s)
-    weight = _array(second.node.inputs[1])
-    grouped = weight.reshape(second.groups, -1, *weight.shape[1:])  # (G, O / G, I / G, ...)
-    factors = s.reshape(second.groups, 1, -1, *(1,) * (weight.ndim - 2))
-    _put(graph, second.node, 1, (grouped * factors).reshape(weight.shape))
+def _shares(groups: ChannelGroups, readers: list[Layer]) -> Array:
+    """For each group the largest share of a row's largest weight that any row gives to one of its channels."""
+    share = np.zeros(groups.count)
+    for layer in readers:
+        of = groups.of[layer.data.name or ""]
+        # Rows are quantised one by one, so only their shape counts.
+        taps = _by_rows(layer, np.abs(layer.weight.astype(np.float64)))  # (G, O / G, I / G, taps)
+        rows = taps.max(axis=3)
+        rows /= np.maximum(rows.max(axis=2, keepdims=True), np.finfo(np.float64).tiny)
+        free = of != FIXED
+        np.maximum.at(share, of[free], rows.max(axis=1).reshape(-1)[free])
+    return share
 
 
-def _array(value: ir.Value | None) -> Array:
-    assert value is not None, "a layer that is rescaled has constants of its own"
-    return array_of(value)
+def _by_rows(layer: Layer, weight: Array) -> Array:
+    """A view of a weight as (groups, outputs of one, inputs of one, taps)."""
+    if layer.node.op_type == "Gemm":
+        return (weight if layer.axis == 0 else weight.T)[None, :, :, None]
+    taps = weight.reshape(layer.groups, -1, weight.shape[1], int(np.prod(weight.shape[2:])))
+    return taps if layer.axis == 0 else taps.swapaxes(1, 2)
+
+
+def _rescale(graph: ir.Graph, layer: Layer, read: NDArray[np.float32], written: NDArray[np.float32]) -> None:
+    weight = np.array(layer.weight, np.float32)
+    rows = _by_rows(layer, weight)
+    rows *= read.reshape(layer.groups, 1, -1, 1)
+    rows /= written.reshape(layer.groups, -1, 1, 1)
+    _put(graph, layer.node, 1, weight)
+    if layer.bias is not None:
+        _put(graph, layer.node, 2, layer.bias / written)
 
 
 def _put(graph: ir.Graph, node: ir.Node, index: int, array: Array) -> None:
     old = node.inputs[index]
     assert old is not None and old.name is not None
     # A clone shares its initializers with the original: replace, never mutate.
-    new = ir.tape.Tape().initializer(ir.tensor(array.astype(np.float32), name=old.name))
+    shaped = array.astype(np.float32).reshape(-1 if index == 2 else array_of(old).shape)
+    new = ir.tape.Tape().initializer(ir.tensor(shaped, name=old.name))
     node.replace_input_with(index, new)
     del graph.initializers[old.name]
     graph.register_initializer(new)
@@ -170,20 +164,27 @@ def _put(graph: ir.Graph, node: ir.Node, index: int, array: Array) -> None:
 def _rescaled(tensor: TensorRange, s: NDArray[np.float32]) -> TensorRange:
     """The range of a tensor whose channels were divided.
 
-    The largest magnitude is exact; what the other choosers would pick keeps its share of it.
+    The extremes are exact; what the other choosers would pick keeps its share of them.
     """
-    channels = np.asarray(tensor.channel_amax) / s
-    ratio = float(channels.max() / max(tensor.channel_amax))
-    picked = {name: value * ratio for name, value in tensor.candidates.model_dump().items()}
+    before = float(_magnitudes(tensor).max())
+    low, high = (np.asarray(ends) / s for ends in (tensor.channel_minimum, tensor.channel_maximum))
+    ratio = max(float(high.max()), -float(low.min())) / max(before, np.finfo(np.float64).tiny)
+
+    def narrowed(amax: float) -> float:
+        # What meets in a Concat was given a range that holds all of it.
+        return float(min(amax, before) * ratio)
+
+    picked = {name: narrowed(value) for name, value in tensor.candidates.model_dump().items()}
     return tensor.model_copy(
         update={
-            "amax": tensor.amax * ratio,
-            "minimum": 0.0,
-            "maximum": float(channels.max()),
+            "amax": narrowed(tensor.amax),
+            "minimum": float(low.min()),
+            "maximum": float(high.max()),
             "candidates": tensor.candidates.model_copy(update=picked),
             "histogram": tensor.histogram.model_copy(
                 update={"quantiles": tuple(q * ratio for q in tensor.histogram.quantiles)}
             ),
-            "channel_amax": tuple(float(a) for a in channels),
+            "channel_minimum": tuple(map(float, low)),
+            "channel_maximum": tuple(map(float, high)),
         }
     )

@@ -2,11 +2,11 @@
 
 1. *Range method*: each way of choosing ranges, for the whole network at once; one evaluation each. Ranges chosen tensor
    by tensor fit the images they were chosen on and no others: that was tried, alone and with all else quantised.
-2. *Bias correction*: rounding shifts the mean of a layer's outputs, and global pooling hands exactly that on; the bias
+2. *Cross-layer equalisation*: channels that only layers make and read are rescaled so that one scale serves all
+   (``equalise.py``); the float network stays the same.
+3. *Bias correction*: rounding shifts the mean of a layer's outputs, and global pooling hands exactly that on; the bias
    takes it back (Nagel et al., "Data-free quantization", 2019, with measured instead of assumed means): of each layer
    its own share, or group after group what the means of the float network are short of, whichever is better.
-3. *Cross-layer equalisation*: channels between two convolutions are rescaled so that one scale serves all
-   (``equalise.py``); the float network stays the same to the last bit. Biases are then corrected anew.
 4. *Mixed precision*: while a caller's gate does not pass, layers stay in float (``mixed_precision.py``).
 
 What a technique came to is kept where it raises the SQNR of the outputs on images that it was not fitted to.
@@ -34,7 +34,6 @@ from radixrt.calibration.recovery.session import QuantSession
 from radixrt.calibration.recovery.techniques import (
     LOCAL_PASSES,
     RANGE_CHOICES,
-    Outcome,
     Search,
     SearchProgress,
     Setting,
@@ -155,8 +154,7 @@ def recover(
         on_progress=on_progress,
         outputs=outputs,
     )
-    best = Outcome(Search(model, table, session, setting), session.everything(table), "")
-    best_db = best.search.sqnr(best.variant)
+    best = Search(model, table, session, setting).outcome(session.everything(table), "")
     steps: list[RecoveryStep] = []
     for technique in Technique:
         if technique not in effort.techniques:
@@ -164,19 +162,18 @@ def recover(
             steps.append(RecoveryStep(technique, why, left_out=True))
             continue
         started = time.monotonic()
-        outcome = best.search.apply(technique, best.variant)
-        after_db = outcome.search.sqnr(outcome.variant)
+        found = best.search.apply(technique, best)
         steps.append(
             RecoveryStep(
                 technique,
-                outcome.detail,
-                before_db=best_db,
-                after_db=after_db,
+                found.detail,
+                before_db=best.sqnr_db,
+                after_db=found.sqnr_db,
                 seconds=time.monotonic() - started,
             )
         )
-        if after_db > best_db:
-            best, best_db = outcome, after_db
+        if found.sqnr_db > best.sqnr_db:
+            best = found
     ranges = best.search.table.with_amax(best.variant.amax)
     return Recovered(best.search.model.clone(), ranges, tuple(steps), best.variant.shifts)
 
@@ -219,13 +216,12 @@ def _passes(images: int, groups: int) -> dict[Technique, int]:
     """The forward passes that each technique takes, the one that buys most first."""
     judges = _judging(images)
     fitted = images - judges
-    # Each group of bias correction sees the fitted images, and so does the float network; the judges, twice on the way,
-    # and what came of either way.
-    biases = fitted * (groups + 1 + LOCAL_PASSES) + judges * 5
     return {
-        Technique.BIAS: biases,
+        # Each group of bias correction sees the fitted images, and so does the float network; the judges, twice on the
+        # way, and what came of either way.
+        Technique.BIAS: fitted * (groups + 1 + LOCAL_PASSES) + judges * 4,
+        Technique.EQUALISE: judges * 2,
         Technique.RANGES: RANGE_CHOICES * fitted,
-        Technique.EQUALISE: biases + judges * 2,
     }
 
 

@@ -28,8 +28,8 @@ class Technique(str, Enum):
     """A way to bring accuracy back, called as the report calls it; in the order in which they are tried."""
 
     RANGES = "range method for the whole network"
-    BIAS = "bias correction"
     EQUALISE = "cross-layer equalisation"
+    BIAS = "bias correction"
 
 
 _BLENDS = {"a quarter of the way from minmax to mse": 0.25, "half way from minmax to mse": 0.5}
@@ -83,11 +83,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a technique came to: a variant, the search whose graph it is of, and details for the report."""
+    """What a technique came to: a variant, the search whose graph it is of, and details for the report.
+
+    Attributes:
+        sqnr_db: of the outputs on the images that judge.
+    """
 
     search: Search
     variant: Variant
     detail: str
+    sqnr_db: float
 
 
 class Search:
@@ -108,15 +113,19 @@ class Search:
         """The SQNR of the outputs on the images that judge, in dB."""
         return outputs_sqnr_db(self._reference, self.session.answers(self._setting.judges, variant))
 
-    def apply(self, technique: Technique, start: Variant) -> Outcome:
-        """Looks for a better variant than ``start`` by one technique."""
+    def outcome(self, variant: Variant, detail: str) -> Outcome:
+        """A variant, judged."""
+        return Outcome(self, variant, detail, self.sqnr(variant))
+
+    def apply(self, technique: Technique, start: Outcome) -> Outcome:
+        """Looks for something better than ``start``, which is of this search, by one technique."""
         match technique:
             case Technique.RANGES:
-                return self.choose_ranges(start)
-            case Technique.BIAS:
-                return self.correct_biases(start)
+                return self.choose_ranges(start.variant)
             case Technique.EQUALISE:
                 return self.equalise(start)
+            case Technique.BIAS:
+                return self.correct_biases(start.variant)
 
     def choose_ranges(self, start: Variant) -> Outcome:
         """Chooses all ranges by one method: the one of least error of the outputs with everything quantised."""
@@ -134,55 +143,47 @@ class Search:
             scores[name] = outputs_sqnr_db(exact, found)
         best = max(scores, key=lambda name: scores[name])
         ranking = ", ".join(f"{name} {db:.1f}" for name, db in sorted(scores.items(), key=lambda item: -item[1]))
-        return Outcome(self, replace(start, amax=choices[best]), f"{best}; {ranking}")
+        return self.outcome(replace(start, amax=choices[best]), f"{best}; {ranking}")
 
-    def correct_biases(self, start: Variant, technique: Technique = Technique.BIAS) -> Outcome:
+    def correct_biases(self, start: Variant) -> Outcome:
         """Adds to the biases what quantisation took from the mean of each channel.
 
         Each layer's own error first (``local_bias.py``), of all layers at once. Then what is missing from the float
         network's means, group after group of layers, which also returns what activations made of the noise, but
         corrects layers of one group for each other: in some networks it does harm, and is given up. The better stays.
         """
-        own = replace(start, shifts={})
+        own = start
         for _ in range(LOCAL_PASSES):  # the first changes a little what the layers read
             errors = self.session.local_errors(self._setting.fitted, own)
             own = replace(own, shifts={name: -error for name, error in errors.items()})
-        own_db = self.sqnr(own)
-        grouped = self._by_groups(replace(start, shifts={}), own_db, technique)
-        if grouped is None or self.sqnr(grouped) <= own_db:
-            return Outcome(self, own, f"{len(own.shifts)} layers, each for its own error")
-        return Outcome(self, grouped, f"{len(grouped.shifts)} layers corrected")
+        alone = self.outcome(own, f"{len(own.shifts)} layers, each for its own error")
+        grouped = self._by_groups(start, alone.sqnr_db)
+        return alone if grouped is None or grouped.sqnr_db <= alone.sqnr_db else grouped
 
-    def _by_groups(self, start: Variant, enough_db: float, technique: Technique) -> Variant | None:
-        """Corrects group after group; None where half of them leave far less than ``enough_db``."""
+    def _by_groups(self, start: Variant, enough_db: float) -> Outcome | None:
+        """Corrects group after group; None where a quarter or half of them leave far less than ``enough_db``."""
         setting = self._setting
         names = [layer.name for layer in self.session.decision.layers]
         exact = self.session.channel_means(setting.fitted, Variant(), names)
         groups = [list(part) for part in np.array_split(np.array(names, dtype=object), min(setting.groups, len(names)))]
+        looks = {len(groups) // 4, len(groups) // 2} - {0}
         variant = start
-        for done, group in enumerate(setting.counted(technique, groups)):
-            if done in (len(groups) // 4, len(groups) // 2) and self.sqnr(variant) < enough_db - _HOPELESS_DB:
+        for done, group in enumerate(setting.counted(Technique.BIAS, groups)):
+            if done in looks and self.sqnr(variant) < enough_db - _HOPELESS_DB:
                 return None
             means = self.session.channel_means(setting.fitted, variant, group)
             variant = replace(variant, shifts={**variant.shifts, **{n: exact[n] - means[n] for n in group}})
-        return variant
+        return self.outcome(variant, f"{len(variant.shifts)} layers corrected")
 
-    def equalise(self, start: Variant) -> Outcome:
-        """Rescales channels wherever the graph allows, and corrects the biases of the graph that comes of it."""
-        equal = equalised(self.model, self.table.with_amax(start.amax), start.layers)
+    def equalise(self, start: Outcome) -> Outcome:
+        """Rescales channels wherever the graph allows; biases are corrected afterwards, of the better graph."""
+        equal = equalised(self.model, self.table.with_amax(start.variant.amax), start.variant.layers)
         if equal is None:
-            return Outcome(self, start, "no two convolutions with only a Relu between them could gain")
+            return replace(start, detail="no channels between two layers could gain")
         how = self._setting
         session = QuantSession(equal.model, how.options, equal.table, outputs=how.outputs)
-        search = Search(equal.model, equal.table, session, self._setting)
-        detail = f"{len(equal.divisors)} pairs of convolutions rescaled"
-        rescaled = session.everything(equal.table)
-        # Correcting biases is most of the work and none of the gain: whether rescaling pays shows without it.
-        after_db, before_db = search.sqnr(rescaled), self.sqnr(replace(start, shifts={}))
-        if after_db <= before_db:
-            why = f"{detail}, but without bias correction that gives {after_db:.1f} dB, not {before_db:.1f}"
-            return Outcome(self, start, why)
-        return replace(search.correct_biases(rescaled, Technique.EQUALISE), detail=detail)
+        search = Search(equal.model, equal.table, session, how)
+        return search.outcome(session.everything(equal.table), f"{len(equal.divisors)} layers rescaled")
 
 
 def _blend(tensor: TensorRange, share: float) -> float:
