@@ -80,14 +80,15 @@ def table(progress: Progress) -> Table:
     found.add_column("row", overflow="fold", ratio=1)
     found.add_column("state", no_wrap=True)
     found.add_column("what came of it", ratio=1)
+    # A terminal with fewer lines than the table has cuts it below.
+    for name in progress.running:
+        found.add_row(Text(name), Text("running", "cyan"), "")
     wrong = [row for row in rows if row.state in ("failed", "missed")]
     done = [row for row in rows if row.state == "done"]
     for row in [*wrong, *done][: max(0, MOST_ROWS - len(progress.running))]:
         # A report has the rest of a verdict.
         said = row.reason or _said(row.model_copy(update={"verdict": row.verdict.partition(":")[0]}))
         found.add_row(Text(row.name), Text(row.state, COLOURS[row.state]), Text(said))
-    for name in progress.running:
-        found.add_row(Text(name), Text("running", "cyan"), "")
     return found
 
 
