@@ -35,12 +35,24 @@ def in_batches(run: OutputsRunner, batch: BatchSpec) -> OutputsRunner:
             few = part(feed, start, start + batch.max)
             missing = max(0, batch.min - length(few))
             found = run(filled(few, batch.min))
-            parts.append({name: array[: len(array) - missing] for name, array in found.items()})
+            if length(few) < count or missing:
+                _refuse_rowless(found, length(few) + missing)
+            parts.append({name: array[: len(array) - missing] if missing else array for name, array in found.items()})
         if len(parts) == 1:
             return parts[0]
         return {name: np.concatenate([few[name] for few in parts]) for name in parts[0]}
 
     return run_all
+
+
+def _refuse_rowless(outputs: Outputs, samples: int) -> None:
+    """Refuses outputs that cannot be joined with those of other samples."""
+    for name, array in outputs.items():
+        if array.ndim == 0 or len(array) != samples:
+            raise InputError(
+                f"the network takes {samples} at a time, and its output {name} {array.shape} has no row for each: give "
+                "it no more than that at once"
+            )
 
 
 def logits_of(run: OutputsRunner, name: str | None = None) -> Runner:

@@ -208,7 +208,8 @@ class LoadedEngine:
         self._refuse_size(size)
         for names, outputs in self._in_batches(images, size):
             for i, name in enumerate(names):
-                own = {output: array[i : i + 1] for output, array in outputs.items()}
+                # What one alone gives need not have a row for it.
+                own = {key: array[i : i + 1] if len(names) > 1 else array for key, array in outputs.items()}
                 yield Prediction(name, answer(self.bundle.manifest.task, own, self._head), own)
 
     def _refuse_size(self, size: Literal["fit"] | Size | None) -> None:

@@ -128,7 +128,7 @@ def _stream(
             for observer in state.observers:
                 if observer.name in sample:
                     observer.observe(sample[observer.name])
-            _observe(state, probes, outputs, i)
+            _observe(state, probes, outputs, i, length(feed))
             _count(state, sample)
         if state_path is not None and time.monotonic() - saved > _SAVE_EVERY_S:
             save_state(state, state_path)
@@ -145,12 +145,25 @@ def _stream(
             behind.result()
 
 
-def _observe(state: CollectState, probes: list[Probe], outputs: dict[str, Array], index: int) -> None:
+def _observe(state: CollectState, probes: list[Probe], outputs: dict[str, Array], index: int, count: int) -> None:
     observers = {o.name: o for o in state.observers}
     for probe in probes:
-        maximum = outputs[probe.maximum][index].reshape(-1)
-        minimum = outputs[probe.minimum][index].reshape(-1) if probe.minimum else np.zeros_like(maximum)
-        observers[probe.tensor].observe_reduced(maximum, minimum, outputs[probe.sample][index])
+        rows = _of_sample(outputs[probe.maximum], index, count)
+        if not len(rows):  # as many as boxes were found
+            continue
+        maximum = rows.max(axis=0).reshape(-1)
+        minimum = np.zeros_like(maximum)
+        if probe.minimum:
+            minimum = _of_sample(outputs[probe.minimum], index, count).min(axis=0).reshape(-1)
+        observers[probe.tensor].observe_reduced(maximum, minimum, _of_sample(outputs[probe.sample], index, count))
+
+
+def _of_sample(array: Array, index: int, count: int) -> Array:
+    """The rows of one of ``count`` samples: several for each inside a network, or as many as one sample comes to."""
+    each, left = divmod(len(array), count)
+    if left:
+        return array if index == 0 else array[:0]
+    return array[index * each : (index + 1) * each]
 
 
 def _count(state: CollectState, sample: Feed) -> None:
@@ -189,8 +202,9 @@ def _range(observer: TensorObserver, options: CalibrationOptions, *, by_channel:
     return TensorRange(
         name=observer.name,
         amax=picked[options.method],
-        minimum=float(observer.minimum.min()),
-        maximum=float(observer.maximum.max()),
+        # Nothing was seen of what lies behind boxes where no image had one.
+        minimum=float(observer.minimum.min()) if observer.minimum.size else 0.0,
+        maximum=float(observer.maximum.max()) if observer.maximum.size else 0.0,
         candidates=Candidates(**{m.value: amax for m, amax in picked.items()}),
         histogram=HistogramSummary(
             values=histogram.total,

@@ -33,6 +33,7 @@ from radixrt.calibration.placement.grid import amax_of, grid_of
 from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.calibration.recovery.local_bias import local_error
+from radixrt.calibration.recovery.selection import Selection
 from radixrt.calibration.saturation import quantize_in_pairs
 from radixrt.export.feed import Feed
 from radixrt.export.graph.constants import forget
@@ -69,7 +70,7 @@ class QuantSession:
         model: the float32 graph; not changed.
         options: which layers and points there are.
         table: ranges, for what "off" means at each point.
-        outputs: those that :meth:`answers` gives; the graph's first where empty.
+        outputs: those that :meth:`answers` gives, or what they were chosen from; the graph's first where empty.
         threads: of the runtime; 0 lets it choose.
     """
 
@@ -90,7 +91,9 @@ class QuantSession:
         self._seen = {t.name: t for t in table.tensors}
         self._points = {root: root_of(value) for value, root in points}
         self._traits = options.traits
-        self._outputs = list(outputs) or [switched.graph.outputs[0].name or ""]
+        selection = Selection(switched.graph)
+        self._outputs = selection.measurable(outputs or [switched.graph.outputs[0].name or ""])
+        self._behind_choice = {layer.name for layer in self.decision.layers if layer.data in selection}
         switches = _Switches(switched.graph)
         in_pairs = options.traits.weights_in_pairs
         self._weights = {layer.name: _Weights.of(layer, in_pairs=in_pairs) for layer in self.decision.layers}
@@ -100,7 +103,7 @@ class QuantSession:
         watched = set(self._read.values())
         for value, root in points:
             switches.add_point(value, root, watched=(value.name or "") in watched)
-        self._session = GraphSession(switched, threads=threads, beside=True)
+        self._session = GraphSession(switched, self._outputs, threads=threads, beside=True)
         self._no_shift = {layer.name: np.zeros(_channels(layer), np.float32) for layer in self.decision.layers}
 
     def everything(self, table: CalibrationTable) -> Variant:
@@ -113,13 +116,22 @@ class QuantSession:
         return self._run(samples, variant, self._outputs)
 
     def channel_means(self, samples: Feed, variant: Variant, layers: list[str]) -> dict[str, Array]:
-        """The mean of each output channel of the named layers over samples and positions, shape (C,) each."""
-        rows = self._run(samples, variant, [_mean_name(name) for name in layers])
-        return {name: rows[_mean_name(name)].mean(axis=0) for name in layers}
+        """The mean of each output channel of the named layers over samples and positions, shape (C,) each.
+
+        It is 0 behind a choice of the network's, which falls differently under another variant.
+        """
+        measured = [name for name in layers if name not in self._behind_choice]
+        rows = self._run(samples, variant, [_mean_name(name) for name in measured])
+        found = {name: rows[_mean_name(name)].mean(axis=0) for name in measured}
+        return {name: found.get(name, self._no_shift[name]) for name in layers}
 
     def local_errors(self, samples: Feed, variant: Variant) -> dict[str, Array]:
-        """What each layer's own quantisers add to the mean of its output channels, (C,) each; MatMuls are left out."""
+        """What each layer's own quantisers add to the mean of its output channels, (C,) each.
+
+        MatMuls are left out, and what lies behind a choice of the network's, which may leave no row at all.
+        """
         layers = [layer for layer in self.decision.layers if layer.node.op_type != "MatMul"]
+        layers = [layer for layer in layers if layer.name not in self._behind_choice]
         values = dict.fromkeys(self._read[layer.name] for layer in layers)
         names = [name(value) for value in values for name in (_raw_name, _rounded_name)]
         means = {name: rows.mean(axis=0) for name, rows in self._run(samples, variant, names).items()}

@@ -102,26 +102,15 @@ class OnnxRuntimeSession(Session):
             options.profile_file_prefix = str(profile_prefix)
         providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in ort.get_available_providers()]
 
-        def opened() -> Any:
-            # The first session of a process leaves the thread that opens it without denormals, for good: not the
-            # caller's, whose NumPy would compute something else from then on.
-            with ThreadPoolExecutor(1) as opener:
-                return opener.submit(ort.InferenceSession, str(engine), options, providers=providers).result()
-
+        self._engine, self._options, self._providers, self._foreign = engine, options, providers, foreign
         try:
-            self._session: Any = opened()
+            self._session: Any = self._opened()
         except Exception as error:  # ONNX Runtime's own exception classes are not public
             why = first_line(error)
-            if foreign:
-                options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-                with contextlib.suppress(Exception):
-                    self._session = opened()
-                    self.remark = (
-                        f"ONNX Runtime's own optimiser breaks {engine.name} ({why}): it was opened with basic "
-                        "optimisations alone, so its times may be longer than they could be."
-                    )
-            if not self.remark:
+            session = self._plainly_opened(why)
+            if session is None:
                 raise InputError(f"{engine} cannot be opened by ONNX Runtime ({why}): build it again") from error
+            self._session = session
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
 
@@ -129,7 +118,36 @@ class OnnxRuntimeSession(Session):
         names, session = [spec.name for spec in self.outputs], self._session
         if session is None:  # another thread closed it in between
             raise InputError("the session is closed: open the engine again")
-        return dict(zip(names, session.run(names, feeds), strict=True))
+        try:
+            return dict(zip(names, session.run(names, feeds), strict=True))
+        except Exception as error:  # ONNX Runtime's own exception classes are not public
+            why = first_line(error)
+            plain = self._plainly_opened(why)
+            if plain is None:
+                raise InputError(f"ONNX Runtime stopped in {self._engine} at this input ({why})") from error
+            self._session = plain
+        return self._run(feeds)
+
+    def _opened(self) -> Any:
+        # The first session of a process leaves the thread that opens it without denormals, for good: not the caller's,
+        # whose NumPy would compute something else from then on.
+        with ThreadPoolExecutor(1) as opener:
+            start = silent_runtime().InferenceSession
+            return opener.submit(start, str(self._engine), self._options, providers=self._providers).result()
+
+    def _plainly_opened(self, why: str) -> Any:
+        """Opens somebody else's file, which failed for a reason, with less optimisation; None if that fails too."""
+        if not self._foreign or self.remark:
+            return None
+        self._options.graph_optimization_level = silent_runtime().GraphOptimizationLevel.ORT_ENABLE_BASIC
+        with contextlib.suppress(Exception):
+            session = self._opened()
+            self.remark = (
+                f"ONNX Runtime's own optimiser breaks {self._engine.name} ({why}): it was opened with basic "
+                "optimisations alone, so its times may be longer than they could be."
+            )
+            return session
+        return None
 
     def end_profiling(self) -> Path:
         """Stops the profile that was asked for when the session was opened, and returns its file."""

@@ -72,7 +72,7 @@ class OpenVinoSession(Session):
             config["PERF_COUNT"] = True
         if cache_dir is not None:
             config["CACHE_DIR"] = str(cache_dir)
-        core = ov.Core()
+        self._engine, core = engine, ov.Core()
         try:
             model = core.read_model(str(engine))
             if model.has_rt_info(_INFO):
@@ -90,7 +90,10 @@ class OpenVinoSession(Session):
 
     def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         # Inputs are shared, because they are not kept; outputs are copied, because the next run overwrites them.
-        results = self._request.infer(feeds, share_inputs=True, share_outputs=True)
+        try:
+            results = self._request.infer(feeds, share_inputs=True, share_outputs=True)
+        except RuntimeError as error:
+            raise InputError(f"OpenVINO stopped in {self._engine} at this input ({_last_line(error)})") from error
         return {spec.name: np.array(results[spec.name]) for spec in self.outputs}
 
     def profiling(self) -> tuple[Any, ...]:

@@ -1,7 +1,8 @@
 """The inputs and outputs of an untrusted ONNX file: that they are numbers, made by its nodes, and in float32.
 
 An output that no node makes, that is an input or a constant, or that is named twice is refused by its name; one without
-a type is given the type that it has. Ends of float16 or double become float32, with a Cast between them and the rest.
+a type is given the type that it has. Ends of float16 or double become float32, with a Cast between them and the rest;
+one image without an axis of samples gets one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from radixrt.errors import InputError
 from radixrt.export.reader.tensors import type_name
@@ -24,6 +25,8 @@ _TYPES = (
     TensorProto.UINT8,
     TensorProto.BOOL,
 )
+_COLOURS = 3
+_AXES_AS_INPUT = 13  # the opset from which Squeeze takes its axes as an input
 
 
 def check_ends(proto: onnx.ModelProto, path: Path) -> None:
@@ -62,12 +65,60 @@ def float_ends(proto: onnx.ModelProto, path: Path, remark: Callable[[str], None]
         _rename(graph, value.name, inner)
         source = value.name in sources
         names, to = ([value.name, inner], element) if source else ([inner, value.name], TensorProto.FLOAT)
-        cast = onnx.helper.make_node("Cast", names[:1], names[1:], name=f"{inner}.cast", to=to)
+        cast = helper.make_node("Cast", names[:1], names[1:], name=f"{inner}.cast", to=to)
         graph.node.insert(0 if source else len(graph.node), cast)
         value.type.tensor_type.elem_type = TensorProto.FLOAT
     if ends:
         names = [value.name for value in ends]
         remark(f"{path} has {' and '.join(types)} ends ({', '.join(names)}); the engine's are float32.")
+
+
+def with_samples_axis(proto: onnx.ModelProto, path: Path, remark: Callable[[str], None]) -> None:
+    """Gives a graph that takes one image without an axis of samples, as torchvision exports detectors, that axis.
+
+    Before: one input 3 x H x W; outputs of that image (boxes K x 4). After: the input is 1 x 3 x H x W and every output
+    has an axis of one sample in front (1 x K x 4), by a Squeeze and an Unsqueeze at the ends. Other inputs of three
+    sides keep them: one whose first is 1 may as well be a sequence with an axis of samples.
+
+    Args:
+        proto: its inputs are those that are no weights.
+        path: its file, for the remark.
+        remark: takes a sentence that says so.
+    """
+    graph = proto.graph
+    if len(graph.input) != 1:
+        return
+    (image,) = graph.input
+    sides = image.type.tensor_type.shape.dim
+    if len(sides) != 3 or sides[0].dim_value != _COLOURS:
+        return
+    opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    first = f"{image.name}.axis"
+    if opset >= _AXES_AS_INPUT:
+        graph.initializer.append(helper.make_tensor(first, onnx.TensorProto.INT64, [1], [0]))
+
+    def move(kind: str, source: str, to: str) -> onnx.NodeProto:
+        node = helper.make_node(kind, [source], [to], name=f"{to}.{kind.lower()}")
+        if opset >= _AXES_AS_INPUT:
+            node.input.append(first)
+        else:
+            node.attribute.append(helper.make_attribute("axes", [0]))
+        return node
+
+    inner = f"{image.name}.one"
+    _rename(graph, image.name, inner)
+    graph.node.insert(0, move("Squeeze", image.name, inner))
+    for value in graph.output:
+        _rename(graph, value.name, f"{value.name}.one")
+        graph.node.append(move("Unsqueeze", f"{value.name}.one", value.name))
+    shape = onnx.TensorShapeProto()
+    shape.dim.add(dim_value=1)
+    shape.dim.extend(sides)
+    image.type.tensor_type.shape.CopyFrom(shape)
+    remark(
+        f"{path} takes one image {image.name} without an axis of samples; the engine takes 1 x 3 x H x W, and each of "
+        "its outputs has such an axis in front."
+    )
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:

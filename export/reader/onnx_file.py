@@ -28,7 +28,7 @@ from radixrt.errors import InputError, first_line
 from radixrt.export.graph.save import PROTOBUF_LIMIT
 from radixrt.export.graph.session import run_once
 from radixrt.export.reader.batch import fixed_batch
-from radixrt.export.reader.ends import check_ends, float_ends
+from radixrt.export.reader.ends import check_ends, float_ends, with_samples_axis
 from radixrt.export.reader.image_sides import at_sides, free_sides, settle_sides, with_noted
 from radixrt.export.reader.operators import check_operators
 from radixrt.export.reader.opset import OLDEST_OPSET, convert_opset
@@ -66,7 +66,7 @@ def read_onnx(
     if count := as_pairs(proto, path):
         remark(f"{path} is quantised in the operator form: its {count} quantised operators are read as Q/DQ pairs.")
     opaque = check_operators(proto, path, choice)
-    _check_interface(proto, path, choice)
+    _check_interface(proto, path, choice, remark)
     float_ends(proto, path, remark)
     sides = free_sides(proto, choice)
     if (opset := _opset(proto)) < OLDEST_OPSET:
@@ -208,7 +208,7 @@ def _reads(node: onnx.NodeProto) -> list[str]:
     return names
 
 
-def _check_interface(proto: onnx.ModelProto, path: Path, choice: FileChoice) -> None:
+def _check_interface(proto: onnx.ModelProto, path: Path, choice: FileChoice, remark: Callable[[str], None]) -> None:
     """Inputs of fixed sides; numbers out; the batch, where it is not fixed, becomes ``batch``."""
     graph = proto.graph
     proto.ir_version = max(proto.ir_version, _IR_VERSION)
@@ -223,6 +223,7 @@ def _check_interface(proto: onnx.ModelProto, path: Path, choice: FileChoice) -> 
     known = {value.name for value in inputs}
     if unknown := [spec.name for spec in choice.inputs if spec.name not in known]:
         raise InputError(f"{path} has no input {unknown[0]}: its inputs are {', '.join(sorted(known))}")
+    with_samples_axis(proto, path, remark)
     for value in graph.input:
         settle_sides(value, choice, path)
     first = {v.name: _sides(v)[0].dim_value for v in graph.input if _sides(v)[0].dim_value >= 1}
@@ -310,13 +311,13 @@ def _infer(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 
 def _order_outputs(graph: onnx.GraphProto, logits: str | None, path: Path) -> None:
-    """Puts the main output first, and refuses one that does not have one row per image."""
+    """Puts the main output first, and refuses one that does not have one row per image, where there are several."""
     batch = graph.input[0].type.tensor_type.shape.dim[0]
     shapes = {v.name: [side.dim_value or side.dim_param or "?" for side in _sides(v)] for v in graph.output}
     for name, shape in shapes.items():
-        rows = shape[0] if shape else None
-        # Inference may lose the name of a free batch, but not a number.
-        if not shape or (isinstance(rows, int) and rows != batch.dim_value):
+        rows = shape[0] if shape else 0
+        # Inference may lose the name of a free batch, but not a number. One image alone gives what it gives.
+        if batch.dim_value != 1 and isinstance(rows, int) and rows != batch.dim_value:
             raise InputError(f"{path}: output {name} does not have one row per image: leave that output out")
     first = main_output(shapes, logits, str(path))
     ordered = sorted(graph.output, key=lambda value: value.name != first)

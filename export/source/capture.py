@@ -9,6 +9,8 @@ module that returns more has more
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from radixrt.export.feed import Feed, length, shapes
 from radixrt.export.graph.origin import NAME_SCOPES, set_module
 from radixrt.export.sides import BATCH_DIM, HEIGHT_DIM, WIDTH_DIM, Sides, Size, refuse_sides
 from radixrt.export.source.module_inputs import ModuleInputs, parameters
-from radixrt.export.source.outputs import OUTPUT_NAME, NamedOutputs, named_outputs
+from radixrt.export.source.outputs import OUTPUT_NAME, NamedOutputs, named_outputs, plain
 from radixrt.export.source.quiet import quiet
 from radixrt.export.spec import BatchSpec, InputSpec
 
@@ -41,7 +43,8 @@ def capture(
     """Exports a network to ONNX.
 
     Args:
-        module: returns one tensor or several, with a row for each sample. It is put into eval mode.
+        module: returns one tensor or several, with a row for each sample, or of any shape where the batch is one. It is
+            put into eval mode.
         inputs: what it is called with; sides that are not known are those of ``sides``.
         batch: the batch sizes the graph must accept; one static image by default.
         opset: the ONNX opset, 18 or later.
@@ -69,7 +72,7 @@ def capture(
     if args and isinstance(args[-1], dict):  # which the exporter would take for the keywords
         args, kwargs = (), {**dict(zip(parameters(module).names, args, strict=False)), **kwargs}
     try:
-        with quiet("torch", "onnxscript", "onnx_ir"):
+        with quiet("torch", "onnxscript", "onnx_ir"), _flat(module, feed, logits):
             program = torch.onnx.export(
                 module,
                 args,
@@ -94,6 +97,22 @@ def capture(
             axes = _free_axes(spec)
             value.shape = ir.Shape([axes.get(place, side) for place, side in enumerate(value.shape)])
     return model
+
+
+@contextmanager
+def _flat(module: torch.nn.Module, feed: Feed, logits: str | None) -> Iterator[None]:
+    """Lets a module return the tensors of its outputs as one tuple: the exporter knows few kinds of structures."""
+
+    def flatten(module: torch.nn.Module, args: object, result: object) -> tuple[torch.Tensor, ...]:
+        found = named_outputs(result, logits, feed).tensors.values()
+        # A tensor that is returned twice, or is an input, needs a value of its own to have a name of its own.
+        return tuple(plain(tensor).clone() for tensor in found)
+
+    hook = module.register_forward_hook(flatten)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _zeros(inputs: ModuleInputs, count: int, size: Size) -> Feed:
@@ -182,13 +201,12 @@ def _outputs(module: torch.nn.Module, inputs: ModuleInputs, feed: Feed, logits: 
     except Exception as error:  # a module may raise anything
         raise InputError(f"the model does not run on {shape}: {first_line(_root_cause(error))}") from error
     named = named_outputs(output, logits, feed)
-    kinds = (torch.float32, torch.uint8, torch.int32, torch.int64, torch.bool)
     for name, tensor in named.tensors.items():
-        if tensor.ndim == 0 or tensor.shape[0] != count or tensor.dtype not in kinds:
-            found = f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+        # What one sample gives alone may have any shape: boxes, anchors, a number.
+        if count > 1 and (tensor.ndim == 0 or tensor.shape[0] != count):
             raise InputError(
-                f"the model returns {name} as {found} for {shape}: wrap it in a module whose outputs are float32, "
-                "integers or bool and have one row per sample"
+                f"the model returns {name} of shape {tuple(tensor.shape)} for {shape}, which has no row for each "
+                "sample: leave it out, or build for one sample (--batch 1)"
             )
     return named
 

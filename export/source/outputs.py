@@ -1,13 +1,14 @@
 """The outputs of a network: what each is called, and which comes first.
 
-A network may return one tensor, several (a tuple, a list, a named tuple), or a dictionary of them. Behind the capture
-the main output is always the graph's first, whatever its place was: the logits where there are any. The others keep
-their order.
+A network may return one tensor, or several in tuples, lists, named tuples, dictionaries and dataclasses, one within
+another. Behind the capture the main output is always the graph's first, whatever its place was: the logits where there
+are any. The others keep their order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ OTHER_NAME = "output"
 
 @dataclass(frozen=True)
 class NamedOutputs:
-    """What a module returned: tensors by name, in the order in which ``torch.export`` flattens them."""
+    """What a module returned: tensors by name, in the order in which it has them."""
 
     tensors: dict[str, torch.Tensor]
     main: str
@@ -37,8 +38,9 @@ class NamedOutputs:
 def named_outputs(result: object, wanted: str | None = None, taken: Collection[str] = ()) -> NamedOutputs:
     """Names what a module returned.
 
-    The tensors of a dictionary or a named tuple have their own names. Those of a tuple are called by their place
-    (``output_1``), except a main output of two dimensions, which is ``logits`` there as it is where it is alone.
+    The tensors of a dictionary, a named tuple or a dataclass have their own names. Those of a tuple are called by their
+    place (``output_1``), except a main output of two dimensions, which is ``logits`` there as it is where it is alone.
+    What lies deeper has the names on its way, with a dot between (``maps.p3``, ``output_1.0``). None is no output.
 
     Args:
         result: what the module returned.
@@ -50,26 +52,55 @@ def named_outputs(result: object, wanted: str | None = None, taken: Collection[s
     """
     import torch
 
-    if isinstance(result, torch.Tensor):
-        found = {OUTPUT_NAME if result.ndim == 2 else OTHER_NAME: result}
-    elif isinstance(result, Mapping):
-        found = {str(name): tensor for name, tensor in result.items()}
-    elif isinstance(result, (tuple, list)):
-        names = getattr(result, "_fields", None) or [f"output_{index}" for index in range(len(result))]
-        found = dict(zip(names, result, strict=True))
-    else:
-        found = {}
-    if not found or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
-        raise InputError(
-            f"the model returns {type(result).__name__}, not tensors: wrap it in a module that returns a "
-            "tensor, or a tuple or dictionary of tensors"
-        )
-    found = {f"{name}_output" if name in taken else name: tensor for name, tensor in found.items()}
+    found: dict[str, torch.Tensor] = {}
+    by_place = set[str]()
+    for path, value in _leaves(result):
+        first, *rest = path or (OUTPUT_NAME if getattr(value, "ndim", 0) == 2 else OTHER_NAME,)
+        name = ".".join([f"output_{first}" if isinstance(first, int) else str(first), *map(str, rest)])
+        if not isinstance(value, torch.Tensor):
+            what = f"{type(value).__name__} ({name})" if path else type(value).__name__
+            raise InputError(
+                f"the model returns {what}, not a tensor: wrap it in a module that returns tensors, alone or in "
+                "tuples, lists, dictionaries and dataclasses"
+            )
+        name = f"{name}_output" if name in taken else name
+        found[name] = value
+        if isinstance(first, int) and not rest:
+            by_place.add(name)
+    if not found:
+        raise InputError(f"the model returns {type(result).__name__} without a tensor in it: return what it computes")
     main = main_output({name: tuple(tensor.shape) for name, tensor in found.items()}, wanted, "the model")
-    if isinstance(result, (tuple, list)) and not hasattr(result, "_fields") and found[main].ndim == 2:
+    if main in by_place and found[main].ndim == 2:
         found = {OUTPUT_NAME if name == main else name: tensor for name, tensor in found.items()}
         main = OUTPUT_NAME
     return NamedOutputs(found, main)
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in the type of a graph's output: float32, uint8, int32, int64 or bool."""
+    import torch
+
+    if tensor.dtype in (torch.uint8, torch.int32, torch.int64, torch.bool):
+        return tensor
+    return tensor.float() if tensor.is_floating_point() else tensor.int()
+
+
+def _leaves(result: object) -> Iterator[tuple[tuple[str | int, ...], object]]:
+    """What a structure holds but for None, each with the keys and places that lead to it."""
+    if result is None:
+        return
+    parts: Iterator[tuple[str | int, object]]
+    if isinstance(result, Mapping):
+        parts = ((str(key), value) for key, value in result.items())
+    elif dataclasses.is_dataclass(result) and not isinstance(result, type):
+        parts = ((field.name, getattr(result, field.name)) for field in dataclasses.fields(result))
+    elif isinstance(result, (tuple, list)):
+        parts = iter(zip(getattr(result, "_fields", None) or range(len(result)), result, strict=True))
+    else:
+        yield (), result
+        return
+    for key, value in parts:
+        yield from (((key, *path), leaf) for path, leaf in _leaves(value))
 
 
 def is_flat(shape: Sequence[object]) -> bool:

@@ -13,7 +13,7 @@ from radixrt.errors import RadixRTError
 from radixrt.export.feed import Feed, length, part, repeated
 from radixrt.export.graph.session import onnx_outputs
 from radixrt.export.source.module_inputs import ModuleInputs
-from radixrt.export.source.outputs import named_outputs
+from radixrt.export.source.outputs import named_outputs, plain
 
 _ROUNDING = 4  # the graph may be this many times as far from float64 as PyTorch in float32 is
 
@@ -38,7 +38,7 @@ def torch_outputs(
     def run(feed: Feed) -> dict[str, np.ndarray]:
         with torch.inference_mode():
             result = inputs.call(module, feed)
-        return {name: tensor.numpy() for name, tensor in named_outputs(result, logits, feed).ordered.items()}
+        return {name: plain(tensor).numpy() for name, tensor in named_outputs(result, logits, feed).ordered.items()}
 
     return run
 

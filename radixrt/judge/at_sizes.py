@@ -7,7 +7,7 @@ import numpy as np
 from radixrt.calibration.data.batch import Samples
 from radixrt.engines.runners import OutputsRunner
 from radixrt.export.sides import Size, spelt
-from radixrt.judge.outputs import match_outputs
+from radixrt.judge.outputs import match_outputs, rowless, with_samples
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
 from radixrt.validate.measure.parity import OutputAccumulator
@@ -38,16 +38,17 @@ def _at(size: Size, run: OutputsRunner, prepared: Prepared, images: Samples, eng
     """The parity of the output that is furthest off; integers are no measure, and boxes may change places."""
     outputs: dict[str, OutputAccumulator] = {}
     for batch, own in zip(images.batches(1, IMAGES), engine_images.batches(1, IMAGES), strict=True):
-        truth, answers = prepared.reference.run(batch.inputs), run(own.inputs)
+        found = prepared.reference.run(batch.inputs), run(own.inputs)
+        truth, answers = (with_samples(each, rowless(prepared.graph.graph)) for each in found)
         for name, own_name in match_outputs(truth, answers).names.items():
             if np.issubdtype(truth[name].dtype, np.floating):
                 outputs.setdefault(name, OutputAccumulator(name)).add(truth[name], answers[own_name], batch.names)
-    found = [gathered.result() for gathered in outputs.values()]
+    parities = [gathered.result() for gathered in outputs.values()]
     return SizeParity(
         height=size[0],
         width=size[1],
         samples=max((gathered.images for gathered in outputs.values()), default=0),
-        cosine_min=min((one.cosine_min for one in found), default=1.0),
-        sqnr_db=min((one.sqnr_db for one in found), default=0.0),
-        max_abs=max((one.max_abs for one in found), default=0.0),
+        cosine_min=min((one.cosine_min for one in parities), default=1.0),
+        sqnr_db=min((one.sqnr_db for one in parities), default=0.0),
+        max_abs=max((one.max_abs for one in parities), default=0.0),
     )

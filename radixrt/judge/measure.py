@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from radixrt.export.feed import Feed, length, part, repeated
 from radixrt.export.sides import free_middle
 from radixrt.export.spec import BatchSpec
 from radixrt.judge.at_sizes import at_other_sizes
-from radixrt.judge.outputs import MatchedOutputs, match_outputs
+from radixrt.judge.outputs import MatchedOutputs, match_outputs, one_at_a_time, rowless, uneven_rows, with_samples
 from radixrt.judge.regression import regressions
 from radixrt.judge.rivals import opponents
 from radixrt.judge.verdict import Verdict
@@ -196,7 +197,9 @@ def judge_outputs(
     findings: list[Finding] = []
     judge = prepared.task.task.judge(prepared.network, trust(prepared, trial.limits))
     with stages.stage(f"Comparing {what} with {reference.name} on {wanted} images"):
-        size = max(trial.batch.max, 8)
+        alone = rowless(prepared.graph.graph)
+        size = 1 if one_at_a_time(prepared.graph.graph) else max(trial.batch.max, 8)
+        uneven = Counter[str]()
         read: Iterable[tuple[Batch, Batch]] = ((images, images) for images in prepared.test.batches(size, wanted))
         if engine_images is not None:
             # An image that cannot be read cannot be read for either, so the batches stay in step.
@@ -204,12 +207,14 @@ def judge_outputs(
         for images, own in stages.track(read, -(-wanted // size)):
             if matched is None and own is not images:
                 findings += input_findings(*(next(iter(batch.inputs.values())) for batch in (images, own)))
-            truth, answers = reference.answer(images), run(own.inputs)
+            truth, answers = (with_samples(found, alone) for found in (reference.answer(images), run(own.inputs)))
             if matched is None:
                 matched = match_outputs(truth, answers)
+            pairs = matched.names.items()
+            uneven.update(name for name, own_name in pairs if truth[name].shape != answers[own_name].shape)
             judge.add(
                 {name: truth[name] for name in matched.names},
-                {name: answers[own_name] for name, own_name in matched.names.items()},
+                {name: answers[own_name] for name, own_name in pairs},
                 images,
             )
     if matched is None:
@@ -226,7 +231,8 @@ def judge_outputs(
     ):
         since = regressions(*marked, trial.rivals.bundles, prepared)
         metrics = [metrics[0].model_copy(update={"regressions": since}), *metrics[1:]]
-    return replace(judged, metrics=metrics, findings=[*findings, *matched.findings, *judged.findings])
+    findings += [*matched.findings, *uneven_rows(uneven, wanted)]
+    return replace(judged, metrics=metrics, findings=[*findings, *judged.findings])
 
 
 def trust(prepared: Prepared, limits: GateLimits) -> Trust:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 from scipy.special import expit, log_softmax, softmax
 
@@ -31,6 +32,46 @@ class MatchedOutputs:
     findings: list[Finding]
 
 
+def rowless(graph: ir.Graph) -> frozenset[str]:
+    """The outputs without a row for each sample: whatever one sample gives, where a graph takes one at a time."""
+    first = graph.inputs[0].shape
+    if first is None or first[0] != 1:
+        return frozenset()
+    return frozenset(value.name or "" for value in graph.outputs if not value.shape or value.shape[0] != 1)
+
+
+def one_at_a_time(graph: ir.Graph) -> bool:
+    """Whether outputs of several samples cannot be put together: one has no row for each, or as many as it finds."""
+    first = graph.inputs[0].shape
+    if first is None or first[0] != 1:
+        return False
+    return bool(rowless(graph)) or any(
+        not isinstance(side, int) for value in graph.outputs for side in value.shape or ()
+    )
+
+
+def with_samples(outputs: Outputs, alone: Collection[str]) -> Outputs:
+    """The outputs of one sample, with an axis of samples in front of those ``alone``; (T, 1, C) becomes (1, T, C)."""
+    return {
+        name: array
+        if name not in alone
+        else array.swapaxes(0, 1)
+        if array.ndim == 3 and len(array[0]) == 1
+        else array[None]
+        for name, array in outputs.items()
+    }
+
+
+def uneven_rows(counts: Mapping[str, int], samples: int) -> Iterator[Finding]:
+    """Says of each output in how many samples the engine has other rows than the original: boxes that it found more."""
+    for name, count in counts.items():
+        text = (
+            f"The engine's {name} has another number of rows than the original's in {count} of {samples} samples: its "
+            "parity compares them in order, with rows of zeros where one has less."
+        )
+        yield Finding(severity="remark", text=text)
+
+
 def match_outputs(original: Outputs, engine: Outputs) -> MatchedOutputs:
     """Matches the outputs of one batch.
 
@@ -43,7 +84,7 @@ def match_outputs(original: Outputs, engine: Outputs) -> MatchedOutputs:
             other leaves to its user.
     """
     main = next(iter(original))
-    names = {name: name for name in original if name in engine and engine[name].shape == original[name].shape}
+    names = {name: name for name in original if name in engine and _fits(engine[name].shape, original[name].shape)}
     for name, array in original.items():
         alike = [other for other, found in engine.items() if found.shape == array.shape and other not in names.values()]
         if name not in names and alike:
@@ -63,11 +104,16 @@ def match_outputs(original: Outputs, engine: Outputs) -> MatchedOutputs:
     return MatchedOutputs(main, {name: names[name] for name in original if name in names}, findings)
 
 
+def _fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether shapes are the same; of one sample alone, the number of boxes may be another."""
+    return found == wanted or (len(found) == len(wanted) > 1 and found[0] == wanted[0] == 1 and found[2:] == wanted[2:])
+
+
 def _refuse_other_ends(original: NDArray[Any], engine: NDArray[Any]) -> None:
     """Holds the numbers of a classifier's rows against each other: plans do not say what they end in."""
-    if original.ndim != 2 or original.shape[1] < 2 or "f" not in (original.dtype.kind, engine.dtype.kind):
+    if original.shape != engine.shape or original.ndim != 2 or original.shape[1] < 2:
         return
-    if not np.isfinite(engine).all():
+    if "f" not in (original.dtype.kind, engine.dtype.kind) or not np.isfinite(engine).all():
         return
     for end, of in _ENDS.items():
         if _alike(of(original), engine) and not _alike(original, engine):

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 from scipy.special import expit, log_softmax, softmax
 
 from radixrt.api import load
+from radixrt.engines.runners import in_batches
 from radixrt.errors import InputError
-from radixrt.judge.outputs import match_outputs
+from radixrt.export.spec import BatchSpec
+from radixrt.judge.outputs import match_outputs, one_at_a_time, rowless, with_samples
 from radixrt.validate.schema import Report
 from tests.cli_runner import radixrt
 from tests.engines.bundle.bundles import tiny_network
@@ -30,6 +33,25 @@ def two_outputs(path: Path) -> Path:
     model.graph.output.insert(0, helper.make_tensor_value_info("pooled", TensorProto.FLOAT, ["batch", 3, 1, 1]))
     onnx.save(model, path)
     return path
+
+
+def test_what_one_sample_gives_need_not_have_rows() -> None:
+    def run(feed: Any) -> dict[str, np.ndarray]:
+        return {"boxes": np.zeros((3, 4)), "level": np.float32(1) * np.ones(())}
+
+    runner = in_batches(run, BatchSpec(1, 1))
+    assert runner({"x": np.zeros((1, 3))})["level"].shape == ()
+    with pytest.raises(InputError, match=r"takes 1 at a time, and its output boxes \(3, 4\) has no row for each"):
+        runner({"x": np.zeros((2, 3))})
+    graph = ir.Graph(
+        [ir.Input("x", ir.Shape([1, 3]))],
+        [ir.Input("boxes", ir.Shape(["K", 4])), ir.Input("y", ir.Shape([1, 2]))],
+        nodes=[],
+    )
+    assert rowless(graph) == {"boxes"} and one_at_a_time(graph)
+    given = {"boxes": np.zeros((3, 4)), "y": np.zeros((1, 2)), "steps": np.zeros((7, 1, 5))}
+    shapes = {name: array.shape for name, array in with_samples(given, {"boxes", "steps"}).items()}
+    assert shapes == {"boxes": (1, 3, 4), "y": (1, 2), "steps": (1, 7, 5)}
 
 
 @pytest.mark.slow

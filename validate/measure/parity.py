@@ -70,11 +70,13 @@ class OutputAccumulator:
         self._cosine_min = 1.0
 
     def add(self, reference: Floats, engine: Floats, names: Sequence[str]) -> Distances:
-        """Adds a batch of two arrays (images, ...).
+        """Adds a batch of two arrays (images, ...); one image's alone may have rows in another number.
 
         Raises:
             InputError: the shapes differ, there is no value, or the reference itself is not finite.
         """
+        if len(names) == 1:
+            reference, engine = _padded(reference, engine)
         if reference.shape != engine.shape or reference.ndim < 1 or 0 in reference.shape:
             raise InputError(
                 f"the reference's output {self.name} has shape {reference.shape} and the engine's {engine.shape}: both "
@@ -127,6 +129,18 @@ class OutputAccumulator:
             nonfinite=self.nonfinite,
             agreement=self._equal / max(self._values, 1) if self._integers else None,
         )
+
+
+def _padded(left: Floats, right: Floats) -> tuple[Floats, Floats]:
+    """Two arrays (1, rows, ...) with as many rows, at least one: a network may have found more, or nothing at all."""
+    if left.ndim != right.ndim or left.ndim < 2:
+        return left, right
+    rows = max(left.shape[1], right.shape[1], 1)
+
+    def padded(array: Floats) -> Floats:
+        return np.pad(array, [(0, 0), (0, rows - array.shape[1]), *[(0, 0)] * (array.ndim - 2)])
+
+    return padded(left), padded(right)
 
 
 class ParityAccumulator:

@@ -267,6 +267,17 @@ def test_of_several_outputs_the_logits_come_first(wanted: str | None, order: lis
         read_onnx(save(model, tmp_path), FileChoice(logits="nobody"))
 
 
+def test_an_output_without_a_row_for_each_image_leaves_one_image_at_a_time(tmp_path: Path) -> None:
+    model, said = tiny(), []  # type: ignore[var-annotated]
+    _rowless_output(model)
+    graph = read_onnx(save(model, tmp_path), remark=said.append).graph
+    assert "computes only batches of 1" in said[0] and len(graph.outputs) == 2
+    model = tiny(batch=2)
+    _rowless_output(model)
+    with pytest.raises(InputError, match="output rowless does not have one row per image"):
+        read_onnx(save(model, tmp_path))
+
+
 # What outputs mean is for a task to say: the reader takes maps and integers as they are.
 @pytest.mark.parametrize(
     ("change", "shapes"),
@@ -305,7 +316,6 @@ def test_free_sides_become_those_that_are_asked_for(tmp_path: Path) -> None:
         (_flat_input, "not a valid ONNX graph"),
         (_free_size, r"leaves the sides of image free .*: name them with --input-size"),
         (_no_output, "no output"),
-        (_rowless_output, "rowless does not have one row per image"),
         (_wrong_channels, "does not run on an image"),
         (_foreign_operator, "com.example.Relu"),
         (_unknown_operator, "not a valid ONNX graph"),

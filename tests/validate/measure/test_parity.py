@@ -8,7 +8,7 @@ from scipy.special import rel_entr, softmax
 
 from radixrt.errors import InputError
 from radixrt.export.graph.output_kind import Head
-from radixrt.validate.measure.parity import ParityAccumulator, parity, reported_db
+from radixrt.validate.measure.parity import OutputAccumulator, ParityAccumulator, parity, reported_db
 from tests.validate.reports import logits
 
 
@@ -105,6 +105,18 @@ def test_nan_in_the_engine_is_counted_and_never_hidden() -> None:
 def test_what_cannot_be_compared_is_refused(reference: np.ndarray, engine: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parity(reference, engine)
+
+
+def test_rows_that_one_of_them_lacks_count_as_wrong() -> None:
+    boxes = np.arange(1.0, 13.0).reshape(1, 3, 4)
+    gathered = OutputAccumulator("boxes")
+    for engine in (boxes, boxes[:, :2]):
+        gathered.add(boxes, engine, ["a.png"])
+    gathered.add(boxes[:, :0], boxes[:, :0], ["none.png"])
+    found = gathered.result()
+    lost = np.square(boxes[0, 2]).sum()
+    assert found.sqnr_db == pytest.approx(10 * np.log10(2 * np.square(boxes).sum() / lost))
+    assert gathered.images == 3 and found.cosine_min < 1 and found.shape == [1, 4]
 
 
 def test_nothing_added_is_refused() -> None:
