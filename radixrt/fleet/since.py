@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from radixrt.fleet.schema import Sweep, SweepRow
-
-SLOWER = 1.1
-"""Two runs of one engine on one machine, an hour or a week apart, differ by less than this."""
+from radixrt.validate.report.compare import BETWEEN_RUNS
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,9 @@ def _change(before: SweepRow, after: SweepRow) -> Change:
             said.append("measured on another machine: times are not comparable")
         elif old.unsteady or new.unsteady:
             said.append("its times were not steady")
-        elif ratio > SLOWER:
+        elif ratio > BETWEEN_RUNS:
             said, worse = [f"{(ratio - 1) * 100:.0f} % slower"], True
-        elif ratio < 1 / SLOWER:
+        elif ratio < 1 / BETWEEN_RUNS:
             said.append(f"{(1 - ratio) * 100:.0f} % faster")
     if old and new and old.quality is not None and new.quality is not None and old.metric == new.metric:
         lost = (old.quality - new.quality) * (1 if new.higher_is_better else -1)

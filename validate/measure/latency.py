@@ -72,8 +72,8 @@ class LatencyOptions:
     min_rounds: int = 10
     warmup_seconds: float = 10.0
     steady: float = 0.05
-    settle_s: float = 0.03
-    timed_s: float = 0.03
+    settle_s: float = 0.02
+    timed_s: float = 0.02
     threads: int = 0
 
 

@@ -44,9 +44,11 @@ from radixrt.validate.schema import Report
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-# Columns that are said once, above the table, where they are the same in every row.
+BETWEEN_RUNS = 1.1
+"""Two runs of one engine on one machine, an hour or a week apart, differ by less than this."""
 BY_AGREEMENT = "same answer as the original"
 BY_COSINE = "smallest cosine to the original (the share of equal answers, where there are any)"
+# Columns that are said once, above the table, where they are the same in every row.
 SAID_ONCE = ("model", "precision", "target", "measured on", "weights")
 LABEL_PLACES = ("top left", "bottom left", "top right", "bottom right")
 
@@ -132,8 +134,8 @@ def compare(reports: Sequence[Report]) -> Comparison:
 def untold(entries: Sequence[Entry]) -> list[Entry]:
     """Those off the front that these measurements do not tell from what beats them.
 
-    What beats them is not faster for certain (the interval of the two medians' ratio reaches 1, or a run was not
-    steady), and more accurate by less than half their interval.
+    What beats them is not faster for certain (the interval of the two medians' ratio reaches what two
+    runs of one engine differ by, or a run was not steady), and more accurate by less than half their interval.
     """
 
     def told(loser: Entry, winner: Entry) -> bool:
@@ -163,7 +165,7 @@ def _slower(report: Report, other: Report) -> bool:
     if report.latency is None or other.latency is None or report.latency.unsteady or other.latency.unsteady:
         return False
     one, two = ([ms / row.batch for ms in row.samples_ms] for row in map(engine_row, (report.latency, other.latency)))
-    return ratio(one, two, paired=False).low > 1
+    return ratio(one, two, paired=False).low > BETWEEN_RUNS
 
 
 def _machines(executed: Sequence[Report]) -> list[str]:

@@ -91,7 +91,7 @@ def test_another_number_of_threads_is_said() -> None:
 
 
 def test_what_measurements_do_not_tell_apart_is_said() -> None:
-    # One run's times spread by 5 %, so its median is known to some 2 %: 4.05 ms cannot be told from 4.
+    # Two runs of one engine differ by some percent, whatever their intervals: 4.05 ms cannot be told from 4.
     best, close, slow, bad = report(0.9, 4), report(0.9, 4.05), report(0.9, 5), report(0.5, 4.05)
     found = compare([best, close, slow, bad])
     assert [entry.on_front for entry in found.entries] == [True, False, False, False]
