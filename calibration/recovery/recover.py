@@ -220,7 +220,8 @@ def _passes(images: int, groups: int) -> dict[Technique, int]:
         # Each group of bias correction sees the fitted images, and so does the float network; the judges, twice on the
         # way, and what came of either way.
         Technique.BIAS: fitted * (groups + 1 + LOCAL_PASSES) + judges * 4,
-        Technique.EQUALISE: judges * 2,
+        # Each layer's own error once in either graph, and what came of it.
+        Technique.EQUALISE: fitted * 2 + judges * 3,
         Technique.RANGES: RANGE_CHOICES * fitted,
     }
 
