@@ -237,8 +237,8 @@ class _Switches:
 
     def _mean(self, value: ir.Value, name: str) -> ir.Value:
         """The mean of each channel over positions, (N, C)."""
-        if len(value.shape or ()) == 4:
-            return self._writer.reduce("ReduceMean", value, [2, 3], name, keepdims=False)
+        if positions := list(range(2, len(value.shape or ()))):
+            return self._writer.reduce("ReduceMean", value, positions, name, keepdims=False)
         return self._writer.op("Identity", [value], name)
 
     def _input(self, name: str, *shape: int) -> ir.Value:

@@ -1,6 +1,6 @@
 """Activations that a graph spells in several operators: how they are read, and how they are written.
 
-Read is a product of a tensor with a function of itself.
+Read is a product of a tensor with a function of itself, and the logistic function by its formula.
 
 ::
 
@@ -10,6 +10,7 @@ Read is a product of a tensor with a function of itself.
     x * (1 + erf(x / sqrt 2))                            twice Gelu
     x * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))      twice GeluTanh
     x * x, x * x^2                                       powers, of which GeluTanh is made
+    1 / (1 + exp(-x))                                    Sigmoid
 
 Where the halves of a GELU stand, and what multiplies what first, does not matter: factors are carried along.
 
@@ -32,12 +33,28 @@ from radixrt.export.attention.block import Activation
 _CUBIC = 0.044715
 _SLOPE = np.sqrt(2 / np.pi)
 # The attributes of those that are one operator.
-_NAMES = {"HardSigmoid": ("alpha", "beta"), "LeakyRelu": ("alpha",), "Elu": ("alpha",)}
+_NAMES: dict[str, tuple[str, ...]] = {"HardSigmoid": ("alpha", "beta"), "Selu": ("alpha", "gamma")}
+_NAMES |= dict.fromkeys(("LeakyRelu", "Elu", "Celu", "ThresholdedRelu"), ("alpha",))
 
 
 def product(left: Affine, right: Affine) -> Affine | None:
     """``left * right``, element by element, where one is a function of the other."""
     return _power(left, right) or _power(right, left) or _gated(left, right) or _gated(right, left)
+
+
+def logistic(below: Affine, above: Floats) -> Affine | None:
+    """``above / below`` where that is ``above / (b + c exp(-x))`` with positive b and c: a multiple of a sigmoid."""
+    read = _scaled_and_shifted(below)
+    if read is None or read[0].kind != "Exp" or read[1] <= 0 or read[2] <= 0:
+        return None
+    basis, factor, offset = read
+    # b + c exp(u) = b (1 + exp(u + log(c / b)))
+    argument = _scale(basis.inner, -1.0)
+    if factor != offset:
+        argument = argument.shift(np.full(argument.size, np.log(offset / factor)))
+    vector = identity(Activated("Sigmoid", argument))
+    factors = above / offset
+    return vector if (factors == 1.0).all() else vector.scale(factors)
 
 
 def _power(x: Affine, other: Affine) -> Affine | None:

@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from radixrt.export.attention.affine import Ints, Pooled, PoolKind, identity, roots, stack
+from radixrt.export.attention.affine import Pooled, PoolKind, identity, roots, stack
 from radixrt.export.attention.interpret_gate import small_node
 from radixrt.export.attention.values import (
     LAYOUT_OPS,
@@ -27,6 +27,7 @@ from radixrt.export.attention.values import (
     View,
     axes_of,
     dims_axis,
+    gate_index,
     relocate,
     without,
 )
@@ -112,8 +113,30 @@ def interpret(graph: ir.Graph, found: Concrete) -> Interpretation:
         if found.shapes.get(node.outputs[0]) is None:
             _unknown(node, state)
             continue
-        _squeeze(node, state) or _wide_node(node, state) or small_node(node, state) or _unknown(node, state)
+        known = _squeeze(node, state) or _wide_node(node, state) or small_node(node, state)
+        known or _other_rank(node, state) or _unknown(node, state)
     return state
+
+
+def _other_rank(node: ir.Node, state: Interpretation) -> bool:
+    """A pool over a map of one or three axes of space, and the multiplication by what became of it."""
+    value = node.inputs[0]
+    shape = state.found.shapes.get(value) if value is not None else None
+    if shape is not None and node.op_type == "GlobalAveragePool" and len(shape) != 4:
+        axes = {3: "one axis", 5: "three axes"}.get(len(shape), "other axes")
+        state.known[node.outputs[0]] = Opaque(f"its feature map has {axes} of space, not two")
+        return True
+    if node.op_type != "Mul":
+        return False
+    for wide, small in (node.inputs, reversed(node.inputs)):
+        if wide is None or small is None:
+            return False
+        gate, sides, spread = state.known.get(small), *(state.found.shapes.get(v, ()) for v in (wide, small))
+        alone = prod(sides[2:]) > 1 and prod(spread[2:]) == 1 and sides[:2] == spread[:2]
+        if isinstance(gate, Opaque) and wide not in state.known and len(sides) in (3, 5) and alone:
+            state.gates[node] = gate.reason
+            return True
+    return False
 
 
 def _unknown(node: ir.Node, state: Interpretation) -> bool:
@@ -290,7 +313,7 @@ def _gate(node: ir.Node, state: Interpretation) -> bool:
             continue
         if isinstance(gate, Small):
             state.gates[node] = "the gate's shape does not meet the feature map channel by channel"
-            if (index := _gate_index(gate, view)) is not None:
+            if (index := gate_index(gate, view)) is not None:
                 state.known[node.outputs[0]] = Gated((Plane(view, gate.vector, index),))
             return True
         reason = gate.reason if isinstance(gate, Opaque) else _not_pooled(state.whole(small), view)
@@ -298,20 +321,6 @@ def _gate(node: ir.Node, state: Interpretation) -> bool:
             state.gates[node] = reason
             return True
     return False
-
-
-def _gate_index(gate: Small, view: View) -> Ints | None:
-    """Which element of ``gate`` meets each map of ``view``."""
-    space = len(view.spatial)
-    dims = gate.dims if gate.spread else gate.dims[: len(gate.dims) - space]
-    if not gate.spread and (len(gate.dims) != len(view.dims) + space or any(d != 1 for d in gate.dims[-space:])):
-        return None
-    if gate.batch != view.batch:
-        return None
-    try:
-        return np.broadcast_to(np.arange(gate.vector.size, dtype=np.int64).reshape(dims), view.dims)
-    except ValueError:
-        return None
 
 
 def _not_pooled(gate: View | None, view: View) -> str | None:

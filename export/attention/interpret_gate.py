@@ -17,14 +17,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 from scipy import sparse
 
-from radixrt.export.attention.activations import product
+from radixrt.export.attention.activations import logistic, product
 from radixrt.export.attention.affine import Activated, Affine, identity, stack
 from radixrt.export.attention.interpret_elementwise import choice, elementwise
 from radixrt.export.attention.piecewise import plainest
 from radixrt.export.attention.values import LAYOUT_OPS, Abstract, Small, axes_of, dims_axis, relocate, without
 from radixrt.export.graph.shapes import Concrete
 
-_PLAIN = frozenset({"Sigmoid", "HardSwish", "Tanh", "Softplus", "Mish", "Erf"})
+_PLAIN = frozenset({"Sigmoid", "HardSwish", "Tanh", "Softplus", "Softsign", "Mish", "Erf", "Exp"})
 
 
 class State(Protocol):
@@ -73,7 +73,7 @@ def _interpret(
     bent = elementwise(node, state.known, state.found) or choice(node, state.known, state.found)
     if bent is not None:
         return bent
-    if node.op_type == "Expand":
+    if node.op_type in ("Expand", "Tile", "Resize") and inputs[0] is small:
         return _expand(node, small, state.found)
     if len(smalls) == 2 and len(node.inputs) == 2:
         return _binary(node, *smalls)
@@ -119,8 +119,16 @@ def _layout(
 
 
 def _expand(node: ir.Node, small: Small, found: Concrete) -> list[Small] | None:
-    """Expand to the shape it has, to more channels, or over space (which a Mul would have done by itself)."""
+    """Expand to the shape it has, to more channels, or over space (which a Mul would have done by itself).
+
+    So does a Tile, and a Resize of one pixel, which has nothing to interpolate.
+    """
     after = found.shapes[node.outputs[0]][1:]
+    outside = node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize"
+    if node.op_type == "Resize" and (outside or after[:-2] != small.dims[:-2]):
+        return None
+    if node.op_type == "Tile" and any(b not in (1, a) for a, b in zip(after, small.dims, strict=False)):
+        return None
     if len(after) != len(small.dims):
         return None
     numbers = np.arange(small.vector.size).reshape(small.dims)
@@ -175,8 +183,11 @@ def _arithmetic(node: ir.Node, small: Small, first: bool, found: Concrete) -> li
         return None
     values = np.broadcast_to(constant.astype(np.float64), dims).ravel()
     vector = _spread_to(small, dims[1:])
+    if node.op_type == "Div" and not first:
+        sigmoid = logistic(vector, values)
+        return None if sigmoid is None else [Small(sigmoid, dims[1:])]
     if node.op_type == "Div":
-        if not first or not values.all():
+        if not values.all():
             return None
         values = 1.0 / values
     if node.op_type in ("Mul", "Div"):
@@ -270,8 +281,14 @@ def _activate(node: ir.Node, small: Small, found: Concrete) -> list[Small] | Non
     op = node.op_type
     if op in _PLAIN:
         basis = Activated(op, small.vector)
-    elif op in ("Swish", "Elu"):
+    elif op in ("Swish", "Elu", "Celu", "ThresholdedRelu"):
         basis = Activated(op, small.vector, (_number(node, "alpha", 1.0),))
+    elif op == "Selu":
+        numbers = _number(node, "alpha", 1.6732632423543772), _number(node, "gamma", 1.0507009873554805)
+        basis = Activated(op, small.vector, numbers)
+    elif op == "Reciprocal":
+        sigmoid = logistic(small.vector, np.ones(small.vector.size))
+        return None if sigmoid is None else [Small(sigmoid, small.dims, batch=small.batch)]
     elif op == "Gelu":
         approximate = node.attributes.get_string("approximate", "none")
         basis = Activated("GeluTanh" if approximate == "tanh" else "Gelu", small.vector)

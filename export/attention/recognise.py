@@ -239,7 +239,7 @@ def _layers(excite: Affine) -> tuple[Activation | None, Layer | None, Affine]:
         raise _NotABlockError("its FCs mix different activations")
     squeezed = stack([basis.inner for basis in acted])
     if not all(isinstance(basis, Pooled) for basis, _ in squeezed.terms):
-        raise _NotABlockError("it has more than two FCs")
+        raise _NotABlockError(_too_deep(excite, squeezed))
     act = Activation(acted[0].kind, acted[0].params)
     if act.kind == "PRelu" and len(acted) > 1:
         raise _NotABlockError("its FCs mix activations that differ from channel to channel")
@@ -248,6 +248,15 @@ def _layers(excite: Affine) -> tuple[Activation | None, Layer | None, Affine]:
         slope = act.params[0]
         act, excite = Activation("Clip", (0.0, 1.0 / slope)), excite.scale_terms(slope)
     return act, Layer(_dense(excite), excite.bias), squeezed
+
+
+def _too_deep(excite: Affine, squeezed: Affine) -> str:
+    """Which of its parts follow one another, where there is one more than a block has."""
+    for vector, where in ((excite, "at its gate"), (squeezed, "between its FCs")):
+        if all((np.diff(matrix.tocsr().indptr) <= 1).all() for _, matrix in vector.terms):
+            kinds = sorted({basis.kind for basis, _ in vector.terms if isinstance(basis, Activated)})
+            return f"two activations follow one another {where} (the first is {' and '.join(kinds)})"
+    return "it has more than two FCs"
 
 
 def _dense(vector: Affine) -> Floats:

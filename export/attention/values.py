@@ -159,6 +159,20 @@ def dims_axis(axis: int, rank: int, batch: int) -> int | None:
     return None if place == batch else place - (place > batch)
 
 
+def gate_index(gate: Small, view: View) -> Ints | None:
+    """Which element of ``gate`` meets each map of ``view``."""
+    space = len(view.spatial)
+    dims = gate.dims if gate.spread else gate.dims[: len(gate.dims) - space]
+    if not gate.spread and (len(gate.dims) != len(view.dims) + space or any(d != 1 for d in gate.dims[-space:])):
+        return None
+    if gate.batch != view.batch:
+        return None
+    try:
+        return np.broadcast_to(np.arange(gate.vector.size, dtype=np.int64).reshape(dims), view.dims)
+    except ValueError:
+        return None
+
+
 def relocate(node: ir.Node, old: View | Gated | Small, found: Concrete) -> list[Moved] | None:
     """Where a layout operator puts the elements of its first input.
 

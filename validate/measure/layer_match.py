@@ -52,7 +52,7 @@ class MatchedLayer:
 
 
 def match_layers(reference: ir.Model, deploy: ir.Model) -> list[MatchedLayer]:
-    """The layers of both graphs in the order of execution.
+    """The layers of both graphs in the order of execution; none where the reference has none.
 
     Raises:
         InputError: no layer of the one is found in the other.
@@ -61,9 +61,8 @@ def match_layers(reference: ir.Model, deploy: ir.Model) -> list[MatchedLayer]:
     by_value = {value.name: node for node in deploy.graph for value in node.outputs if value.name}
     matched: list[MatchedLayer] = []
     place: dict[str, int] = {}
-    for node in reference.graph:
-        if node.op_type not in LAYER_OPS or _is_constant_arithmetic(node):
-            continue
+    layers = [node for node in reference.graph if node.op_type in LAYER_OPS and not _is_constant_arithmetic(node)]
+    for node in layers:
         output = node.outputs[0].name or ""
         # onnxruntime's quantiser gives the name of an output that it quantises to what follows.
         found = (by_node.get(node.name or ""), by_value.get(output), by_value.get(f"{output}_QuantizeLinear_Input"))
@@ -81,7 +80,7 @@ def match_layers(reference: ir.Model, deploy: ir.Model) -> list[MatchedLayer]:
             )
         )
         place[output] = len(matched) - 1
-    if not matched:
+    if layers and not matched:
         raise InputError(
             "no layer of the deploy graph is found in the reference graph: give the float32 graph it was made from"
         )

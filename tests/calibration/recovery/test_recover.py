@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir.passes.common as common
 import pytest
 from numpy.typing import NDArray
 
@@ -20,6 +21,7 @@ from radixrt.calibration.recovery.techniques import SearchProgress, Technique
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.engines.registry import get
 from radixrt.errors import InputError
+from tests.networks.onnx_text import graph
 from tests.networks.residual import images, logits, plain, se_block, split_block
 
 X = images(8)
@@ -44,6 +46,20 @@ def test_the_session_computes_what_the_placement_computes(block: str, target: st
     assert sqnr_db(exact, answer(session, Variant())) > 90, "everything off is not the float graph"
     noise = sqnr_db(exact, placed)
     assert sqnr_db(placed, answer(session, session.everything(table))) > noise + 20
+
+
+# Sound and video: a channel's mean is over whatever axes of space there are.
+@pytest.mark.parametrize("space", [(32,), (4, 6, 6)])
+def test_a_map_of_other_than_two_axes_recovers(space: tuple[int, ...]) -> None:
+    sides, taps = (",".join(map(str, numbers)) for numbers in (space, [3] * len(space)))
+    model = graph(
+        f"net (float[N,3,{sides}] input) => (float[N,8] y) <float[8,3,{taps}] w> {{"
+        " c = Conv(input, w) r = Relu(c) p = GlobalAveragePool(r) y = Flatten(p) }"
+    )
+    common.ShapeInferencePass()(model)
+    samples = {"input": np.random.default_rng(0).normal(size=(8, 3, *space)).astype(np.float32)}
+    options = PlacementOptions(get("onnxruntime").traits, first=Ends.INT8, last=Ends.INT8)
+    assert recover(model, calibrate(model, [samples]), samples, options).table is not None
 
 
 def test_recovery_buys_what_it_says() -> None:

@@ -255,6 +255,21 @@ LOOK_ALIKES = {
         " c = Reshape(g, cube) e = Expand(c, all) y = Mul(x, e) }",
         "slides over the channels (ECA)",
     ),
+    "a map of one axis of space": (
+        f"g14 (float[1,8,36] x) => (float[1,8,36] y) <float[4,8,1] w1, float[8,4,1] w2> {{{SE} y = Mul(x, g) }}",
+        "its feature map has one axis of space, not two",
+    ),
+    "two functions for a gate": (
+        "g15 (float[1,8,6,6] x) => (float[1,8,6,6] y)"
+        " <float[4,8,1,1] w1, float[8,4,1,1] w2, float low = {0.1}, float high = {0.9}> {"
+        f"{SE} c = Clip(g, low, high) y = Mul(x, c) }}",
+        "two activations follow one another at its gate (the first is Sigmoid)",
+    ),
+    "a squared ReLU": (
+        "g16 (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[4,8,1,1] w1, float[8,4,1,1] w2, float two = {2.0}> {"
+        f"{SE.replace('a = Conv(z, w2)', 'q = Pow(z, two) a = Conv(q, w2)')} y = Mul(x, g) }}",
+        "two activations follow one another between its FCs (the first is Relu)",
+    ),
     "channels last": (
         "g11 (float[1,6,6,8] x) => (float[1,6,6,8] y) <float[8,4] w1, float[4,8] w2, int64[2] over = {1, 2}> {"
         " s = ReduceMean(x, over) h = MatMul(s, w1) z = Relu(h) a = MatMul(z, w2) g = Sigmoid(a) y = Mul(x, g) }",
@@ -296,6 +311,37 @@ def test_look_alikes_stay(name: str) -> None:
     assert report.attention_blocks == []
     assert [(n.op_type, [v.name for v in n.inputs if v]) for n in model.graph] == before
     assert report.refused and all(reason in r.reason and r.node for r in report.refused)
+
+
+# Each: what stands for ``z = Relu(h)``, for ``g = Sigmoid(a)`` and for ``y = Mul(x, g)``.
+SPELLINGS = {
+    "the logistic formula": ("", "n = Neg(a) e = Exp(n) p = Add(one, e) g = Div(one, p)", ""),
+    "its reciprocal, steeper": ("", "n = Mul(a, steep) e = Exp(n) p = Add(e, two) g = Reciprocal(p)", ""),
+    "Selu": ("z = Selu(h)", "", ""),
+    "Celu": ("z = Celu<alpha=0.5>(h)", "", ""),
+    "Softsign": ("z = Softsign(h)", "", ""),
+    "ThresholdedRelu": ("z = ThresholdedRelu<alpha=0.3>(h)", "", ""),
+    "a gate that is tiled": ("", "", "t = Tile(g, tiles) y = Mul(x, t)"),
+    "a gate that is resized": ("", "", "t = Resize(g, , scales) y = Mul(x, t)"),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_the_parts_of_a_block_in_other_spellings(name: str) -> None:
+    hidden, gate, product = SPELLINGS[name]
+    body = f"{SE} y = Mul(x, g)".replace("z = Relu(h)", hidden or "z = Relu(h)")
+    body = body.replace("g = Sigmoid(a)", gate or "g = Sigmoid(a)").replace("y = Mul(x, g)", product or "y = Mul(x, g)")
+    model = graph(
+        "spelled (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[4,8,1,1] w1, float[8,4,1,1] w2, float one = {1.0},"
+        " float two = {2.0}, float steep = {-3.0}, int64[4] tiles = {1, 1, 6, 6},"
+        " float[4] scales = {1.0, 1.0, 6.0, 6.0}>"
+        f" {{ {body} }}"
+    )
+    feeds = images(model)
+    before = run(model, feeds)
+    model, report = rewrite(model, RewriteOptions())
+    assert len(report.attention_blocks) == 1 and not report.refused
+    np.testing.assert_allclose(run(model, feeds), before, rtol=1e-4, atol=1e-5)
 
 
 SK = """

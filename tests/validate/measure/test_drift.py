@@ -154,6 +154,8 @@ def test_graphs_that_share_no_layer_and_no_images_are_refused(case: Case) -> Non
     )
     with pytest.raises(InputError, match="no layer of the deploy graph"):
         match_layers(case.reference, other)
+    # A network without layers has none to lose.
+    assert match_layers(other, other) == []
     with pytest.raises(InputError, match="no images"):
         drift(case.reference, case.int8, [])
 
