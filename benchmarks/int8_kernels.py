@@ -2,9 +2,8 @@
 
 Each network is built for ONNX Runtime and OpenVINO in every precision that they compute in here, once for each number
 of threads: equal forms are chosen by the clock, with that many. All engines of a number of threads run in turn, round
-by round, ten runs in a row each: a single run after a rest is mostly waking up and memory. Each is set against the same
-runtime's FP32; that engine is of the network without what is done for INT8 alone. ONNX Runtime's operators are counted
-in the graph that it optimised.
+by round. Each is set against the same runtime's FP32; that engine is of the network without what is done for INT8
+alone. ONNX Runtime's operators are counted in the graph that it optimised.
 
 Weights are random, which does not change how long a layer takes. SQNR is of the first output, on eight images of noise:
 it compares two builds of one network and says nothing of accuracy. Results of earlier runs on the same processor stay
@@ -30,7 +29,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.networks import IN_A_ROW, Run, in_a_row, runner
+from benchmarks.networks import Run, runner
 from benchmarks.rewrite import capture_model, typed
 from radixrt.calibration.int8 import sqnr_db
 from radixrt.engines.base import BuildOptions, Target
@@ -122,7 +121,7 @@ def timings(network: str, graph: ir.Model, threads: int, args: argparse.Namespac
                 counts[key] = kernels(file, scratch) if target.name == "onnxruntime" else Counter()
         answers = {key: _answers(run, images) for key, run in runs.items()}
         options = LatencyOptions(rounds=args.rounds, seconds=args.seconds, threads=threads)
-        taken = measure({" ".join(key): in_a_row(run) for key, run in runs.items()}, images, options)
+        taken = measure({" ".join(key): run for key, run in runs.items()}, images, options)
     rows = {row.name: row for row in taken.rows}
     for key, count in counts.items():
         own, base = rows[" ".join(key)], rows[f"{key[0]} {Precision.FP32.value}"]
@@ -131,7 +130,7 @@ def timings(network: str, graph: ir.Model, threads: int, args: argparse.Namespac
             target=key[0],
             threads=threads,
             precision=key[1],
-            p50_ms=own.p50_ms / IN_A_ROW,
+            p50_ms=own.p50_ms,
             over_fp32=ratio(base.samples_ms, own.samples_ms),
             sqnr_db=None if base is own else sqnr_db(answers[key[0], Precision.FP32.value], answers[key]),
             unsteady=taken.unsteady,
@@ -177,7 +176,7 @@ def main() -> None:
     )
     parser.add_argument("--targets", nargs="+", default=TARGETS, choices=TARGETS)
     parser.add_argument("--threads", nargs="+", type=int, default=(1, 2))
-    parser.add_argument("--rounds", type=int, default=30, help="of ten runs each")
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=8.0, help="at most, for one network and number of threads")
     parser.add_argument("--cache", type=Path, default=None, help="file of measured forms; the user's cache by default")
     parser.add_argument("--output", type=Path, default=RESULTS)

@@ -24,7 +24,6 @@ from radixrt.progress import Stages
 from radixrt.reuse import Reuse
 
 Run = Callable[[Feed], NDArray[np.float32]]
-IN_A_ROW = 10
 
 
 @dataclass(frozen=True)
@@ -91,16 +90,6 @@ def runner(session: Session) -> Run:
         return session.run(dict(feed))[result]
 
     return run
-
-
-def in_a_row(run: Run) -> Callable[[Feed], None]:
-    """Ten runs as one: a single run after another engine's is mostly waking up and memory."""
-
-    def ten(feed: Feed) -> None:
-        for _ in range(IN_A_ROW):
-            run(feed)
-
-    return ten
 
 
 def test_images(network: Prepared, count: int) -> Feed:

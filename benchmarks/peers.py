@@ -2,10 +2,10 @@
 
 For each network: PyTorch eager and compiled, PyTorch 2 export quantisation with Inductor (torchao), ONNX Runtime in
 FP32 and from its own ``quantize_static``, NNCF with OpenVINO in each inference precision of this processor, and this
-project on both runtimes. All are timed in turn, round by round, ten runs in a row each, and held against the original
-on the same images: faster and worse would prove nothing. Of a network of classes the agreement of the first answers is
-given, of one that makes maps the overlap (IoU) of what lies above 0.3. The text detector reads rendered pages
-(``samples/text.py``); where there is only a file, as of it, ONNX Runtime runs the original.
+project on both runtimes. All are timed in turn, round by round, and held against the original on the same images:
+faster and worse would prove nothing. Of a network of classes the agreement of the first answers is given, of one that
+makes maps the overlap (IoU) of what lies above 0.3. The text detector reads rendered pages (``samples/text.py``); where
+there is only a file, as of it, ONNX Runtime runs the original.
 
 A network is a part of a few minutes: what is done lies under benchmarks/results/peers/ and is not done again without
 ``--again``. Weights are random where none are published with the library; SQNR of such networks compares ways to
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.networks import IN_A_ROW, Run, Setting, built, in_a_row, prepared, runner, test_images
+from benchmarks.networks import Run, Setting, built, prepared, runner, test_images
 from benchmarks.rivals import (
     attempted,
     opened_by_openvino,
@@ -45,7 +45,7 @@ from benchmarks.task_networks import IMAGENET, paddleocr, rendered
 from benchmarks.tasks import FOLDER
 from radixrt.engines import registry
 from radixrt.engines.runners import logits_of
-from radixrt.export.feed import IMAGE_INPUT, joined, length, part
+from radixrt.export.feed import IMAGE_INPUT, Feed, joined, length, part
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.spec import Precision
 from radixrt.machine import instructions, machine
@@ -69,16 +69,22 @@ class Ground:
     Attributes:
         network: the original with its images.
         graph: its unmodified ONNX file.
-        images: those that calibrate, (N, C, H, W).
+        samples: those images that calibrate, (N, C, H, W), by the input's name.
         folder: for the peer's own files.
         setting: images and threads.
     """
 
     network: Prepared
     graph: Path
-    images: NDArray[np.float32]
+    samples: Feed
     folder: Path
     setting: Setting
+
+    @property
+    def images(self) -> NDArray[np.float32]:
+        """The images without the name."""
+        (images,) = self.samples.values()
+        return images
 
 
 Peer = Callable[[Ground, ExitStack], dict[str, Run]]
@@ -93,7 +99,7 @@ def nncf(ground: Ground, stack: ExitStack) -> dict[str, Run]:
 
 def onnx_runtime(ground: Ground, stack: ExitStack) -> dict[str, Run]:
     """ONNX Runtime on the unmodified file, and on what its own ``quantize_static`` makes of it."""
-    output = quantised_by_onnxruntime(ground.graph, {IMAGE_INPUT: ground.images}, ground.folder)
+    output = quantised_by_onnxruntime(ground.graph, ground.samples, ground.folder)
     target, found = registry.get("onnxruntime"), {}
     for name, file in (("ONNX Runtime", ground.graph), ("ONNX Runtime, quantize_static", output)):
         found[name] = runner(stack.enter_context(target.open(file, threads=ground.setting.threads)))
@@ -168,7 +174,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
         network = prepared(source(name), setting, stack.enter_context(Reuse()))
         write_onnx(network.graph, folder / "unmodified.onnx")
         batches = network.data.calibration.batches(8, args.calibration_images)
-        calibration = joined(batch.inputs for batch in batches)[IMAGE_INPUT]
+        calibration = joined(batch.inputs for batch in batches)
         ground = Ground(network, folder / "unmodified.onnx", calibration, folder, setting)
         found: dict[str, Run] = {}
         failed: dict[str, str] = {}
@@ -185,7 +191,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
             for one, run in found.items()
         }
         options = LatencyOptions(baseline=REFERENCE, rounds=args.rounds, seconds=args.seconds, threads=args.threads)
-        latency = measure({one: in_a_row(run) for one, run in found.items()}, images, options)
+        latency = measure(found, images, options)
     exact = answers[REFERENCE]
     return {
         "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -193,10 +199,10 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "weights": network.model.weights,
         "processor": f"{machine()}: {' '.join(instructions())}",
         "versions": {library: version(library) for library in ("torch", "torchao", "onnxruntime", "openvino")},
-        "calibration_images": len(calibration),
+        "calibration_images": length(calibration),
         "test_images": length(images),
         "threads": args.threads,
-        "p50_ms": {row.name: row.p50_ms / IN_A_ROW for row in latency.rows},
+        "p50_ms": {row.name: row.p50_ms for row in latency.rows},
         "rounds": latency.method.rounds,
         "unsteady": latency.unsteady,
         "sqnr_db": {one: parity(exact, answer).sqnr_db for one, answer in answers.items()},
@@ -240,7 +246,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--detector-size", default="3,320,320")
     parser.add_argument("--calibration-images", type=int, default=64)
     parser.add_argument("--test-images", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=30, help="of ten runs each")
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=90.0, help="at most, for one network")
     parser.add_argument("--threads", type=int, default=0, help="0 is the runtime's choice")
     parser.add_argument("--output", type=Path, default=RESULTS)

@@ -225,6 +225,9 @@ def attention_form(
     measured = Precision.FP32 if precision is Precision.INT8 and not target.traits.cpu else precision
     measurer = measurer_for(target, measured, cache, threads=threads)
     usual = target.attention_form()
+    if precision is Precision.INT8 and target.traits.int8_between:
+        # A product and a sum are computed in integers, a difference is not.
+        usual = replace(usual, combine=Combine.SCALE, parts=Parts.SLICE)
     if isinstance(measurer, str):
         return usual, f"rule: the usual form for {target.name} ({measurer})"
     # How branches of their own maps are pooled is the target's business: this block has one map.
