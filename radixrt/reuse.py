@@ -120,6 +120,7 @@ class Reuse:
         self._stack = ExitStack()
         root = root or default_root()
         self.forms: Path | None = None
+        self._made = set[str]()
         # A fresh run, or one whose home cannot be written to, keeps its results only while it lasts.
         if fresh or not _writable(root):
             root = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="radixrt-")))
@@ -142,15 +143,21 @@ class Reuse:
             InputError: the disk is full or not writable.
         """
         key = self._key(step)
+        earlier = key not in self._made
         # Whoever makes the same thing at this moment is waited for: what builds share is made once.
         with self._cache.making(key):
             folder = self._cache.get(key)
             LOGGER.debug("%s: %s %s", step.name, "made anew as" if folder is None else "taken from", key)
             if folder is not None:
-                return Kept(step.codec.read(folder), (step.name,))
+                return Kept(step.codec.read(folder), (step.name,) if earlier else ())
             value = make()
+            self._made.add(key)
             self._cache.put(key, step.name, lambda empty: step.codec.write(value, empty))
             return Kept(value)
+
+    def knows(self, step: Step[Any]) -> bool:
+        """Whether a step's result need not be made."""
+        return self._cache.get(self._key(step)) is not None
 
     def unfinished(self, step: Step[T]) -> Path:
         """Where a step that may be interrupted keeps what it has done so far."""

@@ -82,7 +82,7 @@ WIDE = {
     "sensitivity": 7,
     "rewrite": 9,  # a command's options
 }
-WIDE |= {"recover": 7, "calibrate": 7}
+WIDE |= {"recover": 7, "calibrate": 7, "calibrate_together": 7}
 
 
 def test_public_functions_have_few_parameters() -> None:

@@ -17,8 +17,9 @@ import hashlib
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from radixrt.calibration.placement.decision import observed_values
 from radixrt.calibration.placement.meeting import with_one_scale
 from radixrt.calibration.ranges.choosers import choose, percentile
+from radixrt.calibration.ranges.graft import graft
 from radixrt.calibration.ranges.observers import TensorObserver
 from radixrt.calibration.ranges.outputs import Probe, add_probes
 from radixrt.calibration.ranges.resume import CollectState, load_state, save_state
@@ -44,6 +46,8 @@ from radixrt.export.graph.session import GraphSession
 Array = NDArray[Any]
 
 _SAVE_EVERY_S = 20.0
+_PROVING = 2
+"""Images on which tensors of several graphs are shown to be the same."""
 _QUANTILES = (50.0, 90.0, 99.0, 99.9, 99.99)
 
 
@@ -73,49 +77,92 @@ def calibrate(
     Raises:
         InputError: no images, images that do not fit the graph, or NaN or infinite activations (named).
     """
+    (table,) = calibrate_together(
+        [model],
+        batches,
+        options,
+        data_sha256=data_sha256,
+        state_path=state_path,
+        threads=threads,
+        on_resume=on_resume,
+    )
+    assert table is not None
+    return table
+
+
+def calibrate_together(
+    models: Sequence[ir.Model],
+    batches: Iterable[Feed],
+    options: CalibrationOptions | None = None,
+    *,
+    data_sha256: str | None = None,
+    state_path: Path | None = None,
+    threads: int = 0,
+    on_resume: Callable[[int], None] | None = None,
+) -> list[CalibrationTable | None]:
+    """Observes several graphs of one network in one pass (``graft.py``); the arguments are :func:`calibrate`'s.
+
+    Returns:
+        a table for each graph; None of one that has to be calibrated alone, which the first never has.
+    """
     options = options or CalibrationOptions()
     started = time.monotonic()
-    inferred = infer(model.clone())
-    names = [v.name or "" for v in observed_values(inferred)]
-    rescalable = {name for name, groups in channel_groups(inferred.graph).of.items() if (groups != FIXED).any()}
-    fresh = CollectState(model_sha256(model), [TensorObserver(name) for name in names])
+    base, *others = (infer(model.clone()) for model in models)
+    own = {value.name or "": value for value in observed_values(base)}
+    source = iter(batches)
+    first = next(source, None)
+    if first is None:
+        raise InputError("no calibration images were given: name a folder that holds some, with --data")
+    places = [own, *graft(base, others, part(first, 0, _PROVING))]
+    values = {value.name or "": value for place in places for value in (place or {}).values()}
+    fresh = CollectState(model_sha256(base if others else models[0]), [TensorObserver(name) for name in values])
     state = load_state(state_path, fresh) if state_path is not None else fresh
     if state.images and on_resume is not None:
         on_resume(state.images)
     try:
-        _stream(inferred, batches, state, state_path, threads)
+        _stream(base, [*values.values()], chain([first], source), state, state_path, threads)
     except (KeyboardInterrupt, SystemExit):
         if state_path is not None:
             with contextlib.suppress(InputError):  # the user asked to stop: a full disk changes nothing
                 save_state(state, state_path)
         raise
-    if state.images == 0:
-        raise InputError("no calibration images were given: name a folder that holds some, with --data")
-    table = CalibrationTable(
-        method=options.method,
-        percentile=options.percentile,
-        images=state.images,
-        data_sha256=data_sha256 or state.data_sha256,
-        model_sha256=state.model_sha256,
-        seconds=time.monotonic() - started,
-        peak_bytes=_peak_bytes(),
-        tensors=tuple(_range(o, options, by_channel=o.name in rescalable) for o in state.observers),
-    )
+    observers = {observer.name: observer for observer in state.observers}
+    tables: list[CalibrationTable | None] = []
+    for model, inferred, place in zip(models, (infer(models[0].clone()), *others), places, strict=True):
+        if place is None:
+            tables.append(None)
+            continue
+        rescalable = {n for n, groups in channel_groups(inferred.graph).of.items() if (groups != FIXED).any()}
+        tensors = (
+            _range(name, observers[value.name or ""], options, by_channel=name in rescalable)
+            for name, value in place.items()
+        )
+        table = CalibrationTable(
+            method=options.method,
+            percentile=options.percentile,
+            images=state.images,
+            data_sha256=data_sha256 or state.data_sha256,
+            model_sha256=model_sha256(model),
+            seconds=time.monotonic() - started,
+            peak_bytes=_peak_bytes(),
+            tensors=tuple(tensors),
+        )
+        tables.append(with_one_scale(inferred.graph, table))
     if state_path is not None:
         state_path.unlink(missing_ok=True)
-    return with_one_scale(inferred.graph, table)
+    return tables
 
 
 def _stream(
     model: ir.Model,
+    values: Sequence[ir.Value],
     batches: Iterable[Feed],
     state: CollectState,
     state_path: Path | None,
     threads: int,
 ) -> None:
     sources = {value.name for value in model.graph.inputs}
-    wanted = {o.name for o in state.observers}
-    probes = add_probes(model, [v for v in observed_values(model) if v.name in wanted and v.name not in sources])
+    probes = add_probes(model, [value for value in values if value.name not in sources])
     names = [name for p in probes for name in (p.maximum, p.minimum, p.sample) if name]
     session = GraphSession(model, threads=threads, beside=True)
     batch = session.batch or 1
@@ -196,11 +243,11 @@ def _after(groups: Iterable[Feed], images: int) -> Iterable[Feed]:
             yield group
 
 
-def _range(observer: TensorObserver, options: CalibrationOptions, *, by_channel: bool) -> TensorRange:
+def _range(name: str, observer: TensorObserver, options: CalibrationOptions, *, by_channel: bool) -> TensorRange:
     picked = {m: choose(observer, CalibrationOptions(m, options.percentile)) for m in Method}
     histogram = observer.histogram
     return TensorRange(
-        name=observer.name,
+        name=name,
         amax=picked[options.method],
         # Nothing was seen of what lies behind boxes where no image had one.
         minimum=float(observer.minimum.min()) if observer.minimum.size else 0.0,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
@@ -12,11 +15,12 @@ from radixrt.calibration.data.batch import Samples
 from radixrt.calibration.placement.options import PlacementOptions, PlacementReport, timed_layers
 from radixrt.calibration.placement.own import OwnPairs, place_own
 from radixrt.calibration.placement.place import place
-from radixrt.calibration.ranges.collect import calibrate
+from radixrt.calibration.ranges.collect import calibrate_together
 from radixrt.calibration.ranges.table import CalibrationTable, read_table, write_table
 from radixrt.calibration.spec import CalibrationOptions, CalibrationSummary, Recovery
 from radixrt.engines.forms.choose import rewrite_options
 from radixrt.engines.registry import get
+from radixrt.errors import RadixRTError
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.passes.float16 import to_float16
 from radixrt.export.passes.pipeline import rewrite
@@ -87,6 +91,7 @@ class DeployOptions:
     """What decides a deploy graph beside the network itself.
 
     ``batch`` and ``threads`` are those that forms are chosen for, ``sides`` those that the graph leaves free.
+    ``beside`` are the targets that the same images calibrate in this run: one pass serves them all.
     """
 
     precision: Precision
@@ -97,6 +102,7 @@ class DeployOptions:
     recovery: Recovery = field(default_factory=Recovery)
     threads: int = 0
     sides: Sides | None = None
+    beside: tuple[str, ...] = ()
 
 
 def deploy_graph(
@@ -133,8 +139,11 @@ def deploy_graph(
             float32_nodes=typed.float32_nodes,
             reused=kept.reused,
         )
+    others: list[ir.Model] = []
+    if options.beside and not reuse.knows(_calibration(model, images, options.calibration)):
+        others = [*_rewritten_beside(graph, options, stages, reuse, sha256)]
     with stages.stage(f"Calibrating on {len(images)} images"):
-        ranges = calibrated(model, images, options.calibration, stages, reuse)
+        ranges = calibrated(model, images, options.calibration, stages, reuse, others)
     target = get(options.target)
     placement = PlacementOptions(target.traits, timed=timed_layers(report))
     # Answers and errors are gathered over images, which must have one size for that: the middle one.
@@ -225,6 +234,15 @@ def rewritten(
     return reuse.step(step, make)
 
 
+def _rewritten_beside(
+    graph: ir.Model, options: DeployOptions, stages: Stages, reuse: Reuse, sha256: str | None
+) -> Iterator[ir.Model]:
+    """The graph as the other targets of this run take it, where they do."""
+    for name in options.beside:
+        with stages.stage(f"Rewriting for {name}, to calibrate on the images once"), suppress(RadixRTError):
+            yield rewritten(graph, replace(options, target=name), reuse, sha256=sha256).value.model
+
+
 def _write_rewritten(rewritten: RewrittenGraph, folder: Path) -> None:
     write_onnx(rewritten.model, folder / _GRAPH_NAME)
     (folder / _REPORT_NAME).write_text(rewritten.report.model_dump_json())
@@ -236,10 +254,19 @@ def _read_rewritten(folder: Path) -> RewrittenGraph:
 
 
 def calibrated(
-    model: ir.Model, images: Samples, options: CalibrationOptions, stages: Stages, reuse: Reuse
+    model: ir.Model,
+    images: Samples,
+    options: CalibrationOptions,
+    stages: Stages,
+    reuse: Reuse,
+    beside: Sequence[ir.Model] = (),
 ) -> Calibrated:
-    """Chooses ranges from images, or takes those of an earlier run on the same images and graph."""
+    """Chooses ranges from images, or takes those of an earlier run on the same images and graph.
+
+    Graphs ``beside`` get theirs from the same pass: who asks for them later in this run finds them.
+    """
     parts: list[str] = []
+    together: list[CalibrationTable | None] = []
 
     def resumed(count: int) -> None:
         stages.note(f"Continuing a calibration that was interrupted after {count} images.")
@@ -247,25 +274,39 @@ def calibrated(
 
     def make() -> CalibrationTable:
         batches = stages.track(images.batches(CALIBRATION_BATCH), -(-len(images) // CALIBRATION_BATCH))
-        return calibrate(
-            model,
+        own, *others = calibrate_together(
+            [model, *beside],
             (batch.inputs for batch in batches),
             options,
             data_sha256=images.sha256,
             state_path=reuse.unfinished(step),
             on_resume=resumed,
         )
+        together.extend(others)
+        assert own is not None
+        return own
 
+    step = _calibration(model, images, options)
+    kept = reuse.step(step, make)
+    for other, found in zip(beside, together, strict=False):
+        if found is not None:
+            reuse.step(_calibration(other, images, options), partial(_same, found))
+    table = kept.value if kept.value.method is options.method else kept.value.with_method(options.method)
+    return Calibrated(table, table.summary(reused=bool(kept.reused)), (*kept.reused, *parts))
+
+
+def _same(table: CalibrationTable) -> CalibrationTable:
+    return table
+
+
+def _calibration(model: ir.Model, images: Samples, options: CalibrationOptions) -> Step[CalibrationTable]:
     # A table holds what every method picks, so another method needs no other pass over the images.
-    step = Step(
+    return Step(
         "calibration",
         Codec(lambda table, folder: write_table(table, folder / TABLE_NAME), lambda f: read_table(f / TABLE_NAME)),
         inputs={"graph": graph_sha256(model), "data": images.prepared_sha256},
         options={"percentile": options.percentile},
     )
-    kept = reuse.step(step, make)
-    table = kept.value if kept.value.method is options.method else kept.value.with_method(options.method)
-    return Calibrated(table, table.summary(reused=bool(kept.reused)), (*kept.reused, *parts))
 
 
 def typed_graph(

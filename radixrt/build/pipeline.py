@@ -110,7 +110,8 @@ class Engine:
                 elsewhere="auto" in request.targets,
                 streams=request.streams,
             )
-            job = Job(request, Bench(prepared, trial, self.stages, reuse))
+            bench = Bench(prepared, trial, self.stages, reuse)
+            job = Job(request, bench, tuple(target.name for target in targets))
             if racing:
                 self.results.append(
                     run_race(entrants(job, targets, {p.target.name: at for p, at in paths.items()}), self.race)

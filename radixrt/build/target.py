@@ -51,10 +51,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Job:
-    """What all targets of a request share: what was asked for, and what engines are held against."""
+    """What all targets of a request share: what was asked for, and what engines are held against.
+
+    ``together`` are the names of all targets.
+    """
 
     request: EngineRequest
     bench: Bench
+    together: tuple[str, ...] = ()
 
     @property
     def build_options(self) -> BuildOptions:
@@ -109,6 +113,7 @@ def build(job: Job, target: Target, folder: Path) -> Built:
         recovery=request.recover(prepared.labelled, (prepared.task.task, prepared.network)),
         threads=request.build.threads,
         sides=prepared.sides,
+        beside=tuple(name for name in job.together if name != target.name),
     )
     images = prepared.data.calibration
     if prepared.own_pairs is not None:
