@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from samples.text import main as text_sample
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "samples" / "README.md"])
 # Options of other programs that the manual names.
 OTHERS = {"--head", "--durations", "--no-deps"}
 OTHERS |= {"--onnxrt", "--trt", "--load-inputs", "--load-outputs", "--save-inputs", "--calibration-cache"}  # Polygraphy
 OTHERS |= {"--save-outputs", "--input-shapes", "--iterations"}
-OTHERS |= {"--generate", "--port", "--resources"}  # Ray
+OTHERS |= {"--generate", "--port", "--resources", "--num-gpus"}  # Ray
 # Of the program, or of every command.
 SHARED = {"--help", "-h", "--version", "--install-completion"}
 
@@ -37,7 +39,8 @@ def script_options() -> set[str]:
     files = [ROOT / "engines" / "bundle" / "run_bundle.py", *ROOT.glob("benchmarks/*.py"), *ROOT.glob("tests/**/*.py")]
     text = "".join(file.read_text(encoding="utf-8") for file in [*files, ROOT / "samples" / "train.py"])
     typed = {f"--{name.replace('_', '-')}" for name in re.findall(r"(\w+): Annotated\[[^\]]*\bParameter", text)}
-    return typed | set(re.findall(r"add_argument\(\s*\"(--[a-z0-9-]+)", text))
+    rendering = {f"--{name}" for name in inspect.signature(text_sample).parameters}
+    return typed | rendering | set(re.findall(r"add_argument\(\s*\"(--[a-z0-9-]+)", text))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

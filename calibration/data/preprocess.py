@@ -159,6 +159,11 @@ def _checked(fields: dict[str, Any]) -> Preprocess:
         where = str(first["loc"][0]) if first["loc"] else "values"
         if where == "input_size" and len(first["loc"]) > 1:
             size = ",".join(str(number) for number in fields[where])
+            if first["loc"][1] == 0 and len(fields[where]) == 3 and isinstance(first["input"], int):
+                raise InputError(
+                    f"the input of {size} has {first['input']} channels, and images have 1 or 3: give arrays instead, "
+                    "--data FILE.npz"
+                ) from error
             raise InputError(f"bad input_size {size}: give channels (1 or 3), height, width: 3,224,224") from error
         reason = first["msg"].removeprefix("Value error, ")
         raise InputError(f"preprocessing cannot use this {where}: {reason}; got {first['input']!r}") from error

@@ -49,7 +49,7 @@ def test_one_channel_takes_the_average_of_three() -> None:
         ({"mean": "123.7,116.3,103.5"}, "divide by 255"),
         ({"input_size": "3,128"}, "bad input_size 3,128: give channels"),
         ({"input_size": "128"}, "bad input_size 128: give channels"),
-        ({"input_size": "4,128,128"}, "input_size"),
+        ({"input_size": "4,128,128"}, "has 4 channels, and images have 1 or 3: give arrays"),
         ({"input_size": "3,0,128"}, "0 x 128"),
         ({"input_size": "3,99999,128"}, "99999"),
         ({"input_size": "wide"}, "input size 'wide'"),
