@@ -120,7 +120,7 @@ class Reuse:
         self._stack = ExitStack()
         root = root or default_root()
         self.forms: Path | None = None
-        self._made = set[str]()
+        self._for_later = set[str]()
         # A fresh run, or one whose home cannot be written to, keeps its results only while it lasts.
         if fresh or not _writable(root):
             root = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="radixrt-")))
@@ -136,22 +136,24 @@ class Reuse:
         self._cache.prune(max_bytes=LARGEST_CACHE)
         self._stack.close()
 
-    def step(self, step: Step[T], make: Callable[[], T]) -> Kept[T]:
+    def step(self, step: Step[T], make: Callable[[], T], *, for_later: bool = False) -> Kept[T]:
         """Takes a step's result from an earlier run, or makes it and keeps it for the next.
+
+        What is made ``for_later`` is nothing of an earlier run to who asks for it in this one.
 
         Raises:
             InputError: the disk is full or not writable.
         """
         key = self._key(step)
-        earlier = key not in self._made
         # Whoever makes the same thing at this moment is waited for: what builds share is made once.
         with self._cache.making(key):
             folder = self._cache.get(key)
             LOGGER.debug("%s: %s %s", step.name, "made anew as" if folder is None else "taken from", key)
             if folder is not None:
-                return Kept(step.codec.read(folder), (step.name,) if earlier else ())
+                return Kept(step.codec.read(folder), () if key in self._for_later else (step.name,))
             value = make()
-            self._made.add(key)
+            if for_later:
+                self._for_later.add(key)
             self._cache.put(key, step.name, lambda empty: step.codec.write(value, empty))
             return Kept(value)
 

@@ -194,9 +194,18 @@ def own_deploy_graph(
 
 
 def rewritten(
-    graph: ir.Model, options: DeployOptions, reuse: Reuse, *, sha256: str | None = None, rival: bool = False
+    graph: ir.Model,
+    options: DeployOptions,
+    reuse: Reuse,
+    *,
+    sha256: str | None = None,
+    rival: bool = False,
+    for_later: bool = False,
 ) -> Kept[RewrittenGraph]:
-    """Rewrites a graph, or takes what an earlier run made of it; a ``rival`` without what is for INT8 alone."""
+    """Rewrites a graph, or takes what an earlier run made of it; a ``rival`` without what is for INT8 alone.
+
+    What is made ``for_later`` is asked for again in this run.
+    """
     target = get(options.target)
     capability = target.capability()
 
@@ -231,7 +240,7 @@ def rewritten(
             "sides": str(options.sides),
         },
     )
-    return reuse.step(step, make)
+    return reuse.step(step, make, for_later=for_later)
 
 
 def _rewritten_beside(
@@ -240,7 +249,7 @@ def _rewritten_beside(
     """The graph as the other targets of this run take it, where they do."""
     for name in options.beside:
         with stages.stage(f"Rewriting for {name}, to calibrate on the images once"), suppress(RadixRTError):
-            yield rewritten(graph, replace(options, target=name), reuse, sha256=sha256).value.model
+            yield rewritten(graph, replace(options, target=name), reuse, sha256=sha256, for_later=True).value.model
 
 
 def _write_rewritten(rewritten: RewrittenGraph, folder: Path) -> None:
@@ -290,7 +299,7 @@ def calibrated(
     kept = reuse.step(step, make)
     for other, found in zip(beside, together, strict=False):
         if found is not None:
-            reuse.step(_calibration(other, images, options), partial(_same, found))
+            reuse.step(_calibration(other, images, options), partial(_same, found), for_later=True)
     table = kept.value if kept.value.method is options.method else kept.value.with_method(options.method)
     return Calibrated(table, table.summary(reused=bool(kept.reused)), (*kept.reused, *parts))
 
