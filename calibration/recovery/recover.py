@@ -19,6 +19,7 @@ Every candidate is a set of inputs to one session (``session.py``).
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -50,8 +51,8 @@ Array = NDArray[Any]
 _GROUPS = (12, 6)
 """Groups of layers, in order, that bias correction measures and mends one after another: the finest that fits."""
 
-WORK = 5e11
-"""Multiplications that one search may take by default: some ten seconds of two quiet cores for a ResNet-50."""
+WORK = 6e11
+"""Multiplications that one search may take by default: all techniques for a ResNeSt-50."""
 
 _LEAST_IMAGES = 8
 _LEAST_JUDGES = 4
@@ -188,32 +189,22 @@ class _Effort:
 
 
 def _effort(passes: int, images: int) -> _Effort | None:
-    """The most images and groups that so many forward passes pay for, with the choice of a range method where any do.
+    """The most images that so many forward passes pay for with the choice of a range method, then what else fits.
 
     Returns None where not even bias correction on the fewest images fits.
     """
     sizes = sorted({images, *(n for n in (64, 32, 16, _LEAST_IMAGES) if n < images)}, reverse=True)
-    for needed in ({Technique.BIAS, Technique.RANGES}, {Technique.BIAS}):
-        for count in sizes:
-            for groups in _GROUPS:
-                effort = _Effort(count, groups, _affordable(passes, _passes(count, groups)))
-                if needed <= effort.techniques:
-                    return effort
+    with_ranges = (frozenset(Technique), frozenset({Technique.BIAS, Technique.RANGES}))
+    for choices in (with_ranges, (frozenset({Technique.BIAS}),)):
+        for count, techniques, groups in itertools.product(sizes, choices, _GROUPS):
+            prices = _passes(count, groups)
+            if sum(prices[technique] for technique in techniques) <= passes:
+                return _Effort(count, groups, techniques)
     return None
 
 
-def _affordable(passes: int, prices: dict[Technique, int]) -> frozenset[Technique]:
-    """The techniques that so many forward passes pay for, the one that buys most first."""
-    techniques: set[Technique] = set()
-    for technique, price in prices.items():
-        if price <= passes:
-            passes -= price
-            techniques.add(technique)
-    return frozenset(techniques)
-
-
 def _passes(images: int, groups: int) -> dict[Technique, int]:
-    """The forward passes that each technique takes, the one that buys most first."""
+    """The forward passes that each technique takes."""
     judges = _judging(images)
     fitted = images - judges
     return {
