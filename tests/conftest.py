@@ -57,9 +57,10 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def brief_warm_up() -> Iterator[None]:
-    """Whole builds give up on steady times soon: beside another worker none come, and no test judges by them."""
+def brief_timing() -> Iterator[None]:
+    """Whole builds give up on steady times soon, and time briefly: beside another worker no test judges by times."""
     from radixrt.judge import measure
 
-    with mock.patch.object(measure, "LatencyOptions", functools.partial(measure.LatencyOptions, warmup_seconds=1.0)):
+    brief = functools.partial(measure.LatencyOptions, warmup_seconds=1.0, settle_s=0.002, timed_s=0.002)
+    with mock.patch.object(measure, "LatencyOptions", brief):
         yield
