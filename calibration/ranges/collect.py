@@ -107,7 +107,9 @@ def calibrate_together(
     """
     options = options or CalibrationOptions()
     started = time.monotonic()
-    base, *others = (infer(model.clone()) for model in models)
+    inferred, hashes = [infer(model.clone()) for model in models], [model_sha256(model) for model in models]
+    # What is run gets probes, and what others compute beside it.
+    base, others = inferred[0].clone(), inferred[1:]
     own = {value.name or "": value for value in observed_values(base)}
     source = iter(batches)
     first = next(source, None)
@@ -115,7 +117,7 @@ def calibrate_together(
         raise InputError("no calibration images were given: name a folder that holds some, with --data")
     places = [own, *graft(base, others, part(first, 0, _PROVING))]
     values = {value.name or "": value for place in places for value in (place or {}).values()}
-    fresh = CollectState(model_sha256(base if others else models[0]), [TensorObserver(name) for name in values])
+    fresh = CollectState(model_sha256(base) if others else hashes[0], [TensorObserver(name) for name in values])
     state = load_state(state_path, fresh) if state_path is not None else fresh
     if state.images and on_resume is not None:
         on_resume(state.images)
@@ -128,11 +130,11 @@ def calibrate_together(
         raise
     observers = {observer.name: observer for observer in state.observers}
     tables: list[CalibrationTable | None] = []
-    for model, inferred, place in zip(models, (infer(models[0].clone()), *others), places, strict=True):
+    for graph, sha256, place in zip((model.graph for model in inferred), hashes, places, strict=True):
         if place is None:
             tables.append(None)
             continue
-        rescalable = {n for n, groups in channel_groups(inferred.graph).of.items() if (groups != FIXED).any()}
+        rescalable = {n for n, groups in channel_groups(graph).of.items() if (groups != FIXED).any()}
         tensors = (
             _range(name, observers[value.name or ""], options, by_channel=name in rescalable)
             for name, value in place.items()
@@ -142,12 +144,12 @@ def calibrate_together(
             percentile=options.percentile,
             images=state.images,
             data_sha256=data_sha256 or state.data_sha256,
-            model_sha256=model_sha256(model),
+            model_sha256=sha256,
             seconds=time.monotonic() - started,
             peak_bytes=_peak_bytes(),
             tensors=tuple(tensors),
         )
-        tables.append(with_one_scale(inferred.graph, table))
+        tables.append(with_one_scale(graph, table))
     if state_path is not None:
         state_path.unlink(missing_ok=True)
     return tables
@@ -163,7 +165,7 @@ def _stream(
 ) -> None:
     sources = {value.name for value in model.graph.inputs}
     probes = add_probes(model, [value for value in values if value.name not in sources])
-    names = [name for p in probes for name in (p.maximum, p.minimum, p.sample) if name]
+    names = [name for probe in probes for name in probe.names]
     session = GraphSession(model, threads=threads, beside=True)
     batch = session.batch or 1
     saved = time.monotonic()

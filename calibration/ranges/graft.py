@@ -21,8 +21,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from radixrt.calibration.placement.decision import observed_values
-from radixrt.calibration.ranges.outputs import Probe, add_probes
+from radixrt.calibration.ranges.outputs import add_probes
 from radixrt.export.feed import Feed, length, part
+from radixrt.export.graph.facts import holds_graphs
 from radixrt.export.graph.session import GraphSession
 
 Array = NDArray[Any]
@@ -63,8 +64,7 @@ def graft(base: ir.Model, others: Sequence[ir.Model], sample: Feed) -> tuple[dic
 def _fits(base: ir.Model, other: ir.Model) -> bool:
     """Whether two graphs take the same inputs and speak of the same operators, none of which holds graphs."""
     inputs, theirs = ([(v.name, v.dtype, v.shape) for v in model.graph.inputs] for model in (base, other))
-    inner = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-    plain = all(a.type not in inner for node in other.graph for a in node.attributes.values())
+    plain = not any(map(holds_graphs, other.graph))
     return plain and inputs == theirs and base.opset_imports == other.opset_imports
 
 
@@ -77,12 +77,8 @@ def _seen(model: ir.Model, sample: Feed) -> Seen:
     session = GraphSession(probed, optimize=False)
     size = session.batch or 1
     parts = (part(sample, start, start + size) for start in range(0, length(sample), size))
-    runs = [rows for _, rows in session.each(parts, [name for p in probes for name in _names(p)])]
-    return {probe.tensor: tuple(rows[name] for rows in runs for name in _names(probe)) for probe in probes}
-
-
-def _names(probe: Probe) -> tuple[str, ...]:
-    return tuple(name for name in (probe.maximum, probe.minimum, probe.sample) if name)
+    runs = [rows for _, rows in session.each(parts, [name for probe in probes for name in probe.names])]
+    return {probe.tensor: tuple(rows[name] for rows in runs for name in probe.names) for probe in probes}
 
 
 def _agree(one: Sequence[Array], other: Sequence[Array]) -> bool:

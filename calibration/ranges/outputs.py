@@ -35,6 +35,11 @@ class Probe:
     minimum: str
     sample: str
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The outputs that there are."""
+        return tuple(name for name in (self.maximum, self.minimum, self.sample) if name)
+
 
 def sample_stride(size: int, limit: int = SAMPLE) -> int:
     """The smallest stride, co-prime to ``size``, that takes at most ``limit`` of ``size`` values."""

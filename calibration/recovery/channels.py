@@ -22,7 +22,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from radixrt.export.graph.constants import constant, is_constant
-from radixrt.export.graph.facts import GATES, is_pooled, root_of, static_dims
+from radixrt.export.graph.facts import GATES, is_pooled, reads, root_of, static_dims
 from radixrt.export.graph.layers import Layer, layers_of
 
 Indices = NDArray[np.int64]
@@ -112,8 +112,8 @@ class _Grouping:
         pairs = [] if node.domain else list(self._tied(node))
         tied = {id(value) for pair in pairs for value in pair[:2]}
         self._edges += [pair[2:] for pair in pairs]
-        for value in (*_read(node), *node.outputs):
-            if value is not None and id(value) not in tied:
+        for value in (*reads(node), *node.outputs):
+            if id(value) not in tied:
                 self._fix(value)
 
     def _tied(self, node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value, Indices, Indices]]:
@@ -152,17 +152,6 @@ class _Grouping:
             assert own is not None
             yield value, whole, own, channels[start : start + len(own)]
             start += len(own)
-
-
-def _read(node: ir.Node) -> Iterator[ir.Value | None]:
-    """What a node reads, inside its branches and bodies too."""
-    yield from node.inputs
-    for attribute in node.attributes.values():
-        graphs = [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else []
-        for graph in graphs:
-            for inner in ir.traversal.RecursiveGraphIterator(graph):
-                yield from inner.inputs
-            yield from graph.outputs
 
 
 def _is_gate(value: ir.Value) -> bool:

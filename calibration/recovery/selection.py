@@ -6,9 +6,11 @@ measured there, nor the mean of a layer; it is measured on what was chosen from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import onnx_ir as ir
+
+from radixrt.export.graph.facts import reads
 
 _CHOICES = frozenset({"ArgMax", "ArgMin", "Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique"})
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -22,7 +24,7 @@ class Selection:
         self._chosen: set[ir.Value] = set()
         self._computed: set[ir.Value] = set()
         for node in graph:
-            read = set(_reads(node))
+            read = set(reads(node))
             if node.op_type in _CHOICES or read & self._chosen:
                 self._chosen.update(node.outputs)
             if node.op_type in _LAYERS or read & self._computed:
@@ -46,7 +48,7 @@ class Selection:
         pending, seen = [output], {output}
         while pending:
             node = pending.pop().producer()
-            for value in _reads(node) if node is not None else ():
+            for value in reads(node) if node is not None else ():
                 if value in seen:
                     continue
                 seen.add(value)
@@ -55,12 +57,3 @@ class Selection:
                 elif value in self._computed and value.dtype == ir.DataType.FLOAT:
                     found.append(value.name or "")
         return found
-
-
-def _reads(node: ir.Node) -> Iterator[ir.Value]:
-    """What a node reads, its subgraphs included."""
-    yield from (value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            for inner in attribute.as_graph():
-                yield from _reads(inner)

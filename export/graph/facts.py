@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
@@ -41,6 +43,22 @@ _LEAST_OF_SILU, _LEAST_OF_HARD_SWISH = -0.2784646, -0.375
 def infer(model: ir.Model) -> ir.Model:
     """Fills in missing shapes and types; placement's rules depend on them."""
     return common.ShapeInferencePass()(model).model
+
+
+def holds_graphs(node: ir.Node) -> bool:
+    """Whether a node has branches or a body of its own, as If and Loop do."""
+    return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+
+
+def reads(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node reads, its branches and bodies included."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            graph = attribute.as_graph()
+            for inner in graph:
+                yield from reads(inner)
+            yield from graph.outputs
 
 
 def static_dims(value: ir.Value | None) -> tuple[int | None, ...]:

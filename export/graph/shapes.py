@@ -18,6 +18,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from radixrt.export.graph.facts import holds_graphs
 from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, SideRange, Sides, noted, sides_in
 
 Array = npt.NDArray[np.generic]
@@ -133,9 +134,7 @@ def _note(found: Concrete, value: ir.Value, dtype: ir.DataType, shape: tuple[int
 
 def _fold(node: ir.Node, found: Concrete) -> bool:
     """Computes a node whose inputs are all constants."""
-    if node.op_type.startswith(("Random", "Multinomial", "Bernoulli")) or any(
-        attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values()
-    ):
+    if node.op_type.startswith(("Random", "Multinomial", "Bernoulli")) or holds_graphs(node):
         return False
     if node.op_type == "Shape":
         source = node.inputs[0]

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from radixrt.errors import InputError
 from radixrt.export.graph.constants import constant
+from radixrt.export.graph.facts import holds_graphs
 from radixrt.export.graph.origin import module_of
 from radixrt.export.graph.writer import GraphWriter
 from radixrt.export.passes.report import Float32Node, PassResult
@@ -60,7 +61,7 @@ def to_float16(model: ir.Model) -> PassResult:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(typed)
     common.ShapeInferencePass()(typed)
     for node in typed.graph:
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        if holds_graphs(node):
             raise InputError(
                 f"the node {node.name!r} ({node.op_type}) holds a subgraph: export the model without control flow"
             )
