@@ -4,7 +4,8 @@ It is data for PaddleOCR's networks, which the package ``rapidocr`` carries:
 
 - ``lines/``: images of 320 x 48 with one line each, and ``lines.csv`` of path,text, for the recogniser.
 - ``pages/``: images of 320 x 320 with several lines, and masks of the same names, for the detector: 1 on the kernel of
-  each line, which that network is trained to find (its box, shrunk as Liao et al. 2020 say), else 0.
+  each line, which that network is trained to find (its box, shrunk as Liao et al. 2020 say), else 0. ``overlap`` is a
+  metric for it: ``--metric samples/text.py:overlap`` holds what the engine finds against what the original finds.
 - ``angles/``: images of 192 x 48, upright or upside down, in a folder for each, for the classifier of angles.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from cyclopts import run
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from rich.console import Console
 from rich.progress import track
@@ -26,7 +28,16 @@ LINE, PAGE, ANGLE = (320, 48), (320, 320), (192, 48)
 #: A kernel is a box whose sides moved inwards by area * (1 - SHRINK**2) / perimeter.
 SHRINK = 0.4
 
+#: PaddleOCR takes for text what scores more than this.
+FOUND = 0.3
+
 Box = tuple[float, float, float, float]
+
+
+def overlap(original: NDArray[np.float32], engine: NDArray[np.float32], labels: object) -> float:
+    """The intersection over union of what two detectors find on pages, of scores (N, 1, H, W) each; labels unread."""
+    one, other = original > FOUND, engine > FOUND
+    return float((one & other).sum() / max((one | other).sum(), 1))
 
 
 def words(random: np.random.Generator, count: int) -> str:

@@ -35,6 +35,7 @@ from radixrt.calibration.ranges.observers import TensorObserver
 from radixrt.calibration.ranges.outputs import Probe, add_probes
 from radixrt.calibration.ranges.resume import CollectState, load_state, save_state
 from radixrt.calibration.ranges.table import CalibrationTable, Candidates, HistogramSummary, TensorRange
+from radixrt.calibration.ranges.useful_range import with_useful_ranges
 from radixrt.calibration.recovery.channels import FIXED, channel_groups
 from radixrt.calibration.spec import CalibrationOptions, Method
 from radixrt.errors import InputError
@@ -149,7 +150,7 @@ def calibrate_together(
             peak_bytes=_peak_bytes(),
             tensors=tuple(tensors),
         )
-        tables.append(with_one_scale(graph, table))
+        tables.append(with_one_scale(graph, with_useful_ranges(graph, table)))
     if state_path is not None:
         state_path.unlink(missing_ok=True)
     return tables
