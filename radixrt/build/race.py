@@ -25,7 +25,7 @@ from radixrt.judge.engine import add_costs, judge_together
 from radixrt.judge.verdict import Verdict
 from radixrt.reuse import Kept
 from radixrt.validate import gates
-from radixrt.validate.measure.rounds import ratio
+from radixrt.validate.measure.rounds import Ratio, ratio
 from radixrt.validate.schema import Candidate, Finding, Latency, LatencyRow, Report
 
 
@@ -150,11 +150,16 @@ def _measured(runner: _Runner, winner: _Runner | None) -> Candidate:
     if runner is winner:
         return candidate.model_copy(update={"verdict": "chosen"})
     assert winner is not None
-    times = ratio(row.samples_ms, winner.row.samples_ms)
-    doubt = "" if times.low > 1 and not runner.latency.unsteady else ": the two are not told apart"
-    interval = f"95 %: {times.low:.2f} to {times.high:.2f}"
-    said = f"takes {times.value:.2f} times as long as {winner.name} ({interval}){doubt}"
+    said = why_slower(ratio(row.samples_ms, winner.row.samples_ms), winner.name, steady=not runner.latency.unsteady)
     return candidate.model_copy(update={"reason": said})
+
+
+def why_slower(times: Ratio, winner: str, *, steady: bool) -> str:
+    """Why an entrant was not chosen: how much longer than the winner it takes, and how sure that is."""
+    doubt = "" if steady else ", with times that are not steady"
+    if times.low <= 1:
+        doubt = ": the two are not told apart"
+    return f"takes {times.value:.2f} times as long as {winner} (95 %: {times.low:.2f} to {times.high:.2f}){doubt}"
 
 
 def slower_int8(candidates: Sequence[Candidate]) -> list[Finding]:
