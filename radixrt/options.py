@@ -281,7 +281,7 @@ class ValidateOptions(TaskOptions, PreprocessOptions, GateOptions, TimingOptions
         kw_only=False
     )
     reference: Annotated[
-        str | None,
+        str | Module | None,
         Doc("The original network; a bundle knows its own. Or its answers to --data, a .json of Polygraphy's."),
     ] = None
     checkpoint: Annotated[Path | str | None, Doc("The original's trained weights.")] = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from radixrt.calibration.spec import CalibrationOptions, MaxDrop, Method, Recovery
 from radixrt.engines.base import BuildOptions, PlanOptions
@@ -24,6 +25,9 @@ from radixrt.remote.device import Device
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.rivals import Rivals
 from radixrt.validate.tasks.base import Interface, Task
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 
 def rivals_of(options: CompileOptions | ValidateOptions) -> Rivals:
@@ -165,6 +169,7 @@ class ValidateRequest:
     Attributes:
         engine: a bundle, or a plain ``.onnx``, OpenVINO ``.xml`` or TensorRT ``.plan``.
         reference: the original network, as ``radixrt engine`` takes it; a bundle knows its own.
+        module: the original network itself, in memory.
         checkpoint: the original's trained weights.
         data: the images, how the original reads them where timm knows it wrongly, and how many judge.
         gates: the limits.
@@ -179,6 +184,7 @@ class ValidateRequest:
 
     engine: Path
     reference: str | None
+    module: Module | None
     checkpoint: Path | None
     data: DataOptions
     gates: GateLimits
@@ -194,7 +200,8 @@ class ValidateRequest:
         """Understands what a user wrote, as :meth:`EngineRequest.of` does."""
         return cls(
             engine=Path(options.engine),
-            reference=None if options.reference is None else str(options.reference),
+            reference=options.reference if isinstance(options.reference, str) else None,
+            module=None if isinstance(options.reference, str) else options.reference,
             checkpoint=as_path(options.checkpoint),
             data=part(options, DataOptions),
             gates=options.limits(),

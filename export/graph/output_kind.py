@@ -79,6 +79,14 @@ def output_kinds(graph: ir.Graph) -> dict[str, OutputKind]:
     return found
 
 
+def rowless(graph: ir.Graph) -> frozenset[str]:
+    """The outputs without a row for each sample: whatever one sample gives, where a graph takes one at a time."""
+    first = graph.inputs[0].shape
+    if first is None or first[0] != 1:
+        return frozenset()
+    return frozenset(value.name or "" for value in graph.outputs if not value.shape or value.shape[0] != 1)
+
+
 def _kind_of(value: ir.Value) -> OutputKind | None:
     while (node := value.producer()) is not None and node.op_type in _KEEPS_VALUES and node.inputs[0] is not None:
         value = node.inputs[0]

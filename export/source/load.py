@@ -135,7 +135,7 @@ def from_module(module: torch.nn.Module, name: str, data_config: Mapping[str, An
     Raises:
         InputError: a weight is NaN or infinite.
     """
-    return _loaded(ModelRef(name, "factory", name), module, "checkpoint", data_config or {})
+    return _loaded(ModelRef(name, "memory", name), module, "checkpoint", data_config or {})
 
 
 def _definition(ref: ModelRef) -> Definition:

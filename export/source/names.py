@@ -15,7 +15,7 @@ from typing import Literal
 from radixrt.errors import InputError
 from radixrt.export.source import definitions
 
-Kind = Literal["timm", "resnest", "sample", "factory", "onnx"]
+Kind = Literal["timm", "resnest", "sample", "factory", "memory", "onnx"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ModelRef:
 
     Attributes:
         name: short and fit for a folder's name.
-        kind: where the definition comes from.
+        kind: where the definition comes from; ``memory`` is a module that somebody gave.
         target: the definition's name there: a timm name, ``module:factory``, a path.
     """
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from radixrt.calibration.data.batch import Samples
 from radixrt.engines.runners import OutputsRunner
+from radixrt.export.graph.output_kind import rowless
 from radixrt.export.sides import Size, spelt
-from radixrt.judge.outputs import match_outputs, rowless, with_samples
+from radixrt.judge.outputs import match_outputs, with_samples
 from radixrt.prepare import Prepared
 from radixrt.progress import Stages
 from radixrt.validate.measure.parity import OutputAccumulator

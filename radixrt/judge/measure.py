@@ -16,10 +16,11 @@ from radixrt.engines.runners import Outputs, OutputsRunner, engine_names, sessio
 from radixrt.engines.session import Session
 from radixrt.errors import InputError
 from radixrt.export.feed import Feed, length, part, repeated
+from radixrt.export.graph.output_kind import rowless
 from radixrt.export.sides import free_middle
 from radixrt.export.spec import BatchSpec
 from radixrt.judge.at_sizes import at_other_sizes
-from radixrt.judge.outputs import MatchedOutputs, match_outputs, one_at_a_time, rowless, uneven_rows, with_samples
+from radixrt.judge.outputs import MatchedOutputs, match_outputs, one_at_a_time, uneven_rows, with_samples
 from radixrt.judge.regression import regressions
 from radixrt.judge.rivals import opponents
 from radixrt.judge.verdict import Verdict

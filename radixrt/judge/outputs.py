@@ -13,6 +13,7 @@ from scipy.special import expit, log_softmax, softmax
 
 from radixrt.engines.runners import Outputs
 from radixrt.errors import InputError
+from radixrt.export.graph.output_kind import rowless
 from radixrt.validate.schema import Finding
 
 _ROUNDING = 0.2
@@ -30,14 +31,6 @@ class MatchedOutputs:
     main: str
     names: dict[str, str]
     findings: list[Finding]
-
-
-def rowless(graph: ir.Graph) -> frozenset[str]:
-    """The outputs without a row for each sample: whatever one sample gives, where a graph takes one at a time."""
-    first = graph.inputs[0].shape
-    if first is None or first[0] != 1:
-        return frozenset()
-    return frozenset(value.name or "" for value in graph.outputs if not value.shape or value.shape[0] != 1)
 
 
 def one_at_a_time(graph: ir.Graph) -> bool:

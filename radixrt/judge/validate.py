@@ -130,15 +130,20 @@ def _original(request: ValidateRequest, found: _Found) -> ModelChoice:
             )
         logits = request.logits or (bundle.manifest.model.logits if bundle else None)
         return replace(ModelChoice(name=str(graph)), logits=logits, **vars(request.task))
-    if bundle is None:
-        if request.reference is None:
-            raise InputError(f"{request.engine} does not say which network it was made from: name it with --reference")
+    logits, task = request.logits, request.task
+    if bundle is not None:
+        logits = logits or bundle.manifest.model.logits
+        task = replace(task, task=task.task or bundle.manifest.task)
+    if request.module is not None:
+        choice = ModelChoice(name=type(request.module).__name__, module=request.module)
+    elif bundle is not None:
+        name = original_of(bundle, request.checkpoint, request.reference)
+        choice = ModelChoice(name=name, checkpoint=request.checkpoint)
+    elif request.reference is not None:
         choice = ModelChoice(name=request.reference, checkpoint=request.checkpoint)
-        return replace(choice, logits=request.logits, **vars(request.task))
-    name = original_of(bundle, request.checkpoint, request.reference)
-    logits = bundle.manifest.model.logits if request.logits is None else request.logits
-    task = replace(request.task, task=request.task.task or bundle.manifest.task)
-    return ModelChoice(name=name, checkpoint=request.checkpoint, logits=logits, **vars(task))
+    else:
+        raise InputError(f"{request.engine} does not say which network it was made from: name it with --reference")
+    return replace(choice, logits=logits, **vars(task))
 
 
 def _open(found: _Found, stack: ExitStack) -> Session | None:
@@ -180,8 +185,14 @@ def original_of(bundle: Bundle, checkpoint: Path | None, reference: str | None =
     """The network that a bundle was made from, as ``--model`` takes it, or the one that the user names instead.
 
     Raises:
-        InputError: its weights came from a checkpoint that nobody named.
+        InputError: its weights came from a checkpoint that nobody named, or it was a module in memory.
     """
+    kind, _, given = bundle.manifest.model.source.partition(":")
+    if reference is None and kind == "memory":
+        raise InputError(
+            f"{bundle.path} was made from a module in memory ({given}), which no bundle keeps: name what makes it "
+            "(net.py:factory, with its --checkpoint); radixrt.validate also takes reference=module"
+        )
     name = reference or bundle.manifest.model.source.removeprefix("sample:")
     if bundle.manifest.model.weights == "checkpoint" and checkpoint is None and _needs_weights(name):
         raise InputError(f"{bundle.path} was made from a checkpoint: name the same one with --checkpoint")

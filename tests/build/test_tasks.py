@@ -99,15 +99,10 @@ def test_a_bundle_gives_arrays_by_name(data: Path, tmp_path: Path) -> None:
     with np.load(tmp_path / "o.npz") as saved:
         for name, array in found.items():
             np.testing.assert_allclose(saved[name][:1], array, rtol=1e-5, atol=1e-6)
-    torch.save(pyramid().state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=r"made from a module in memory \(Pyramid\), which no bundle keeps"):
+        rt.validate(folder, data=data)
     judged = rt.validate(
-        folder,
-        reference=f"{Path(dense.__file__)}:pyramid",
-        checkpoint=tmp_path / "weights.pt",
-        data=data,
-        input_size=(3, 32, 32),
-        latency_rounds=3,
-        test_images=8,
+        folder, reference=pyramid(), data=data, input_size=(3, 32, 32), latency_rounds=3, test_images=8
     )
     assert judged.task == "tensors" and judged.parity is not None and len(judged.parity.outputs) == 2
 

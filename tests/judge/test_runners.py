@@ -16,9 +16,11 @@ from scipy.special import expit, log_softmax, softmax
 from radixrt.api import load
 from radixrt.engines.runners import in_batches
 from radixrt.errors import InputError
+from radixrt.export.graph.output_kind import rowless
 from radixrt.export.spec import BatchSpec
-from radixrt.judge.outputs import match_outputs, one_at_a_time, rowless, with_samples
+from radixrt.judge.outputs import match_outputs, one_at_a_time, with_samples
 from radixrt.validate.schema import Report
+from radixrt.validate.tasks.choose import choose, interface_of
 from tests.cli_runner import radixrt
 from tests.engines.bundle.bundles import tiny_network
 from tests.photographs import write_photographs
@@ -49,6 +51,8 @@ def test_what_one_sample_gives_need_not_have_rows() -> None:
         nodes=[],
     )
     assert rowless(graph) == {"boxes"} and one_at_a_time(graph)
+    # Boxes of one image are no classes of many.
+    assert choose(None, interface_of(graph)).task.name == "tensors"
     given = {"boxes": np.zeros((3, 4)), "y": np.zeros((1, 2)), "steps": np.zeros((7, 1, 5))}
     shapes = {name: array.shape for name, array in with_samples(given, {"boxes", "steps"}).items()}
     assert shapes == {"boxes": (1, 3, 4), "y": (1, 2), "steps": (1, 7, 5)}

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from radixrt.calibration.data.targets import TargetKind
 from radixrt.errors import InputError
-from radixrt.export.graph.output_kind import output_kinds
+from radixrt.export.graph.output_kind import output_kinds, rowless
 from radixrt.validate.tasks.base import Interface, Task
 from radixrt.validate.tasks.classify import Classify
 from radixrt.validate.tasks.detect import Detect
@@ -139,14 +139,18 @@ def end_of(output: ir.Value) -> str:
 
 def interface_of(graph: ir.Graph, labels: tuple[str, ...] = (), labelled: bool = False) -> Interface:
     """What a graph puts out, with what the data says of it."""
-    outputs = list(graph.outputs)
+    outputs, alone = list(graph.outputs), rowless(graph)
     return Interface(
-        shapes={
-            value.name or "": [s if isinstance(s, int) else s.value for s in value.shape or ()] for value in outputs
-        },
+        shapes={value.name or "": _shape_of(value, (value.name or "") in alone) for value in outputs},
         end=end_of(outputs[0]),
         floats=tuple(v.name or "" for v in outputs if v.dtype is not None and v.dtype.is_floating_point()),
         labels=labels,
         labelled=labelled,
         kind=output_kinds(graph)[outputs[0].name or ""],
     )
+
+
+def _shape_of(value: ir.Value, alone: bool) -> list[int | str | None]:
+    """An output's shape; boxes K x 4 that one image gives ``alone`` are N x K x 4 like anybody's."""
+    shape = [side if isinstance(side, int) else side.value for side in value.shape or ()]
+    return [1, *shape] if alone and value.shape is not None and 1 not in shape[1:2] else shape
