@@ -37,9 +37,11 @@ def fill(cls: type[O], given: Mapping[str, Any], spell: Callable[[str], str] = s
     try:
         return TypeAdapter(cls).validate_python(dict(given))
     except ValidationError as error:
-        first = max(error.errors(include_url=False), key=lambda one: len(one["loc"]))
+        # A name that is not known may be why another is missing.
+        unknown = "unexpected_keyword_argument"
+        first = max(error.errors(include_url=False), key=lambda one: (one["type"] == unknown, len(one["loc"])))
         name = str(first["loc"][0])
-        if first["type"] == "unexpected_keyword_argument":
+        if first["type"] == unknown:
             raise InputError(f"unknown option {spell(name)}{nearest(name, cls, spell)}") from error
         if first["type"].startswith("missing"):
             raise InputError(f"{spell(name)} is missing") from error
@@ -66,9 +68,9 @@ def hints_of(cls: type) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)
 
 
-def nearest(name: str, cls: type, spell: Callable[[str], str] = str) -> str:
-    """What else a name could have meant, as the rest of a sentence."""
-    known = [field.name for field in fields(cls)]
+def nearest(name: str, among: type | Sequence[str], spell: Callable[[str], str] = str) -> str:
+    """What else a name could have meant among those, or among an options object's, as the rest of a sentence."""
+    known = [field.name for field in fields(among)] if isinstance(among, type) else among
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
     return f": did you mean {' or '.join(map(spell, near))}?" if near else f"; known are {', '.join(map(spell, known))}"
 

@@ -143,11 +143,12 @@ def options_in(cls: type, content: Mapping[str, Any], path: Path) -> dict[str, A
         if key == "on":
             given[key] = _named(value, devices)
             continue
-        if not isinstance(value, dict) or (key in names and key not in TABLES):
-            given[key] = value
+        if not isinstance(value, dict) or key == "model":
+            # A network with options of its own is one of a sweep's, also where it is the only one.
+            given[key] = [value] if isinstance(value, dict) else value
             continue
         if key not in TABLES or not issubclass(cls, TABLES[key]):
-            raise InputError(f"{path}: unknown table [{key}]; a recipe has [{'], ['.join(TABLES)}]")
+            raise InputError(f"{path}: unknown table [{key}]{nearest(key, list(TABLES), '[{}]'.format)}")
         for name in value:
             if name not in {field.name for field in fields(TABLES[key])}:
                 raise InputError(f"{path}: unknown key {name} in [{key}]{nearest(name, TABLES[key])}")
@@ -155,7 +156,13 @@ def options_in(cls: type, content: Mapping[str, Any], path: Path) -> dict[str, A
     if isinstance(models := given.get("model"), list):
         # One of several networks may be a table of its own options.
         given["model"] = [options_in(cls, one, path) if isinstance(one, dict) else one for one in models]
-    return {name: anchored(name, value, path.parent) for name, value in given.items()}
+    found = {name: anchored(name, value, path.parent) for name, value in given.items()}
+    if isinstance(excluded := given.get("exclude"), list):
+        found["exclude"] = [
+            {name: anchored(name, value, path.parent) for name, value in one.items()} if isinstance(one, dict) else one
+            for one in excluded
+        ]
+    return found
 
 
 def _named(given: Any, devices: Mapping[str, Device]) -> Any:

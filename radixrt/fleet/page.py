@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 from xml.etree import ElementTree
@@ -42,11 +41,6 @@ FIELDS = (
     "reference_quality", "drop_points", "agreement", "cosine_min", "p50_ms", "p95_ms", "images_per_s", "speedup_p50",
     "engine_bytes", "measured_on", "others_cores", "unsteady", "seconds", "reason",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Page:
-    plots: list[Plot]
 
 
 def render_csv(sweep: Sweep) -> str:
@@ -98,18 +92,16 @@ def render_page_of(sweep: Sweep, earlier: Sweep | None = None) -> str:
     """
     groups = points(sweep.rows)
     best = {point.row.name for group in groups.values() for point in front(group)}
-    plots, titles = [], []
+    plots = []
     for number, (title, group) in enumerate(groups.items()):
-        label = f"{title}, against latency and size, with the Pareto front"
+        label = f"{title}, against latency and size"
         plots.append(Plot(f"plot-front-{number}", label, 460, figure_json(_figure(group, title.rpartition(": ")[2]))))
-        titles.append((f"plot-front-{number}", title))
     states = {state: sum(row.state == state for row in sweep.rows) for state in ("done", "missed", "failed", "waiting")}
     timed = {point.row.name for group in groups.values() for point in group}
     return render_page(
         "sweep_page.html",
         title="RadixRT sweep",
-        page=_Page(plots),
-        plots=titles,
+        plots=plots,
         states=states,
         total=len(sweep.rows),
         passed=sweep.passed,

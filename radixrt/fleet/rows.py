@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from radixrt import __version__
+from radixrt.calibration.spec import Method
 from radixrt.engines.registry import FASTEST, auto_targets, get
 from radixrt.errors import InputError
-from radixrt.export.spec import BatchSpec
+from radixrt.export.spec import BatchSpec, Precision
 from radixrt.fields import fill, nearest, words
 from radixrt.fleet.inputs import Input, inputs_of
-from radixrt.fleet.options import SWEPT, FleetOptions, SweepOptions
+from radixrt.fleet.options import SWEPT, SweepOptions
 from radixrt.options import AUTO, CompileOptions
 from radixrt.recipe import to_toml
 from radixrt.remote.device import Device
 from radixrt.request import EngineRequest, devices_of
 
 PATIENCE_S = 7 * 86400.0
+READERS: dict[str, Callable[[str], object]] = {
+    "precision": Precision.parse,
+    "target": get,
+    "method": Method.parse,
+    "batch": BatchSpec.parse,
+}
+"""What refuses an unknown value."""
 HERE = ""
 """The device of a row that runs on whatever machine builds it."""
 
@@ -76,12 +84,11 @@ def rows_of(options: SweepOptions) -> tuple[Row, ...]:
     targets = _targets(words(options.target))
     lists = {"precision": words(options.precision), "method": words(options.method), "batch": _words(options.batch)}
     devices = devices_of(options.on)
-    excluded = [_exclusion(one) for one in _several(options.exclude)]
+    models = [_named(one) for one in _several(options.model)]
+    excluded = [_exclusion(one, models) for one in _several(options.exclude)]
     found: dict[str, Row] = {}
     hashed: dict[str, Input] = {}
-    for model in _several(options.model):
-        own = dict(model) if isinstance(model, Mapping) else {"model": str(model)}
-        title = own.pop("name", None)
+    for title, own in models:
         for precision, target, method, batch in itertools.product(
             lists["precision"], targets, lists["method"], lists["batch"]
         ):
@@ -89,8 +96,9 @@ def rows_of(options: SweepOptions) -> tuple[Row, ...]:
                 continue  # no other precision has ranges to choose
             given = single | {"precision": precision, "target": target, "method": method, "batch": batch} | own
             for device in _places(devices, target):
-                told = {name: str(given[name]) for name in SWEPT} | {"device": device.name if device else HERE}
-                if any(all(told[name] in values for name, values in one.items()) for one in excluded):
+                told = {name: {str(given[name])} for name in SWEPT} | {"device": {device.name if device else HERE}}
+                told["model"] |= {title} if title else set()
+                if any(all(told[name] & values for name, values in one.items()) for one in excluded):
                     continue
                 row = _row(given, device, title, lists, hashed)
                 if row.name in found:
@@ -102,6 +110,14 @@ def rows_of(options: SweepOptions) -> tuple[Row, ...]:
     if not found:
         raise InputError("every combination is excluded: nothing is left to build")
     return tuple(found.values())
+
+
+def _named(model: str | Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """The name that a network was given, where it was, and its own options."""
+    own = dict(model) if isinstance(model, Mapping) else {"model": model}
+    if "model" not in own:
+        raise InputError(f"one of the networks has no model beside {', '.join(own)}: say which it is, model = ...")
+    return own.pop("name", None), own
 
 
 def _several(value: str | Path | Sequence[str | Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:
@@ -162,7 +178,14 @@ def _spelt(batch: BatchSpec) -> str:
     return str(batch.min) if batch.min == batch.max else f"{batch.min}to{batch.max}"
 
 
-def _exclusion(given: str | Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def _exclusion(
+    given: str | Mapping[str, Any], models: Sequence[tuple[str | None, Mapping[str, Any]]]
+) -> dict[str, set[str]]:
+    """What a combination must have to be left out.
+
+    Raises:
+        InputError: a name or a value is unknown, so that nothing would be left out.
+    """
     known = (*SWEPT, "device")
     pairs = (
         dict(given)
@@ -171,5 +194,14 @@ def _exclusion(given: str | Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     )
     for name in pairs:
         if name.strip() not in known:
-            raise InputError(f"exclude knows {', '.join(known)}, not {name}{nearest(name, FleetOptions)}")
-    return {name.strip(): _words(value) for name, value in pairs.items()}
+            raise InputError(f"exclude has no {name.strip()}{nearest(name.strip(), known)}")
+    found = {name.strip(): set(_words(value)) for name, value in pairs.items()}
+    named = {str(one) for title, own in models for one in (title, own["model"]) if one is not None}
+    for model in found.get("model", set()) - named:
+        raise InputError(
+            f"exclude names the model {model}, and the sweep has none of that name{nearest(model, [*named])}"
+        )
+    for name, parse in READERS.items():
+        for value in found.get(name, ()):
+            parse(value)
+    return found

@@ -51,7 +51,11 @@ def test_what_is_excluded_is_left_out() -> None:
         ({"precision": "fp32,int4"}, "unknown precision 'int4'"),
         ({"target": "fastest"}, "radixrt choose"),
         ({"precision": "auto"}, "radixrt choose"),
-        ({"exclude": ["precison=int8"]}, "exclude knows model, precision"),
+        ({"exclude": ["precison=int8"]}, r"exclude has no precison: did you mean precision\?"),
+        ({"exclude": ["precision=int-8"]}, "unknown precision 'int-8'"),
+        ({"exclude": [{"target": "openvno"}]}, "did you mean openvino"),
+        ({"exclude": ["model=senet-nano"], "model": ["senet-nano-elpv"]}, "did you mean senet-nano-elpv"),
+        ({"model": [{"name": "x"}]}, "no model beside name"),
         ({"precision": "int8", "exclude": "precision=int8"}, "nothing is left"),
         ({"model": ["a.onnx"]}, "no ONNX file at a.onnx"),
         ({"data": "nowhere"}, "there is no nowhere"),
@@ -75,6 +79,10 @@ def test_networks_have_options_of_their_own(tmp_path: Path) -> None:
         '[[model]]\nmodel = "one/net.onnx"\ndata = "one"\n[model.preprocess]\nmean = [0.5]\n'
         '[[model]]\nmodel = "two/net.onnx"\nname = "second"\n[[model]]\nmodel = "senet-nano-elpv"\n'
     )
+    left = recipe.read_text()
+    recipe.write_text('exclude = [{ model = "one/net.onnx" }, { model = "second" }]\n' + left)
+    assert [row.name for row in rows_of(from_file(SweepOptions, recipe))] == ["senet-nano-elpv-fp32-onnxruntime"]
+    recipe.write_text(left)
     first, second, third = rows_of(from_file(SweepOptions, recipe))
     assert [one.name for one in (first, second, third)] == [
         "net-fp32-onnxruntime", "second-fp32-onnxruntime", "senet-nano-elpv-fp32-onnxruntime",

@@ -86,11 +86,6 @@ class Comparison:
         return self.metric is None or all(main.share for main in found)
 
 
-@dataclass(frozen=True)
-class _Page:
-    plots: list[Plot]
-
-
 def compare(reports: Sequence[Report]) -> Comparison:
     """Finds the front.
 
@@ -202,7 +197,7 @@ def render_comparison(reports: Sequence[Report]) -> str:
     return render_page(
         "compare_page.html",
         title="RadixRT comparison",
-        page=_Page(plots),
+        plots=plots,
         comparison=comparison,
         once=", ".join(f"{HEAD[i]} {rows[0][i]}" for i in once),
         head=[HEAD[i] for i in kept],

@@ -42,9 +42,8 @@ MOST_PICTURES = 24
 
 @dataclass(frozen=True)
 class ReportPage:
-    """What the template needs beside the report itself: tables as rows of text, plots, pictures."""
+    """What the template needs beside the report itself: tables as rows of text, pictures."""
 
-    plots: list[Plot]
     sections: list[tuple[str, str]]
     flips: list[tuple[Flip, str]]
     candidate_rows: list[rows.Row]
@@ -84,6 +83,7 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] | None = None, e
     return render_page(
         "report_page.html",
         title=f"{report.model.name}, {report.precision}, {report.target}",
+        plots=report_plots(report),
         report=report,
         page=_page(report, thumbnails or {}, examples),
         examples=examples,
@@ -109,9 +109,11 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] | None = None, e
     )
 
 
-def render_page(template: str, **context: object) -> str:
+def render_page(template: str, *, title: str, plots: Sequence[Plot], **context: object) -> str:
     """Renders one of this package's templates with the shared style, script and plot library."""
     return _environment().get_template(template).render(
+        title=title,
+        plots=plots,
         css=_asset("page.css"),
         script=_asset("page.js"),
         library=packed_library(),
@@ -171,7 +173,6 @@ def _page(report: Report, thumbnails: Mapping[str, bytes], examples: Sequence[Ex
         "origin": ("Origin", True),
     }
     return ReportPage(
-        plots=report_plots(report),
         sections=[(key, name) for key, (name, there) in present.items() if there],
         flips=pictures[:MOST_PICTURES],
         candidate_rows=rows.candidate_rows(report.candidates),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from radixrt.calibration.recovery.sensitivity import LayerSensitivity
@@ -24,11 +23,6 @@ HEAD = (
 )
 
 
-@dataclass(frozen=True)
-class _Page:
-    plots: list[Plot]
-
-
 def render_sensitivity(rows: Sequence[LayerSensitivity], *, title: str, method: str) -> str:
     """One self-contained HTML page.
 
@@ -43,7 +37,7 @@ def render_sensitivity(rows: Sequence[LayerSensitivity], *, title: str, method: 
         "sensitivity_page.html",
         title=title,
         method=method,
-        page=_Page(plots),
+        plots=plots,
         head=HEAD,
         rows=[
             (r.module, r.op_type, decibels(r.sqnr_db), f"{r.macs / 1e6:.1f}", f"{r.macs_share * 100:.1f}", saving(r))
