@@ -24,6 +24,7 @@ from onnx.reference import ReferenceEvaluator
 
 from radixrt.calibration.ranges.table import CalibrationTable, Candidates, TensorRange
 from radixrt.export.graph.constants import constant
+from radixrt.export.graph.equivalence import region
 
 Array = NDArray[Any]
 
@@ -112,6 +113,9 @@ def _result(node: ir.Node, known: dict[ir.Value, Array]) -> Array | None:
                 return None
             numbers = fixed.reshape(())
         feeds[read.name or ""] = numbers
+    assert node.graph is not None
+    # A model, not a node: Gelu is written out by the opset and types of one.
+    model = region([node], node.outputs[0], feeds, node.graph.opset_imports[""])
     with np.errstate(all="ignore"):
-        (result,) = ReferenceEvaluator(ir.serde.serialize_node(node)).run(None, feeds)
+        (result,) = ReferenceEvaluator(model).run(None, feeds)
     return np.asarray(result) if np.shape(result) == (_POINTS,) else None

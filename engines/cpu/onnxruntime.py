@@ -185,9 +185,12 @@ class OnnxRuntimeTarget(Target):
     def passes(self, precision: Precision) -> tuple[Pass, ...]:
         from radixrt.engines.cpu.global_pool import MeansAsPools
         from radixrt.engines.cpu.hard_swish import HardSwishParts
+        from radixrt.engines.cpu.one_gelu import OneGelu
         from radixrt.engines.cpu.relu_behind_pool import ReluBehindPool
 
-        return (ReluBehindPool(), MeansAsPools(), HardSwishParts()) if precision is Precision.INT8 else ()
+        if precision is not Precision.INT8:
+            return ()
+        return ReluBehindPool(), MeansAsPools(), HardSwishParts(), OneGelu()
 
     def files_of(self, engine: Path) -> set[Path]:
         import onnx_ir as ir

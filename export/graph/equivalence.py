@@ -7,7 +7,7 @@ cannot run in float64 there, onnxruntime runs both in their own type.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +87,16 @@ def prove(
     return Proof(error)
 
 
+def region(nodes: Sequence[ir.Node], output: ir.Value, inputs: Mapping[str, Array], opset: int) -> onnx.ModelProto:
+    """A model of some nodes of a graph, that reads ``inputs`` by name, whose types and shapes it takes."""
+    graph = onnx.GraphProto(name="region", node=map(ir.serde.serialize_node, nodes))
+    for name, array in inputs.items():
+        elem = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        graph.input.append(onnx.helper.make_tensor_value_info(name, elem, array.shape))
+    graph.output.append(onnx.ValueInfoProto(name=output.name))
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+
+
 def _outer_inputs(nodes: Sequence[ir.Node], found: Concrete) -> list[ir.Value]:
     """What the nodes read that none of them makes and that is no constant."""
     made = {value for node in nodes for value in node.outputs}
@@ -97,7 +107,6 @@ def _outer_inputs(nodes: Sequence[ir.Node], found: Concrete) -> list[ir.Value]:
 def _run(
     nodes: Sequence[ir.Node], output: ir.Value, feeds: dict[ir.Value, Array], found: Concrete, *, double: bool
 ) -> Array:
-    graph = onnx.GraphProto(name="region")
     arrays: dict[str, Array] = {}
     made = {value for node in nodes for value in node.outputs}
     for node in nodes:
@@ -106,16 +115,10 @@ def _run(
                 continue
             constant = found.constant(value)
             arrays[value.name or ""] = feeds[value] if constant is None else constant
-        graph.node.append(ir.serde.serialize_node(node))
     if double:
         arrays = {name: a.astype(np.float64) if a.dtype in _FLOATS else a for name, a in arrays.items()}
-    for name, array in arrays.items():
-        elem = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-        graph.input.append(onnx.helper.make_tensor_value_info(name, elem, array.shape))
-    graph.output.append(onnx.ValueInfoProto(name=output.name))
     owner = next((node.graph for node in nodes if node.graph is not None), None) or next(iter(feeds)).graph
-    version = owner.opset_imports.get("", 18) if owner is not None else 18
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])
+    model = region(nodes, output, arrays, owner.opset_imports.get("", 18) if owner is not None else 18)
     if double:
         (result,) = ReferenceEvaluator(model).run(None, arrays)
         return np.asarray(result)

@@ -52,6 +52,7 @@ def cut(body: str) -> tuple[float, float]:
         ("h = Sigmoid(x) y = Mul(m, h)", -6.9, 6.9),
         ("h = Sigmoid(x) y = Mul(x, h)", -6.6, 10.0),
         (GELU, -2.5, 10.0),
+        ("y = Gelu(x)", -2.5, 10.0),
         ("y = Relu(x)", 0.0, 10.0),
         ("r = Relu(x) h = Sigmoid(x) y = Add(r, h)", -4.5, 10.0),
     ],
