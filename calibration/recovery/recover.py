@@ -12,7 +12,9 @@
 What a technique came to is kept where it raises the SQNR of the outputs on images that it was not fitted to.
 
 A search is bounded by the multiplications of its forward passes, not by a clock, so that it finds the same on a slow
-machine: large networks get fewer images and larger groups of layers, and what does not fit is left out and reported so.
+machine: large networks get fewer images and larger groups of layers, then none, and what does not fit is left out and
+reported so. Each layer's own error on a few images is corrected in a network of any size: that costs little beside
+calibrating it, and gives back what weights in pairs take (``saturation.py``).
 
 Every candidate is a set of inputs to one session (``session.py``).
 """
@@ -50,11 +52,15 @@ Array = NDArray[Any]
 
 _GROUPS = (12, 6)
 """Groups of layers, in order, that bias correction measures and mends one after another: the finest that fits."""
+_ALONE = (0,)
+"""No groups: each layer is corrected for its own error, and for nothing else."""
 
 WORK = 6e11
 """Multiplications that one search may take by default: all techniques for a ResNeSt-50."""
 
 _LEAST_IMAGES = 8
+_FEWEST_IMAGES = 4
+"""As many are fitted to, and judge, in the largest networks: their maps have positions enough for a channel's mean."""
 _LEAST_JUDGES = 4
 
 
@@ -140,12 +146,7 @@ def recover(
         return Recovered(model.clone(), table, ())
     # A pass runs every layer, whether it is quantised or not.
     passes = int(work / max(sum(macs_of(layer) for layer in layers_of(model.graph)), 1))
-    too_large = f"the network is too large: {passes} forward passes are allowed"
     effort = _effort(passes, length(samples))
-    if effort is None:
-        least = _passes(_LEAST_IMAGES, _GROUPS[-1])[Technique.BIAS]
-        why = f"{too_large}, {Technique.BIAS.value} needs {least}"
-        return Recovered(model.clone(), table, tuple(RecoveryStep(t, why, left_out=True) for t in Technique))
     fitted, judges = _divided(part(samples, 0, effort.images))
     setting = Setting(
         options=options,
@@ -159,7 +160,7 @@ def recover(
     steps: list[RecoveryStep] = []
     for technique in Technique:
         if technique not in effort.techniques:
-            why = f"{too_large}, and the other techniques took them"
+            why = f"the network is too large: {passes} forward passes are allowed, and other techniques took them"
             steps.append(RecoveryStep(technique, why, left_out=True))
             continue
         started = time.monotonic()
@@ -188,19 +189,22 @@ class _Effort:
     techniques: frozenset[Technique]
 
 
-def _effort(passes: int, images: int) -> _Effort | None:
+def _effort(passes: int, images: int) -> _Effort:
     """The most images that so many forward passes pay for with the choice of a range method, then what else fits.
 
-    Returns None where not even bias correction on the fewest images fits.
+    Each layer's own error on the fewest images is corrected whatever that costs.
     """
     sizes = sorted({images, *(n for n in (64, 32, 16, _LEAST_IMAGES) if n < images)}, reverse=True)
-    with_ranges = (frozenset(Technique), frozenset({Technique.BIAS, Technique.RANGES}))
-    for choices in (with_ranges, (frozenset({Technique.BIAS}),)):
-        for count, techniques, groups in itertools.product(sizes, choices, _GROUPS):
+    fewer = [*sizes, _FEWEST_IMAGES] if images > _FEWEST_IMAGES else sizes
+    bias = frozenset({Technique.BIAS})
+    with_ranges = (frozenset(Technique), bias | {Technique.RANGES})
+    orders = ((sizes, with_ranges, _GROUPS), (fewer, with_ranges, _ALONE), (fewer, (bias,), _ALONE))
+    for counts, choices, groupings in orders:
+        for count, techniques, groups in itertools.product(counts, choices, groupings):
             prices = _passes(count, groups)
             if sum(prices[technique] for technique in techniques) <= passes:
                 return _Effort(count, groups, techniques)
-    return None
+    return _Effort(fewer[-1], 0, bias)
 
 
 def _passes(images: int, groups: int) -> dict[Technique, int]:
@@ -210,7 +214,7 @@ def _passes(images: int, groups: int) -> dict[Technique, int]:
     return {
         # Each group of bias correction sees the fitted images, and so does the float network; the judges, twice on the
         # way, and what came of either way.
-        Technique.BIAS: fitted * (groups + 1 + LOCAL_PASSES) + judges * 4,
+        Technique.BIAS: fitted * LOCAL_PASSES + judges + (fitted * (groups + 1) + judges * 3 if groups else 0),
         # Each layer's own error once in either graph, and what came of it.
         Technique.EQUALISE: fitted * 2 + judges * 3,
         Technique.RANGES: RANGE_CHOICES * fitted,

@@ -59,7 +59,7 @@ class Setting:
         options: the placement.
         fitted: samples that choices are made on.
         judges: samples that they are judged on: a choice that only fits the images it was made on fails there.
-        groups: of layers, whose biases are corrected one group after another.
+        groups: of layers, whose biases are corrected one group after another; 0 leaves that out.
         on_progress: called after each candidate.
         outputs: those whose error is made small.
     """
@@ -154,7 +154,7 @@ class Search:
         """
         start = replace(start, shifts={})
         alone = self._alone(start, LOCAL_PASSES)
-        grouped = self._by_groups(start, alone.sqnr_db)
+        grouped = self._by_groups(start, alone.sqnr_db) if self._setting.groups else None
         return alone if grouped is None or grouped.sqnr_db <= alone.sqnr_db else grouped
 
     def _alone(self, start: Variant, passes: int) -> Outcome:
