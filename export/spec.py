@@ -82,9 +82,9 @@ class InputSpec:
 
     @property
     def is_image(self) -> bool:
-        """Whether a picture can be fed to it: N x C x H x W, or N x H x W x C, of floating-point numbers."""
+        """Whether a picture can be fed to it: N x C x H x W, or N x H x W x C, of floats or of bytes."""
         channels = {self.shape[1], self.shape[3]} if len(self.shape) == 4 else set()
-        return self.dtype == "float32" and bool(channels & {1, 3, None})
+        return self.dtype in ("float32", "uint8") and bool(channels & {1, 3, None})
 
     def takes(self, shape: Sequence[int]) -> bool:
         """Whether a sample of a shape, without the axis of the samples, is one of its."""

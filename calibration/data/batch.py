@@ -17,7 +17,8 @@ class Batch:
     """Samples that were read together.
 
     Attributes:
-        inputs: each input by name, (N, ...); an image is float32 (N, C, H, W), or (N, H, W, C) where its file says so.
+        inputs: each input by name, (N, ...); an image is float32 (N, C, H, W), or (N, H, W, C) and uint8 where its file
+            says so.
         targets: what each sample is labelled with, a mask read as uint8 (H, W); None where the data has none.
         names: what reports call the samples.
     """

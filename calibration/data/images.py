@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -172,7 +173,7 @@ class ImageList(Samples):
                 if chunk := window[turn::count]:
                     yield chunk, preprocess
 
-    def _decode(self, entry: Entry, preprocess: Preprocess) -> tuple[npt.NDArray[np.float32], Target] | Skipped:
+    def _decode(self, entry: Entry, preprocess: Preprocess) -> tuple[npt.NDArray[Any], Target] | Skipped:
         target = entry.target
         try:
             image = open_image(entry.path, preprocess.input_size[0])

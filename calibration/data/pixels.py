@@ -79,20 +79,21 @@ def preprocess_image(image: Image.Image, preprocess: Any) -> np.ndarray:
         image: mode RGB or L, as :func:`open_image` gives it.
         preprocess: anything with the attributes ``input_size`` (C, H, W), ``mean`` and ``std`` (C values each, on the
             scale 0..1), ``crop_pct``, ``crop_mode`` (one of :data:`CROP_MODES`) and ``interpolation`` (one of
-            :data:`INTERPOLATIONS`); where it has a ``layout`` of ``nhwc``, the channels come last.
+            :data:`INTERPOLATIONS`); where it has a ``layout`` of ``nhwc``, the channels come last, and where it has a
+            ``dtype`` of ``uint8``, the pixels stay what they are.
 
     Returns:
-        float32, shape (C, H, W), or (H, W, C).
+        float32, or uint8 from 0 to 255; shape (C, H, W), or (H, W, C).
     """
     pixels = np.asarray(shape_image(image, preprocess))
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
-    # The order of the float32 operations is torchvision's: ToTensor, then Normalize.
-    planes: np.ndarray = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
-    mean = np.asarray(preprocess.mean, dtype=np.float32).reshape(-1, 1, 1)
-    std = np.asarray(preprocess.std, dtype=np.float32).reshape(-1, 1, 1)
-    planes -= mean
-    planes /= std
+    planes: np.ndarray = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    if getattr(preprocess, "dtype", "float32") == "float32":
+        # The order of the float32 operations is torchvision's: ToTensor, then Normalize.
+        planes = planes.astype(np.float32) / np.float32(255)
+        planes -= np.asarray(preprocess.mean, dtype=np.float32).reshape(-1, 1, 1)
+        planes /= np.asarray(preprocess.std, dtype=np.float32).reshape(-1, 1, 1)
     if getattr(preprocess, "layout", "nchw") == "nhwc":
         planes = np.ascontiguousarray(planes.transpose(1, 2, 0))
     return planes

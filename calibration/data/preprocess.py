@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from radixrt.errors import InputError
 
 Numbers = str | Sequence[float]
+_OF_THE_FILE = ("layout", "dtype")  # which the network's file decides
 
 
 class Preprocess(BaseModel):
@@ -19,8 +20,9 @@ class Preprocess(BaseModel):
 
     ``input_size`` is (C, H, W) with one or three channels, also where the network takes its images as (N, H, W, C):
     that is their ``layout``, which the network's file decides. ``mean`` and ``std`` have C values on the scale 0..1
-    (one value stands for all channels). What the steps do with them is
-    :func:`radixrt.calibration.data.pixels.preprocess_image`.
+    (one value stands for all channels). A network whose file takes bytes (``dtype`` uint8) gets the pixels as they are,
+    0 to 255: what it does to them is part of it, and a mean of 0 and a std of 1 stand for that. What the steps do with
+    them is :func:`radixrt.calibration.data.pixels.preprocess_image`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +34,7 @@ class Preprocess(BaseModel):
     crop_mode: Literal["center", "squash", "border"] = "center"
     interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = "bicubic"
     layout: Literal["nchw", "nhwc"] = "nchw"
+    dtype: Literal["float32", "uint8"] = "float32"
 
     @model_validator(mode="before")
     @classmethod
@@ -63,6 +66,9 @@ class Preprocess(BaseModel):
             )
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
+        for name, values, neutral in (("mean", self.mean, 0), ("std", self.std, 1)):
+            if self.dtype == "uint8" and set(values) != {neutral}:
+                raise ValueError(f"the network takes pixels as bytes, 0 to 255, and normalises them itself: no {name}")
         return self
 
     @classmethod
@@ -139,8 +145,7 @@ def read_fields(path: Path) -> dict[str, Any]:
             content = {**content, **content[nested]}
             break
     fields = {name: content[name] for name in Preprocess.model_fields if content.get(name) is not None}
-    fields.pop("layout", None)  # which the network's file decides
-    return fields
+    return {name: value for name, value in fields.items() if name not in _OF_THE_FILE}
 
 
 def _averaged_for_one_channel(fields: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -81,8 +81,9 @@ def own_pairs(model: ir.Model) -> OwnPairs:
         elif node.op_type == "DequantizeLinear" and made in found.folded:
             array, scale = found.constant(source), found.constant(node.inputs[1])
             zero = found.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-            if array is not None and scale is not None and array.dtype in (np.int8, np.uint8):
-                zeros = np.zeros(scale.shape, array.dtype) if zero is None else zero
+            array = None if array is None else _in_bytes(array)
+            if array is not None and scale is not None and scale.ndim < 2:
+                zeros = np.zeros(scale.shape, array.dtype) if zero is None else zero.astype(array.dtype)
                 axis = node.attributes.get_int("axis", 1) % max(array.ndim, 1)
                 own = Integers(array, scale.astype(np.float32), zeros, axis)
                 weights[_numbers(found.folded[made])] = own.signed()
@@ -150,6 +151,11 @@ def _grid(node: ir.Node, found: Concrete) -> Grid:
     scale = found.constant(node.inputs[1])
     zero = found.constant(node.inputs[2]) if len(node.inputs) > 2 else None
     assert scale is not None
+    if node.outputs[0].dtype not in (ir.DataType.INT8, ir.DataType.UINT8):
+        raise InputError(
+            f"{node.inputs[0].name} is quantised to {node.outputs[0].dtype}, of which INT8 keeps no pair: leave "  # type: ignore[union-attr]
+            "--own-pairs keep out, and ranges are chosen anew"
+        )
     offset = 0 if zero is None else int(zero.item())
     unsigned_offset = offset if zero is None or zero.dtype == np.uint8 else offset + UNSIGNED_ZERO_POINT
     symmetric = unsigned_offset == UNSIGNED_ZERO_POINT
@@ -197,6 +203,12 @@ def _integers_of(layer: Layer, own: OwnPairs) -> Integers | None:
     if found is None or found.array.ndim != 2 or (found.scale.size > 1 and found.axis == layer.axis):
         return None
     return replace(found, array=found.array.T).per_channel(layer.axis)
+
+
+def _in_bytes(array: NDArray[Any]) -> NDArray[Any] | None:
+    """Integers of eight bits or four, in eight; None where they are wider."""
+    kinds = {"int8": np.int8, "int4": np.int8, "uint8": np.uint8, "uint4": np.uint8}
+    return array.astype(kinds[array.dtype.name]) if array.dtype.name in kinds else None
 
 
 def _numbers(array: NDArray[Any]) -> bytes:

@@ -91,8 +91,9 @@ def random_samples(proto: onnx.ModelProto, batch: int = 1, size: Size | None = N
         count, *sides = [side.dim_value or free.get(side.dim_param, 0) for side in value.type.tensor_type.shape.dim]
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         shape = [count or batch, *sides]
-        # An integer may be an index, of which 0 and 1 are the likeliest to exist.
-        numbers = random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, 2, shape)
+        # An integer may be an index, of which 0 and 1 are the likeliest to exist; bytes of two dimensions are pixels.
+        below = 256 if dtype == np.uint8 and len(shape) == 4 else 2
+        numbers = random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, below, shape)
         feed[value.name] = numbers.astype(dtype)
     return feed
 

@@ -62,7 +62,7 @@ def float_ends(proto: onnx.ModelProto, path: Path, remark: Callable[[str], None]
     for value in ends:
         element = value.type.tensor_type.elem_type
         inner = f"{value.name}.{type_name(element)}"
-        _rename(graph, value.name, inner)
+        rename(graph, value.name, inner)
         source = value.name in sources
         names, to = ([value.name, inner], element) if source else ([inner, value.name], TensorProto.FLOAT)
         cast = helper.make_node("Cast", names[:1], names[1:], name=f"{inner}.cast", to=to)
@@ -106,10 +106,10 @@ def with_samples_axis(proto: onnx.ModelProto, path: Path, remark: Callable[[str]
         return node
 
     inner = f"{image.name}.one"
-    _rename(graph, image.name, inner)
+    rename(graph, image.name, inner)
     graph.node.insert(0, move("Squeeze", image.name, inner))
     for value in graph.output:
-        _rename(graph, value.name, f"{value.name}.one")
+        rename(graph, value.name, f"{value.name}.one")
         graph.node.append(move("Unsqueeze", f"{value.name}.one", value.name))
     shape = onnx.TensorShapeProto()
     shape.dim.add(dim_value=1)
@@ -121,14 +121,14 @@ def with_samples_axis(proto: onnx.ModelProto, path: Path, remark: Callable[[str]
     )
 
 
-def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+def rename(graph: onnx.GraphProto, old: str, new: str) -> None:
     """Renames a value where nodes make and read it, inside subgraphs as well."""
     for node in graph.node:
         for names in (node.input, node.output):
             names[:] = [new if name == old else name for name in names]
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                _rename(attribute.g, old, new)
+                rename(attribute.g, old, new)
 
 
 def _type_outputs(proto: onnx.ModelProto) -> None:

@@ -30,6 +30,7 @@ from radixrt.export.graph.session import run_once
 from radixrt.export.reader.batch import fixed_batch
 from radixrt.export.reader.ends import check_ends, float_ends, with_samples_axis
 from radixrt.export.reader.image_sides import at_sides, free_sides, settle_sides, with_noted
+from radixrt.export.reader.integer_ends import float_integer_ends
 from radixrt.export.reader.operators import check_operators
 from radixrt.export.reader.opset import OLDEST_OPSET, convert_opset
 from radixrt.export.reader.spelling.operator_form import as_pairs
@@ -219,6 +220,7 @@ def _check_interface(proto: onnx.ModelProto, path: Path, choice: FileChoice, rem
     graph.input.extend(inputs)
     if not inputs:
         raise InputError(f"{path} has no input: export it with what it computes from as the graph's inputs")
+    float_integer_ends(proto, path, remark)
     check_ends(proto, path)
     known = {value.name for value in inputs}
     if unknown := [spec.name for spec in choice.inputs if spec.name not in known]:

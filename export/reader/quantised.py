@@ -16,10 +16,15 @@ negative.
 Layout operators and maximum pools between a QuantizeLinear and its DequantizeLinear work on integers; they work on the
 floats as well, and stay.
 
+Integers of the graph's own, an image of bytes, stay what they are: a DequantizeLinear of them becomes the Cast, Sub and
+Mul that it stands for.
+
 Refused: integer arithmetic (QLinearConv, ConvInteger and their kind), and pairs whose two halves differ.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -28,9 +33,17 @@ from radixrt.errors import InputError
 from radixrt.export.attention.values import LAYOUT_OPS
 from radixrt.export.graph.facts import Signs
 from radixrt.export.graph.shapes import Concrete, Sizes, concretise
+from radixrt.export.graph.writer import GraphWriter
 
 _CARRIES = LAYOUT_OPS | {"MaxPool"}
-_INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8)
+_INTEGERS = (
+    ir.DataType.INT8,
+    ir.DataType.UINT8,
+    ir.DataType.INT16,
+    ir.DataType.UINT16,
+    ir.DataType.INT4,
+    ir.DataType.UINT4,
+)
 RANGE = ".range"
 """What is put behind a name where a Clip took a pair's place."""
 _DYNAMIC = ("ConvInteger", "MatMulInteger", "Dynamic")
@@ -61,10 +74,13 @@ def dequantised(model: ir.Model) -> ir.Model:
     model = ir.from_proto(ir.to_proto(model))
     graph = model.graph
     found, signs = concretise(graph, Sizes()), Signs()
-    _check_integers(graph, found)
+    given = _given(graph)
+    _check_integers(graph, found, given)
     for node in [node for node in graph if node.op_type == "DequantizeLinear"]:
         if node.outputs[0] in found.folded:
             _constant(graph, node, found)
+        elif node.inputs[0] in given:
+            _spell_out(graph, node, found)
         else:
             _check_halves(node, found)
             _replace(graph, node, node.inputs[0])
@@ -73,15 +89,24 @@ def dequantised(model: ir.Model) -> ir.Model:
             _replace(graph, node, _clipped(graph, node, found, signs))
     for node in graph:
         for value in node.outputs:
-            if value.dtype in _INTEGERS and value not in found.folded:
+            if value.dtype in _INTEGERS and value not in found.folded and value not in given:
                 value.type = ir.TensorType(ir.DataType.FLOAT)
     return model
 
 
-def _check_integers(graph: ir.Graph, found: Concrete) -> None:
+def _given(graph: ir.Graph) -> set[ir.Value]:
+    """Integers that are an input of the graph, or one of them in another order."""
+    given = {value for value in graph.inputs if value.dtype in _INTEGERS}
+    for node in graph:
+        if node.op_type in _CARRIES and node.inputs[0] in given:
+            given.update(node.outputs)
+    return given
+
+
+def _check_integers(graph: ir.Graph, found: Concrete, given: set[ir.Value]) -> None:
     for node in graph:
         for value in node.inputs:
-            if value is None or value.dtype not in _INTEGERS or found.constant(value) is not None:
+            if value is None or value.dtype not in _INTEGERS or found.constant(value) is not None or value in given:
                 continue
             if node.op_type not in _CARRIES and node.op_type != "DequantizeLinear":
                 raise InputError(
@@ -97,6 +122,20 @@ def _constant(graph: ir.Graph, node: ir.Node, found: Concrete) -> None:
     weight.const_value = ir.tensor(array, name=weight.name)
     graph.register_initializer(weight)
     _replace(graph, node, weight)
+
+
+def _spell_out(graph: ir.Graph, node: ir.Node, found: Concrete) -> None:
+    """Puts ``(float(x) - zero) * scale`` in a DequantizeLinear's place."""
+    steps, name = _steps(node, found), node.outputs[0].name
+    writer = GraphWriter(graph)
+    numbers = writer.op(
+        "Cast", node.inputs[:1], f"{name}.cast", {"to": ir.DataType.FLOAT.value}, dtype=ir.DataType.FLOAT
+    )
+    zero, scale = (np.asarray(number, np.float32) for number in (steps.zero, steps.scale))
+    centred = writer.op("Sub", [numbers, writer.constant(zero, f"{name}.zero")], f"{name}.centred")
+    scaled = writer.op("Mul", [centred, writer.constant(scale, f"{name}.scale")], f"{name}.scaled")
+    writer.insert_before(node)
+    _replace(graph, node, scaled)
 
 
 def _replace(graph: ir.Graph, node: ir.Node, by: ir.Value | None) -> None:
@@ -122,7 +161,7 @@ def _check_halves(node: ir.Node, found: Concrete) -> None:
         if value is None or value in seen or value in found.folded:
             continue
         seen.add(value)
-        if maker is not None and maker.op_type == "QuantizeLinear" and _range(maker, found) == _range(node, found):
+        if maker is not None and maker.op_type == "QuantizeLinear" and _steps(maker, found) == _steps(node, found):
             continue
         if maker is None or maker.op_type not in _CARRIES:
             what = "the input" if maker is None else f"{maker.op_type} {maker.name!r}"
@@ -133,8 +172,24 @@ def _check_halves(node: ir.Node, found: Concrete) -> None:
         pending += maker.inputs if maker.op_type == "Concat" else maker.inputs[:1]
 
 
-def _range(node: ir.Node, found: Concrete) -> tuple[float, float]:
-    """The smallest and the largest number that a tensor's pair lets through."""
+@dataclass(frozen=True)
+class _Steps:
+    """The numbers that one half of a tensor's pair counts in."""
+
+    scale: float
+    zero: int
+    integers: ir.DataType
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest number that the pair lets through."""
+        signed = self.integers.name.startswith("INT")
+        low = -(1 << (self.integers.bitwidth - 1)) if signed else 0
+        high = low + (1 << self.integers.bitwidth) - 1
+        return (low - self.zero) * self.scale, (high - self.zero) * self.scale
+
+
+def _steps(node: ir.Node, found: Concrete) -> _Steps:
     scale, zero = found.constant(node.inputs[1]), None
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         zero = found.constant(node.inputs[2])
@@ -142,15 +197,15 @@ def _range(node: ir.Node, found: Concrete) -> tuple[float, float]:
             scale = None
     if scale is None or scale.size != 1:
         raise InputError(f"{node.op_type} {node.name!r} has no one constant scale: export the model in float32")
-    limits = np.iinfo(str(np.dtype(np.uint8) if zero is None else zero.dtype))
-    offset = 0 if zero is None else int(zero.item())
-    return tuple((end - offset) * float(scale.item()) for end in (limits.min, limits.max))  # type: ignore[return-value]
+    integers = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
+    assert integers is not None and integers.dtype is not None
+    return _Steps(float(scale.item()), 0 if zero is None else int(zero.item()), integers.dtype)
 
 
 def _clipped(graph: ir.Graph, node: ir.Node, found: Concrete, signs: Signs) -> ir.Value | None:
     """What a QuantizeLinear reads, held to its range where that begins at zero and the tensor might not."""
     value = node.inputs[0]
-    low, high = _range(node, found)
+    low, high = _steps(node, found).range
     if low != 0.0 or value is None or signs.nonnegative(value):
         return value
     ends = []

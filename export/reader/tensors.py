@@ -18,17 +18,21 @@ from onnx import TensorProto
 from radixrt.errors import InputError
 from radixrt.export.graph.save import WEIGHTS_LIMIT
 
-SUPPORTED: dict[int, int] = {
-    TensorProto.FLOAT: 4,
-    TensorProto.FLOAT16: 2,
-    TensorProto.DOUBLE: 8,
-    TensorProto.INT64: 8,
-    TensorProto.INT32: 4,
-    TensorProto.INT8: 1,
-    TensorProto.UINT8: 1,
-    TensorProto.BOOL: 1,
+BITS: dict[int, int] = {
+    TensorProto.FLOAT: 32,
+    TensorProto.FLOAT16: 16,
+    TensorProto.DOUBLE: 64,
+    TensorProto.INT64: 64,
+    TensorProto.INT32: 32,
+    TensorProto.INT16: 16,
+    TensorProto.UINT16: 16,
+    TensorProto.INT8: 8,
+    TensorProto.UINT8: 8,
+    TensorProto.INT4: 4,
+    TensorProto.UINT4: 4,
+    TensorProto.BOOL: 8,
 }
-"""Element types that a graph may hold, and their sizes in bytes."""
+"""Element types that a graph may hold, and the bits of each."""
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
@@ -83,8 +87,8 @@ def load_tensors(model: onnx.ModelProto, path: Path) -> None:
         elif tensor.HasField("raw_data"):
             if len(tensor.raw_data) != size:
                 raise _false_size(name, f"{size} bytes", len(tensor.raw_data), path)
-        elif _typed_length(tensor) != math.prod(tensor.dims):
-            raise _false_size(name, f"{math.prod(tensor.dims)} values", _typed_length(tensor), path)
+        elif _typed_length(tensor) != (held := _typed_values(tensor)):
+            raise _false_size(name, f"{held} values", _typed_length(tensor), path)
         if tensor.data_type in _FLOATS:
             _check_numbers(name, tensor, path)
 
@@ -94,13 +98,19 @@ def _false_size(name: str, claimed: str, held: int, path: Path) -> InputError:
 
 
 def _declared_bytes(name: str, tensor: TensorProto, path: Path) -> int:
-    if tensor.data_type not in SUPPORTED:
+    if tensor.data_type not in BITS:
         raise InputError(
             f"{path}: {name} is of the unsupported type {type_name(tensor.data_type)}: export the model in float32"
         )
     if any(side < 0 for side in tensor.dims):
         raise InputError(f"{path}: {name} has a negative dimension: export the model again")
-    return int(math.prod(tensor.dims)) * SUPPORTED[tensor.data_type]
+    return (int(math.prod(tensor.dims)) * BITS[tensor.data_type] + 7) // 8
+
+
+def _typed_values(tensor: TensorProto) -> int:
+    """How many numbers a tensor's elements fill; those of four bits lie in pairs."""
+    elements = int(math.prod(tensor.dims))
+    return (elements + 1) // 2 if BITS[tensor.data_type] == 4 else elements
 
 
 def _typed_length(tensor: TensorProto) -> int:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import onnx_ir as ir
+
 from radixrt.errors import InputError
 from radixrt.export.graph.shapes import graph_sides
 from radixrt.export.reader.sandbox import Foreign, read_foreign
@@ -154,18 +156,22 @@ def _load_onnx(ref: ModelRef, num_classes: int | None, foreign: Foreign, sides: 
     if num_classes not in (None, found):
         raise InputError(f"{ref.target} has {found} classes, not {num_classes}")
     config: dict[str, Any] = {}
-    layout: dict[str, str] = {}
+    own: dict[str, str] = {}
     free = dict(zip((HEIGHT_DIM, WIDTH_DIM), sides.middle, strict=True)) if sides is not None else {}
     known = [side if isinstance(side, int) else free.get(side.value or "") for side in size or ()][1:]
     if len(known) == 3 and None not in known:
         first, height, last = known
         nhwc = first not in _CHANNELS and last in _CHANNELS
         config["input_size"] = (last, first, height) if nhwc else (first, height, last)
-        layout = {"layout": "nhwc"} if nhwc else {}
+        own = {"layout": "nhwc"} if nhwc else {}
+        if image.dtype == ir.DataType.UINT8:
+            # What it does to the pixels stands in its graph.
+            own["dtype"] = "uint8"
+            config |= {"mean": (0.0,) * 3, "std": (1.0,) * 3}
     parameters = sum(
         value.const_value.size for value in graph.graph.initializers.values() if value.const_value is not None
     )
-    data_config = _resolve_data_config(config) | layout
+    data_config = _resolve_data_config(config) | own
     return LoadedModel(
         name=ref.name,
         source=ref.source,

@@ -51,9 +51,12 @@ def with_costs(verdict: Verdict, target: Target, engine: Path, deploy: Path, bui
         RadixRTError: a process of its own could not run the engine.
     """
     cold = cold_start(target, engine, threads=build.threads, batch=build.batch.min, free=free_middle(build.sides))
-    costs = {name: getattr(cold, name) for name in ("load_ms", "first_inference_ms", "peak_bytes")}
     assert verdict.latency is not None
-    method = verdict.latency.method.model_copy(update=costs)
+    method = verdict.latency.method
+    if isinstance(cold, str):
+        method = method.model_copy(update={"warnings": [*method.warnings, cold]})
+    else:
+        method = method.model_copy(update=cold.model_dump())
     rows = target.inspect(engine, deploy, build).rows
     times = [
         LayerTime(name=row.origin[0] if row.origin else row.name, op_type=row.kind, ms=row.mean_us / 1000)

@@ -190,8 +190,10 @@ def render_comparison(reports: Sequence[Report]) -> str:
     rows = [_row(entry) for entry in comparison.entries]
     once = [i for i, name in enumerate(HEAD) if name in SAID_ONCE and len(rows) > 1 and len({r[i] for r in rows}) == 1]
     kept = [i for i in range(len(HEAD)) if i not in once]
-    plots = []
-    if any(e.score is not None and e.latency_ms is not None for e in comparison.entries):
+    plots, measured = [], [e for e in comparison.entries if e.score is not None and e.latency_ms is not None]
+    # One engine that was executed is better than none here; that is no verdict on it.
+    alone = (measured or comparison.entries)[0] if 1 in (len(measured), len(reports)) else None
+    if measured:
         label = f"{comparison.score_name} against latency, with the Pareto front"
         plots = [Plot("plot-front", label, 460, figure_json(_figure(comparison)))]
     return render_page(
@@ -203,7 +205,8 @@ def render_comparison(reports: Sequence[Report]) -> str:
         head=[HEAD[i] for i in kept],
         rows=[[row[i] for i in kept] for row in rows],
         numbers=[place for place, i in enumerate(kept) if HEAD[i] in NUMBERS],
-        alone=headline(reports[0]) if len(reports) == 1 else None,
+        alone=headline(alone.report) if alone is not None else None,
+        only=alone.title if alone is not None else "",
         untold=[entry.title for entry in untold(comparison.entries)],
         kept=any(e.on_front and headline(e.report).tone == "good" for e in comparison.entries),
         quality="accurate" if comparison.metric is not None else "close to the original",

@@ -20,7 +20,11 @@ BASE = Preprocess(input_size=(3, 224, 224), mean=(0.485, 0.456, 0.406), std=(0.2
 def test_takes_what_timm_resolves(name: str) -> None:
     config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     preprocess = Preprocess.from_config(config)
-    assert {field: getattr(preprocess, field) for field in Preprocess.model_fields} == {**config, "layout": "nchw"}
+    assert {field: getattr(preprocess, field) for field in Preprocess.model_fields} == {
+        **config,
+        "layout": "nchw",
+        "dtype": "float32",
+    }
 
 
 def test_text_overrides_win() -> None:

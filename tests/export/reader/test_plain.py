@@ -114,3 +114,15 @@ def test_a_graph_used_as_it_stands_is_not_narrower_than_asked(tmp_path: Path) ->
     demand_float(pairs, path, Precision.INT8)
     with pytest.raises(InputError, match="is quantised already"):
         demand_float(pairs, path, Precision.FP16)
+
+
+@pytest.mark.parametrize(("activations", "weights"), [("QInt16", "QInt8"), ("QUInt16", "QInt16"), ("QUInt8", "QInt4")])
+def test_pairs_of_other_widths_are_taken_off(activations: str, weights: str, tmp_path: Path) -> None:
+    from onnxruntime.quantization import QuantType
+
+    kinds = {"activation_type": QuantType[activations], "weight_type": QuantType[weights]}
+    file = quantised(se_net(21), tmp_path, **kinds, per_channel=weights != "QInt4")
+    _, plain, remarks = read(file, tmp_path)
+    assert types(plain) == {ir.DataType.FLOAT} and "is quantised already" in remarks[0]
+    expected = outputs(file, images())
+    assert np.abs(outputs(ir.to_proto(plain), images()) - expected).max() <= 0.05 * np.abs(expected).max()

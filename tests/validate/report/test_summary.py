@@ -85,8 +85,9 @@ def test_how_images_are_prepared_stands_in_every_report() -> None:
     assert [field["origin"] for field in report.model_dump(mode="json")["preprocessing"]][:2] == ["assumed", "network"]
 
 
-def test_one_engine_is_not_the_best_of_one() -> None:
-    page = render_comparison([make_report(limits=GateLimits(min_speedup=50))])
-    assert (
-        "No other engine" not in page and 'class="verdict bad"><strong>Failed' in page and "<h1>1 engine</h1>" in page
-    )
+@pytest.mark.parametrize("others", [0, 2])
+def test_one_engine_is_not_the_best_of_one(others: int) -> None:
+    idle = make_report(executed=False)
+    page = render_comparison([*[idle] * others, make_report(limits=GateLimits(min_speedup=50))])
+    assert "No other engine" not in page and 'class="verdict bad"><strong>Failed' in page
+    assert f"<h1>{others + 1} engine" in page and ("was executed here" in page) == (others > 0)
