@@ -241,6 +241,8 @@ def _fitting(array: Array, spec: InputSpec, where: str) -> Array:
     found = array.astype(wanted, copy=False)
     if wanted.kind in "iu" and not np.array_equal(found, array):
         raise InputError(f"{where} has numbers in {spec.name} that {wanted} cannot hold: mend the data")
+    if wanted.kind == "f" and not np.isfinite(found).all():
+        raise InputError(f"{where} has NaN or infinite numbers in {spec.name}: mend the data")
     return found
 
 

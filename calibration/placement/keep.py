@@ -7,7 +7,7 @@ gate path
     thousandth of the arithmetic and decide which channels live. They are in INT8 where the target's clock was asked
     and says so. A layer is on the gate path when it reads a pooled
     tensor and its result is multiplied into a feature map; the classifier reads a pooled tensor too, but its result
-    leaves the graph.
+    leaves the graph, or, where it is of boxes, is put into shapes that only look like maps.
 narrow group
     INT8 kernels of some targets exist only for groups whose width is a multiple of a number. Below 16 channels a group
     stays in float by rule where nothing was timed: such kernels, depthwise ones above all, are often the slower ones.
@@ -76,7 +76,7 @@ def _gate_path(layer: Layer, options: PlacementOptions) -> str | None:
     timed = options.timed.get(layer.name)
     if timed is not None:
         return None if timed.int8 else timed.why
-    if not any(is_wide(value) for node in _behind(layer.output) for value in node.outputs):
+    if not any(node.op_type == "Mul" and is_wide(node.outputs[0]) for node in _behind(layer.output)):
         return None
     return "gate path: it is tiny and decides channels, so it stays in high precision"
 

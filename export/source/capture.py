@@ -85,7 +85,7 @@ def capture(
                 verbose=False,
             )
     except Exception as error:  # the exporter documents no bound on what it raises
-        raise InputError(f"torch.export cannot capture this model: {first_line(_root_cause(error))}") from error
+        raise InputError(_not_captured(first_line(_root_cause(error)))) from error
     assert program is not None
     model: ir.Model = program.model
     outputs = {value.name: value for value in model.graph.outputs}
@@ -97,6 +97,15 @@ def capture(
             axes = _free_axes(spec)
             value.shape = ir.Shape([axes.get(place, side) for place, side in enumerate(value.shape)])
     return model
+
+
+def _not_captured(why: str) -> str:
+    if "data-dependent" not in why:
+        return f"torch.export cannot capture this model: {why}"
+    return (
+        f"torch.export cannot capture this model, whose path depends on the numbers ({why.rstrip('. ')}): where every "
+        "image takes the same, as in detectors, compile what torch.onnx.export(..., dynamo=False) writes"
+    )
 
 
 @contextmanager

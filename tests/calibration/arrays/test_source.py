@@ -119,6 +119,7 @@ def test_a_factory_is_called(name: str, tmp_path: Path) -> None:
             {"image": (IMAGES * 9).astype(np.uint8), "meta": META},
             "has image as uint8, .* convert it, normalised,",
         ),
+        ({"image": IMAGES * np.nan, "meta": META}, "has NaN or infinite numbers in image"),
         ({"image": IMAGES, "meta": META[:7]}, r"different numbers of samples \(image 20, meta 7\)"),
         ({"image": IMAGES[:0], "meta": META[:0]}, "holds no samples"),
         ({"image": np.array(["a", "b"]), "meta": META[:2]}, "image is <U1: give numbers"),

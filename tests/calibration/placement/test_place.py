@@ -15,6 +15,7 @@ from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.engines.registry import get
 from radixrt.errors import InputError
 from radixrt.export.graph.facts import Signs
+from tests.networks.onnx_text import graph
 from tests.networks.residual import Net, gate, images, logits, plain, se_block, split_block, stem
 
 ALL = {"first": Ends.INT8, "last": Ends.INT8}
@@ -91,6 +92,19 @@ def test_gate_path_stays_in_high_precision() -> None:
     assert reads(graph, "node_v") == ["u_dq", "gate"]
     assert sum(trip.attention for trip in report.round_trips) == 1
     assert report.float_round_trips == 0
+
+
+def test_layers_of_boxes_are_no_gate_whatever_shape_their_numbers_are_put_into() -> None:
+    model = graph(
+        """g (float[1,3,16,16] input) => (float[1,2,2,4] boxes)
+        <float[16,3,16,16] w, float[16,16] w1, float[16] b1, float[16,16] w2, float[16] b2, int64[4] to = {1,2,2,4}> {
+          [stem] c = Conv(input, w)  f = Flatten(c)
+          [fc6] g6 = Gemm<transB=1>(f, w1, b1)  r = Relu(g6)
+          [fc7] g7 = Gemm<transB=1>(r, w2, b2)
+          boxes = Reshape(g7, to)
+        }"""
+    )
+    assert {"fc6", "fc7"} <= set(placed(model, "onnxruntime")[1].quantized)
 
 
 def test_an_se_block_with_a_relu_behind_its_sum_stays_in_integers_where_there_are_kernels() -> None:
