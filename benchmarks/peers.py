@@ -193,6 +193,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
         options = LatencyOptions(baseline=REFERENCE, rounds=args.rounds, seconds=args.seconds, threads=args.threads)
         latency = measure(found, images, options)
     exact = answers[REFERENCE]
+    rows = {one: answer.reshape(len(answer), -1) for one, answer in answers.items()}
     return {
         "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "network": name,
@@ -205,7 +206,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "p50_ms": {row.name: row.p50_ms for row in latency.rows},
         "rounds": latency.method.rounds,
         "unsteady": latency.unsteady,
-        "sqnr_db": {one: parity(exact, answer).sqnr_db for one, answer in answers.items()},
+        "sqnr_db": {one: parity(rows[REFERENCE], answer).sqnr_db for one, answer in rows.items()},
         "agreement": {one: agreement(exact, answer) for one, answer in answers.items()},
         "failed": failed,
     }
@@ -217,8 +218,8 @@ def agreement(exact: NDArray[np.float32], answer: NDArray[np.float32]) -> float:
         theirs, mine = exact > ABOVE, answer > ABOVE
         union = np.logical_or(theirs, mine).sum()
         return float(np.logical_and(theirs, mine).sum() / union) if union else 1.0
-    rows = [array.reshape(len(array), -1).argmax(axis=1) for array in (exact, answer)]
-    return float((rows[0] == rows[1]).mean())
+    first, other = (array.reshape(len(array), -1).argmax(axis=1) for array in (exact, answer))
+    return float((first == other).mean())
 
 
 def show(console: Console, result: dict[str, Any]) -> None:
