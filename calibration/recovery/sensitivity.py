@@ -21,7 +21,7 @@ from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.table import CalibrationTable
 from radixrt.calibration.recovery.session import QuantSession, Variant
 from radixrt.calibration.recovery.techniques import SearchProgress
-from radixrt.export.feed import Feed
+from radixrt.export.feed import Feed, length
 from radixrt.export.graph.layers import macs_of
 from radixrt.export.graph.origin import module_of
 
@@ -94,7 +94,7 @@ def sensitivity(
                 node=layer.name,
                 module=module_of(layer.node) or layer.name,
                 op_type=layer.node.op_type,
-                sqnr_db=outputs_sqnr_db(reference, session.answers(samples, alone)),
+                sqnr_db=outputs_sqnr_db(reference, session.answers(samples, alone), length(samples)),
                 macs=macs,
                 macs_share=macs / total,
                 latency_gain_ms=None if gains is None else gains.get(layer.name),

@@ -18,7 +18,7 @@ from radixrt.calibration.ranges.table import CalibrationTable, TensorRange
 from radixrt.calibration.recovery.equalise import equalised
 from radixrt.calibration.recovery.session import QuantSession, Variant
 from radixrt.calibration.spec import Method
-from radixrt.export.feed import Feed
+from radixrt.export.feed import Feed, length
 
 Array = NDArray[Any]
 Item = TypeVar("Item")
@@ -111,7 +111,8 @@ class Search:
 
     def sqnr(self, variant: Variant) -> float:
         """The SQNR of the outputs on the images that judge, in dB."""
-        return outputs_sqnr_db(self._reference, self.session.answers(self._setting.judges, variant))
+        found = self.session.answers(self._setting.judges, variant)
+        return outputs_sqnr_db(self._reference, found, length(self._setting.judges))
 
     def outcome(self, variant: Variant, detail: str) -> Outcome:
         """A variant, judged."""
@@ -140,7 +141,7 @@ class Search:
         scores: dict[str, float] = {}
         for name, amax in self._setting.counted(Technique.RANGES, list(distinct.values())):
             found = self.session.answers(self._setting.fitted, replace(start, amax=amax))
-            scores[name] = outputs_sqnr_db(exact, found)
+            scores[name] = outputs_sqnr_db(exact, found, length(self._setting.fitted))
         best = max(scores, key=lambda name: scores[name])
         ranking = ", ".join(f"{name} {db:.1f}" for name, db in sorted(scores.items(), key=lambda item: -item[1]))
         return self.outcome(replace(start, amax=choices[best]), f"{best}; {ranking}")

@@ -14,6 +14,7 @@ from radixrt.calibration.int8 import (
     channel_scales,
     dequantize,
     fake_quantize,
+    outputs_sqnr_db,
     quantize,
     scale_from_amax,
     sqnr_db,
@@ -106,3 +107,17 @@ def test_sqnr_closed_form() -> None:
     signal = np.full(100, 2.0, np.float32)
     assert sqnr_db(signal, signal + 0.02) == pytest.approx(40.0, abs=1e-3)
     assert sqnr_db(signal, signal) == float("inf")
+
+
+def test_one_sample_that_tips_over_does_not_drown_the_others() -> None:
+    exact = np.random.default_rng(0).normal(size=(8, 50)).astype(np.float32)
+    noisy = exact * 1.01
+    tipped = noisy.copy()
+    tipped[3] = -exact[3]
+    assert outputs_sqnr_db({"y": exact}, {"y": noisy}, 8) == pytest.approx(40, abs=0.2)
+    assert outputs_sqnr_db({"y": exact}, {"y": tipped}, 8) == pytest.approx((7 * 40 - 6) / 8, abs=0.3)
+    assert sqnr_db(exact, tipped) < 5
+    assert outputs_sqnr_db({"y": exact}, {"y": exact}, 8) == float("inf")
+    assert outputs_sqnr_db({"y": exact}, {"y": tipped}, 3) == sqnr_db(exact, tipped), "not so many rows for each"
+    empty = exact * np.array([1, 1, 1, 1, 1, 1, 1, 0])[:, None]
+    assert 30 < outputs_sqnr_db({"y": empty}, {"y": empty + 0.01}, 8) < 41, "one without a signal counts like others"

@@ -9,7 +9,7 @@ import onnx_ir.passes.common as common
 import pytest
 from numpy.typing import NDArray
 
-from radixrt.calibration.int8 import sqnr_db
+from radixrt.calibration.int8 import outputs_sqnr_db, sqnr_db
 from radixrt.calibration.placement.options import Ends, PlacementOptions
 from radixrt.calibration.placement.place import place
 from radixrt.calibration.ranges.collect import calibrate
@@ -72,7 +72,8 @@ def test_recovery_buys_what_it_says() -> None:
     exact = logits(model, judges)
 
     def placed_db(graph: object, ranges: object) -> float:
-        return sqnr_db(exact, logits(place(graph, ranges, options)[0], judges, optimize=False))  # type: ignore[arg-type]
+        placed = logits(place(graph, ranges, options)[0], judges, optimize=False)  # type: ignore[arg-type]
+        return outputs_sqnr_db({"y": exact}, {"y": placed}, len(judges))
 
     seen: list[SearchProgress] = []
     found = recover(model, table, {"input": X}, options, on_progress=seen.append)
