@@ -1,7 +1,8 @@
 """Accuracy recovery: what INT8 lost comes back, the cheapest technique first, each reported with what it bought.
 
-1. *Range method*: each way of choosing ranges, for the whole network at once; one evaluation each. Ranges chosen tensor
-   by tensor fit the images they were chosen on and no others: that was tried, alone and with all else quantised.
+1. *Range method*: each way of choosing ranges, for the whole network at once, with each layer corrected for its own
+   error. Ranges chosen tensor by tensor fit the images they were chosen on and no others: that was tried, alone and
+   with all else quantised.
 2. *Cross-layer equalisation*: channels that only layers make and read are rescaled so that one scale serves all
    (``equalise.py``); the float network stays the same.
 3. *Bias correction*: rounding shifts the mean of a layer's outputs, and global pooling hands exactly that on; the bias
@@ -9,7 +10,8 @@
    its own share, or group after group what the means of the float network are short of, whichever is better.
 4. *Mixed precision*: while a caller's gate does not pass, layers stay in float (``mixed_precision.py``).
 
-What a technique came to is kept where it raises the SQNR of the outputs on images that it was not fitted to.
+What a technique came to is kept where it raises the SQNR of the outputs, that of a typical image, on images that it was
+not fitted to.
 
 A search is bounded by the multiplications of its forward passes, not by a clock, so that it finds the same on a slow
 machine: large networks get fewer images and larger groups of layers, then none, and what does not fit is left out and
@@ -61,7 +63,6 @@ WORK = 6e11
 _LEAST_IMAGES = 8
 _FEWEST_IMAGES = 4
 """As many are fitted to, and judge, in the largest networks: their maps have positions enough for a channel's mean."""
-_LEAST_JUDGES = 4
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def _passes(images: int, groups: int) -> dict[Technique, int]:
         Technique.BIAS: fitted * LOCAL_PASSES + judges + (fitted * (groups + 1) + judges * 3 if groups else 0),
         # Each layer's own error once in either graph, and what came of it.
         Technique.EQUALISE: fitted * 2 + judges * 3,
-        Technique.RANGES: RANGE_CHOICES * fitted,
+        Technique.RANGES: RANGE_CHOICES * images,
     }
 
 
@@ -229,8 +230,8 @@ def _divided(samples: Feed) -> tuple[Feed, Feed]:
 
 
 def _judging(images: int) -> int:
-    """How many images judge: a quarter, but not too few while that leaves half of them to fit to."""
-    return min(max(images // 4, _LEAST_JUDGES), images // 2)
+    """How many images judge: half of them, for a difference of two techniques is smaller than that of two images."""
+    return images // 2
 
 
 def shifted(model: ir.Model, shifts: dict[str, Array]) -> ir.Model:

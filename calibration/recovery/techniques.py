@@ -129,8 +129,11 @@ class Search:
                 return self.correct_biases(start.variant)
 
     def choose_ranges(self, start: Variant) -> Outcome:
-        """Chooses all ranges by one method: the one of least error of the outputs with everything quantised."""
-        exact = self.session.answers(self._setting.fitted, Variant())
+        """Chooses all ranges by one method: the one of least error of the outputs with everything quantised.
+
+        Another range moves other means, of which biases take care: methods are compared with each layer corrected for
+        its own error.
+        """
         ranges = {t.name: t for t in self.table.tensors}
         choices = {"as calibrated": start.amax}
         watched = {r: ranges[r] for r in start.amax if r in ranges}
@@ -138,13 +141,12 @@ class Search:
         by_method |= {name: {r: _blend(t, share) for r, t in watched.items()} for name, share in _BLENDS.items()}
         choices |= {name: {**start.amax, **amax} for name, amax in by_method.items()}
         distinct = {tuple(amax.values()): (name, amax) for name, amax in reversed(choices.items())}
-        scores: dict[str, float] = {}
+        found: dict[str, Outcome] = {}
         for name, amax in self._setting.counted(Technique.RANGES, list(distinct.values())):
-            found = self.session.answers(self._setting.fitted, replace(start, amax=amax))
-            scores[name] = outputs_sqnr_db(exact, found, length(self._setting.fitted))
-        best = max(scores, key=lambda name: scores[name])
-        ranking = ", ".join(f"{name} {db:.1f}" for name, db in sorted(scores.items(), key=lambda item: -item[1]))
-        return self.outcome(replace(start, amax=choices[best]), f"{best}; {ranking}")
+            found[name] = self._alone(replace(start, amax=amax), 1)
+        ranked = sorted(found, key=lambda name: -found[name].sqnr_db)
+        ranking = ", ".join(f"{name} {found[name].sqnr_db:.1f}" for name in ranked)
+        return replace(found[ranked[0]], detail=f"{ranked[0]}; with biases corrected: {ranking}")
 
     def correct_biases(self, start: Variant) -> Outcome:
         """Adds to the biases what quantisation took from the mean of each channel.
