@@ -210,7 +210,7 @@ _NARROW, _PLAIN, _WIDE = (3, 128, 128), (3, 224, 224), (3, 256, 256)
 
 NETWORKS: Mapping[str, TaskNetwork] = {
     "paddleocr-detector": TaskNetwork(
-        paddleocr("_det_"), (3, 320, 320), 8, "segment", rendered("pages"), IMAGENET, above=0.3
+        paddleocr("_det_"), (3, 320, 320), 13, "segment", rendered("pages"), IMAGENET, above=0.3
     ),
     "paddleocr-recogniser": TaskNetwork(paddleocr("_rec_"), (3, 48, 320), 5, "text", rendered("lines"), _HALVES),
     "paddleocr-angles": TaskNetwork(paddleocr("_cls_"), (3, 48, 192), 9, "classify", rendered("angles"), _HALVES),

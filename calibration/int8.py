@@ -166,30 +166,29 @@ def sqnr_db(reference: Float, quantized: Float) -> float:
 
 
 def outputs_sqnr_db(reference: Mapping[str, Float], quantized: Mapping[str, Float], samples: int) -> float:
-    """The SQNR of a typical sample: the mean of the samples' own in decibel; of several outputs, each counts alike.
+    """The SQNR by the mean of the samples' relative errors, in decibel; of several outputs, each counts alike.
 
-    Where rounding tips a single image over (a text is found or not), its noise would drown that of all others.
+    Not by the mean of their squares: where rounding tips a single image over (a text is found or not), its noise would
+    drown that of all others.
 
     Args:
         reference: the outputs by name, each with as many rows for one sample as for another.
         quantized: the same, quantised.
         samples: how many there are.
     """
-    shares = [10 ** (-_typical_db(exact, quantized[name], samples) / 10) for name, exact in reference.items()]
+    shares = [_relative_error(exact, quantized[name], samples) ** 2 for name, exact in reference.items()]
     return power_ratio_db(1.0, sum(shares) / len(shares))
 
 
-def _typical_db(reference: Float, quantized: Float, samples: int) -> float:
-    if samples < 1 or len(reference) % samples:  # what was found in all images together
-        return sqnr_db(reference, quantized)
-    exact = reference.astype(np.float64).reshape(samples, -1)
+def _relative_error(reference: Float, quantized: Float, samples: int) -> float:
+    rows = samples if samples and len(reference) % samples == 0 else 1  # or what was found in all images together
+    exact = reference.astype(np.float64).reshape(rows, -1)
     signal = np.square(exact).sum(axis=1)
-    noise = np.square(exact - quantized.astype(np.float64).reshape(samples, -1)).sum(axis=1)
+    noise = np.square(exact - quantized.astype(np.float64).reshape(rows, -1)).sum(axis=1)
+    if not noise.any() or not signal.any():
+        return math.inf if noise.any() else 0.0
     # A sample on which nothing is found has hardly a signal, and is not to be exact to the last bit for that.
-    signal += signal.mean() * _FAINT
-    if not noise.any() or not signal.all():
-        return power_ratio_db(float(signal.sum()), float(noise.sum()))
-    return float(10 * np.log10(signal / np.maximum(noise, signal * 1e-9)).mean())
+    return float(np.sqrt(noise / (signal + signal.mean() * (_FAINT if rows > 1 else 0.0))).mean())
 
 
 def power_ratio_db(signal: float, noise: float) -> float:

@@ -10,8 +10,7 @@
    its own share, or group after group what the means of the float network are short of, whichever is better.
 4. *Mixed precision*: while a caller's gate does not pass, layers stay in float (``mixed_precision.py``).
 
-What a technique came to is kept where it raises the SQNR of the outputs, that of a typical image, on images that it was
-not fitted to.
+What a technique came to is kept where it raises the SQNR of the outputs on images that it was not fitted to.
 
 A search is bounded by the multiplications of its forward passes, not by a clock, so that it finds the same on a slow
 machine: large networks get fewer images and larger groups of layers, then none, and what does not fit is left out and
@@ -57,10 +56,10 @@ _GROUPS = (12, 6)
 _ALONE = (0,)
 """No groups: each layer is corrected for its own error, and for nothing else."""
 
-WORK = 6e11
+WORK = 7e11
 """Multiplications that one search may take by default: all techniques for a ResNeSt-50."""
 
-_LEAST_IMAGES = 8
+_ENOUGH_IMAGES, _LEAST_IMAGES = 32, 8
 _FEWEST_IMAGES = 4
 """As many are fitted to, and judge, in the largest networks: their maps have positions enough for a channel's mean."""
 
@@ -191,15 +190,21 @@ class _Effort:
 
 
 def _effort(passes: int, images: int) -> _Effort:
-    """The most images that so many forward passes pay for with the choice of a range method, then what else fits.
+    """What so many forward passes pay for: every technique on enough images, else the most images with ranges chosen.
 
     Each layer's own error on the fewest images is corrected whatever that costs.
     """
     sizes = sorted({images, *(n for n in (64, 32, 16, _LEAST_IMAGES) if n < images)}, reverse=True)
+    enough = [count for count in sizes if count >= _ENOUGH_IMAGES]
     fewer = [*sizes, _FEWEST_IMAGES] if images > _FEWEST_IMAGES else sizes
-    bias = frozenset({Technique.BIAS})
-    with_ranges = (frozenset(Technique), bias | {Technique.RANGES})
-    orders = ((sizes, with_ranges, _GROUPS), (fewer, with_ranges, _ALONE), (fewer, (bias,), _ALONE))
+    every, bias = frozenset(Technique), frozenset({Technique.BIAS})
+    with_ranges = (every, bias | {Technique.RANGES})
+    orders = (
+        (enough, (every,), _GROUPS),
+        (sizes, with_ranges, _GROUPS),
+        (fewer, with_ranges, _ALONE),
+        (fewer, (bias,), _ALONE),
+    )
     for counts, choices, groupings in orders:
         for count, techniques, groups in itertools.product(counts, choices, groupings):
             prices = _passes(count, groups)
