@@ -43,11 +43,11 @@ from radixrt.export.source.names import resolve
 from radixrt.export.source.randomise import enliven, fit_statistics
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.files import sha256_of
-from radixrt.inputs import resolve_preprocess
 from radixrt.judge.engine import Bench
 from radixrt.judge.measure import Trial
 from radixrt.options import CompileOptions, ModelChoice
-from radixrt.prepare import Prepared, prepare
+from radixrt.prepare.inputs import resolve_preprocess
+from radixrt.prepare.network import Prepared, prepare
 from radixrt.progress import Stages, shown
 from radixrt.request import EngineRequest
 from radixrt.reuse import Reuse

@@ -19,7 +19,7 @@ from radixrt.engines.session import Session
 from radixrt.export.feed import Feed, joined, part
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.options import DataOptions, ModelChoice
-from radixrt.prepare import Prepared, prepare
+from radixrt.prepare.network import Prepared, prepare
 from radixrt.progress import Stages
 from radixrt.reuse import Reuse
 

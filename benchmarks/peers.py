@@ -49,7 +49,7 @@ from radixrt.export.feed import IMAGE_INPUT, Feed, joined, length, part
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.spec import Precision
 from radixrt.machine import instructions, machine
-from radixrt.prepare import Prepared
+from radixrt.prepare.network import Prepared
 from radixrt.reuse import Reuse
 from radixrt.validate.measure.latency import LatencyOptions, measure
 from radixrt.validate.measure.parity import parity

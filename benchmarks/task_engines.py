@@ -31,7 +31,7 @@ from radixrt.errors import InputError
 from radixrt.export.feed import Feed, joined
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.export.spec import Precision
-from radixrt.prepare import Prepared
+from radixrt.prepare.network import Prepared
 from radixrt.progress import Stages
 from radixrt.reuse import Reuse
 

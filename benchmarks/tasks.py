@@ -46,7 +46,7 @@ from radixrt.export.source.randomise import fit_statistics
 from radixrt.export.spec import BatchSpec
 from radixrt.machine import instructions, machine
 from radixrt.options import DataOptions, ModelChoice
-from radixrt.prepare import Prepared, prepare
+from radixrt.prepare.network import Prepared, prepare
 from radixrt.progress import Stages
 from radixrt.reuse import Reuse
 from radixrt.validate.measure.latency import LatencyOptions, measure

@@ -19,7 +19,7 @@ from radixrt.errors import GateError, InputError, UnavailableError
 from radixrt.export.spec import Precision
 from radixrt.judge.engine import Bench, judge_engine
 from radixrt.judge.measure import Instruments, Trial
-from radixrt.prepare import Prepared, prepare
+from radixrt.prepare.network import Prepared, prepare
 from radixrt.progress import Stages
 from radixrt.remote.device import Device
 from radixrt.request import EngineRequest
@@ -36,7 +36,7 @@ __all__ = ["Engine", "Result", "choose_targets"]
 class Engine:
     """One run of the pipeline.
 
-    ``instruments`` take the times; ``preparer`` is :func:`radixrt.prepare.prepare`, or knows its
+    ``instruments`` take the times; ``preparer`` is :func:`radixrt.prepare.network.prepare`, or knows its
     answer. ``results`` holds what is finished, also where a later target or gate fails; ``comparison`` is the page that
     puts several targets side by side; ``race`` is how the targets of ``fastest`` did, also where none of them won;
     ``lost`` says why devices were left out that answered at first.

@@ -19,7 +19,7 @@ from radixrt.export.feed import length
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.fields import as_path
 from radixrt.judge.validate import original_of
-from radixrt.prepare import prepare
+from radixrt.prepare.network import prepare
 from radixrt.progress import Stages
 from radixrt.request import SensitivityRequest
 from radixrt.reuse import Reuse

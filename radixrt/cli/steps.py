@@ -32,7 +32,7 @@ def export(options: ExportOptions) -> None:
     """Runs ``radixrt export``."""
     from radixrt.export.reader.simplify import write_onnx
     from radixrt.export.spec import BatchSpec
-    from radixrt.prepare import prepare
+    from radixrt.prepare.network import prepare
     from radixrt.reuse import Reuse
 
     choice = part(options, ModelChoice, name=options.model)
@@ -65,7 +65,7 @@ def rewrite(
     from radixrt.export.reader.sandbox import read_foreign
     from radixrt.export.reader.simplify import write_onnx
     from radixrt.export.spec import FileChoice, Precision
-    from radixrt.inputs import asked_sides, asked_size
+    from radixrt.prepare.inputs import asked_sides, asked_size
 
     display = stages()
     with display.stage("Rewriting attention and convolutions"):
@@ -100,7 +100,7 @@ def calibrate(options: CalibrateOptions) -> None:
     from radixrt.errors import InputError
     from radixrt.export.reader.plain import demand_float
     from radixrt.export.reader.sandbox import read_graph
-    from radixrt.prepare import prepare
+    from radixrt.prepare.network import prepare
     from radixrt.reuse import Reuse
 
     graph, output, display = options.graph, options.output, stages()

@@ -28,7 +28,7 @@ from radixrt.remote.device import Device
 
 if TYPE_CHECKING:
     from radixrt.build.pipeline import Result
-    from radixrt.prepare import Prepared
+    from radixrt.prepare.network import Prepared
 
 T = TypeVar("T")
 
@@ -269,7 +269,7 @@ def _slot(key: str) -> _Slot:
 
 def _preparer(*network: object) -> Callable[..., Prepared]:
     """Prepares a network, or takes it from the row before, which had the same one and the same images."""
-    from radixrt.prepare import prepare
+    from radixrt.prepare.network import prepare
 
     def call(*given: Any) -> Prepared:
         slot = _slot(repr((network, given[2])))

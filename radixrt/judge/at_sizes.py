@@ -9,7 +9,7 @@ from radixrt.engines.runners import OutputsRunner
 from radixrt.export.graph.output_kind import rowless
 from radixrt.export.sides import Size, spelt
 from radixrt.judge.outputs import match_outputs, with_samples
-from radixrt.prepare import Prepared
+from radixrt.prepare.network import Prepared
 from radixrt.progress import Stages
 from radixrt.validate.measure.parity import OutputAccumulator
 from radixrt.validate.schema import SizeParity

@@ -11,7 +11,7 @@ from radixrt.engines.runners import Outputs
 from radixrt.export.feed import Feed, joined, length
 from radixrt.judge.measure import Trial, judge_outputs
 from radixrt.judge.verdict import Verdict
-from radixrt.prepare import Prepared
+from radixrt.prepare.network import Prepared
 from radixrt.progress import Stages
 from radixrt.remote.visit import TURNS, Found, Timed
 from radixrt.validate.measure.latency import ENGINE, row_of

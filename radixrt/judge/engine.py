@@ -29,7 +29,7 @@ from radixrt.judge.measure import Trial, judge_outputs, time_engine, time_engine
 from radixrt.judge.stand_in import judge_stand_in
 from radixrt.judge.verdict import Verdict
 from radixrt.machine import cores, machine
-from radixrt.prepare import Prepared
+from radixrt.prepare.network import Prepared
 from radixrt.progress import Stages
 from radixrt.reuse import Codec, Kept, Reuse, Step, as_json
 from radixrt.validate.measure.latency import ELSEWHERE, FLOAT32, in_float32, seen_from

@@ -25,7 +25,7 @@ from radixrt.judge.regression import regressions
 from radixrt.judge.rivals import opponents
 from radixrt.judge.verdict import Verdict
 from radixrt.options import DataOptions
-from radixrt.prepare import Prepared
+from radixrt.prepare.network import Prepared
 from radixrt.progress import Stages
 from radixrt.validate.gates import GateLimits
 from radixrt.validate.measure.cold_start import cold_start

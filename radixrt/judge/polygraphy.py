@@ -21,7 +21,7 @@ from radixrt.export.spec import BatchSpec
 from radixrt.files import translate_disk_errors
 from radixrt.judge.validate import original_of
 from radixrt.options import DataOptions, ModelChoice
-from radixrt.prepare import prepare
+from radixrt.prepare.network import prepare
 from radixrt.progress import Stages
 from radixrt.reuse import Reuse
 from radixrt.validate.schema import OutputParity, Report

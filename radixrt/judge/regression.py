@@ -14,7 +14,7 @@ from radixrt.calibration.data.targets import Reading
 from radixrt.engines.bundle.folder import Bundle
 from radixrt.engines.runners import session_runner
 from radixrt.export.spec import BatchSpec
-from radixrt.prepare import Prepared
+from radixrt.prepare.network import Prepared
 from radixrt.validate.measure.statistics import PairedTable, difference_interval
 from radixrt.validate.quality import Regression
 

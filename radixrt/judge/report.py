@@ -16,7 +16,7 @@ from radixrt.export.passes.report import Float32Node, RewriteReport
 from radixrt.judge.locate import Located
 from radixrt.judge.verdict import Verdict
 from radixrt.machine import processor
-from radixrt.prepare import Prepared
+from radixrt.prepare.network import Prepared
 from radixrt.reuse import Kept, library_versions
 from radixrt.validate.gates import GateLimits, judge_overflow, passed
 from radixrt.validate.measure.findings import layer_findings, metric_findings, precision_findings

@@ -17,7 +17,7 @@ from radixrt.engines.runners import session_outputs
 from radixrt.export.spec import Precision
 from radixrt.judge.measure import Trial, judge_outputs
 from radixrt.judge.verdict import Verdict
-from radixrt.prepare import Prepared
+from radixrt.prepare.network import Prepared
 from radixrt.progress import Stages
 
 

@@ -20,9 +20,9 @@ from radixrt.judge.report import Subject, build_report, flipped, write_reports
 from radixrt.judge.stand_in import judge_stand_in
 from radixrt.judge.verdict import Verdict
 from radixrt.options import ModelChoice
-from radixrt.prepare import Prepared, prepare
+from radixrt.prepare.network import Prepared, prepare
+from radixrt.prepare.reference import SavedResults, is_saved
 from radixrt.progress import Stages
-from radixrt.reference import SavedResults, is_saved
 from radixrt.request import ValidateRequest
 from radixrt.reuse import Kept, Reuse
 from radixrt.validate.gates import refuse_vain_limits

@@ -15,7 +15,7 @@ from radixrt.errors import InputError
 from radixrt.export.graph.session import open_session
 from radixrt.export.reader.onnx_file import read_onnx
 from radixrt.export.spec import Precision
-from radixrt.reference import onnx_reference
+from radixrt.prepare.reference import onnx_reference
 from tests.engines.contract import EngineContract
 from tests.fuzz.onnx_fields import varied
 from tests.networks import gated

@@ -12,7 +12,7 @@ import pytest
 from radixrt.engines.cpu.onnxruntime import OnnxRuntimeTarget
 from radixrt.engines.session import Session
 from radixrt.export.source.module_inputs import ModuleInputs
-from radixrt.reference import onnx_reference, torch_reference
+from radixrt.prepare.reference import onnx_reference, torch_reference
 from tests.engines.bundle.bundles import tiny_network
 
 IMAGES = {"input": np.random.default_rng(0).normal(size=(5, 3, 32, 32)).astype(np.float32)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,14 +21,15 @@ from radixrt.engines.bundle.pins import PinOptions
 from radixrt.errors import InputError
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.graph.output_kind import Head, OutputKind, output_kinds
-from radixrt.export.graph.save import write_onnx
 from radixrt.export.sides import Sides
 from radixrt.export.source.load import LoadedModel, from_module, load
 from radixrt.export.source.module_inputs import ModuleInputs
 from radixrt.export.source.names import resolve
 from radixrt.export.spec import BatchSpec, FileChoice, InputSpec, Pairs
 from radixrt.fields import as_path
-from radixrt.inputs import (
+from radixrt.options import DataOptions, ModelChoice
+from radixrt.prepare.captured import Statistics, captured, reference_of
+from radixrt.prepare.inputs import (
     asked_inputs,
     asked_sides,
     asked_size,
@@ -37,19 +38,15 @@ from radixrt.inputs import (
     resolve_preprocess,
     specs_of,
 )
-from radixrt.options import DataOptions, ModelChoice
+from radixrt.prepare.reference import Reference
 from radixrt.progress import Stages
-from radixrt.reference import Reference, onnx_reference, torch_reference
-from radixrt.reuse import Codec, Kept, Reuse, Step, weights_sha256
+from radixrt.reuse import Reuse, weights_sha256
 from radixrt.validate.answers.ctc import read_characters
 from radixrt.validate.schema import Finding
 from radixrt.validate.taken_for import Images, UserCode, taken_for
 from radixrt.validate.tasks.base import Interface
 from radixrt.validate.tasks.choose import Chosen, kind_read_by, refuse_unknown
 
-BATCH_FOR_STATISTICS = 16
-IMAGES_FOR_STATISTICS = 64
-IMAGES_HELD_AGAINST = 2
 IMAGES_WITHOUT_LABELS = 64
 # Photographs of solar cells, which the sample networks were trained on.
 LENT = "elpv"
@@ -161,61 +158,20 @@ def prepare(
     refuse_unknown(choice.task)
     code = UserCode.read(choice.metric, choice.decode)
     with stages.stage("Loading the network and its data"):
-        arrays = open_arrays(data.data)
-        asked = asked_inputs(choice, arrays, bundle)
-        ranges = asked_sides(data, bundle)
-        size = asked_size(data) or (bundle.image_size if bundle is not None else None)
-        keep = choice.own_pairs == Pairs.KEEP
-        free = ranges.height, ranges.width
-        file = FileChoice(batch, choice.logits, size, *free, asked.given, asked.examples, keep_pairs=keep)
-        model, pinned = _loaded(choice, file)
-        if keep and model.foreign is None:
-            raise InputError(f"{choice.name} is no ONNX file, so it has no pairs to keep: leave --own-pairs out")
-        if choice.characters is not None:
-            model = replace(model, characters=read_characters(Path(choice.characters)))
-        for text in model.remarks:
-            stages.note(text)
-        lent = images_lent(choice, data)
-        preparation = None if arrays is not None else resolve_preprocess(model, choice, data, bundle)
-        if preparation is not None and (named := ranges.of(preparation.values.input_size)) is not None:
-            size = (preparation.values.input_size[0], *named.middle)
-            preparation = preparation.with_options(input_size=size)
-        inputs = None if model.module is None else module_inputs(model.module, asked, arrays, preparation)
-        sides = ranges.left_free(model, inputs)
-        inputs = inputs.freed(sides) if inputs is not None and sides is not None else inputs
-        specs = specs_of(model, inputs, sides)
-        findings = () if preparation is None else tuple(_findings(model, preparation, lent))
-        for finding in findings:
-            stages.note(finding.text)
-
-        def read(kind: TargetKind | None) -> DataSource:
-            return _read_data(model, data, arrays or preparation, specs, kind, sides)
-
-        images = read(kind_read_by(choice.task))
-        found = _pins(model, images)
-        choice.check(found)
-
+        opened = _open(choice, data, batch, stages, bundle)
+    model, images = opened.model, opened.images
     with stages.stage("Capturing the graph"):
-        ready = _Statistics(model, inputs, images.calibration)
-        if model.module is None:
-            assert model.foreign is not None
-            kept = Kept(_Captured(model.foreign.simplified, None))
-        else:
-            kept = _captured(ready, batch or BatchSpec(), choice.logits, sides, reuse if pinned else None)
-    graph = kept.value.graph
-    if model.module is None:
-        assert model.foreign is not None
-        reference = onnx_reference(model.foreign.graph)
-    else:
-        assert inputs is not None
-        reference = torch_reference(model.module, inputs, choice.logits, ready.fit)
+        statistics = Statistics(model, opened.inputs, images.calibration)
+        kept = captured(statistics, batch or BatchSpec(), choice.logits, opened.sides, reuse if opened.pinned else None)
+    graph, reference = kept.value.graph, reference_of(statistics, choice.logits)
     with stages.stage("Looking at the task and its labels"):
-        taken = taken_for(choice.task, code, model, graph.graph, Images(images, lent, read), reference.answer)
+        seen = Images(images, opened.lent, opened.read)
+        taken = taken_for(choice.task, code, model, graph.graph, seen, reference.answer)
     return Prepared(
         model=model,
-        inputs=inputs,
-        preparation=preparation,
-        sides=sides,
+        inputs=opened.inputs,
+        preparation=opened.preparation,
+        sides=opened.sides,
         data=taken.images,
         reference=reference,
         graph=graph,
@@ -225,12 +181,73 @@ def prepare(
         task=taken.task,
         labels=taken.labels,
         labelled=taken.labelled and model.weights != "random",
-        pins=found,
+        pins=opened.pins,
         capture_error=kept.value.error,
-        findings=findings,
+        findings=opened.findings,
         reused=kept.reused,
-        own_pairs=own_pairs(model.foreign.graph) if keep and model.foreign else None,
+        own_pairs=own_pairs(model.foreign.graph) if choice.own_pairs == Pairs.KEEP and model.foreign else None,
     )
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A network and its images as somebody named them; nobody has run it yet.
+
+    Attributes:
+        pinned: equal weights mean an equal network.
+        lent: nobody named the images.
+        read: reads the images anew, their targets as a kind.
+    """
+
+    model: LoadedModel
+    pinned: bool
+    inputs: ModuleInputs | None
+    preparation: Preparation | None
+    sides: Sides | None
+    lent: bool
+    read: Callable[[TargetKind | None], DataSource]
+    images: DataSource
+    pins: PinOptions
+    findings: tuple[Finding, ...]
+
+
+def _open(
+    choice: ModelChoice, data: DataOptions, batch: BatchSpec | None, stages: Stages, bundle: Bundle | None
+) -> _Opened:
+    """Loads a network and its images; arguments and errors are those of :func:`prepare`."""
+    arrays = open_arrays(data.data)
+    asked = asked_inputs(choice, arrays, bundle)
+    ranges = asked_sides(data, bundle)
+    size = asked_size(data) or (bundle.image_size if bundle is not None else None)
+    keep = choice.own_pairs == Pairs.KEEP
+    free = ranges.height, ranges.width
+    file = FileChoice(batch, choice.logits, size, *free, asked.given, asked.examples, keep_pairs=keep)
+    model, pinned = _loaded(choice, file)
+    if keep and model.foreign is None:
+        raise InputError(f"{choice.name} is no ONNX file, so it has no pairs to keep: leave --own-pairs out")
+    if choice.characters is not None:
+        model = replace(model, characters=read_characters(Path(choice.characters)))
+    for text in model.remarks:
+        stages.note(text)
+    lent = images_lent(choice, data)
+    preparation = None if arrays is not None else resolve_preprocess(model, choice, data, bundle)
+    if preparation is not None and (named := ranges.of(preparation.values.input_size)) is not None:
+        preparation = preparation.with_options(input_size=(preparation.values.input_size[0], *named.middle))
+    inputs = None if model.module is None else module_inputs(model.module, asked, arrays, preparation)
+    sides = ranges.left_free(model, inputs)
+    inputs = inputs.freed(sides) if inputs is not None and sides is not None else inputs
+    findings = () if preparation is None else tuple(_findings(model, preparation, lent))
+    for finding in findings:
+        stages.note(finding.text)
+    specs = specs_of(model, inputs, sides)
+
+    def read(kind: TargetKind | None) -> DataSource:
+        return _read_data(model, data, arrays or preparation, specs, kind, sides)
+
+    images = read(kind_read_by(choice.task))
+    pins = _pins(model, images)
+    choice.check(pins)
+    return _Opened(model, pinned, inputs, preparation, sides, lent, read, images, pins, findings)
 
 
 def _read_data(
@@ -320,71 +337,3 @@ def _loaded(choice: ModelChoice, file: FileChoice) -> tuple[LoadedModel, bool]:
         file=file,
     )
     return model, ref.kind in PINNED_KINDS
-
-
-class _Statistics:
-    """Fits the BatchNorm statistics of random weights the first time that somebody runs the network."""
-
-    def __init__(self, model: LoadedModel, inputs: ModuleInputs | None, images: Samples) -> None:
-        self.model, self.inputs, self.images = model, inputs, images
-        self._done = model.weights != "random" or model.module is None
-
-    def fit(self) -> None:
-        if self._done:
-            return
-        from radixrt.export.source.randomise import fit_statistics
-
-        assert self.model.module is not None and self.inputs is not None
-        batches = self.images.batches(BATCH_FOR_STATISTICS, min(len(self.images), IMAGES_FOR_STATISTICS))
-        fit_statistics(self.model.module, self.inputs, (batch.inputs for batch in batches))
-        self._done = True
-
-
-@dataclass(frozen=True)
-class _Captured:
-    """A network's graph; ``error`` is the largest difference of its outputs from a module's, on real images."""
-
-    graph: ir.Model
-    error: float | None
-
-
-def _captured(
-    statistics: _Statistics, batch: BatchSpec, logits: str | None, sides: Sides | None, reuse: Reuse | None
-) -> Kept[_Captured]:
-    """Captures a module's graph; ``reuse`` is where an earlier capture may lie that can be taken for it."""
-    from radixrt.export.reader.simplify import simplify
-    from radixrt.export.source.capture import capture, refuse_module_sides
-    from radixrt.export.source.reference import hold_against
-
-    model, module, inputs = statistics.model, statistics.model.module, statistics.inputs
-    assert module is not None and inputs is not None
-
-    def make() -> _Captured:
-        if sides is not None:
-            refuse_module_sides(module, inputs, sides)
-        statistics.fit()
-        graph = simplify(capture(module, inputs, batch, logits=logits, sides=sides), sides=sides)
-        few = next(statistics.images.batches(IMAGES_HELD_AGAINST)).inputs
-        return _Captured(graph, hold_against(module, inputs, graph, few, logits=logits))
-
-    if reuse is None:
-        return Kept(make())
-    step = Step(
-        "capture",
-        Codec(_write_captured, _read_captured),
-        inputs={
-            "weights": weights_sha256(module),
-            "statistics": statistics.images.prepared_sha256 if model.weights == "random" else "",
-        },
-        options={"source": model.source, "inputs": repr(inputs), "batch": str(batch), "logits": logits},
-    )
-    return reuse.step(step, make)
-
-
-def _write_captured(captured: _Captured, folder: Path) -> None:
-    write_onnx(captured.graph, folder / "graph.onnx")
-    (folder / "error.txt").write_text(repr(captured.error))
-
-
-def _read_captured(folder: Path) -> _Captured:
-    return _Captured(ir.load(folder / "graph.onnx"), float((folder / "error.txt").read_text()))

@@ -9,7 +9,7 @@ from torch import nn
 
 from radixrt.errors import InputError
 from radixrt.options import DataOptions, ModelChoice
-from radixrt.prepare import images_lent, prepare
+from radixrt.prepare.network import images_lent, prepare
 from radixrt.progress import Stages
 from radixrt.reuse import Reuse
 from radixrt.validate.report.summary import headline
