@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from radixrt.fleet.front import Point, front, place, points
 from radixrt.fleet.schema import Sweep, SweepRow
-from radixrt.fleet.since import changes
+from radixrt.fleet.since import since
 from radixrt.validate.report.figures import (
     OTHER,
     SERIES,
@@ -112,7 +112,7 @@ def render_page_of(sweep: Sweep, earlier: Sweep | None = None) -> str:
         head=HEAD,
         numbers=NUMBERS,
         rows=[(_link(row), _cells(row, row.name in best)) for row in sweep.rows],
-        changes=changes(earlier, sweep) if earlier else [],
+        since=since(earlier, sweep) if earlier else None,
         earlier=earlier,
         sweep=sweep,
     )

@@ -19,11 +19,40 @@ class Change:
     worse: bool
 
 
-def changes(earlier: Sweep, later: Sweep) -> list[Change]:
-    """The rows that both sweeps have, those that became worse first."""
-    before = {row.name: row for row in earlier.rows}
-    found = [_change(before[row.name], row) for row in later.rows if row.name in before and row.state != "waiting"]
-    return sorted(found, key=lambda one: not one.worse)
+@dataclass(frozen=True)
+class Since:
+    """What an earlier sweep says of a later one.
+
+    Attributes:
+        changes: the rows that both have, those that became worse first.
+        new: the names of rows that the earlier one did not have.
+        gone: the names of rows that only the earlier one has.
+    """
+
+    changes: tuple[Change, ...]
+    new: tuple[str, ...]
+    gone: tuple[str, ...]
+
+
+def since(earlier: Sweep, later: Sweep) -> Since:
+    """Puts two sweeps side by side, row by row.
+
+    A row is found by its name, and where a list has grown, which puts its values into the names, by its combination.
+    """
+    names = {row.name: row for row in earlier.rows}
+    combinations = {_combination(row): row for row in earlier.rows}
+    pairs = [(names.get(row.name) or combinations.get(_combination(row)), row) for row in later.rows]
+    found = [_change(before, row) for before, row in pairs if before is not None and row.state != "waiting"]
+    known = {before.name for before, _ in pairs if before is not None}
+    return Since(
+        changes=tuple(sorted(found, key=lambda one: not one.worse)),
+        new=tuple(row.name for before, row in pairs if before is None),
+        gone=tuple(name for name in names if name not in known),
+    )
+
+
+def _combination(row: SweepRow) -> tuple[str, ...]:
+    return row.model, row.precision, row.target, row.method, row.batch, row.device
 
 
 def _change(before: SweepRow, after: SweepRow) -> Change:

@@ -14,7 +14,7 @@ from radixrt.fleet.choose import ChooseOptions, choose
 from radixrt.fleet.front import front, points
 from radixrt.fleet.page import render_csv, render_junit, render_page_of
 from radixrt.fleet.schema import Sweep, sweep_json_schema
-from radixrt.fleet.since import changes
+from radixrt.fleet.since import since
 from tests.cli_runner import radixrt
 from tests.fleet.rows import row, sweep
 
@@ -73,19 +73,28 @@ def test_a_later_sweep_says_what_became_worse_first() -> None:
     before = sweep(row("a-fp32-x", p50_ms=2), row("b-fp32-x"), row("c-fp32-x", p50_ms=2), row("d-fp32-x", machine="A"))
     after = sweep(row("a-fp32-x", p50_ms=2.1), row("b-fp32-x", state="failed"), row("c-fp32-x", p50_ms=3, quality=0.8),
                   row("d-fp32-x", machine="B", p50_ms=9))  # fmt: skip
-    said = {one.name: (one.said, one.worse) for one in changes(before, after)}
+    found = since(before, after).changes
+    said = {one.name: (one.said, one.worse) for one in found}
     assert said["a-fp32-x"] == ("as before", False)
     assert said["b-fp32-x"] == ("no longer compiles: it cannot be", True)
     assert said["c-fp32-x"] == ("50 % slower; Top-1 worse: 0.9, now 0.8", True)
     assert said["d-fp32-x"] == ("measured on another machine: times are not comparable", False)
-    assert [one.worse for one in changes(before, after)] == [True, True, False, False]
+    assert [one.worse for one in found] == [True, True, False, False]
+
+
+def test_a_row_is_found_again_under_the_name_that_a_longer_list_gives_it() -> None:
+    before = sweep(row("a-fp32-x"), row("b-fp32-x"))
+    found = since(before, sweep(row("a-fp32-x-batch1"), row("c-fp32-x")))
+    assert [one.name for one in found.changes] == ["a-fp32-x-batch1"]
+    assert found.new == ("c-fp32-x",) and found.gone == ("b-fp32-x",)
 
 
 def test_the_page_names_each_row_and_escapes_it() -> None:
     page = render_page_of(sweep(*SEVERAL.rows, row("<b>-int8-x")), sweep(row("net-int8-openvino", p50_ms=1.0)))
     assert "<b>-int8-x" not in page and "&lt;b&gt;-int8-x" in page
     assert 'href="net-int8-openvino/report.html"' in page and 'href="net-fp16-tensorrt/report.html"' not in page
-    assert "300 % slower" in page and page.count('class="plot"') == 2
+    assert "300 % slower" in page and "New: net-fp32-onnxruntime, net-int8-onnxruntime" in page
+    assert page.count('class="plot"') == 2
 
 
 def test_the_other_files_tell_of_every_row() -> None:
