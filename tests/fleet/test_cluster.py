@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from radixrt import __version__
@@ -9,7 +12,7 @@ from radixrt.errors import UnavailableError
 from radixrt.fleet.cluster import Cluster
 from radixrt.fleet.options import SweepOptions
 from radixrt.fleet.rows import Row, rows_of
-from radixrt.fleet.worker import Look
+from radixrt.fleet.worker import Look, _unreached
 from radixrt.remote.device import Device
 from radixrt.reuse import source_sha256
 
@@ -42,3 +45,11 @@ def test_a_device_that_no_machine_reaches_is_refused() -> None:
     fleet = Cluster("a", (machine("a", unreached=True), machine("b", unreached=True)), 1, None)
     with pytest.raises(UnavailableError, match="no machine of the sweep can use it: it does not answer"):
         fleet.check((row("onnxruntime", Device.of("jetson@orin")),))
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="ssh is not installed here")
+def test_a_device_where_nobody_answers_is_unreached(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("Host orin\n HostName 127.0.0.1\n Port 1\n")
+    device = Device(name="orin", ssh="orin", ssh_config=tmp_path / "config")
+    ((key, (reason, hint)),) = _unreached(device, ("onnxruntime",))
+    assert key == ("orin", "onnxruntime") and "refused" in reason and "ssh" in hint
