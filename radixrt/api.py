@@ -230,7 +230,10 @@ class LoadedEngine:
             return
         if self._preprocess is None:
             names = ", ".join(spec.name for spec in self.bundle.manifest.inputs)
-            raise InputError(f"{self.bundle.path} takes arrays ({names}), not pictures: give a dictionary of them")
+            raise InputError(
+                f"{self.bundle.path} takes arrays ({names}), not pictures: give a dictionary of them, or its run.py a "
+                ".npz file of them, with --input"
+            )
         pictures, count = enumerate(_pictures(images)), 1 if size == "fit" else self._batch.max
         while few := list(islice(pictures, count)):
             named = [(_name(picture, index), self._decoded(picture, index)) for index, picture in few]
