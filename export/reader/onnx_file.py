@@ -133,11 +133,11 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path} has no output: name what it computes as the graph's output")
     if not _is_text(proto):
         raise InputError(f"{path} holds names that are no text: it is damaged, export it again")
+    _spell_plainly(proto)
     newest = onnx.defs.onnx_opset_version()
     if not 1 <= _opset(proto) <= newest:
         raise InputError(f"{path} is written for opset {_opset(proto)}: export it at {OLDEST_OPSET} to {newest}")
     del proto.training_info[:]
-    _spell_plainly(proto)
     return proto
 
 
@@ -170,7 +170,7 @@ def _is_text(message: Any) -> bool:
 
 
 def _opset(proto: onnx.ModelProto) -> int:
-    return next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    return next((entry.version for entry in proto.opset_import if not entry.domain), 0)
 
 
 def _sort(proto: onnx.ModelProto, path: Path) -> None:

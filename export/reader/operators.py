@@ -36,7 +36,7 @@ def check_operators(proto: onnx.ModelProto, path: Path, choice: FileChoice) -> l
                     f"{path} is quantised already, and node {node.name!r} (a {what}) {why}: compile the float network, "
                     "or quantise it with static scales in the QDQ form"
                 )
-            if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in local:
+            if node.domain and (node.domain, node.op_type) not in local:
                 if not choice.opaque:
                     raise InputError(
                         f"{path}: node {node.name!r} is a {what}, which is no standard ONNX operator, so it cannot be "
@@ -53,7 +53,7 @@ def check_operators(proto: onnx.ModelProto, path: Path, choice: FileChoice) -> l
                     f"{path} was exported in training mode (node {node.name!r}, a {what}): call the network's eval() "
                     "and export it again"
                 )
-            if node.op_type in _RANDOM and node.domain in ("", "ai.onnx"):
+            if node.op_type in _RANDOM and not node.domain:
                 raise InputError(
                     f"{path}: node {node.name!r} is a {what}, so no two runs agree and nothing can be held against "
                     "the original: export it without that"

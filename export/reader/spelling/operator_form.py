@@ -85,7 +85,7 @@ def as_pairs(proto: onnx.ModelProto, path: Path) -> int:
         InputError: one of them does not have the inputs that its operator has.
     """
     graph = proto.graph
-    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    opset = next((entry.version for entry in proto.opset_import if not entry.domain), 0)
     constants = {tensor.name: tensor for tensor in graph.initializer}
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
     nodes: list[onnx.NodeProto] = []

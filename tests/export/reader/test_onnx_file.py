@@ -137,24 +137,6 @@ def test_local_functions_are_inlined(tmp_path: Path) -> None:
     assert "Relu" in [node.op_type for node in read_onnx(save(model, tmp_path)).graph]
 
 
-def external(model: onnx.ModelProto, **entries: str) -> None:
-    tensor = model.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in entries.items():
-        tensor.external_data.add(key=key, value=value)
-
-
-def test_external_data_beside_the_file_is_read(tmp_path: Path) -> None:
-    model = tiny()
-    (tmp_path / "w.bin").write_bytes(b"skip" + model.graph.initializer[0].raw_data)
-    expected = numpy_helper.to_array(model.graph.initializer[0])
-    external(model, location="w.bin", offset="4")
-    found = read_onnx(save(model, tmp_path)).graph.initializers["w"].const_value
-    assert found is not None
-    np.testing.assert_array_equal(found.numpy(), expected)
-
-
 def _nan(model: onnx.ModelProto) -> None:
     values = numpy_helper.to_array(model.graph.initializer[0]).copy()
     values[0, 0, 0, 0] = np.nan
@@ -336,33 +318,6 @@ def test_what_cannot_be_compiled_is_refused_by_name(
     with pytest.raises(InputError, match=message) as caught:
         read_onnx(save(model, tmp_path))
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("entries", "message"),
-    [
-        ({"location": "../secret.bin"}, "outside"),
-        ({"location": "/etc/hostname"}, "outside"),
-        ({"location": "link.bin"}, "outside"),
-        ({"location": ""}, "outside"),
-        ({"location": "a\0b"}, "outside"),
-        ({"location": "nothing.bin"}, "missing"),
-        ({"location": "short.bin"}, "does not hold"),
-        ({"location": "short.bin", "offset": "-4"}, "does not hold"),
-        ({"location": "short.bin", "offset": "x"}, "bad place"),
-        ({"location": "short.bin", "length": "1"}, "does not hold"),
-    ],
-)
-def test_external_data_stays_in_its_folder(entries: dict[str, str], message: str, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (tmp_path / "secret.bin").write_bytes(bytes(1000))
-    (folder / "short.bin").write_bytes(bytes(10))
-    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
-    model = tiny()
-    external(model, **entries)
-    with pytest.raises(InputError, match=message):
-        read_onnx(save(model, folder))
 
 
 @pytest.mark.parametrize("content", [b"", b"not onnx", bytes(range(256)) * 4, tiny().SerializeToString()[:-300]])
