@@ -118,7 +118,7 @@ class TensorObserver:
 
     Attributes:
         name: the tensor's name in the graph.
-        maximum: per channel, or shape (1,) for tensors without channels.
+        maximum: per channel, or shape (1,) for tensors without channels, or with another number in each image.
         minimum: likewise.
         histogram: magnitudes of the sampled values.
     """
@@ -174,6 +174,11 @@ class TensorObserver:
         if self.maximum.size == 0:
             self.maximum, self.minimum = maximum.astype(np.float32), minimum.astype(np.float32)
         else:
-            self.maximum = np.maximum(self.maximum, maximum)
-            self.minimum = np.minimum(self.minimum, minimum)
+            # What follows the image's size is no channel: the places of a text, say, one for every so many columns.
+            alike = self.maximum.shape == maximum.shape
+            highest, lowest = (maximum, minimum) if alike else (maximum.max(keepdims=True), minimum.min(keepdims=True))
+            if not alike:
+                self.maximum, self.minimum = self.maximum.max(keepdims=True), self.minimum.min(keepdims=True)
+            self.maximum = np.maximum(self.maximum, highest)
+            self.minimum = np.minimum(self.minimum, lowest)
         self.histogram.add(sample, max(float(maximum.max()), -float(minimum.min()), 0.0))

@@ -82,6 +82,14 @@ def test_extremes_are_per_channel_and_dead_channels_are_named() -> None:
     assert observer.dead_channels == (0, 2)
 
 
+def test_what_follows_the_images_size_is_no_channel() -> None:
+    observer = TensorObserver("places of a text")
+    for places in (8, 12, 8):
+        observer.observe(np.linspace(-1, places, places * 4, dtype=np.float32).reshape(1, places, 4))
+    assert (observer.maximum.tolist(), observer.minimum.tolist()) == ([12], [-1])
+    assert (observer.amax, observer.dead_channels) == (12, ())
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_nan_and_infinity_are_named(bad: float) -> None:
     value = np.ones((1, 2, 2, 2), np.float32)
