@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from radixrt.errors import InputError
+from radixrt.errors import InputError, first_line
 from radixrt.export.reader.tensors import type_name
 
 _OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.DOUBLE)
@@ -36,7 +36,7 @@ def check_ends(proto: onnx.ModelProto, path: Path) -> None:
         InputError: an input or output is of another kind.
     """
     _check_outputs(proto.graph, path)
-    _type_outputs(proto)
+    _type_outputs(proto, path)
     for value in (*proto.graph.input, *proto.graph.output):
         if value.type.tensor_type.elem_type not in _TYPES:
             raise InputError(
@@ -131,11 +131,14 @@ def rename(graph: onnx.GraphProto, old: str, new: str) -> None:
                 rename(attribute.g, old, new)
 
 
-def _type_outputs(proto: onnx.ModelProto) -> None:
+def _type_outputs(proto: onnx.ModelProto, path: Path) -> None:
     """Gives outputs without a type the one that they have; some editors of graphs leave it out."""
     if all(value.type.tensor_type.elem_type for value in proto.graph.output):
         return
-    inferred = onnx.shape_inference.infer_shapes(proto)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto)
+    except onnx.shape_inference.InferenceError as error:
+        raise InputError(f"{path} is not a valid ONNX graph: {first_line(error)}") from error
     known = {value.name: value for value in (*inferred.graph.output, *inferred.graph.value_info)}
     for value in proto.graph.output:
         if not value.type.tensor_type.elem_type and value.name in known:

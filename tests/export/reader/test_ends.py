@@ -43,9 +43,16 @@ def _text(file: onnx.ModelProto) -> None:
     file.graph.input.append(helper.make_tensor_value_info("label", TensorProto.STRING, ["N"]))
 
 
+def _untyped(file: onnx.ModelProto) -> None:
+    """Found by changing fields: types are inferred before the checker sees that a node reads nothing."""
+    file.graph.output[0].ClearField("type")
+    del file.graph.node[1].input[:]
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (_untyped, "is not a valid ONNX graph"),
         (_output("head"), "output head is a constant: leave that output out"),
         (_output("x"), "output x is an input as it came: leave that output out"),
         (_output("y"), "output y is named twice: name it once"),
