@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from radixrt import __version__
-from radixrt.errors import UnavailableError
+from radixrt.errors import InputError, UnavailableError
 from radixrt.fleet.cluster import Cluster
 from radixrt.fleet.options import SweepOptions
 from radixrt.fleet.rows import Row, rows_of
@@ -45,6 +46,16 @@ def test_a_device_that_no_machine_reaches_is_refused() -> None:
     fleet = Cluster("a", (machine("a", unreached=True), machine("b", unreached=True)), 1, None)
     with pytest.raises(UnavailableError, match="no machine of the sweep can use it: it does not answer"):
         fleet.check((row("onnxruntime", Device.of("jetson@orin")),))
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [({"radixrt": "0.0.9"}, "has RadixRT 0.0.9"), ({"source": "edited"}, f"has RadixRT {__version__} with other code")],
+)
+def test_a_worker_with_another_radixrt_is_refused(other: dict[str, str], said: str) -> None:
+    fleet = Cluster("a", (machine("a"), replace(machine("b"), **other)), 1, None)
+    with pytest.raises(InputError, match=f"the worker b {said}, and here is .*: install the same on every machine"):
+        fleet.check((row("onnxruntime"),))
 
 
 @pytest.mark.skipif(shutil.which("ssh") is None, reason="ssh is not installed here")
