@@ -50,7 +50,9 @@ def _input(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> str:
         return ""
     inner = f"{value.name}.{type_name(element)}"
     rename(graph, value.name, inner)
-    pair = helper.make_node("QuantizeLinear", [value.name, *steps], [inner], f"{inner}.quantize")
+    pair = helper.make_node(
+        "QuantizeLinear", [value.name, *steps], [inner], f"{inner}.quantize", domain=readers[0].domain
+    )
     graph.node.insert(next(i for i, node in enumerate(graph.node) if inner in node.input), pair)
     value.type.tensor_type.elem_type = TensorProto.FLOAT
     return type_name(element)
@@ -65,6 +67,7 @@ def _output(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> str:
     inner = f"{value.name}.{type_name(element)}"
     rename(graph, value.name, inner)
     names = [inner, *maker.input[1:]]
-    graph.node.append(helper.make_node("DequantizeLinear", names, [value.name], f"{inner}.dequantize"))
+    pair = helper.make_node("DequantizeLinear", names, [value.name], f"{inner}.dequantize", domain=maker.domain)
+    graph.node.append(pair)
     value.type.tensor_type.elem_type = TensorProto.FLOAT
     return type_name(element)

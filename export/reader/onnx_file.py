@@ -32,8 +32,8 @@ from radixrt.export.reader.ends import check_ends, float_ends, with_samples_axis
 from radixrt.export.reader.image_sides import at_sides, free_sides, settle_sides, with_noted
 from radixrt.export.reader.integer_ends import float_integer_ends
 from radixrt.export.reader.operators import check_operators
-from radixrt.export.reader.opset import OLDEST_OPSET, convert_opset
-from radixrt.export.reader.spelling.operator_form import as_pairs
+from radixrt.export.reader.opset import OLDEST_OPSET, PAIRS_OPSET, convert_opset
+from radixrt.export.reader.spelling.operator_form import as_pairs, as_standard_pairs, contrib_pair
 from radixrt.export.reader.tensors import load_tensors
 from radixrt.export.sides import BATCH_DIM, Sides, refuse_sides
 from radixrt.export.source.outputs import main_output
@@ -70,8 +70,11 @@ def read_onnx(
     _check_interface(proto, path, choice, remark)
     float_ends(proto, path, remark)
     sides = free_sides(proto, choice)
-    if (opset := _opset(proto)) < OLDEST_OPSET:
-        proto = convert_opset(proto, opset, path, sides)
+    # What cannot be run cannot be converted either.
+    pairs = not opaque and any(map(contrib_pair, proto.graph.node))
+    if (opset := _opset(proto)) < (needed := PAIRS_OPSET if pairs else OLDEST_OPSET):
+        proto = convert_opset(proto, opset, path, sides, needed)
+    as_standard_pairs(proto)
     _name_nodes(proto.graph)
     proto = _infer(proto, path) if opaque else _settle_batch(proto, path, remark, sides)
     if opaque:

@@ -8,6 +8,7 @@ import onnx
 
 from radixrt.errors import InputError
 from radixrt.export.reader.quantised import dynamic, quantised_arithmetic
+from radixrt.export.reader.spelling.operator_form import contrib_pair
 from radixrt.export.spec import FileChoice
 
 _LONGEST_LOOP = 10_000  # rounds, of a Loop that says how many
@@ -26,9 +27,12 @@ def check_operators(proto: onnx.ModelProto, path: Path, choice: FileChoice) -> l
     if proto.graph.sparse_initializer:
         raise InputError(f"{path} holds sparse weights, which are not supported: export them dense")
     local = {(function.domain, function.name) for function in proto.functions}
-    pending = [proto.graph.node, *(function.node for function in proto.functions)]
+    outermost = proto.graph.node
+    pending = [outermost, *(function.node for function in proto.functions)]
     while pending:
-        for node in pending.pop():
+        nodes = pending.pop()
+        outer = nodes is outermost
+        for node in nodes:
             what = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             if quantised_arithmetic(node.op_type):
                 why = "chooses its scales as it runs" if dynamic(node.op_type) else "has no form with Q/DQ pairs"
@@ -36,7 +40,7 @@ def check_operators(proto: onnx.ModelProto, path: Path, choice: FileChoice) -> l
                     f"{path} is quantised already, and node {node.name!r} (a {what}) {why}: compile the float network, "
                     "or quantise it with static scales in the QDQ form"
                 )
-            if node.domain and (node.domain, node.op_type) not in local:
+            if node.domain and (node.domain, node.op_type) not in local and not (outer and contrib_pair(node)):
                 if not choice.opaque:
                     raise InputError(
                         f"{path}: node {node.name!r} is a {what}, which is no standard ONNX operator, so it cannot be "

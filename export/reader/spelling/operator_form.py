@@ -92,8 +92,6 @@ def as_pairs(proto: onnx.ModelProto, path: Path) -> int:
     count = 0
     for node in graph.node:
         form = _FORMS.get(node.op_type)
-        if node.domain == CONTRIB and node.op_type in _PAIR:
-            node.domain = ""
         if form is None or node.domain not in ("", CONTRIB) or not _plain(node):
             nodes.append(node)
             continue
@@ -107,11 +105,29 @@ def as_pairs(proto: onnx.ModelProto, path: Path) -> int:
     if count:
         del graph.node[:]
         graph.node.extend(nodes)
-    if not any(node.domain == CONTRIB for node in graph.node):
+    _forget_contrib(proto)
+    return count
+
+
+def contrib_pair(node: onnx.NodeProto) -> bool:
+    """Whether a node is half of a pair of the runtime's own domain, which has all types at every opset."""
+    return node.domain == CONTRIB and node.op_type in _PAIR
+
+
+def as_standard_pairs(proto: onnx.ModelProto) -> None:
+    """Moves the pairs of the runtime's own domain to the standard's, whose opset must have their types, in place."""
+    for node in proto.graph.node:
+        if contrib_pair(node):
+            node.domain = ""
+    _forget_contrib(proto)
+
+
+def _forget_contrib(proto: onnx.ModelProto) -> None:
+    """Drops the import of the runtime's own domain where no node is of it."""
+    if not any(node.domain == CONTRIB for node in proto.graph.node):
         kept = [entry for entry in proto.opset_import if entry.domain != CONTRIB]
         del proto.opset_import[:]
         proto.opset_import.extend(kept)
-    return count
 
 
 def _plain(node: onnx.NodeProto) -> bool:
