@@ -166,21 +166,21 @@ def sqnr_db(reference: Float, quantized: Float) -> float:
 
 
 def outputs_sqnr_db(reference: Mapping[str, Float], quantized: Mapping[str, Float], samples: int) -> float:
-    """The SQNR by the mean of the samples' relative errors, in decibel; of several outputs, each counts alike.
+    """The SQNR by the mean of the samples' noise shares, in decibel; of several outputs, each counts alike.
 
-    Not by the mean of their squares: where rounding tips a single image over (a text is found or not), its noise would
-    drown that of all others.
+    Each sample's noise is held against its own signal: where outputs are scores, those of a page full of text would
+    drown all others'. A single image that rounding tips over weighs, and does not decide alone.
 
     Args:
         reference: the outputs by name, each with as many rows for one sample as for another.
         quantized: the same, quantised.
         samples: how many there are.
     """
-    shares = [_relative_error(exact, quantized[name], samples) ** 2 for name, exact in reference.items()]
+    shares = [_noise_share(exact, quantized[name], samples) for name, exact in reference.items()]
     return power_ratio_db(1.0, sum(shares) / len(shares))
 
 
-def _relative_error(reference: Float, quantized: Float, samples: int) -> float:
+def _noise_share(reference: Float, quantized: Float, samples: int) -> float:
     rows = samples if samples and len(reference) % samples == 0 else 1  # or what was found in all images together
     exact = reference.astype(np.float64).reshape(rows, -1)
     signal = np.square(exact).sum(axis=1)
@@ -188,7 +188,7 @@ def _relative_error(reference: Float, quantized: Float, samples: int) -> float:
     if not noise.any() or not signal.any():
         return math.inf if noise.any() else 0.0
     # A sample on which nothing is found has hardly a signal, and is not to be exact to the last bit for that.
-    return float(np.sqrt(noise / (signal + signal.mean() * (_FAINT if rows > 1 else 0.0))).mean())
+    return float((noise / (signal + signal.mean() * (_FAINT if rows > 1 else 0.0))).mean())
 
 
 def power_ratio_db(signal: float, noise: float) -> float:
