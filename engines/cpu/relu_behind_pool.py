@@ -34,7 +34,8 @@ class ReluBehindPool(Pass):
             relu = _relu_before(pool)
             if relu is None:
                 continue
-            pooled, moves = pool.outputs[0], len(relu.outputs[0].uses()) == 1
+            pooled, known = pool.outputs[0], relu.outputs[0]
+            moves = len(known.uses()) == 1 and not known.is_graph_output()
             signed = writer.op(
                 "MaxPool", relu.inputs, f"{pooled.name}_signed", pool.attributes, shape=pooled.shape, instead_of=pool
             )

@@ -9,7 +9,7 @@ module that returns more has more
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ def capture(
     if args and isinstance(args[-1], dict):  # which the exporter would take for the keywords
         args, kwargs = (), {**dict(zip(parameters(module).names, args, strict=False)), **kwargs}
     try:
-        with quiet("torch", "onnxscript", "onnx_ir"), _flat(module, feed, logits):
+        with quiet("torch", "onnxscript", "onnx_ir"), _flat(module, feed, logits), _renamed(module):
             program = torch.onnx.export(
                 module,
                 args,
@@ -122,6 +122,29 @@ def _flat(module: torch.nn.Module, feed: Feed, logits: str | None) -> Iterator[N
         yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def _renamed(module: torch.nn.Module) -> Iterator[None]:
+    """Gives what a module owns by a name of torch.fx's own (``meta``, ``graph``) another, or it is overwritten."""
+    from torch.fx import GraphModule
+
+    owners: tuple[MutableMapping[str, Any], ...] = (module._modules, module._parameters, module._buffers)
+    kept = [(owned, dict(owned)) for owned in owners]
+    reserved = {name for _, before in kept for name in before if name == "meta" or hasattr(GraphModule, name)}
+    for owned, before in kept:
+        owned.clear()
+        owned.update({f"{name}_" if name in reserved else name: value for name, value in before.items()})
+        # The module itself goes on finding it by the name that it wrote.
+        module.__dict__.update({name: value for name, value in before.items() if name in reserved})
+    try:
+        yield
+    finally:
+        for owned, before in kept:
+            owned.clear()
+            owned.update(before)
+        for name in reserved:
+            del module.__dict__[name]
 
 
 def _zeros(inputs: ModuleInputs, count: int, size: Size) -> Feed:

@@ -72,6 +72,18 @@ def test_who_else_reads_what_lies_between_goes_on_doing_so(read: str) -> None:
     assert np.array_equal(run(clone(before), x), run(clone(after), x))
 
 
+def test_a_relu_that_leaves_the_graph_stays_under_its_name() -> None:
+    before = stem(
+        lambda text: text.replace("=> (float[1, 8, 4, 4] y)", "=> (float[1, 8, 4, 4] y, float[1, 16, 8, 8] r)")
+    )
+    after = before.clone()
+    assert ReluBehindPool()(after).modified
+    names = [node.name for node in after.graph]
+    assert len(set(names)) == len(names)
+    x = np.random.default_rng(1).standard_normal((1, 3, 16, 16)).astype(np.float32)
+    assert np.array_equal(run(clone(before), x), run(clone(after), x))
+
+
 @pytest.mark.parametrize(
     "edit",
     [

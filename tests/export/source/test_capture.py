@@ -240,3 +240,25 @@ def test_an_output_of_any_rank_is_captured_under_a_name_that_claims_nothing() ->
 def test_an_opset_that_the_exporter_lacks_is_refused() -> None:
     with pytest.raises(InputError, match="starts at 18"):
         capture(network(), IMAGE, opset=17)
+
+
+class Named(nn.Module):
+    """Owns things by names that torch.fx's graphs have for themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meta = nn.Conv2d(3, 4, 1)
+        self.tail = nn.Conv2d(4, 2, 1)
+        self.graph = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.tail(self.meta(x)) * self.graph
+        return found
+
+
+def test_a_child_may_have_a_name_of_the_exporters_own() -> None:
+    module = Named().eval()
+    before = list(module.state_dict())
+    graph = simplify(capture(module, IMAGE))
+    assert hold_against(module, IMAGE, graph, images(1)) < 1e-5
+    assert list(module.state_dict()) == before and "meta" not in module.__dict__
