@@ -140,7 +140,8 @@ class Loopback:
             finally:
                 server.stop()
         finally:
-            subprocess.run(["userdel", name], check=True, capture_output=True)
+            # Their last session may take a moment more to end, and an account in use is removed by force alone.
+            subprocess.run(["userdel", "--force", name], check=True, capture_output=True)
             shutil.rmtree(home)
 
     def device(self, **more: object) -> Device:
