@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from radixrt.export.graph.constants import array_of, constant, forget
-from radixrt.export.graph.facts import holds_graphs
+from radixrt.export.graph.facts import holds_graphs, made_by
 from radixrt.export.graph.layers import layers_of
 from radixrt.export.graph.writer import GraphWriter
 from radixrt.export.passes.base import Pass
@@ -67,7 +67,7 @@ def _match(node: ir.Node, layers: set[ir.Node]) -> tuple[ir.Value, ir.Value, tup
         x, product = _curved(other), node.outputs[0]
         if x is None or value is None or x.dtype is not ir.DataType.FLOAT:
             continue
-        if _beside(_maker(value, "Mul"), 0.5) is x:
+        if _beside(made_by(value, "Mul"), 0.5) is x:
             return x, product, ()
         if value is x:
             behind = product.consumers()
@@ -80,19 +80,14 @@ def _match(node: ir.Node, layers: set[ir.Node]) -> tuple[ir.Value, ir.Value, tup
 
 def _curved(value: ir.Value | None) -> ir.Value | None:
     """What a value of 1 + Erf(x / sqrt 2) is computed from, where it is one."""
-    erf = _maker(_beside(_maker(value, "Add"), 1.0), "Erf")
+    erf = made_by(_beside(made_by(value, "Add"), 1.0), "Erf")
     if erf is None:
         return None
-    divided = _maker(erf.inputs[0], "Div")
+    divided = made_by(erf.inputs[0], "Div")
     if divided is not None:
         x = _beside(divided, math.sqrt(2.0))
         return x if x is divided.inputs[0] else None
-    return _beside(_maker(erf.inputs[0], "Mul"), math.sqrt(0.5))
-
-
-def _maker(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    node = None if value is None else value.producer()
-    return node if node is not None and node.op_type == op_type and not node.domain else None
+    return _beside(made_by(erf.inputs[0], "Mul"), math.sqrt(0.5))
 
 
 def _beside(node: ir.Node | None, number: float) -> ir.Value | None:

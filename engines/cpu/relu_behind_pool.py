@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from radixrt.export.graph.facts import made_by
 from radixrt.export.graph.writer import GraphWriter
 from radixrt.export.passes.base import Pass
 from radixrt.export.passes.report import PassResult
@@ -51,12 +52,7 @@ def _relu_before(pool: ir.Node) -> ir.Node | None:
     """The ReLU between a MaxPool and a convolution of the graph's input."""
     if pool.op_type != "MaxPool" or pool.domain != "" or len(pool.outputs) != 1:
         return None
-    relu = _maker(pool.inputs[0], "Relu")
-    conv = None if relu is None else _maker(relu.inputs[0], "Conv")
+    relu = made_by(pool.inputs[0], "Relu")
+    conv = None if relu is None else made_by(relu.inputs[0], "Conv")
     image = None if conv is None else conv.inputs[0]
     return relu if image is not None and image.is_graph_input() else None
-
-
-def _maker(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    maker = None if value is None else value.producer()
-    return maker if maker is not None and maker.op_type == op_type and maker.domain == "" else None

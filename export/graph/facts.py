@@ -87,6 +87,12 @@ def root_of(value: ir.Value) -> ir.Value:
     return value
 
 
+def made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The node that makes a value, where it is such an operator of ONNX's own domain."""
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type == op_type and not node.domain else None
+
+
 def activation_after(value: ir.Value) -> ir.Value:
     """The value after a Relu or Clip that is the only reader of ``value``; ``value`` itself where there is none."""
     readers = value.consumers()

@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from radixrt.errors import InputError, first_line
+from radixrt.export.reader.opset import opset_of
 from radixrt.export.reader.tensors import type_name
 
 _OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.DOUBLE)
@@ -92,8 +93,7 @@ def with_samples_axis(proto: onnx.ModelProto, path: Path, remark: Callable[[str]
     sides = image.type.tensor_type.shape.dim
     if len(sides) != 3 or sides[0].dim_value != _COLOURS:
         return
-    opset = next(entry.version for entry in proto.opset_import if not entry.domain)
-    first = f"{image.name}.axis"
+    opset, first = opset_of(proto), f"{image.name}.axis"
     if opset >= _AXES_AS_INPUT:
         graph.initializer.append(helper.make_tensor(first, onnx.TensorProto.INT64, [1], [0]))
 

@@ -32,7 +32,7 @@ from radixrt.export.reader.ends import check_ends, float_ends, with_samples_axis
 from radixrt.export.reader.image_sides import at_sides, free_sides, settle_sides, with_noted
 from radixrt.export.reader.integer_ends import float_integer_ends
 from radixrt.export.reader.operators import check_operators
-from radixrt.export.reader.opset import OLDEST_OPSET, PAIRS_OPSET, convert_opset
+from radixrt.export.reader.opset import OLDEST_OPSET, PAIRS_OPSET, convert_opset, opset_of
 from radixrt.export.reader.spelling.operator_form import as_pairs, as_standard_pairs, contrib_pair
 from radixrt.export.reader.tensors import load_tensors
 from radixrt.export.sides import BATCH_DIM, Sides, refuse_sides
@@ -72,7 +72,7 @@ def read_onnx(
     sides = free_sides(proto, choice)
     # What cannot be run cannot be converted either.
     pairs = not opaque and any(map(contrib_pair, proto.graph.node))
-    if (opset := _opset(proto)) < (needed := PAIRS_OPSET if pairs else OLDEST_OPSET):
+    if (opset := opset_of(proto)) < (needed := PAIRS_OPSET if pairs else OLDEST_OPSET):
         proto = convert_opset(proto, opset, path, sides, needed)
     as_standard_pairs(proto)
     _name_nodes(proto.graph)
@@ -138,8 +138,8 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path} holds names that are no text: it is damaged, export it again")
     _spell_plainly(proto)
     newest = onnx.defs.onnx_opset_version()
-    if not 1 <= _opset(proto) <= newest:
-        raise InputError(f"{path} is written for opset {_opset(proto)}: export it at {OLDEST_OPSET} to {newest}")
+    if not 1 <= opset_of(proto) <= newest:
+        raise InputError(f"{path} is written for opset {opset_of(proto)}: export it at {OLDEST_OPSET} to {newest}")
     del proto.training_info[:]
     return proto
 
@@ -170,10 +170,6 @@ def _is_text(message: Any) -> bool:
         ):
             return False
     return True
-
-
-def _opset(proto: onnx.ModelProto) -> int:
-    return next((entry.version for entry in proto.opset_import if not entry.domain), 0)
 
 
 def _sort(proto: onnx.ModelProto, path: Path) -> None:

@@ -22,6 +22,11 @@ PAIRS_OPSET = 21
 scales, one scale per channel."""
 
 
+def opset_of(proto: onnx.ModelProto) -> int:
+    """The opset of the standard operators, whose domain is spelt plainly; 0 where a file names none."""
+    return next((entry.version for entry in proto.opset_import if not entry.domain), 0)
+
+
 def convert_opset(
     proto: onnx.ModelProto, old: int, path: Path, sides: Sides | None = None, new: int = OLDEST_OPSET
 ) -> onnx.ModelProto:

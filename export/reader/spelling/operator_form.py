@@ -27,6 +27,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from radixrt.errors import InputError
+from radixrt.export.reader.opset import opset_of
 
 CONTRIB = "com.microsoft"
 _PER_CHANNEL_OPSET = 13  # before, a DequantizeLinear has one scale
@@ -85,7 +86,7 @@ def as_pairs(proto: onnx.ModelProto, path: Path) -> int:
         InputError: one of them does not have the inputs that its operator has.
     """
     graph = proto.graph
-    opset = next((entry.version for entry in proto.opset_import if not entry.domain), 0)
+    opset = opset_of(proto)
     constants = {tensor.name: tensor for tensor in graph.initializer}
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
     nodes: list[onnx.NodeProto] = []
