@@ -12,15 +12,16 @@ from radixrt.validate.quality import Metric
 from radixrt.validate.schema import Gate, Latency, LatencyRow, OutputParity, Parity, Size, SizeParity, Unit
 
 _LIMIT = re.compile(r"\s*([A-Za-z0-9_@./:-]+?)\s*(>=|<=)\s*([^<>=\s]+)\s*")
+_Value = Callable[[Parity | None, Latency | None, Size | None], float | None]
 
 
 @dataclass(frozen=True)
 class _Figure:
     unit: Unit
-    value: Callable[[Parity | None, Latency | None, Size | None], float | None]
+    value: _Value
 
 
-def _parity(of: Callable[[Parity], float]) -> Callable[[Parity | None, Latency | None, Size | None], float | None]:
+def _parity(of: Callable[[Parity], float | None]) -> _Value:
     return lambda parity, latency, size: of(parity) if parity else None
 
 
@@ -28,7 +29,11 @@ def _all(parity: Parity) -> list[OutputParity | SizeParity]:
     return [*parity.outputs, *parity.sizes]
 
 
-def _steady(of: Callable[[Latency], float]) -> Callable[[Parity | None, Latency | None, Size | None], float | None]:
+def _cosines(parity: Parity) -> Iterator[float]:
+    return (one.cosine_min for one in _all(parity) if one.cosine_min is not None)
+
+
+def _steady(of: Callable[[Latency], float]) -> _Value:
     return lambda parity, latency, size: of(latency) if latency and not latency.unsteady else None
 
 
@@ -38,7 +43,7 @@ def _row(latency: Latency) -> LatencyRow:
 
 
 FIGURES: Mapping[str, _Figure] = {
-    "cosine_min": _Figure("cosine", _parity(lambda parity: min(one.cosine_min for one in _all(parity)))),
+    "cosine_min": _Figure("cosine", _parity(lambda parity: min(_cosines(parity), default=None))),
     "sqnr_db": _Figure("dB", _parity(lambda parity: min(one.sqnr_db for one in _all(parity)))),
     "max_abs": _Figure("own", _parity(lambda parity: max(one.max_abs for one in _all(parity)))),
     "p50_ms": _Figure("ms", _steady(lambda latency: _row(latency).p50_ms)),

@@ -27,10 +27,10 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import Doc
 
 from radixrt.errors import InputError
-from radixrt.validate.figure_limit import FIGURES, FigureLimit, read_figure_limits
+from radixrt.validate.figure_limit import FigureLimit, read_figure_limits
 from radixrt.validate.measure.latency import EARLIER, FLOAT32
 from radixrt.validate.measure.rounds import ratio
-from radixrt.validate.quality import Metric, MetricSpec, main_metric
+from radixrt.validate.quality import Metric, main_metric
 from radixrt.validate.schema import (
     DriftRow,
     Gate,
@@ -243,45 +243,18 @@ def slowed(latency: Latency) -> tuple[float | None, str]:
 
 
 def floating(parity: Parity) -> list[OutputParity]:
-    """The outputs that a cosine speaks of: those of integers agree or do not."""
+    """The outputs that lie nearer or further; those of integers agree or do not."""
     return [output for output in parity.outputs if output.agreement is None]
+
+
+def directed(parity: Parity) -> dict[str, float]:
+    """The smallest cosine of each floating output, by name; an output of one number a sample has none."""
+    return {one.name: one.cosine_min for one in floating(parity) if one.cosine_min is not None}
 
 
 def of_outputs(gate: Gate) -> bool:
     """Whether a gate judges what an engine answers, and neither its speed nor its size."""
     return gate.name in OUTPUT_GATES or (gate.at_least is not None and gate.unit not in ("ms", "times", "bytes"))
-
-
-def refuse_vain_limits(limits: GateLimits, task: str, metrics: Sequence[MetricSpec]) -> None:
-    """Refuses limits that no figure of a task will ever be held against.
-
-    Args:
-        limits: what was asked for.
-        task: the task's name.
-        metrics: its figures.
-
-    Raises:
-        InputError: a limit is on a figure that the task does not have.
-    """
-    for name in ("max_drop", "max_regression_drop"):
-        if getattr(limits, name) is not None and not metrics:
-            raise InputError(
-                f"{name} judges a task's metric, and the task here is {task}, which has none: use min_cosine, or name "
-                "the task with --task"
-            )
-    for name in ("min_agreement", "max_regression_drop"):
-        if getattr(limits, name) is not None and task != "classify":
-            raise InputError(
-                f"{name} judges answers of classes, and the task here is {task}: use min_cosine or --gate, or name the "
-                "task with --task"
-            )
-    known = [*(name for spec in metrics for name in (spec.name, f"{spec.name}_drop")), *FIGURES]
-    for asked in limits.figures:
-        if asked.figure not in known:
-            raise InputError(
-                f"the gate {asked.text} is on {asked.figure}, which the task {task} does not have: its figures are "
-                f"{', '.join(known)}"
-            )
 
 
 def _judge(
@@ -329,16 +302,16 @@ def _judge(
     images = f"Over {parity.samples} images." if parity else ""
     yield from gate("min_agreement", limits.min_agreement, agreement, at_least, "no parity was measured", images)
     cosine = parity.cosine_min if parity else None
-    if parity and len(parity.outputs) > 1 and floating(parity):
-        worst = min(floating(parity), key=lambda output: output.cosine_min)
-        cosine = worst.cosine_min
-        images = f"Output {worst.name}, the worst of {len(parity.outputs)}, over {parity.samples} images."
+    if parity and len(parity.outputs) > 1 and (cosines := directed(parity)):
+        worst, cosine = min(cosines.items(), key=lambda one: one[1])
+        images = f"Output {worst}, the worst of {len(parity.outputs)}, over {parity.samples} images."
     if parity and cosine is not None:
         for at in parity.sizes:
-            if at.cosine_min < cosine:
+            if at.cosine_min is not None and at.cosine_min < cosine:
                 cosine = at.cosine_min
                 images = f"At {at.height} x {at.width}, over {at.samples} images."
-    yield from gate("min_cosine", limits.min_cosine, cosine, at_least, "no parity was measured", images)
+    absent = "no output has more than one number a sample" if parity else "no parity was measured"
+    yield from gate("min_cosine", limits.min_cosine, cosine, at_least, absent, images)
     engine_bytes = size.engine_bytes if size else None
     yield from gate("max_engine_bytes", limits.max_engine_bytes, engine_bytes, at_most, "no size is known", "")
     if latency is not None and latency.unsteady:

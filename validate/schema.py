@@ -40,11 +40,11 @@ class ModelInfo(_Frozen):
 class WorstImage(_Frozen):
     """An image whose main output lies far from the reference's; confidences are of the largest class, 0 to 1.
 
-    What was answered, and how surely, is absent where the outputs are no answers.
+    What was answered, and how surely, is absent where the outputs are no answers; the cosine, where it is one number.
     """
 
     image: str
-    cosine: float
+    cosine: float | None
     max_abs: float
     reference: str | None = None
     engine: str | None = None
@@ -60,8 +60,8 @@ class OutputParity(_Frozen):
 
     name: str
     shape: list[int]
-    cosine_min: float
-    cosine_mean: float
+    cosine_min: float | None
+    cosine_mean: float | None
     max_abs: float
     mean_abs: float
     sqnr_db: float
@@ -75,7 +75,7 @@ class SizeParity(_Frozen):
     height: int
     width: int
     samples: int
-    cosine_min: float
+    cosine_min: float | None
     sqnr_db: float
     max_abs: float
 
@@ -84,7 +84,8 @@ class Parity(_Frozen):
     """How close the engine's main output (the logits, where it has classes) is to the original's, over ``samples``.
 
     ``kind`` says what these numbers are, where the network ends in a softmax or a sigmoid and they are no logits.
-    ``outputs`` has the same for every output that both have, the main one first. ``cosine_min`` is over images;
+    ``outputs`` has the same for every output that both have, the main one first. ``cosine_min`` is over images, and
+    absent where each has one number, whose cosine would be its sign;
     ``sqnr_db`` is capped at 200 dB, which stands for equality; ``top5_agreement`` is the mean share of the reference's
     five best classes that are among the engine's; ``softmax_kl`` is the mean divergence of the engine's probabilities
     from the reference's, in nats; these three are absent where the outputs are no answers. ``nonfinite`` images, whose
@@ -93,14 +94,14 @@ class Parity(_Frozen):
     """
 
     samples: int
-    cosine_min: float
+    cosine_min: float | None
     max_abs: float
     mean_abs: float
     sqnr_db: float
     top1_agreement: float | None = None
     top5_agreement: float | None = None
     softmax_kl: float | None = None
-    cosine_mean: float = 0.0
+    cosine_mean: float | None = None
     nonfinite: int = 0
     worst: list[WorstImage] = []
     kind: OutputKind = OutputKind.LOGITS

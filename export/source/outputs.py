@@ -39,7 +39,7 @@ def named_outputs(result: object, wanted: str | None = None, taken: Collection[s
     """Names what a module returned.
 
     The tensors of a dictionary, a named tuple or a dataclass have their own names. Those of a tuple are called by their
-    place (``output_1``), except a main output of two dimensions, which is ``logits`` there as it is where it is alone.
+    place (``output_1``), except a main output N x classes, which is ``logits`` there as it is where it is alone.
     What lies deeper has the names on its way, with a dot between (``maps.p3``, ``output_1.0``). None is no output.
 
     Args:
@@ -55,7 +55,7 @@ def named_outputs(result: object, wanted: str | None = None, taken: Collection[s
     found: dict[str, torch.Tensor] = {}
     by_place = set[str]()
     for path, value in _leaves(result):
-        first, *rest = path or (OUTPUT_NAME if getattr(value, "ndim", 0) == 2 else OTHER_NAME,)
+        first, *rest = path or (OUTPUT_NAME if _of_classes(value) else OTHER_NAME,)
         name = ".".join([f"output_{first}" if isinstance(first, int) else str(first), *map(str, rest)])
         if not isinstance(value, torch.Tensor):
             what = f"{type(value).__name__} ({name})" if path else type(value).__name__
@@ -70,10 +70,15 @@ def named_outputs(result: object, wanted: str | None = None, taken: Collection[s
     if not found:
         raise InputError(f"the model returns {type(result).__name__} without a tensor in it: return what it computes")
     main = main_output({name: tuple(tensor.shape) for name, tensor in found.items()}, wanted, "the model")
-    if main in by_place and found[main].ndim == 2:
+    if main in by_place and _of_classes(found[main]):
         found = {OUTPUT_NAME if name == main else name: tensor for name, tensor in found.items()}
         main = OUTPUT_NAME
     return NamedOutputs(found, main)
+
+
+def _of_classes(value: object) -> bool:
+    """Whether it is N x C: one number a sample is no choice between classes."""
+    return getattr(value, "ndim", 0) == 2 and getattr(value, "shape", (0, 0))[1] != 1
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:

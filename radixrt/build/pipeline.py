@@ -24,8 +24,9 @@ from radixrt.progress import Stages
 from radixrt.remote.device import Device
 from radixrt.request import EngineRequest
 from radixrt.reuse import Reuse
-from radixrt.validate.gates import missed, refuse_vain_limits
+from radixrt.validate.gates import missed
 from radixrt.validate.schema import Report
+from radixrt.validate.vain_limits import refuse_vain_limits
 
 _RUNS = "Name one that runs here, or a precision."
 
@@ -98,7 +99,9 @@ class Engine:
             check_private_key(request.sign_key)
         with Reuse(fresh=request.fresh) as reuse:
             prepared = self.preparer(request.model, request.data, request.batch, self.stages, reuse)
-            refuse_vain_limits(request.gates, prepared.task.task.name, prepared.task.task.metrics)
+            refuse_vain_limits(
+                request.gates, prepared.task.task.name, prepared.task.task.metrics, prepared.network.real
+            )
             trial = Trial(
                 batch=request.batch,
                 data=request.data,

@@ -38,7 +38,9 @@ def quality_of(row: SweepRow) -> tuple[str, float] | None:
         return figures.metric, figures.quality if figures.higher_is_better else -figures.quality
     if figures.agreement is not None:
         return "same answer as the original", figures.agreement
-    return None if figures.cosine_min is None else ("smallest cosine to the original", figures.cosine_min)
+    if figures.cosine_min is not None:
+        return "smallest cosine to the original", figures.cosine_min
+    return None if figures.sqnr_db is None else ("SQNR to the original in dB", figures.sqnr_db)
 
 
 def points(rows: Sequence[SweepRow]) -> dict[str, list[Point]]:

@@ -38,8 +38,8 @@ HEAD = (
 NUMBERS = tuple(HEAD.index(name) for name in HEAD[3:11])
 FIELDS = (
     "name", "model", "precision", "target", "method", "batch", "device", "machine", "state", "metric", "quality",
-    "reference_quality", "drop_points", "agreement", "cosine_min", "p50_ms", "p95_ms", "images_per_s", "speedup_p50",
-    "engine_bytes", "measured_on", "others_cores", "unsteady", "seconds", "reason",
+    "reference_quality", "drop_points", "agreement", "cosine_min", "sqnr_db", "p50_ms", "p95_ms", "images_per_s",
+    "speedup_p50", "engine_bytes", "measured_on", "others_cores", "unsteady", "seconds", "reason",
 )  # fmt: skip
 
 

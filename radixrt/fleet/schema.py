@@ -22,10 +22,10 @@ class Figures(BaseModel):
 
     ``quality`` is the engine's figure of ``metric`` and ``reference_quality`` the original's; ``drop_points`` is how
     many points the engine is worse, with its 95 % interval. Where no labels decide they are absent, and ``agreement``
-    (the share of equal answers) or ``cosine_min`` says how close the two are. Times are of the smallest batch, in
-    milliseconds; they are absent where the engine did not run, and ``unsteady`` says why they are not to be judged by.
-    ``others_cores`` is how many cores other processes kept busy during the timing. ``measured_on`` is the CPU stand-in
-    where a plan could not run.
+    (the share of equal answers), ``cosine_min`` or ``sqnr_db`` says how close the two are. Times are of the smallest
+    batch, in milliseconds; they are absent where the engine did not run, and ``unsteady`` says why they are not to be
+    judged by. ``others_cores`` is how many cores other processes kept busy during the timing. ``measured_on`` is the
+    CPU stand-in where a plan could not run.
     """
 
     model_config = FROZEN
@@ -38,6 +38,7 @@ class Figures(BaseModel):
     higher_is_better: bool = True
     agreement: float | None = None
     cosine_min: float | None = None
+    sqnr_db: float | None = None
     p50_ms: float | None = None
     p95_ms: float | None = None
     images_per_s: float | None = None
@@ -62,6 +63,7 @@ class Figures(BaseModel):
             higher_is_better=metric.higher_is_better if metric else True,
             agreement=parity.top1_agreement if parity else None,
             cosine_min=parity.cosine_min if parity else None,
+            sqnr_db=parity.sqnr_db if parity else None,
             p50_ms=row.p50_ms if row else None,
             p95_ms=row.p95_ms if row else None,
             images_per_s=row.images_per_s if row else None,

@@ -49,7 +49,7 @@ def _at(size: Size, run: OutputsRunner, prepared: Prepared, images: Samples, eng
         height=size[0],
         width=size[1],
         samples=max((gathered.images for gathered in outputs.values()), default=0),
-        cosine_min=min((one.cosine_min for one in parities), default=1.0),
+        cosine_min=min((one.cosine_min for one in parities if one.cosine_min is not None), default=None),
         sqnr_db=min((one.sqnr_db for one in parities), default=0.0),
         max_abs=max((one.max_abs for one in parities), default=0.0),
     )

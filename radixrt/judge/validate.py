@@ -25,8 +25,8 @@ from radixrt.prepare.reference import SavedResults, is_saved
 from radixrt.progress import Stages
 from radixrt.request import ValidateRequest
 from radixrt.reuse import Kept, Reuse
-from radixrt.validate.gates import refuse_vain_limits
 from radixrt.validate.schema import Report, Size
+from radixrt.validate.vain_limits import refuse_vain_limits
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def validate_engine(request: ValidateRequest, stages: Stages | None = None) -> R
         if saved is not None:
             answers = saved.reference(prepared.data.calibration, prepared.reference)
             prepared = replace(prepared, reference=answers)
-        refuse_vain_limits(request.gates, prepared.task.task.name, prepared.task.task.metrics)
+        refuse_vain_limits(request.gates, prepared.task.task.name, prepared.task.task.metrics, prepared.network.real)
         trial = Trial(
             batch=batch, data=request.data, limits=request.gates, rounds=request.latency_rounds, rivals=request.rivals
         )

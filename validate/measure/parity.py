@@ -21,7 +21,10 @@ _UNKNOWN = Head()
 
 @dataclass(frozen=True)
 class Distances:
-    """One batch of one output, flat and in float64, zero where ``engine`` is not finite; per image the rest."""
+    """One batch of one output, flat and in float64, zero where ``engine`` is not finite; per image the rest.
+
+    The cosine is NaN where an image has one number: it would be that number's sign.
+    """
 
     reference: NDArray[np.float64]
     engine: NDArray[np.float64]
@@ -66,8 +69,8 @@ class OutputAccumulator:
         self._shape: tuple[int, ...] = ()
         self._values = self._equal = 0
         self._integers = False
-        self._max_abs = self._sum_abs = self._signal = self._noise = self._cosine_sum = 0.0
-        self._cosine_min = 1.0
+        self._max_abs = self._sum_abs = self._signal = self._noise = 0.0
+        self._cosine_min, self._cosine_sum, self._cosines = 1.0, 0.0, 0
 
     def add(self, reference: Floats, engine: Floats, names: Sequence[str]) -> Distances:
         """Adds a batch of two arrays (images, ...); one image's alone may have rows in another number.
@@ -98,6 +101,12 @@ class OutputAccumulator:
         norms = np.linalg.norm(ref, axis=1) * np.linalg.norm(eng, axis=1)
         cosine = np.clip(np.divide((ref * eng).sum(axis=1), norms, out=np.zeros(len(ref)), where=norms > 0), -1, 1)
         cosine[finite & ~ref.any(axis=1) & ~eng.any(axis=1)] = 1.0
+        if ref.shape[1] == 1:
+            cosine[:] = np.nan
+        else:
+            self._cosine_sum += float(cosine.sum())
+            self._cosine_min = min(self._cosine_min, float(cosine.min()))
+            self._cosines += len(ref)
         self._shape = reference.shape[1:]
         self.images += len(ref)
         self.nonfinite += int((~finite).sum())
@@ -106,8 +115,6 @@ class OutputAccumulator:
         self._sum_abs += float(np.abs(error).sum())
         self._signal += float(np.square(ref[finite]).sum())
         self._noise += float(np.square(error).sum())
-        self._cosine_sum += float(cosine.sum())
-        self._cosine_min = min(self._cosine_min, float(cosine.min()))
         return Distances(ref, eng, finite, cosine, np.abs(error).max(axis=1))
 
     def result(self) -> OutputParity:
@@ -121,8 +128,8 @@ class OutputAccumulator:
         return OutputParity(
             name=self.name,
             shape=list(self._shape),
-            cosine_min=self._cosine_min,
-            cosine_mean=self._cosine_sum / self.images,
+            cosine_min=self._cosine_min if self._cosines else None,
+            cosine_mean=self._cosine_sum / self._cosines if self._cosines else None,
             max_abs=self._max_abs,
             mean_abs=self._sum_abs / max(self._values, 1),
             sqnr_db=reported_db(self._signal, self._noise) if self.images > self.nonfinite else -SQNR_CAP_DB,
@@ -213,11 +220,14 @@ class ParityAccumulator:
 
     def _remember(self, found: Distances, names: Sequence[str], answers: Callable[[int], dict[str, Any]]) -> None:
         """Keeps the images of a batch that lie furthest apart."""
+        cosine = [None if np.isnan(one) else float(one) for one in found.cosine]
         self._worst += [
-            WorstImage(image=names[i], cosine=float(found.cosine[i]), max_abs=float(found.largest[i]), **answers(i))
+            WorstImage(image=names[i], cosine=cosine[i], max_abs=float(found.largest[i]), **answers(i))
             for i in map(int, np.lexsort((-found.largest, found.cosine))[:WORST_IMAGES])
         ]
-        self._worst = sorted(self._worst, key=lambda w: (w.cosine, -w.max_abs))[:WORST_IMAGES]
+        self._worst = sorted(self._worst, key=lambda w: (1.0 if w.cosine is None else w.cosine, -w.max_abs))[
+            :WORST_IMAGES
+        ]
 
     def result(self) -> Parity:
         """The parity of everything added.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from radixrt.errors import InputError
-from radixrt.validate.gates import engine_row, floating
+from radixrt.validate.gates import directed, engine_row, floating
 from radixrt.validate.measure.rounds import ratio
 from radixrt.validate.quality import main_metric
 from radixrt.validate.report.figures import (
@@ -39,7 +39,7 @@ from radixrt.validate.report.summary import (
     speedup,
     subject,
 )
-from radixrt.validate.schema import Report
+from radixrt.validate.schema import Parity, Report
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -48,6 +48,7 @@ BETWEEN_RUNS = 1.1
 """Two runs of one engine on one machine, an hour or a week apart, differ by less than this."""
 BY_AGREEMENT = "same answer as the original"
 BY_COSINE = "smallest cosine to the original (the share of equal answers, where there are any)"
+BY_SQNR = "lowest SQNR to the original in dB"
 # Columns that are said once, above the table, where they are the same in every row.
 SAID_ONCE = ("model", "precision", "target", "measured on", "weights")
 LABEL_PLACES = ("top left", "bottom left", "top right", "bottom right")
@@ -99,7 +100,10 @@ def compare(reports: Sequence[Report]) -> Comparison:
     names = {main.name if main else None for main in mains}
     metric = next(iter(names)) if len(names) == 1 else None
     labelled = metric is not None
-    points = [(_score(report, labelled), _latency_ms(report)) for report in reports]
+    answers = all(report.parity is None or report.parity.top1_agreement is not None for report in executed)
+    # One number a sample has no cosine: where a report has none, all are held against each other by SQNR.
+    cosines = answers or all(report.parity is None or directed(report.parity) for report in executed)
+    points = [(_score(report, labelled, cosines), _latency_ms(report)) for report in reports]
     entries = tuple(
         Entry(report, score, ms, _on_front(score, ms, points))
         for report, (score, ms) in zip(reports, points, strict=True)
@@ -120,9 +124,8 @@ def compare(reports: Sequence[Report]) -> Comparison:
     counts = {main.samples for main in mains if main is not None}
     if len(counts) > 1:
         notes.append(f"The reports used different numbers of images ({', '.join(map(str, sorted(counts)))}).")
-    answers = all(report.parity is None or report.parity.top1_agreement is not None for report in executed)
     title = f"{mains[0].title} of the engine" if labelled and mains[0] is not None else ""
-    score = title or (BY_AGREEMENT if answers else BY_COSINE)
+    score = title or (BY_AGREEMENT if answers else BY_COSINE if cosines else BY_SQNR)
     return Comparison(entries, score, tuple(notes), metric)
 
 
@@ -217,7 +220,8 @@ def render_comparison(reports: Sequence[Report]) -> str:
 
 HEAD = (
     "model", "precision", "target", "measured on", "front", "metric", "change (95\N{NO-BREAK SPACE}%)",
-    "same answer", "cosine, smallest", "p50, one image", "p95", "speed-up", "engine", "weights", "verdict",
+    "same answer", "cosine, smallest", "SQNR, lowest", "p50, one image", "p95", "speed-up", "engine",
+    "weights", "verdict",
 )  # fmt: skip
 
 NUMBERS = HEAD[HEAD.index("metric") : HEAD.index("weights")]
@@ -242,7 +246,8 @@ def _row(entry: Entry) -> Row:
         f"{main.title} {figure(main, main.engine)}" if main else absent,
         changed,
         percent(parity.top1_agreement) if parity and parity.top1_agreement is not None else absent,
-        f"{parity.cosine_min:.4f}" if parity else absent,
+        absent if parity is None else "" if parity.cosine_min is None else f"{parity.cosine_min:.4f}",
+        f"{_sqnr_db(parity):.1f} dB" if parity else absent,
         milliseconds(row.p50_ms / row.batch) if row else absent,
         milliseconds(row.p95_ms / row.batch) if row else absent,
         speedup(latency) if latency else absent,
@@ -252,14 +257,22 @@ def _row(entry: Entry) -> Row:
     )
 
 
-def _score(report: Report, labelled: bool) -> float | None:
+def _sqnr_db(parity: Parity) -> float:
+    """Of the output that is furthest off."""
+    return min((output.sqnr_db for output in floating(parity)), default=parity.sqnr_db)
+
+
+def _score(report: Report, labelled: bool, cosines: bool) -> float | None:
     if not report.executed:
         return None
     if labelled and (main := main_metric(report.metrics)) is not None:
         return main.engine if main.higher_is_better else -main.engine
-    if report.parity is None or report.parity.top1_agreement is not None:
-        return report.parity.top1_agreement if report.parity else None
-    return min((output.cosine_min for output in floating(report.parity)), default=None)
+    if report.parity is None:
+        return None
+    if not cosines:
+        return _sqnr_db(report.parity)
+    agreement = report.parity.top1_agreement
+    return agreement if agreement is not None else min(directed(report.parity).values(), default=None)
 
 
 def _latency_ms(report: Report) -> float | None:

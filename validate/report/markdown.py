@@ -14,6 +14,7 @@ from radixrt.validate.report.summary import (
     gate_title,
     gate_value,
     headline,
+    main_output,
     on_stand_in,
     subject,
     tiles,
@@ -119,7 +120,8 @@ def _parity(report: Report) -> Iterator[str]:
         return
     yield f"## Parity{' of the CPU stand-in' if on_stand_in(report) else ''} with {escape(report.reference)}"
     yield ""
-    yield from table([f"over {rows.main_output(report.parity)}", ""], rows.parity_rows(report.parity))
+    what = main_output(report.parity, report.task)
+    yield from table([f"over {what}", ""], rows.parity_rows(report.parity, report.task))
     if outputs := rows.output_rows(report.parity):
         yield from table(rows.OUTPUT_HEAD, outputs)
     if report.parity.worst:

@@ -8,7 +8,7 @@ from radixrt.calibration.data.preparation import Origin
 from radixrt.export.graph.output_kind import OutputKind
 from radixrt.export.sides import spelt
 from radixrt.validate.quality import Accuracy, Metric
-from radixrt.validate.report.summary import change, count, figure, milliseconds, percent, size
+from radixrt.validate.report.summary import change, count, figure, main_output, milliseconds, percent, size
 from radixrt.validate.schema import Candidate, DriftRow, Latency, LatencyMethod, LayerTime, Parity, Report
 
 Row = tuple[object, ...]
@@ -67,17 +67,20 @@ def flip_rows(accuracy: Accuracy) -> list[Row]:
     ]
 
 
-def parity_rows(parity: Parity) -> list[Row]:
+def parity_rows(parity: Parity, task: str) -> list[Row]:
     """How close the main output is, and the answers that its logits give."""
-    what = main_output(parity)
+    what = main_output(parity, task)
     rows: list[Row] = [("images", parity.samples)]
     if parity.top1_agreement is not None:
         rows.append(("top-1 agreement", percent(parity.top1_agreement)))
     if parity.top5_agreement is not None and _classes(parity) > 5:
         rows.append(("top-5 agreement", percent(parity.top5_agreement)))
+    if parity.cosine_min is not None and parity.cosine_mean is not None:
+        rows += [
+            (f"cosine of {what}, smallest", f"{parity.cosine_min:.6f}"),
+            (f"cosine of {what}, mean", f"{parity.cosine_mean:.6f}"),
+        ]
     rows += [
-        (f"cosine of {what}, smallest", f"{parity.cosine_min:.6f}"),
-        (f"cosine of {what}, mean", f"{parity.cosine_mean:.6f}"),
         (f"error of {what}, largest", f"{parity.max_abs:.3g}"),
         (f"error of {what}, mean", f"{parity.mean_abs:.3g}"),
         (f"SQNR of {what}", f"{parity.sqnr_db:.1f} dB"),
@@ -88,20 +91,14 @@ def parity_rows(parity: Parity) -> list[Row]:
     rows += [
         (
             f"at {at.height} x {at.width}, {count(at.samples, 'image')}",
-            f"cosine {at.cosine_min:.6f}, SQNR {at.sqnr_db:.1f} dB, error {at.max_abs:.3g}",
+            f"{'' if at.cosine_min is None else f'cosine {at.cosine_min:.6f}, '}SQNR {at.sqnr_db:.1f} dB, "
+            f"error {at.max_abs:.3g}",
         )
         for at in parity.sizes
     ]
     if parity.nonfinite:
         rows.append((f"images where {what} holds NaN or infinity", parity.nonfinite))
     return rows
-
-
-def main_output(parity: Parity) -> str:
-    """What the first figures are of, in words."""
-    if parity.top1_agreement is not None or not parity.outputs:
-        return f"the {parity.kind.value}"
-    return parity.outputs[0].name
 
 
 def _classes(parity: Parity) -> int:
@@ -129,8 +126,8 @@ def output_rows(parity: Parity) -> list[Row]:
             if index == 0 and parity.top1_agreement is not None
             else output.name,
             " x ".join(map(str, output.shape)),
-            f"{output.cosine_min:.6f}",
-            f"{output.cosine_mean:.6f}",
+            "" if output.cosine_min is None else f"{output.cosine_min:.6f}",
+            "" if output.cosine_mean is None else f"{output.cosine_mean:.6f}",
             f"{output.max_abs:.3g}",
             f"{output.mean_abs:.3g}",
             f"{output.sqnr_db:.1f}",
@@ -144,7 +141,11 @@ def output_rows(parity: Parity) -> list[Row]:
 def worst_head(parity: Parity, reference: str, engine: str) -> list[str]:
     """The columns of :func:`worst_rows`."""
     answers = [] if parity.top1_agreement is None else [reference, "confidence", engine, "confidence"]
-    return ["image", "cosine", "largest error", *answers]
+    return ["image", *(["cosine"] if _directed(parity) else []), "largest error", *answers]
+
+
+def _directed(parity: Parity) -> bool:
+    return any(w.cosine is not None for w in parity.worst)
 
 
 def worst_rows(parity: Parity) -> list[Row]:
@@ -152,7 +153,7 @@ def worst_rows(parity: Parity) -> list[Row]:
     return [
         (
             w.image,
-            f"{w.cosine:.5f}",
+            *(("" if w.cosine is None else f"{w.cosine:.5f}",) if _directed(parity) else ()),
             f"{w.max_abs:.3g}",
             *(
                 (w.reference, f"{w.reference_confidence:.3f}", w.engine, f"{w.engine_confidence or 0.0:.3f}")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from radixrt.export.sides import spelt
+from radixrt.export.source.outputs import OUTPUT_NAME
 from radixrt.validate.gates import LATENCY_GATES, engine_row, float_row, floating, of_outputs
 from radixrt.validate.measure.findings import UNSTEADY
 from radixrt.validate.measure.rounds import ratio
 from radixrt.validate.quality import Metric, main_metric
-from radixrt.validate.schema import Gate, Latency, Parity, Report, Severity
+from radixrt.validate.schema import Gate, Latency, OutputParity, Parity, Report, Severity
 
 RANDOM_WEIGHTS = "Weights are random: no accuracy is claimed for this network."
+
+FEW = 4
+"""Of fewer numbers a sample a cosine says little, and of one nothing: SQNR and largest difference are shown."""
 
 Tone = Literal["good", "bad", "unproved"]
 
@@ -170,7 +175,7 @@ def _tiles(report: Report) -> Iterator[Tile]:
     if parity := report.parity:
         if parity.top1_agreement is not None:
             yield Tile(f"Same answer{of}", percent(parity.top1_agreement), f"top-1 over {parity.samples} images")
-        yield from _closeness(parity, of)
+        yield from _closeness(parity, of, report.task)
     if latency := report.latency:
         row = engine_row(latency)
         doubt = ", not steady" if latency.unsteady else ""
@@ -192,21 +197,54 @@ def _image(latency: Latency) -> str:
     return "" if (image := latency.method.image) is None else f", {spelt(image)}"
 
 
-def _closeness(parity: Parity, of: str) -> Iterator[Tile]:
-    """How close the logits are; without any, the output that is furthest off."""
+def main_output(parity: Parity, task: str) -> str:
+    """What the first figures are of, in words."""
     if parity.top1_agreement is not None or not parity.outputs:
-        note = f"of the {parity.kind.value}, 1 is equal; SQNR {parity.sqnr_db:.1f} dB"
+        return f"the {parity.kind.value}"
+    return _called(parity.outputs[0], parity, task)
+
+
+def _called(output: OutputParity, parity: Parity, task: str) -> str:
+    """An output by what the task takes it for where it is alone, else by its name."""
+    if len(parity.outputs) > 1:
+        return output.name
+    if task == "regress":
+        return "the number" if _few(output, 2) else "the numbers"
+    named = {"embed": "the embedding", "multilabel": "the labels' scores"}.get(task)
+    return named or ("the output" if output.name == OUTPUT_NAME else output.name)
+
+
+def _few(output: OutputParity, least: int = FEW) -> bool:
+    """Whether a sample has so few numbers that a cosine of them says little: one number's is its sign."""
+    return math.prod(output.shape) < least
+
+
+def _closeness(parity: Parity, of: str, task: str) -> Iterator[Tile]:
+    """How close the logits are; without any, the output that is furthest off."""
+    classes = parity.top1_agreement is not None or not parity.outputs
+    held = parity.outputs[:1] if classes else floating(parity)
+    which = main_output(parity, task) if classes else ""
+    cosines = {one.name: one for one in held if one.cosine_min is not None and not _few(one)}
+    if classes and parity.cosine_min is not None and len(cosines) == len(held):
+        note = f"of {which}, 1 is equal; SQNR {parity.sqnr_db:.1f} dB"
         yield Tile(f"Smallest cosine{of}", f"{parity.cosine_min:.4f}", note)
         return
-    if floats := floating(parity):
-        worst = min(floats, key=lambda output: output.cosine_min)
-        which = f"of {worst.name}" + (
-            f", the worst of {len(parity.outputs)} outputs" if len(parity.outputs) > 1 else ""
-        )
-        note = f"{which}, over {parity.samples} images, 1 is equal"
+    if cosines:
+        worst = min(cosines.values(), key=lambda output: output.cosine_min or 0.0)
+        among = f", the worst of {len(parity.outputs)} outputs" if len(parity.outputs) > 1 else ""
+        note = f"of {_called(worst, parity, task)}{among}, over {parity.samples} images, 1 is equal"
         yield Tile(f"Smallest cosine{of}", f"{worst.cosine_min:.4f}", note)
-        lowest = min(floats, key=lambda output: output.sqnr_db)
-        yield Tile(f"Lowest SQNR{of}", f"{lowest.sqnr_db:.1f} dB", f"of {lowest.name}")
+    if held:
+        lowest = min(held, key=lambda output: output.sqnr_db)
+        name = which or _called(lowest, parity, task)
+        over = "" if cosines else f", over {parity.samples} images; 6 dB are one bit"
+        yield Tile(f"{'Lowest SQNR' if len(held) > 1 else 'SQNR'}{of}", f"{lowest.sqnr_db:.1f} dB", f"of {name}{over}")
+    if few := [one for one in held if _few(one)]:
+        furthest = max(few, key=lambda output: output.max_abs)
+        name = which or _called(furthest, parity, task)
+        yield Tile(f"Largest difference{of}", f"{furthest.max_abs:.3g}", f"of {name}, in its own unit")
+    if classes:
+        return
     whole = [output for output in parity.outputs if output.agreement is not None]
     if whole:
         least = min(whole, key=lambda output: output.agreement or 0.0)

@@ -57,6 +57,11 @@ class Interface:
         return next(iter(self.shapes))
 
     @property
+    def real(self) -> list[Sequence[object]]:
+        """The shapes of the outputs that are floating point."""
+        return [self.shapes[name] for name in self.floats]
+
+    @property
     def classes(self) -> int:
         """How many values the main output has for each image, where it is N x C or N x C x 1 x 1; else 0."""
         shape = self.shapes[self.main]

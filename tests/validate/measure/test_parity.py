@@ -44,6 +44,18 @@ def test_batches_give_what_the_whole_gives() -> None:
     assert batched.model_dump(exclude=nested) == pytest.approx(whole.model_dump(exclude=nested))
 
 
+# A regression's cosine is its sign: an engine that lies 0.02 off at an age of 0.01 would show -1 and be called broken.
+def test_one_number_a_sample_has_no_cosine_and_the_furthest_come_first() -> None:
+    reference = np.array([[0.01], [30.0], [5.0]])
+    gathered = ParityAccumulator(main="age", classify=False)
+    gathered.add_output("age", reference, reference + np.array([[-0.02], [0.3], [0.1]]), ["a", "b", "c"])
+    gathered.add_output("boxes", np.eye(3), np.eye(3), ["a", "b", "c"])
+    found = gathered.result()
+    assert (found.cosine_min, found.cosine_mean, found.max_abs) == (None, None, pytest.approx(0.3))
+    assert found.sqnr_db == pytest.approx(39.6, abs=0.1) and found.outputs[1].cosine_min == pytest.approx(1.0)
+    assert [(one.image, one.cosine) for one in found.worst] == [("b", None), ("c", None), ("a", None)]
+
+
 # A feature map that goes wrong while the logits stay right must show, in its own row and not in the logits' figures.
 def test_each_output_has_figures_of_its_own() -> None:
     reference, _, _ = logits(20, 0.0)
