@@ -34,7 +34,8 @@ from radixrt.fleet.options import SweepOptions
 from radixrt.fleet.schema import Sweep
 from radixrt.fleet.sweep import sweep as run_sweep
 from radixrt.judge.validate import validate_engine
-from radixrt.options import CompileOptions, ShowOptions, ValidateOptions, takes
+from radixrt.keywords import takes
+from radixrt.options import CompileOptions, ShowOptions, ValidateOptions
 from radixrt.progress import Stages, shown
 from radixrt.recipe import filled
 from radixrt.request import EngineRequest, ValidateRequest

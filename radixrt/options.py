@@ -8,15 +8,13 @@ they are used: ``PlanOptions`` and ``GateLimits``.
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
-from typing_extensions import Doc, ParamSpec
+from typing_extensions import Doc
 
 from radixrt.calibration.spec import Method
 from radixrt.engines.base import PlanOptions
@@ -25,7 +23,7 @@ from radixrt.engines.bundle.triton import ServingOptions
 from radixrt.engines.registry import DEFAULT
 from radixrt.errors import InputError
 from radixrt.export.spec import Pairs, Precision
-from radixrt.fields import as_path, fill, help_of, subjects_of, words
+from radixrt.fields import as_path, words
 from radixrt.remote.device import Device
 from radixrt.validate.gates import GateLimits, read_gates
 from radixrt.validate.rivals import Rivals
@@ -69,11 +67,12 @@ PairsChoice = Annotated[
 ]
 ComputeCapability = Annotated[str | Sequence[str], Doc("tensorrt-rtx: such as 8.6,8.9,12.0.")]
 JUnit = Annotated[Path | str | None, Doc("Also write the gates as JUnit XML.")]
+InputSize = Annotated[str | Sequence[int] | None, Doc("Channels, height, width: 3,128,128.")]
+Height = Annotated[str | int | None, Doc("Heights that stay free in the engine: 320..960:32, or one.")]
+Width = Annotated[str | int | None, Doc("Widths that stay free: lowest, highest and step, 320..960:32, or one.")]
+GroupedConv = Annotated[str, Doc("Grouped convolutions: keep, split, merge, dense or auto (measured).")]
 OneTarget = Annotated[str, Doc("onnxruntime, openvino, tensorrt or tensorrt-rtx.")]
 Numbers = str | Sequence[float]
-O = TypeVar("O")  # noqa: E741  # an options object
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,11 +148,9 @@ class PreprocessOptions:
             "others must name their images."
         ),
     ] = None
-    input_size: Annotated[str | Sequence[int] | None, Doc("Channels, height, width: 3,128,128.")] = None
-    height: Annotated[str | int | None, Doc("Heights that stay free in the engine: 320..960:32, or one.")] = None
-    width: Annotated[str | int | None, Doc("Widths that stay free: lowest, highest and step, 320..960:32, or one.")] = (
-        None
-    )
+    input_size: InputSize = None
+    height: Height = None
+    width: Width = None
     mean: Annotated[Numbers | None, Doc("Mean per channel, on the scale 0 to 1.")] = None
     std: Annotated[Numbers | None, Doc("Standard deviation per channel, on the scale 0 to 1.")] = None
     crop_pct: Annotated[float | None, Doc("Share of the resized image that the centre crop keeps.")] = None
@@ -257,7 +254,7 @@ class CompileOptions(
     method: MethodName = "minmax"
     own_pairs: PairsChoice = Pairs.DROP
     recovery: Annotated[bool, Doc("Bring INT8's accuracy back; without, ranges and biases stay as calibrated.")] = True
-    grouped_conv: Annotated[str, Doc("Grouped convolutions: keep, split, merge, dense or auto (measured).")] = "auto"
+    grouped_conv: GroupedConv = "auto"
     compute_capability: ComputeCapability = ()
     on: Annotated[
         str | Device | Sequence[str | Device],
@@ -323,6 +320,23 @@ class ExportOptions(ModelOptions, PreprocessOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RewriteFileOptions:
+    """What is rewritten, for what, and where it goes."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    graph: Annotated[Path, Doc("An .onnx file.")] = field(kw_only=False)
+    output: Annotated[Path, Doc("The file to write.")]
+    report: Annotated[Path | None, Doc("Where to write what was done, as JSON.")] = None
+    target: OneTarget = DEFAULT
+    precision: PrecisionName = "fp32"
+    grouped_conv: GroupedConv = "auto"
+    input_size: InputSize = None
+    height: Height = None
+    width: Width = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibrateOptions(PreprocessOptions):
     """What is calibrated, and where the table goes."""
 
@@ -339,6 +353,19 @@ class CalibrateOptions(PreprocessOptions):
         Path | None, Doc("A TensorRT calibration cache of this graph, whose ranges are taken instead.")
     ] = None
     tensorrt_version: Annotated[str, Doc("With --to-cache: the TensorRT that will read it.")] = "8.5.2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions:
+    """What is quantised, and where it goes."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    graph: Annotated[Path, Doc("An .onnx file.")] = field(kw_only=False)
+    output: Annotated[Path, Doc("The file to write.")]
+    table: Annotated[Path | None, Doc("The calibration table, for int8.")] = None
+    precision: PrecisionName = "int8"
+    target: OneTarget = DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,32 +396,3 @@ class EngineBuildOptions(PlanOptions):
     precision: PrecisionName = "fp32"
     batch: Batch = 1
     compute_capability: ComputeCapability = ()
-
-
-def takes(cls: Callable[P, O], read: Callable[..., O] = fill) -> Callable[[Callable[[O], R]], Callable[P, R]]:
-    """Gives a function that takes an options object the keywords of that object instead.
-
-    Editors and type checkers see the class's own parameters, and so does ``inspect.signature``. ``read`` makes the
-    object of the class and what was given.
-    """
-    assert isinstance(cls, type)
-    bare, own = get_type_hints(cls), inspect.signature(cls).parameters
-    typed = {field.name for field in fields(AnswerOptions)}
-    names = [name for subject in subjects_of(cls).values() for name in subject if name not in typed]
-    # What may be given by position comes first, whichever class declares it.
-    shown = sorted([own[name].replace(annotation=bare[name]) for name in names], key=lambda one: one.kind)
-
-    def derive(body: Callable[[O], R]) -> Callable[P, R]:
-        returned = inspect.signature(body).return_annotation
-        signature = inspect.Signature(shown, return_annotation=returned)
-
-        @functools.wraps(body)
-        def call(*args: P.args, **given: P.kwargs) -> R:
-            return body(read(cls, signature.bind_partial(*args).arguments | given))
-
-        helps = "".join(f"\n        {name}: {help_of(cls, name)}" for name in names)
-        call.__doc__ = (body.__doc__ or "").replace("\n    Returns:", f"\n    Args:{helps}\n\n    Returns:", 1)
-        call.__signature__ = signature  # type: ignore[attr-defined]
-        return call
-
-    return derive

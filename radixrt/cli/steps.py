@@ -5,26 +5,19 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from radixrt.cli.app import err, say, stages, write_text
 from radixrt.cli.command import command
-from radixrt.engines.registry import DEFAULT
-from radixrt.fields import help_of, part, words
+from radixrt.fields import part, words
 from radixrt.options import (
     CalibrateOptions,
-    CompileOptions,
     DataOptions,
     EngineBuildOptions,
     ExportOptions,
     ModelChoice,
+    QuantizeOptions,
+    RewriteFileOptions,
 )
-
-TargetOpt = Annotated[str, Parameter(help=help_of(EngineBuildOptions, "target"))]
-PrecisionOpt = Annotated[str, Parameter(name=("--precision", "-p"), help=help_of(EngineBuildOptions, "precision"))]
-GraphArg = Annotated[Path, Parameter(help="An .onnx file.")]
 
 
 @command(ExportOptions)
@@ -44,19 +37,8 @@ def export(options: ExportOptions) -> None:
         say(f"{options.output}: differs from PyTorch by at most {prepared.capture_error:.2g} on real images")
 
 
-def rewrite(
-    graph: GraphArg,
-    /,
-    *,
-    output: Annotated[Path, Parameter(name=("--output", "-o"), help="The file to write.")],
-    report: Annotated[Path | None, Parameter(help="Where to write what was done, as JSON.")] = None,
-    target: TargetOpt = DEFAULT,
-    precision: PrecisionOpt = "fp32",
-    grouped_conv: Annotated[str, Parameter(help=help_of(CompileOptions, "grouped_conv"))] = "auto",
-    input_size: Annotated[str | None, Parameter(help=help_of(CompileOptions, "input_size"))] = None,
-    height: Annotated[str | None, Parameter(help=help_of(CompileOptions, "height"))] = None,
-    width: Annotated[str | None, Parameter(help=help_of(CompileOptions, "width"))] = None,
-) -> None:
+@command(RewriteFileOptions)
+def rewrite(options: RewriteFileOptions) -> None:
     """Runs ``radixrt rewrite``."""
     from radixrt.engines.forms.choose import rewrite_options
     from radixrt.engines.registry import get
@@ -69,22 +51,22 @@ def rewrite(
 
     display = stages()
     with display.stage("Rewriting attention and convolutions"):
-        asked = DataOptions(input_size=input_size, height=height, width=width)
+        asked = part(options, DataOptions)
         size, ranges = asked_size(asked), asked_sides(asked)
-        options = rewrite_options(get(target), Precision.parse(precision), grouped_conv)
+        forms = rewrite_options(get(options.target), Precision.parse(options.precision), options.grouped_conv)
         foreign = read_foreign(
-            graph, FileChoice(input_size=size, height=ranges.height, width=ranges.width, opaque=True)
+            options.graph, FileChoice(input_size=size, height=ranges.height, width=ranges.width, opaque=True)
         )
-        options = replace(options, sides=graph_sides(foreign.graph, ranges.height, ranges.width))
+        forms = replace(forms, sides=graph_sides(foreign.graph, ranges.height, ranges.width))
         for text in foreign.remarks:
             display.note(text)
-        model, done = do_rewrite(foreign.simplified, options)
-        write_onnx(model, output)
-        if report is not None:
-            write_text(report, done.model_dump_json(indent=2) + "\n")
+        model, done = do_rewrite(foreign.simplified, forms)
+        write_onnx(model, options.output)
+        if options.report is not None:
+            write_text(options.report, done.model_dump_json(indent=2) + "\n")
     say(
-        f"{output}: {len(done.attention_blocks)} attention blocks and {len(done.grouped_convs)} grouped convolutions "
-        f"rewritten, {len(done.refused)} refused, {done.nodes_before} nodes became {done.nodes_after}"
+        f"{options.output}: {len(done.attention_blocks)} attention blocks and {len(done.grouped_convs)} grouped "
+        f"convolutions rewritten, {len(done.refused)} refused, {done.nodes_before} nodes became {done.nodes_after}"
     )
     for refusal in done.refused:
         err.print(f"refused {refusal.node}: {refusal.reason}", markup=False)
@@ -125,15 +107,8 @@ def calibrate(options: CalibrateOptions) -> None:
     say(f"{output}: ranges of {len(table.tensors)} tensors from {table.images} images")
 
 
-def quantize(
-    graph: GraphArg,
-    /,
-    *,
-    output: Annotated[Path, Parameter(name=("--output", "-o"), help="The file to write.")],
-    table: Annotated[Path | None, Parameter(help="The calibration table, for int8.")] = None,
-    precision: PrecisionOpt = "int8",
-    target: TargetOpt = DEFAULT,
-) -> None:
+@command(QuantizeOptions)
+def quantize(options: QuantizeOptions) -> None:
     """Runs ``radixrt quantize``."""
     from radixrt.build.deploy import typed_graph
     from radixrt.calibration.ranges.table import read_table
@@ -143,16 +118,16 @@ def quantize(
     from radixrt.export.reader.simplify import write_onnx
     from radixrt.export.spec import Precision
 
-    model = read_graph(graph)
-    demand_float(model, graph)
-    chosen = Precision.parse(precision)
-    if chosen is Precision.INT8 and table is None:
+    model = read_graph(options.graph)
+    demand_float(model, options.graph)
+    chosen = Precision.parse(options.precision)
+    if chosen is Precision.INT8 and options.table is None:
         raise InputError("int8 needs ranges: make a table with `radixrt calibrate` and name it with --table")
-    ranges = read_table(table, model=model) if table is not None else None
-    typed = typed_graph(model, chosen, target, ranges)
-    write_onnx(typed.model, output)
+    ranges = read_table(options.table, model=model) if options.table is not None else None
+    typed = typed_graph(model, chosen, options.target, ranges)
+    write_onnx(typed.model, options.output)
     quantised = f", {len(typed.placement.quantized)} layers quantised" if typed.placement else ""
-    say(f"{output}: {chosen.value}{quantised}")
+    say(f"{options.output}: {chosen.value}{quantised}")
 
 
 @command(EngineBuildOptions)
