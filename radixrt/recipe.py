@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
@@ -143,8 +143,8 @@ def options_in(cls: type, content: Mapping[str, Any], path: Path) -> dict[str, A
         if key == "on":
             given[key] = _named(value, devices)
             continue
-        if not isinstance(value, dict) or key == "model":
-            # A network with options of its own is one of a sweep's, also where it is the only one.
+        if not isinstance(value, dict) or key in ("model", "exclude"):
+            # Networks with options of their own, and what is left out, are lists, also where there is only one.
             given[key] = [value] if isinstance(value, dict) else value
             continue
         if key not in TABLES or not issubclass(cls, TABLES[key]):
@@ -171,19 +171,51 @@ def _named(given: Any, devices: Mapping[str, Device]) -> Any:
     return [devices.get(one, one) if isinstance(one, str) else one for one in several] if devices else given
 
 
+@dataclass(frozen=True)
+class Named:
+    """The file or folder that a value of an option names, None where it names none, and the text around it."""
+
+    path: Path | None = None
+    before: str = ""
+    behind: str = ""
+
+    def at(self, place: Path) -> str:
+        """The value that names the same thing at another place."""
+        return f"{self.before}{place}{self.behind}"
+
+
+def named(option: str, value: object, folder: Path) -> Named:
+    """What a value of an option names on the disk.
+
+    Args:
+        option: its name.
+        value: one value of it.
+        folder: where a relative path starts.
+    """
+    if not isinstance(value, (str, Path)) or str(value) in ("", *NOT_PATHS):
+        return Named()
+    text = str(value)
+    # A minus says that less of a metric is better.
+    sign = "-" if option == "metric" and text.startswith("-") else ""
+    code, colon, function = text.removeprefix(sign).partition(".py:")
+    if option in (*CODE, "data") and colon and Path(code).name:
+        return Named(folder / Path(f"{code}.py").expanduser(), sign, f":{function}")
+    path = folder / Path(text).expanduser()
+    of_a_module = option == "data" and ":" in text and not path.exists()
+    is_path = (option in READ and not of_a_module) or (option == "model" and text.lower().endswith(".onnx"))
+    return Named(path if is_path else None)
+
+
 def anchored(name: str, value: Any, folder: Path) -> Any:
     """A value of an option, in which paths that are read start in a folder."""
-    if isinstance(value, list):
-        return [anchored(name, one, folder) for one in value]
-    if not isinstance(value, str) or value in NOT_PATHS:
-        return value
-    code, colon, function = value.partition(".py:")
-    if name in READ or (colon and Path(code).name) or (name == "model" and value.lower().endswith(".onnx")):
-        if name == "against":
-            return [str(folder / Path(one).expanduser()) if one not in NOT_PATHS else one for one in words(value)]
-        found = str(folder / Path(f"{code}.py" if colon else value).expanduser())
-        return f"{found}:{function}" if colon else found
-    return value
+
+    def anchor(one: Any) -> Any:
+        found = named(name, one, folder)
+        return one if found.path is None else found.at(found.path)
+
+    if name == "against" and isinstance(value, str):
+        value = [*words(value)]
+    return [anchor(one) for one in value] if isinstance(value, list) else anchor(value)
 
 
 def to_toml(options: CompileOptions, **over: Any) -> str:
@@ -270,6 +302,8 @@ def schema(cls: type, several: tuple[str, ...] = ()) -> dict[str, Any]:
     if "on" in found:
         device = whole["$defs"]["Device"]
         found["device"] = {"type": "object", "additionalProperties": {**device, "required": ["ssh"]}}
+    if "model" in several:
+        found["model"] = _networks(cls, found)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "RadixRT recipe",
@@ -277,6 +311,23 @@ def schema(cls: type, several: tuple[str, ...] = ()) -> dict[str, Any]:
         "properties": found,
         "additionalProperties": False,
         "$defs": whole.get("$defs", {}),
+    }
+
+
+def _networks(cls: type, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a sweep's networks, of which each may be a table with a name and options of its own."""
+    whole = {field.name for field in fields(cls)} - {field.name for field in fields(CompileOptions)}
+    own = {name: {"$ref": f"#/properties/{name}"} for name in properties.keys() - whole - {"on", "device", *WRITTEN}}
+    text = {"type": "string"}
+    table = {
+        "type": "object",
+        "properties": dict(sorted(own.items())) | {"model": text, "name": text},
+        "required": ["model"],
+        "additionalProperties": False,
+    }
+    return {
+        "anyOf": [text, table, {"type": "array", "items": {"anyOf": [text, table]}}],
+        "description": properties["model"]["description"],
     }
 
 

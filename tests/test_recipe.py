@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from radixrt.export.spec import Precision
 from radixrt.fields import hints_of
 from radixrt.fleet.options import SWEPT, SweepOptions
 from radixrt.options import CompileOptions
-from radixrt.recipe import CODE, READ, WRITTEN, filled, from_file, read, schema, template, to_toml
+from radixrt.recipe import CODE, READ, WRITTEN, filled, from_file, read, schema, template, to_toml, tomllib
 from radixrt.request import EngineRequest
 from tests.cli_runner import radixrt
 
@@ -56,6 +57,19 @@ def test_a_recipe_fills_the_same_object(recipe: Path) -> None:
         max_drop=0.5,
     )
     assert asked.precision == "int8" and EngineRequest.of(from_file(CompileOptions, recipe, against=())).gates.max_drop
+
+
+def test_only_what_lies_on_the_disk_is_found_from_the_recipes_folder(recipe: Path) -> None:
+    recipe.write_text('model = "torch.nn:Identity"\ndata = "our.data:make"\nmetric = "-judge.py:loss"\n')
+    asked = from_file(CompileOptions, recipe)
+    assert (asked.model, asked.data) == ("torch.nn:Identity", "our.data:make")
+    assert asked.metric == f"-{recipe.parent}/judge.py:loss"
+
+
+def test_a_device_has_a_name_that_a_folder_can_have(recipe: Path) -> None:
+    recipe.write_text('model = "net.onnx"\n[device."a/b"]\nssh = "x"\n')
+    with pytest.raises(InputError, match="no device can be called 'a/b'"):
+        from_file(CompileOptions, recipe)
 
 
 def test_json_says_the_same_as_toml(recipe: Path) -> None:
@@ -176,6 +190,17 @@ def test_the_schema_takes_what_the_code_takes(recipe: Path) -> None:
     for wrong in ({"presicion": "int8"}, {"gates": {"max_dorp": 1}}, {"threads": -2}, {"calibration_images": 0}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(wrong, found)
+
+
+def test_the_schema_takes_the_recipes_of_the_manual() -> None:
+    manual = PUBLISHED.with_name("fleet.md").read_text(encoding="utf-8")
+    recipes = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", manual, re.DOTALL)]
+    assert any(isinstance(recipe["model"], list) for recipe in recipes)
+    for recipe in recipes:
+        jsonschema.validate(recipe, schema(SweepOptions, SWEPT))
+    for wrong in ({"model": [{"name": "x"}]}, {"model": [{"model": "x", "dta": "y"}]}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema(SweepOptions, SWEPT))
 
 
 def test_the_published_schema_is_current() -> None:

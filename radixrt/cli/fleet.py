@@ -39,11 +39,15 @@ def sweep(options: SweepOptions) -> None:
     try:
         with _shown() as show:
             told = sweep(options, typed(), look)
-    except KeyboardInterrupt as stop:
+    except (KeyboardInterrupt, SystemExit) as stop:
         if seen is None:
             raise
-        kept = f"{seen.over} of {len(seen.rows)} rows are finished and stay"
-        raise KeyboardInterrupt(f"Interrupted: {kept}; the same command goes on with the others.") from stop
+        kept = f"Interrupted: {seen.over} of {len(seen.rows)} rows are finished and stay; "
+        kept += "the same command goes on with the others."
+        if isinstance(stop, KeyboardInterrupt):
+            raise KeyboardInterrupt(kept) from stop
+        err.print(kept, soft_wrap=True)
+        raise
     folder = Path(options.output or "build/sweep")
     say(f"{len(told.rows)} rows: {folder / 'index.html'}, sweep.json, sweep.csv, junit.xml")
 
@@ -123,6 +127,7 @@ def choose(options: ChooseOptions) -> None:
     rows = Table("row", "why not")
     for row, why in found.others:
         rows.add_row(row.name, why)
-    out.print(rows)
+    if found.others:
+        out.print(rows)
     if found.best is None:
         raise GateError(f"no row of {options.sweep} keeps these limits")

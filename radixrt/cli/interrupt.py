@@ -20,11 +20,20 @@ def exit_on_sigterm() -> Iterator[None]:
         yield
         return
 
+    stopped = False
+
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except SystemExit as end:
+        # A library that it came through, such as Ray, may have put a code of its own in the place.
+        if stopped:
+            raise SystemExit(128 + signal.SIGTERM) from end
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,11 +63,18 @@ class Cluster:
         for row in rows:
             if self._able(row, self.looks):
                 continue
-            if not any(row.target in one.targets for one in self.looks):
+            builders = [one for one in self.looks if row.target in one.targets]
+            if not builders:
                 reason, hint = self.looks[0].why_not[row.target]
                 raise UnavailableError(row.target, f"no machine of the sweep builds it: {reason}", hint)
-            reason, hint = next(one.unreached[row.device, row.target] for one in self.looks if row.device)
-            raise UnavailableError(row.device, f"no machine of the sweep can use it: {reason}", hint)
+            there = [one for one in builders if (row.device, row.target) not in one.unreached]
+            if not there:
+                reason, hint = builders[0].unreached[row.device, row.target]
+                raise UnavailableError(row.device, f"no machine of the sweep can use it: {reason}", hint)
+            raise InputError(
+                f"a build asks for {self.ask} cores, and the machines that could build {row.name} give "
+                f"{max(one.cores for one in there)} at most: give fewer --cores"
+            )
 
     @property
     def alive(self) -> tuple[Look, ...]:
@@ -97,23 +105,31 @@ class Cluster:
         able = self._able(row, alive)
         if not able:
             return None
+        strangers = len(_nodes()) > len(alive)  # they came later, and nobody looked at what they have
         options: dict[str, Any] = {"num_cpus": self.ask, "max_retries": 0}
         if row.device and row.device in able[0].resources:
             options["resources"] = {row.device: 1}
         elif not row.device and not get(row.target).traits.cpu and able[0].resources.get("GPU"):
             options["num_gpus"] = 1
-        if len(able) < len(alive):
+        if len(able) < len(alive) or strangers:
             one = able[int(row.key[:8], 16) % len(able)]
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(one.node, soft=False)
         # The process that takes it has another working folder than this one.
-        whole = moved(row.options, row.inputs, lambda one: Path(one.path))
-        share = max(1, *(one.cores // self.ask for one in alive))
+        whole = moved(replace(row.options, sign_key=None), row.inputs, lambda one: Path(one.path))
+        jobs: Counter[str] = Counter()
+        for one in alive:
+            jobs[one.host] += one.cores // self.ask
+        share = max(1, *jobs.values())
         job = Job(row.name, whole, row.inputs, self.home, os.environ.get("OMP_NUM_THREADS"), command, share)
         return ray.remote(work).options(name=row.name, **options).remote(job, self.sender)
 
     def _able(self, row: Row, looks: tuple[Look, ...]) -> tuple[Look, ...]:
         """The machines that can do a row: of those, the ones with what is kept for it, where any has."""
-        able = [one for one in looks if row.target in one.targets and (row.device, row.target) not in one.unreached]
+        able = [
+            one
+            for one in looks
+            if one.cores >= self.ask and row.target in one.targets and (row.device, row.target) not in one.unreached
+        ]
         kept = row.device or ("" if get(row.target).traits.cpu else "GPU")
         return tuple([one for one in able if one.resources.get(kept)] or able)
 
@@ -148,50 +164,57 @@ def cluster(address: str | None, jobs: int | None, ask: int, wanted: Wanted) -> 
         wanted: what the rows need of a machine.
 
     Raises:
-        UnavailableError: Ray is not installed.
-        InputError: there is no cluster at the address, or it cannot be joined from here.
+        UnavailableError: Ray is not installed, or does not start here.
+        InputError: there is no cluster at the address, it cannot be joined from here, or Ray is in use already.
     """
-    # Ray reports its use to its maker otherwise, and prints what is ours to say.
+    # Ray reports its use to its maker otherwise, prints what is ours to say, and has its processes, and so the timings
+    # in them, step back behind everything else on the machine.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
     except ImportError as error:
         hint = 'Install it: pip install "radixrt[fleet]"'
         raise UnavailableError("the sweep", "Ray is not installed", hint) from error
+    if ray.is_initialized():
+        raise InputError("Ray is in use in this process: call ray.shutdown() before the sweep, which starts its own")
 
     # What it says of a dead process on our standard output, the row's sentence says.
     ray._private.worker._worker_logs_enabled = False
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    quiet: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False, "configure_logging": False}
-    terminate = signal.getsignal(signal.SIGTERM)
     with contextlib.ExitStack() as stack:
+        where: dict[str, Any] = {"address": address}
         if address is None:
-            folder = stack.enter_context(scratch("r", _short_folder()))
-            cpus = (jobs or cores()) * ask
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                object_store_memory=STORE_BYTES,
-                include_dashboard=False,
-                _temp_dir=str(folder),
-                **quiet,
-            )
-        else:
-            try:
-                _knock(address)
-                ray.init(address=address, **quiet)
-            except Exception as error:
-                raise InputError(
-                    f"there is no Ray cluster to join at {address} ({first_line(error)}): start one with `ray start "
-                    "--head`, or leave --address out"
-                ) from error
-        # Ray has put its own in the place of ours, which tidies up and says so.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminate)
+            where = {
+                "address": "local",
+                "num_cpus": (jobs or cores()) * ask,
+                "object_store_memory": STORE_BYTES,
+                "include_dashboard": False,
+                "_temp_dir": str(stack.enter_context(scratch("r", _short_folder()))),
+            }
         stack.callback(ray.shutdown)
+        with _own_sigterm():
+            _init(address, where)
         home = ray.get_runtime_context().get_node_id()
         yield Cluster(home, _looks(wanted), ask, _sender(home, wanted.inputs))
+
+
+def _init(address: str | None, where: dict[str, Any]) -> None:
+    import ray
+
+    quiet: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False, "configure_logging": False}
+    try:
+        _knock(address)
+        ray.init(**where, **quiet)
+    except Exception as error:
+        if address is None:
+            hint = "Make room in memory, /dev/shm and the temporary folder, or build rows one by one: radixrt engine."
+            raise UnavailableError("the sweep", f"Ray does not start here ({first_line(error)})", hint) from error
+        raise InputError(
+            f"there is no Ray cluster to join at {address} ({first_line(error)}): start one with `ray start --head`, "
+            "or leave --address out"
+        ) from error
 
 
 def _short_folder() -> Path | None:
@@ -204,9 +227,25 @@ def _short_folder() -> Path | None:
     return folder
 
 
-def _knock(address: str) -> None:
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keeps this process's way to end on SIGTERM: Ray puts its own in the place, which ends with codes of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as stop:
+        raise SystemExit(128 + signal.SIGTERM) from stop
+    finally:
+        if before is not None:  # one that is not Python's
+            signal.signal(signal.SIGTERM, before)
+
+
+def _knock(address: str | None) -> None:
     """Finds out whether anybody listens there: Ray itself tries for minutes, and tells of each try."""
-    host, colon, port = address.rpartition(":")
+    host, colon, port = (address or "").rpartition(":")
     if colon and port.isdigit() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 

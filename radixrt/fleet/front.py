@@ -6,21 +6,47 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from radixrt.fleet.schema import SweepRow
+from radixrt.validate.report.summary import percent
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a row is good by.
+
+    Attributes:
+        title: the figure, as people call it.
+        value: as it was measured.
+        share: it lies between 0 and 1, and is told in percent.
+        higher_is_better: more of it is better.
+    """
+
+    title: str
+    value: float
+    share: bool = True
+    higher_is_better: bool = True
+
+    @property
+    def rank(self) -> float:
+        """Higher for the better."""
+        return self.value if self.higher_is_better else -self.value
+
+    def __str__(self) -> str:
+        return percent(self.value) if self.share else f"{self.value:.4g}"
 
 
 @dataclass(frozen=True)
 class Point:
-    """A row with what it is held against others by: ``quality`` is higher for the better, time is of one image."""
+    """A row with what it is held against others by; the latency is of one image."""
 
     row: SweepRow
-    quality: float
+    quality: Quality
     latency_ms: float
     bytes: int
 
     def beats(self, other: Point) -> bool:
         """Whether it is as good in all three and better in one."""
-        mine = (-self.quality, self.latency_ms, self.bytes)
-        theirs = (-other.quality, other.latency_ms, other.bytes)
+        mine = (-self.quality.rank, self.latency_ms, self.bytes)
+        theirs = (-other.quality.rank, other.latency_ms, other.bytes)
         return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
 
 
@@ -29,18 +55,20 @@ def place(row: SweepRow) -> str:
     return row.device or row.machine or "this machine"
 
 
-def quality_of(row: SweepRow) -> tuple[str, float] | None:
-    """What a row is good by: the task's metric, else its closeness to the original."""
+def quality_of(row: SweepRow) -> Quality | None:
+    """The task's metric, else the closeness to the original."""
     figures = row.figures
     if figures is None:
         return None
     if figures.quality is not None and figures.metric:
-        return figures.metric, figures.quality if figures.higher_is_better else -figures.quality
+        return Quality(figures.metric, figures.quality, figures.share, figures.higher_is_better)
     if figures.agreement is not None:
-        return "same answer as the original", figures.agreement
+        return Quality("same answer as the original", figures.agreement)
     if figures.cosine_min is not None:
-        return "smallest cosine to the original", figures.cosine_min
-    return None if figures.sqnr_db is None else ("SQNR to the original in dB", figures.sqnr_db)
+        return Quality("smallest cosine to the original", figures.cosine_min, share=False)
+    if figures.sqnr_db is not None:
+        return Quality("SQNR to the original in dB", figures.sqnr_db, share=False)
+    return None
 
 
 def points(rows: Sequence[SweepRow]) -> dict[str, list[Point]]:
@@ -51,8 +79,8 @@ def points(rows: Sequence[SweepRow]) -> dict[str, list[Point]]:
         if figures is None or quality is None or figures.p50_ms is None or figures.engine_bytes is None:
             continue
         batch = int(row.batch.partition("..")[0])
-        title = f"{place(row)}: {quality[0]}"
-        found.setdefault(title, []).append(Point(row, quality[1], figures.p50_ms / batch, figures.engine_bytes))
+        title = f"{place(row)}: {quality.title}"
+        found.setdefault(title, []).append(Point(row, quality, figures.p50_ms / batch, figures.engine_bytes))
     return found
 
 

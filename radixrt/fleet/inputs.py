@@ -11,18 +11,22 @@ import csv
 import glob
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from radixrt.calibration.data.sets.coco import read_coco
 from radixrt.errors import InputError
-from radixrt.files import cache_home, lock_file, sha256_of
+from radixrt.fields import words
+from radixrt.files import cache_home, lock_file, sha256_of, translate_disk_errors
+from radixrt.fleet.scratch import scratch
 from radixrt.options import CompileOptions
-from radixrt.recipe import CODE, NOT_PATHS, READ
+from radixrt.recipe import CODE, READ, named
 
 PIECE = 16 << 20
+"""Bytes that are sent at once."""
+SENT = tuple(option for option in (*CODE, *READ) if option != "sign_key")
+"""Options that name what a build reads. A private key is no such thing: bundles are signed where the sweep runs."""
 
 
 @dataclass(frozen=True)
@@ -42,28 +46,23 @@ def inputs_of(options: CompileOptions, known: dict[str, Input]) -> tuple[Input, 
         InputError: one is not there, or cannot be read.
     """
     found = []
-    for option in (*CODE, *READ):
-        value = getattr(options, option)
-        for one in value if isinstance(value, (list, tuple)) else [value]:
-            path = _path(option, one)
+    for option in SENT:
+        for value in _values(option, getattr(options, option)):
+            path = named(option, value, Path()).path
             if path is None:
                 continue
             whole = str(path.absolute())
             if whole not in known:
-                known[whole] = Input(option, whole, _sha256(path), path.is_dir())
+                known[whole] = Input(option, whole, _sha256(option, path), path.is_dir())
             found.append(replace(known[whole], option=option))
     return tuple(found)
 
 
-def _path(option: str, value: object) -> Path | None:
-    """The file or folder that an option's value names; None where it names none."""
-    if not isinstance(value, (str, Path)) or str(value) in ("", *NOT_PATHS):
-        return None
-    text = str(value)
-    if option in CODE:
-        code, colon, _ = text.partition(".py:")
-        return Path(f"{code}.py") if colon else Path(text) if text.lower().endswith(".onnx") else None
-    return Path(text)
+def _values(option: str, value: object) -> list[object]:
+    """What an option names, one by one."""
+    if isinstance(value, (list, tuple)):
+        return [*value]
+    return [*words(value)] if option == "against" and isinstance(value, str) else [value]
 
 
 def _files(path: Path) -> list[Path]:
@@ -105,9 +104,9 @@ def _root(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _sha256(path: Path) -> str:
+def _sha256(option: str, path: Path) -> str:
     if not path.exists():
-        raise InputError(f"there is no {path}: name a file or folder that is there")
+        raise InputError(f"there is no {path}, which {option} names: name a file or folder that is there")
     digest = hashlib.sha256()
     try:
         for file in _files(path):
@@ -149,42 +148,44 @@ def received(one: Input, files: Callable[[str], list[str]], piece: Callable[[str
     """
     folder = cache_home() / "inputs" / one.sha256
     place = folder if one.folder else folder / Path(one.path).name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = lock_file(folder.with_suffix(".lock"), wait=True)
-    try:
-        if folder.exists():
-            return place
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as scratch:
-            content = Path(scratch, "content")
-            for name in files(one.sha256):
-                file = content / name
-                file.parent.mkdir(parents=True, exist_ok=True)
-                with file.open("wb") as stream:
-                    number = 0
-                    while data := piece(one.sha256, name, number):
-                        stream.write(data)
-                        number += 1
-            if _sha256(content if one.folder else content / place.name) != one.sha256:
-                raise InputError(f"{one.path} changed while it was sent: start the sweep again")
-            content.rename(folder)
-    finally:
-        os.close(lock)
+    with translate_disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = lock_file(folder.with_suffix(".lock"), wait=True)
+        try:
+            if folder.exists():
+                return place
+            # What a worker that was killed here had received is removed by the next one.
+            with scratch(".new", folder.parent) as room:
+                content = room / "content"
+                content.mkdir()
+                for name in files(one.sha256):
+                    file = content / name
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    with file.open("wb") as stream:
+                        number = 0
+                        while data := piece(one.sha256, name, number):
+                            stream.write(data)
+                            number += 1
+                if _sha256(one.option, content if one.folder else content / place.name) != one.sha256:
+                    raise InputError(f"{one.path} changed while it was sent: start the sweep again")
+                content.rename(folder)
+        finally:
+            os.close(lock)
     return place
 
 
 def moved(options: CompileOptions, inputs: tuple[Input, ...], find: Callable[[Input], Path]) -> CompileOptions:
     """The same build, reading its inputs where ``find`` says."""
-    places = {one.path: str(find(one)) for one in inputs}
+    places = {one.path: find(one) for one in inputs}
 
     def there(option: str, value: object) -> object:
-        if isinstance(value, (list, tuple)):
-            return [there(option, one) for one in value]
-        path = _path(option, value)
-        if path is None or str(path.absolute()) not in places:
-            return value
-        place = places[str(path.absolute())]
-        _, colon, function = str(value).partition(".py:") if option in CODE else ("", "", "")
-        return f"{place}:{function}" if colon else place
+        found = named(option, value, Path())
+        place = places.get(str(found.path.absolute())) if found.path else None
+        return value if place is None else found.at(place)
 
-    changed = {option: there(option, getattr(options, option)) for option in (*CODE, *READ)}
+    changed: dict[str, object] = {}
+    for option in SENT:
+        value = getattr(options, option)
+        found = [there(option, one) for one in _values(option, value)]
+        changed[option] = found[0] if len(found) == 1 and not isinstance(value, (list, tuple)) else found
     return replace(options, **changed)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ class FleetOptions:
     """The sweep."""
 
     exclude: Annotated[
-        str | Sequence[str | Mapping[str, Any]],
+        str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
         Doc("Combinations to leave out: precision=int8,target=openvino, or such tables in a recipe."),
     ] = ()
     address: Annotated[

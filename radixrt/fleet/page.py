@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from radixrt.fleet.front import Point, front, place, points
+from radixrt.fleet.front import Point, front, place, points, quality_of
 from radixrt.fleet.schema import Sweep, SweepRow
 from radixrt.fleet.since import since
 from radixrt.validate.report.figures import (
@@ -24,7 +24,7 @@ from radixrt.validate.report.figures import (
 )
 from radixrt.validate.report.html import render_page
 from radixrt.validate.report.junit import clean, xml_text
-from radixrt.validate.report.summary import milliseconds, percent, size
+from radixrt.validate.report.summary import milliseconds, size
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -95,7 +95,7 @@ def render_page_of(sweep: Sweep, earlier: Sweep | None = None) -> str:
     plots = []
     for number, (title, group) in enumerate(groups.items()):
         label = f"{title}, against latency and size"
-        plots.append(Plot(f"plot-front-{number}", label, 460, figure_json(_figure(group, title.rpartition(": ")[2]))))
+        plots.append(Plot(f"plot-front-{number}", label, 460, figure_json(_figure(group))))
     states = {state: sum(row.state == state for row in sweep.rows) for state in ("done", "missed", "failed", "waiting")}
     timed = {point.row.name for group in groups.values() for point in group}
     return render_page(
@@ -128,7 +128,7 @@ def _cells(row: SweepRow, on_front: bool) -> list[str]:
     if figures is None:
         return [*head, *([""] * 8), row.reason or "not done yet"]
     stand_in = "" if figures.measured_on == "engine" else " (stand-in)"
-    quality = percent(figures.quality) if figures.quality is not None and figures.quality <= 1 else figures.quality
+    quality = quality_of(row)
     return [
         *head,
         "" if quality is None else f"{quality}{stand_in}",
@@ -143,15 +143,18 @@ def _cells(row: SweepRow, on_front: bool) -> list[str]:
     ]
 
 
-def _figure(group: Sequence[Point], quality: str) -> go.Figure:
-    share = all(-1 <= point.quality <= 1 for point in group)
-    scale = 100 if share else 1
-    figure = new_figure("median latency for one image (ms)", f"{quality} (%)" if share else quality)
+def _figure(group: Sequence[Point]) -> go.Figure:
+    """The points of one place and one metric."""
+    quality = group[0].quality
+    scale, unit = (100, " (%)") if quality.share else (1, "")
+    figure = new_figure("median latency for one image (ms)", plain(f"{quality.title}{unit}"))
+    if not quality.higher_is_better:
+        figure.update_yaxes(autorange="reversed")
     best = front(group)
     # Size is not an axis: the line joins those of the front that nothing quicker is as good as.
-    steps = [one for i, one in enumerate(best) if all(one.quality > before.quality for before in best[:i])]
+    steps = [one for i, one in enumerate(best) if all(one.quality.rank > before.quality.rank for before in best[:i])]
     figure.add_scatter(
-        x=[point.latency_ms for point in steps], y=[point.quality * scale for point in steps], mode="lines",
+        x=[point.latency_ms for point in steps], y=[point.quality.value * scale for point in steps], mode="lines",
         name="Pareto front", line={"color": OTHER, "width": 1, "dash": "dot", "shape": "hv"}, hoverinfo="skip",
     )  # fmt: skip
     precisions = list(dict.fromkeys(point.row.precision for point in group))
@@ -165,7 +168,7 @@ def _figure(group: Sequence[Point], quality: str) -> go.Figure:
             symbol = SYMBOLS[targets.index(target) % len(SYMBOLS)]
             figure.add_scatter(
                 x=[p.latency_ms for p in some],
-                y=[p.quality * scale for p in some],
+                y=[p.quality.value * scale for p in some],
                 mode="markers",
                 cliponaxis=False,
                 name=plain(f"{precision}, {target}"),

@@ -20,12 +20,12 @@ State = Literal["waiting", "done", "missed", "failed"]
 class Figures(BaseModel):
     """What was measured of one engine, as its report says it.
 
-    ``quality`` is the engine's figure of ``metric`` and ``reference_quality`` the original's; ``drop_points`` is how
-    many points the engine is worse, with its 95 % interval. Where no labels decide they are absent, and ``agreement``
-    (the share of equal answers), ``cosine_min`` or ``sqnr_db`` says how close the two are. Times are of the smallest
-    batch, in milliseconds; they are absent where the engine did not run, and ``unsteady`` says why they are not to be
-    judged by. ``others_cores`` is how many cores other processes kept busy during the timing. ``measured_on`` is the
-    CPU stand-in where a plan could not run.
+    ``quality`` is the engine's figure of ``metric`` and ``reference_quality`` the original's, between 0 and 1 where
+    it is a ``share``; ``drop_points`` is how many points the engine is worse, with its 95 % interval. Where no labels
+    decide they are absent, and ``agreement`` (the share of equal answers), ``cosine_min`` or ``sqnr_db`` says how close
+    the two are. Times are of the smallest batch, in milliseconds; they are absent where the engine did not run, and
+    ``unsteady`` says why they are not to be judged by. ``others_cores`` is how many cores other processes kept busy
+    during the timing. ``measured_on`` is the CPU stand-in where a plan could not run.
     """
 
     model_config = FROZEN
@@ -35,6 +35,7 @@ class Figures(BaseModel):
     reference_quality: float | None = None
     drop_points: float | None = None
     drop_ci95_points: tuple[float, float] | None = None
+    share: bool = True
     higher_is_better: bool = True
     agreement: float | None = None
     cosine_min: float | None = None
@@ -60,6 +61,7 @@ class Figures(BaseModel):
             reference_quality=metric.reference if metric else None,
             drop_points=metric.drop_points if metric else None,
             drop_ci95_points=metric.drop_ci95_points if metric else None,
+            share=metric.share if metric else True,
             higher_is_better=metric.higher_is_better if metric else True,
             agreement=parity.top1_agreement if parity else None,
             cosine_min=parity.cosine_min if parity else None,
@@ -127,6 +129,11 @@ class SweepRow(BaseModel):
     def finished(self) -> bool:
         """It has a bundle."""
         return self.state in ("done", "missed")
+
+    @property
+    def title(self) -> str:
+        """The network's name, as the row's begins with it."""
+        return self.name.partition(f"-{self.precision}-{self.target}")[0]
 
     def judged(self, report: Report, **more: Any) -> SweepRow:
         """The row with what its report says."""

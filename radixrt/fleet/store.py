@@ -12,20 +12,21 @@ A row is finished when its record is there with the key of what is asked for now
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from radixrt.engines.bundle.atomic import AtomicFolder, exclusive
-from radixrt.engines.bundle.folder import Bundle
-from radixrt.engines.bundle.manifest import MANIFEST_NAME
+from radixrt.engines.bundle.folder import Bundle, BundleWriter
+from radixrt.engines.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME
+from radixrt.engines.bundle.signing import sign
 from radixrt.errors import InputError
 from radixrt.files import replace_file, translate_disk_errors
 from radixrt.fleet.rows import Row
-from radixrt.fleet.schema import SWEEP_NAME, Cost, SweepRow
+from radixrt.fleet.schema import SWEEP_NAME, Cost, Sweep, SweepRow
 from radixrt.fleet.worker import Outcome
 from radixrt.validate.schema import Report
 
@@ -51,11 +52,24 @@ class Store:
             raise InputError(f"{self.folder} is a file, and a sweep is a folder: choose another output")
         if (folder / MANIFEST_NAME).exists():
             raise InputError(f"{self.folder} is a bundle: choose another output for the sweep")
-        with translate_disk_errors(folder):
-            (folder / "rows").mkdir(parents=True, exist_ok=True)
-        with exclusive(folder / "rows"):
-            self._tidy()
+        with ExitStack() as stack:
+            with translate_disk_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.callback(_remove_if_empty, folder)
+                stack.enter_context(exclusive(folder / "rows"))
+                (folder / "rows").mkdir(exist_ok=True)
+                stack.callback(_remove_if_empty, folder / "rows")
+                self._tidy()
             yield
+
+    def check_room(self, rows: Iterable[Row]) -> None:
+        """Finds out, before anything long starts, whether the bundles could be written.
+
+        Raises:
+            InputError: the disk refuses, or a row's folder holds something that is not a bundle.
+        """
+        for row in rows:
+            BundleWriter.check_writable(self.folder / row.name)
 
     def _tidy(self) -> None:
         """Removes what a killed sweep was writing, as :func:`radixrt.files.replacing` names it."""
@@ -87,7 +101,10 @@ class Store:
                         raise InputError(f"the worker {outcome.host} sent {name}, which leaves its bundle")
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(data)
-                Bundle.read(new.folder)
+                bundle = Bundle.read(new.folder)
+                if row.options.sign_key is not None:
+                    signature = sign(bundle.manifest_bytes, Path(row.options.sign_key))
+                    (new.folder / SIGNATURE_NAME).write_bytes(signature)
                 new.commit()
             report = Report.model_validate_json(outcome.report)
             cost = Cost(
@@ -104,9 +121,22 @@ class Store:
         replace_file(self._record(row.name), record.model_dump_json(indent=1).encode())
         return record
 
+    def told(self) -> Sweep | None:
+        """What an earlier run told of all rows."""
+        try:
+            return Sweep.read(self.folder)
+        except InputError:
+            return None
+
     def write(self, name: str, text: str) -> None:
         """Writes one of the files that tell of all rows."""
         replace_file(self.folder / name, text.encode())
 
     def _record(self, name: str) -> Path:
         return self.folder / "rows" / f"{name}.json"
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """A sweep that was refused leaves nothing."""
+    with suppress(OSError):
+        folder.rmdir()

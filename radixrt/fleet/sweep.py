@@ -78,12 +78,15 @@ def sweep(
                 progress.rows[row.name] = found
         progress.resumed = progress.over
         todo = [row for row in rows if progress.rows[row.name].state == "waiting"]
+        store.check_room(todo)
         show(progress)
         try:
             if todo:
                 _run(todo, options, command, store, progress, show)
         finally:
             told = _told(progress, options, command)
+            if not todo and (before := store.told()) is not None:
+                told = told.model_copy(update={"seconds": before.seconds})
             # A sweep that was refused leaves nothing.
             if progress.over:
                 _write(store, told, earlier)

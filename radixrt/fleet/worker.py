@@ -157,7 +157,7 @@ def work(job: Job, sender: Any) -> Outcome:
     if job.threads is not None:
         os.environ["OMP_NUM_THREADS"] = job.threads
     started, used = time.monotonic(), time.process_time()
-    machine = Machine(turn=_threads(job.share))
+    machine: Machine | None = None
     places: dict[str, str] = {}
 
     def place(one: Input) -> Path:
@@ -171,14 +171,15 @@ def work(job: Job, sender: Any) -> Outcome:
         return Outcome(
             host=socket.gethostname(),
             seconds=time.monotonic() - started,
-            waited_s=machine.waited_s,
-            timed_s=machine.timed_s,
+            waited_s=machine.waited_s if machine else 0.0,
+            timed_s=machine.timed_s if machine else 0.0,
             cpu_s=time.process_time() - used,
             error=error,
             **more,
         )
 
     try:
+        machine = Machine(turn=_threads(job.share))
         with machine.working(), scratch("row") as folder, temporaries_in(folder):
             options = moved(job.options, job.inputs, place)
             result = _built(job, options, folder, machine)
@@ -188,7 +189,8 @@ def work(job: Job, sender: Any) -> Outcome:
     except Exception as error:
         return outcome(error=f"a bug: {type(error).__name__}: {first_line(error)}", trace=traceback.format_exc())
     finally:
-        machine.close()
+        if machine is not None:
+            machine.close()
 
 
 def _threads(share: int) -> Callable[[bool], None]:

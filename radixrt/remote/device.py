@@ -72,6 +72,8 @@ def devices_in(tables: Any, recipe: Path) -> dict[str, Device]:
         raise InputError(f"{recipe}: a device is a table with a name, such as [device.orin]")
     found = {}
     for name, given in tables.items():
+        if not _NAME.fullmatch(name):
+            raise InputError(f"{recipe}: no device can be called {name!r}: take letters, digits, and . _ - inside")
         try:
             device = fill(Device, {"name": name, **given})
         except InputError as error:

@@ -17,7 +17,7 @@ def row(name: str = "net-int8-onnxruntime", state: str = "done", machine: str = 
         precision=precision,
         target=target,
         batch="1",
-        state=state,  # type: ignore[arg-type]
+        state=state,
         reason="" if state == "done" else "it cannot be",
         verdict="Passed",
         machine=machine,

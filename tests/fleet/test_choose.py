@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from radixrt.errors import InputError
 from radixrt.fields import fill
 from radixrt.fleet.choose import ChooseOptions, choose
 from radixrt.fleet.front import front, points
@@ -39,12 +40,43 @@ def test_the_best_under_limits_is_told_with_a_reason_against_each_other() -> Non
     assert best == "net-fp32-onnxruntime"
     assert why["big-fp16-openvino"] == "its p95 (ms) is 40, above 20"
     assert why["net-int8-openvino"] == "its drop (points) is 2, above 1.5"
-    assert why["net-int8-onnxruntime"].startswith("Top-1 0.8900")
-    assert why["net-fp16-tensorrt"] == "it is of no device yet" or "it cannot be" in why["net-fp16-tensorrt"]
-    assert why["orin-int8-tensorrt"] == "it is of Orin"
+    assert why["net-int8-onnxruntime"] == "Top-1 89.00 %, of the best 90.00 %"
+    assert why["net-fp16-tensorrt"] == "it cannot be"
+    assert why["orin-int8-tensorrt"] == "its device is Orin"
     assert len(why) == len(SEVERAL.rows) - 1
     assert chosen(max_p95_ms=4)[0] == "net-int8-onnxruntime" and chosen(device="orin")[0] == "orin-int8-tensorrt"
     assert chosen(max_p95_ms=0.1)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"precision": "int4"}, "no row of the sweep is of the precision int4: did you mean int8"),
+        ({"device": "laptop"}, "no row of the sweep is of the device laptop; known are Orin, Xeon"),
+        ({"model": "nett"}, "of the model nett: did you mean net"),
+    ],
+)
+def test_a_name_that_no_row_has_is_an_error(given: dict[str, str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        chosen(**given)
+
+
+def test_a_network_is_found_by_its_name_and_by_its_path() -> None:
+    theirs = row("theirs-int8-onnxruntime").model_copy(update={"model": "/nets/x.onnx"})
+    for wanted in ("theirs", "/nets/x.onnx"):
+        found = choose(sweep(theirs, row()), fill(ChooseOptions, {"sweep": "s", "model": wanted}))
+        assert found.best == theirs and found.others[0][1] == "its model is net"
+
+
+def test_less_of_an_error_is_better() -> None:
+    error: dict[str, Any] = {"metric": "RMSE", "share": False, "higher_is_better": False}
+    several = sweep(row("a-fp32-x", quality=0.2, **error), row("b-fp32-x", quality=12.5, p50_ms=1, **error))
+    found = choose(several, fill(ChooseOptions, {"sweep": "s", "min_quality": 1.0}))
+    assert found.best is not None and found.best.name == "a-fp32-x"
+    assert found.others == ((several.rows[1], "its RMSE is 12.5, above 1"),)
+    assert choose(several, fill(ChooseOptions, {"sweep": "s"})).others[0][1] == "RMSE 12.5, of the best 0.2"
+    page = render_page_of(several)
+    assert ">12.5<" in page and ">0.2<" in page and '"reversed"' in page and "(%)" not in page
 
 
 def test_unsteady_times_keep_no_limit() -> None:

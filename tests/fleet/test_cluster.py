@@ -18,11 +18,12 @@ from radixrt.remote.device import Device
 from radixrt.reuse import source_sha256
 
 TARGETS = ("onnxruntime", "tensorrt-rtx")
+LOST = {("orin", "onnxruntime"): ("it does not answer", "Switch it on.")}
 
 
-def machine(node: str, unreached: bool = False, **resources: float) -> Look:
-    lost = {("orin", "onnxruntime"): ("it does not answer", "Switch it on.")} if unreached else {}
-    return Look(node, node, __version__, source_sha256(), TARGETS, {}, lost, {"CPU": 1.0, **resources})
+def machine(node: str, targets: tuple[str, ...] = TARGETS, reaches: bool = True, **resources: float) -> Look:
+    unreached = {} if reaches else LOST
+    return Look(node, node, __version__, source_sha256(), targets, {}, unreached, {"CPU": 1.0, **resources})
 
 
 def row(target: str, *devices: Device) -> Row:
@@ -42,18 +43,28 @@ def test_a_row_goes_where_its_device_or_a_gpu_is_kept() -> None:
     assert where(row("onnxruntime")) == ["plain", "near", "gpu"]
 
 
-def test_a_device_that_no_machine_reaches_is_refused() -> None:
-    fleet = Cluster("a", (machine("a", unreached=True), machine("b", unreached=True)), 1, None)
+@pytest.mark.parametrize("other", [machine("b", reaches=False), machine("b", targets=("openvino",))])
+def test_a_device_that_no_machine_can_use_is_refused(other: Look) -> None:
+    fleet = Cluster("a", (other, machine("a", reaches=False)), 1, None)
     with pytest.raises(UnavailableError, match="no machine of the sweep can use it: it does not answer"):
         fleet.check((row("onnxruntime", Device.of("jetson@orin")),))
 
 
+def test_more_cores_than_a_machine_gives_are_refused() -> None:
+    fleet = Cluster("a", (machine("a"), machine("b", CPU=2.0)), 4, None)
+    with pytest.raises(InputError, match=r"a build asks for 4 cores, .* give 2 at most"):
+        fleet.check((row("onnxruntime"),))
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
-    [({"radixrt": "0.0.9"}, "has RadixRT 0.0.9"), ({"source": "edited"}, f"has RadixRT {__version__} with other code")],
+    [
+        (replace(machine("b"), radixrt="0.0.9"), "has RadixRT 0.0.9"),
+        (replace(machine("b"), source="edited"), f"has RadixRT {__version__} with other code"),
+    ],
 )
-def test_a_worker_with_another_radixrt_is_refused(other: dict[str, str], said: str) -> None:
-    fleet = Cluster("a", (machine("a"), replace(machine("b"), **other)), 1, None)
+def test_a_worker_with_another_radixrt_is_refused(other: Look, said: str) -> None:
+    fleet = Cluster("a", (machine("a"), other), 1, None)
     with pytest.raises(InputError, match=f"the worker b {said}, and here is .*: install the same on every machine"):
         fleet.check((row("onnxruntime"),))
 

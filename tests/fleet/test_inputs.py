@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from radixrt.errors import InputError
 from radixrt.fields import fill
-from radixrt.fleet.inputs import Sender, inputs_of, moved, received
+from radixrt.fleet.inputs import Input, Sender, inputs_of, moved, received
 from radixrt.options import CompileOptions
 
 
@@ -23,13 +24,16 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "here"
 
 
+def receive_from(sender: Sender) -> Callable[[Input], Path]:
+    return lambda one: received(one, sender.files, sender.piece)
+
+
 def test_each_input_arrives_with_what_it_refers_to_and_once(work: Path) -> None:
     for data, beside in (("data", "a/1.png"), ("list.csv", "images/1.png")):
         named = {"model": f"{work}/net.py:make", "data": work / data, "checkpoint": work / "best.pth"}
         asked = fill(CompileOptions, named)
         inputs = inputs_of(asked, {})
-        sender = Sender(inputs)
-        there = moved(asked, inputs, lambda one, sent=sender: received(one, sent.files, sent.piece))
+        there = moved(asked, inputs, receive_from(Sender(inputs)))
         code, _, function = str(there.model).rpartition(":")
         assert function == "make" and Path(code).read_text() == "net.py"
         assert Path(code).with_name("helper.py").exists() and not str(code).startswith(str(work))
@@ -49,6 +53,37 @@ def test_what_changes_on_the_way_is_refused(work: Path) -> None:
         received(inputs[0], sender.files, sender.piece)
 
 
+def test_code_that_makes_data_or_judges_is_sent(work: Path) -> None:
+    asked = fill(CompileOptions, {"data": f"{work}/net.py:make", "metric": f"-{work}/helper.py:loss"})
+    inputs = inputs_of(asked, {})
+    there = moved(asked, inputs, receive_from(Sender(inputs)))
+    assert {one.option for one in inputs} == {"data", "metric"}
+    data, metric = str(there.data), str(there.metric)
+    assert data.endswith("/net.py:make") and Path(data.removesuffix(":make")).read_text() == "net.py"
+    assert metric.startswith("-/") and Path(metric[1:].removesuffix(":loss")).read_text() == "helper.py"
+
+
+def test_several_bundles_are_sent_one_by_one(work: Path) -> None:
+    asked = fill(CompileOptions, {"against": f"compile,{work}/data,{work}/images"})
+    inputs = inputs_of(asked, {})
+    there = moved(asked, inputs, lambda one: Path("/there", Path(one.path).name))
+    assert there.against == ["compile", "/there/data", "/there/images"]
+
+
+def test_a_private_key_stays_where_it_is(work: Path) -> None:
+    assert inputs_of(fill(CompileOptions, {"sign_key": work / "best.pth"}), {}) == ()
+
+
+def test_half_of_an_input_that_a_killed_worker_left_is_removed(work: Path) -> None:
+    left = work.parent / "there" / "radixrt" / "inputs" / ".new-left" / "content"
+    left.mkdir(parents=True)
+    inputs = inputs_of(fill(CompileOptions, {"data": work / "data"}), {})
+    place = receive_from(Sender(inputs))(inputs[0])
+    assert place.is_dir() and not left.exists()
+
+
 def test_names_are_no_inputs() -> None:
+    asked = fill(CompileOptions, {"model": "timm:resnet18", "data": "torch:zeros", "against": "compile"})
+    assert inputs_of(asked, {}) == ()
     asked = fill(CompileOptions, {"model": "timm:resnet18", "data": "elpv", "against": "compile"})
     assert inputs_of(asked, {}) == ()

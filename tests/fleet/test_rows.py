@@ -55,10 +55,23 @@ def test_what_is_excluded_is_left_out() -> None:
         ({"exclude": ["precision=int-8"]}, "unknown precision 'int-8'"),
         ({"exclude": [{"target": "openvno"}]}, "did you mean openvino"),
         ({"exclude": ["model=senet-nano"], "model": ["senet-nano-elpv"]}, "did you mean senet-nano-elpv"),
+        ({"exclude": ["device=orn"]}, "exclude names the device orn"),
+        ({"exclude": ["precision"]}, "gives precision no value"),
+        ({"exclude": [{}]}, "exclude names no combination"),
         ({"model": [{"name": "x"}]}, "no model beside name"),
+        ({"model": [{"model": "resnest50", "name": "../x"}]}, "cannot be called '../x'"),
+        ({"model": [{"model": "resnest50", "name": 5}]}, "cannot be called 5"),
+        ({"model": [{"model": "resnest50", "name": "x" * 250}]}, "too long for a folder"),
+        ({"model": [{"model": "resnest50", "output": "x"}]}, "output is of the whole sweep"),
+        ({"model": [{"model": ["resnest50"]}]}, "name it by text"),
+        ({"model": ["one.toml", "resnest50"]}, "one.toml is a recipe beside other networks"),
+        ({"model": []}, "model is empty"),
+        ({"precision": []}, "precision is empty"),
+        ({"target": ""}, "target is empty"),
+        ({"sign_key": "nowhere"}, "nowhere"),
         ({"precision": "int8", "exclude": "precision=int8"}, "nothing is left"),
         ({"model": ["a.onnx"]}, "no ONNX file at a.onnx"),
-        ({"data": "nowhere"}, "there is no nowhere"),
+        ({"data": "nowhere"}, "there is no nowhere, which data names"),
         ({"target": "openvino,onnxruntime", "dla_core": 0}, "cannot be: .*exclude"),
         ({"model": [{"model": "resnest50", "dta": "x"}]}, "unknown option dta: did you mean data"),
     ],
@@ -95,6 +108,24 @@ def test_networks_have_options_of_their_own(tmp_path: Path) -> None:
         rows_of(from_file(SweepOptions, recipe))
 
 
+def test_networks_have_lists_of_their_own() -> None:
+    own = {"model": "senet-nano-elpv", "precision": ["fp16", "FP16"]}
+    found = names(model=[own, "sknet-nano-elpv"], precision="fp32,int8", target="openvino")
+    assert found == ["senet-nano-elpv-fp16-openvino", "sknet-nano-elpv-fp32-openvino", "sknet-nano-elpv-int8-openvino"]
+
+
+def test_a_row_is_the_same_wherever_its_files_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = set()
+    for place in ("one", "two words"):
+        (tmp_path / place / "data").mkdir(parents=True)
+        tiny_network(tmp_path / place / "net.onnx")
+        (tmp_path / place / "recipe.toml").write_text('model = "net.onnx"\ntarget = "onnxruntime"\ndata = "data"\n')
+        for here, recipe in ((place, "recipe.toml"), (f"{place}/data", "../recipe.toml"), ("", f"{place}/recipe.toml")):
+            monkeypatch.chdir(tmp_path / here)
+            keys.add(rows_of(from_file(SweepOptions, Path(recipe)))[0].key)
+    assert len(keys) == 1
+
+
 def test_a_row_is_another_once_its_inputs_or_options_are(tmp_path: Path) -> None:
     tiny_network(tmp_path / "net.onnx")
     given = {"model": [str(tmp_path / "net.onnx")], "target": "onnxruntime"}
@@ -128,4 +159,4 @@ def test_the_live_table_shows_what_runs_where_more_runs_than_fits() -> None:
     }
     shown = table(Progress(rows, running=names[MOST_ROWS - 2 :]))
     assert shown.row_count == MOST_ROWS + 2
-    assert str(next(shown.columns[1].cells)) == "running", "a short terminal cuts the table below"
+    assert str(next(iter(shown.columns[1].cells))) == "running", "a short terminal cuts the table below"
