@@ -8,7 +8,7 @@ reads it multiply again. Layers do so by their weights. What stands between them
 
 - ReLUs, pooling, resizing, sums, differences: one number for channel c of all that they read and write.
 - A product: one for the data and the result, none for the gate; likewise where it is with a constant.
-- Concat, Split and Slice along the channels: each channel keeps its number in its new place.
+- Concat and Split along the channels: each channel keeps its number in its new place.
 - Anything else, the graph's inputs and outputs, and layers that share their weights: none.
 """
 
@@ -120,19 +120,25 @@ class _Grouping:
         output, kind = node.outputs[0], node.op_type
         data = [value for value in node.inputs if value is not None and not is_constant(value)]
         if kind in _SUMS:
-            if len(data) == len(node.inputs):
-                for value in data:
-                    yield from self._same(value, output)
+            pairs = [pair for value in data for pair in self._aligned(value, output)]
+            # What is added to every channel alike, a constant or a map of one, ties its result to none of them.
+            if len(pairs) == len(node.inputs):
+                yield from pairs
         elif kind == "Mul" and len(data) == 2 and data[0] is not data[1]:
-            yield from self._same(data[1] if _is_gate(data[0]) else data[0], output)
+            yield from self._aligned(data[1] if _is_gate(data[0]) else data[0], output)
         elif kind in ("Mul", "Div") and len(data) == 1 and (kind == "Mul" or data[0] is node.inputs[0]):
-            yield from self._same(data[0], output)
+            yield from self._aligned(data[0], output)
         elif kind in _HOMOGENEOUS or (kind in _SPATIAL and _keeps_channels(node)):
             yield from self._same(node.inputs[0], output)
         elif kind == "Concat" and _along_channels(node):
             yield from self._laid_out(data, output)
         elif kind == "Split" and _along_channels(node) and node.inputs[0] is not None:
             yield from ((b, a, j, i) for a, b, i, j in self._laid_out(node.outputs, node.inputs[0]))
+
+    def _aligned(self, one: ir.Value, other: ir.Value) -> Iterator[tuple[ir.Value, ir.Value, Indices, Indices]]:
+        """As :meth:`_same`, where shapes may be broadcast: axis 1 of a tensor of fewer axes meets another one."""
+        if len(static_dims(one)) == len(static_dims(other)):
+            yield from self._same(one, other)
 
     def _same(self, one: ir.Value | None, other: ir.Value) -> Iterator[tuple[ir.Value, ir.Value, Indices, Indices]]:
         from_, to = self._channels(one), self._channels(other)

@@ -37,6 +37,8 @@ RANGE_CHOICES = len(Method) + len(_BLENDS)
 """How many choices of ranges ``Technique.RANGES`` tries."""
 LOCAL_PASSES = 2
 """How often each layer's own error is measured."""
+_SAME_DB = 80.0
+"""Above it two float networks differ by rounding alone."""
 _HOPELESS_DB = 3.0
 """So far below what layers' own errors gave, correcting by groups is given up."""
 
@@ -194,6 +196,8 @@ class Search:
         how = self._setting
         session = QuantSession(equal.model, how.options, equal.table, outputs=how.outputs)
         search = Search(equal.model, equal.table, session, how)
+        if outputs_sqnr_db(self._reference, search._reference, length(how.judges)) < _SAME_DB:
+            return replace(start, detail="the rescaled network computes something else: nothing is rescaled")
         found, plain = search._alone(session.everything(equal.table), 1), self._alone(start.variant, 1)
         gained = f"with biases corrected {found.sqnr_db:.1f} dB, as it was {plain.sqnr_db:.1f}"
         detail = f"{len(equal.divisors)} layers rescaled; {gained}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -11,6 +12,7 @@ import pytest
 from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.collect import calibrate
 from radixrt.calibration.ranges.table import CalibrationTable
+from radixrt.calibration.recovery import techniques
 from radixrt.calibration.recovery.channels import FIXED, channel_groups
 from radixrt.calibration.recovery.equalise import equalised
 from radixrt.calibration.recovery.recover import recover
@@ -98,7 +100,7 @@ def graph(text: str, channels: int = 4) -> ir.Model:
     shapes = {"wa": (4, 4, 1, 1), "wb": (4, 4, 1, 1), "wc": (2, channels, 1, 1)}
     weights = [ir.tensor(np.ones(shape, np.float32), name=name) for name, shape in shapes.items()]
     body = f"a = Conv(x, wa)  b = Conv(x, wb)  {text}  end = Conv(y, wc)"
-    head = '<ir_version: 10, opset_import: ["" : 21]> g (float[1, 4, 6, 6] x) => (float[1, 2, 6, 6] end)'
+    head = '<ir_version: 10, opset_import: ["" : 21]> g (float[1, 4, 6, 6] x) => (float[1, 2, h, w] end)'
     return ir.from_onnx_text(f"{head} {{ {body} }}", initializers=weights)
 
 
@@ -112,6 +114,10 @@ def graph(text: str, channels: int = 4) -> ir.Model:
         ),
         ("m = GlobalAveragePool(a)  y = Mul(m, a)  z = Exp(b)", []),
         ("g = Sigmoid(b)  y = Mul(a, g)", [("a", "y")]),
+        # A map of one channel, or a row of numbers along the width, meets all channels alike.
+        ("k = Constant<value_ints=[1]>()  m = ReduceMean(b, k)  y = Add(a, m)", []),
+        ("p = MaxPool<kernel_shape=[3, 3]>(a)  m = GlobalAveragePool(b)  r = Flatten(m)  y = Add(p, r)", []),
+        ("p = MaxPool<kernel_shape=[3, 3]>(a)  m = GlobalMaxPool(b)  r = Flatten(m)  y = Mul(r, p)", [("a", "y")]),
     ],
 )
 def test_channels_go_together_through_what_is_homogeneous(text: str, same: list[tuple[str, str]]) -> None:
@@ -119,7 +125,7 @@ def test_channels_go_together_through_what_is_homogeneous(text: str, same: list[
     for one, other in same:
         assert found[one] == found[other] and FIXED not in found[one]
     tied = {name for pair in same for name in pair}
-    assert all(FIXED in found[name] for name in {"x", "a", "b", "end"} - tied), "what meets a curve, or ends, is fixed"
+    assert all(FIXED in found[name] for name in {"x", "a", "b", "y", "end"} - tied), "what meets a curve is fixed"
 
 
 def test_joined_channels_keep_their_number_in_their_new_place() -> None:
@@ -157,3 +163,17 @@ def test_the_original_is_left_alone() -> None:
     before = model_sha256(model)
     assert equalised(model, calibrate(model, [{"input": X}]), names(model)) is not None
     assert model_sha256(model) == before
+
+
+def test_a_rescaled_network_that_computes_something_else_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, options = uneven(), PlacementOptions(get("tensorrt").traits)
+    table = calibrate(model, [{"input": X}])
+    right = equalised(model, table, names(model))
+    assert right is not None
+    wrong = right.model.clone()
+    weight = wrong.graph.initializers["c_conv.weight"]
+    assert weight.const_value is not None
+    weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.01), name=weight.name)
+    monkeypatch.setattr(techniques, "equalised", lambda *_: replace(right, model=wrong))
+    step = next(s for s in recover(model, table, {"input": X}, options).steps if s.technique is Technique.EQUALISE)
+    assert "computes something else" in step.detail and step.after_db == step.before_db
