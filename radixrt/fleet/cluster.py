@@ -19,7 +19,7 @@ from radixrt.engines.quiet import shared_folder
 from radixrt.engines.registry import get
 from radixrt.errors import InputError, UnavailableError, first_line
 from radixrt.fleet.inputs import Input, Sender, moved
-from radixrt.fleet.rows import Row
+from radixrt.fleet.rows import Row, cannot_be
 from radixrt.fleet.scratch import scratch
 from radixrt.fleet.worker import Job, Look, Outcome, Wanted, look, work
 from radixrt.machine import cores
@@ -49,7 +49,8 @@ class Cluster:
         """Refuses what no machine here can do.
 
         Raises:
-            InputError: a machine has another RadixRT.
+            InputError: a machine has another RadixRT; or none can give what a row asks for, sees its files, or has so
+                many cores.
             UnavailableError: no machine builds a row's target, or reaches its device.
         """
         source = source_sha256()
@@ -67,13 +68,23 @@ class Cluster:
             if not builders:
                 reason, hint = self.looks[0].why_not[row.target]
                 raise UnavailableError(row.target, f"no machine of the sweep builds it: {reason}", hint)
-            there = [one for one in builders if (row.device, row.target) not in one.unreached]
+            able = [one for one in builders if (row.target, row.build) not in one.refused]
+            if not able:
+                raise cannot_be(row, builders[0].refused[row.target, row.build])
+            there = [one for one in able if (row.device, row.target) not in one.unreached]
             if not there:
-                reason, hint = builders[0].unreached[row.device, row.target]
+                reason, hint = able[0].unreached[row.device, row.target]
                 raise UnavailableError(row.device, f"no machine of the sweep can use it: {reason}", hint)
+            seeing = [one for one in there if not _unseen(row, one)]
+            if not seeing:
+                lost, path = _unseen(row, there[0])[0]
+                raise InputError(
+                    f"{lost.option} is {lost.path}, which names {path}, and no machine of the sweep that could build "
+                    f"{row.name} sees that: name files below its own folder, which travel with it"
+                )
             raise InputError(
                 f"a build asks for {self.ask} cores, and the machines that could build {row.name} give "
-                f"{max(one.cores for one in there)} at most: give fewer --cores"
+                f"{max(one.cores for one in seeing)} at most: give fewer --cores"
             )
 
     @property
@@ -128,10 +139,19 @@ class Cluster:
         able = [
             one
             for one in looks
-            if one.cores >= self.ask and row.target in one.targets and (row.device, row.target) not in one.unreached
+            if row.target in one.targets
+            and (row.target, row.build) not in one.refused
+            and (row.device, row.target) not in one.unreached
+            and not _unseen(row, one)
+            and one.cores >= self.ask
         ]
         kept = row.device or ("" if get(row.target).traits.cpu else "GPU")
         return tuple([one for one in able if one.resources.get(kept)] or able)
+
+
+def _unseen(row: Row, look: Look) -> list[tuple[Input, str]]:
+    """The inputs of a row that name a file which a machine does not see, with that file."""
+    return [(one, look.unseen[one.sha256]) for one in row.inputs if one.sha256 in look.unseen]
 
 
 def outcome_of(reference: Any) -> Outcome:
@@ -245,6 +265,8 @@ def _own_sigterm() -> Iterator[None]:
 
 def _knock(address: str | None) -> None:
     """Finds out whether anybody listens there: Ray itself tries for minutes, and tells of each try."""
+    if "://" in (address or ""):
+        raise ValueError("an address is HOST:PORT, the head's own")
     host, colon, port = (address or "").rpartition(":")
     if colon and port.isdigit() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=KNOCK_S).close()

@@ -31,12 +31,21 @@ SENT = tuple(option for option in (*CODE, *READ) if option != "sign_key")
 
 @dataclass(frozen=True)
 class Input:
-    """A file or folder that an option names; ``sha256`` is of its content, names included."""
+    """A file or folder that an option names.
+
+    Attributes:
+        option: the first one that names it.
+        path: where it lies, from the root.
+        sha256: of its content, names included.
+        folder: whether it is one.
+        outside: files that it names and that do not travel with it, one of each folder.
+    """
 
     option: str
     path: str
     sha256: str
     folder: bool
+    outside: tuple[str, ...] = ()
 
 
 def inputs_of(options: CompileOptions, known: dict[str, Input]) -> tuple[Input, ...]:
@@ -53,7 +62,7 @@ def inputs_of(options: CompileOptions, known: dict[str, Input]) -> tuple[Input, 
                 continue
             whole = str(path.absolute())
             if whole not in known:
-                known[whole] = Input(option, whole, _sha256(option, path), path.is_dir())
+                known[whole] = Input(option, whole, _sha256(option, path), path.is_dir(), _outside(Path(whole)))
             found.append(replace(known[whole], option=option))
     return tuple(found)
 
@@ -74,21 +83,25 @@ def _files(path: Path) -> list[Path]:
     beside: dict[str, Callable[[], Iterable[Path]]] = {
         ".py": lambda: path.parent.glob("*.py"),
         ".onnx": lambda: path.parent.glob(f"{glob.escape(path.name)}*data"),
-        ".csv": lambda: _listed(path),
-        ".json": lambda: _annotated(path),
     }
+    beside |= dict.fromkeys(NAMING, lambda: (path.parent / name for name in _names(path) if _travels(name)))
     # How images are prepared may stand beside a checkpoint.
-    found = beside.get(path.suffix.lower(), lambda: filter(Path.is_file, [path.with_suffix(".json")]))
-    return [path, *sorted({*found()} - {path})]
+    found = beside.get(path.suffix.lower(), lambda: [path.with_suffix(".json")])
+    return [path, *sorted({file for file in found() if file.is_file()} - {path})]
+
+
+def _names(path: Path) -> Iterator[Path]:
+    """The images that a file of :data:`NAMING` names: from its own folder, or from the root."""
+    if not path.is_dir() and (read := NAMING.get(path.suffix.lower())) is not None:
+        yield from read(path)
 
 
 def _listed(path: Path) -> Iterator[Path]:
-    """The images that a CSV file names below its own folder."""
-    with path.open(newline="", encoding="utf-8-sig") as stream:
+    """The images that a CSV file names; the build says what is wrong with one that cannot be read."""
+    with contextlib.suppress(UnicodeDecodeError, csv.Error), path.open(newline="", encoding="utf-8-sig") as stream:
         for row in csv.DictReader(stream, skipinitialspace=True):
-            name = (row.get("path") or "").strip()
-            if name and not Path(name).is_absolute() and (path.parent / name).is_file():
-                yield path.parent / name
+            if name := (row.get("path") or "").strip():
+                yield Path(name)
 
 
 def _annotated(path: Path) -> Iterator[Path]:
@@ -96,8 +109,25 @@ def _annotated(path: Path) -> Iterator[Path]:
     with contextlib.suppress(InputError):
         splits = read_coco(path)
         for entry in (*splits.calibration, *splits.test) if splits else ():
-            if entry.path.is_relative_to(path.parent) and entry.path.is_file():
-                yield entry.path
+            below = entry.path.is_relative_to(path.parent)
+            yield entry.path.relative_to(path.parent) if below else entry.path
+
+
+NAMING: dict[str, Callable[[Path], Iterator[Path]]] = {".csv": _listed, ".json": _annotated}
+"""The files of data that name others, by suffix."""
+
+
+def _travels(name: Path) -> bool:
+    """Whether a file that another one names can lie beside that at another place too."""
+    return not name.is_absolute() and ".." not in name.parts
+
+
+def _outside(path: Path) -> tuple[str, ...]:
+    found: dict[Path, Path] = {}
+    for name in _names(path):
+        if not _travels(name):
+            found.setdefault(name.parent, path.parent / name)
+    return tuple(str(file) for file in found.values())
 
 
 def _root(path: Path) -> Path:

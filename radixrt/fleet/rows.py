@@ -11,9 +11,10 @@ from typing import Any
 
 from radixrt import __version__
 from radixrt.calibration.spec import Method
+from radixrt.engines.base import BuildOptions
 from radixrt.engines.bundle.signing import check_private_key
 from radixrt.engines.registry import FASTEST, auto_targets, get
-from radixrt.errors import InputError
+from radixrt.errors import InputError, RadixRTError
 from radixrt.export.spec import BatchSpec, Precision
 from radixrt.fields import fill, nearest, words
 from radixrt.files import sha256_of
@@ -45,7 +46,8 @@ class Row:
 
     Attributes:
         name: its folder's.
-        options: the build.
+        options: what was asked for.
+        build: what a target must be able to give.
         device: what it is measured on; empty for the machine that builds it.
         inputs: the files and folders that it reads.
         key: a hash of all that decides it, by which a finished row is found again.
@@ -53,6 +55,7 @@ class Row:
 
     name: str
     options: CompileOptions
+    build: BuildOptions
     device: str
     inputs: tuple[Input, ...]
     key: str
@@ -128,7 +131,25 @@ def rows_of(options: SweepOptions) -> tuple[Row, ...]:
                 found[row.name] = row
     if not found:
         raise InputError("every combination is excluded: nothing is left to build")
+    if options.address is None:
+        for row in found.values():
+            if reason := refusal_of(row.target, row.build):
+                raise cannot_be(row, reason)
     return tuple(found.values())
+
+
+def refusal_of(target: str, build: BuildOptions) -> str:
+    """Why a target cannot give on this machine what is asked for; empty where it can."""
+    try:
+        get(target).check_options(build)
+    except RadixRTError as error:
+        return str(error)
+    return ""
+
+
+def cannot_be(row: Row, reason: str) -> InputError:
+    """The sentence on a combination that no machine of the sweep can build."""
+    return InputError(f"{row.name} cannot be: {reason}; leave the combination out with exclude")
 
 
 def _network(model: str | Mapping[str, Any], options: SweepOptions) -> _Network:
@@ -196,14 +217,8 @@ def _row(network: _Network, swept: Mapping[str, str], device: Device | None, has
     name = "-".join(parts)
     if len(name.encode()) > LONGEST_NAME:
         raise InputError(f"a row would be called {name[:40]}..., too long for a folder: give its model a shorter name")
-    try:
-        # What no machine could build is known before anything starts.
-        get(str(options.target)).check_options(request.build)
-    except InputError as error:
-        raise InputError(f"{name} cannot be: {error}; leave the combination out with exclude") from error
     inputs = inputs_of(options, hashed)
-    key = _key(options, inputs)
-    return Row(name, options, device.name if device else HERE, inputs, key)
+    return Row(name, options, request.build, device.name if device else HERE, inputs, _key(options, inputs))
 
 
 def _key(options: CompileOptions, inputs: tuple[Input, ...]) -> str:

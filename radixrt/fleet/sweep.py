@@ -153,6 +153,7 @@ def _wanted(todo: Sequence[Row]) -> Wanted:
             devices.setdefault(device, {})[row.target] = None
     return Wanted(
         inputs=tuple({one.sha256: one for row in todo for one in row.inputs}.values()),
+        builds=tuple(dict.fromkeys((row.target, row.build) for row in todo)),
         devices=tuple((device, tuple(targets)) for device, targets in devices.items()),
     )
 

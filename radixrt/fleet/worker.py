@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from radixrt import __version__
+from radixrt.engines.base import BuildOptions
 from radixrt.engines.quiet import Machine
 from radixrt.errors import GateError, RadixRTError, UnavailableError, first_line
 from radixrt.fleet.inputs import Input, moved, received
+from radixrt.fleet.rows import refusal_of
 from radixrt.fleet.scratch import scratch, temporaries_in
 from radixrt.options import CompileOptions
 from radixrt.progress import Stages
@@ -80,10 +82,12 @@ class Wanted:
 
     Attributes:
         inputs: the files and folders that it may ask for.
+        builds: each target with what it must be able to give.
         devices: each device with the targets that are to be measured there.
     """
 
     inputs: tuple[Input, ...] = ()
+    builds: tuple[tuple[str, BuildOptions], ...] = ()
     devices: tuple[tuple[Device, tuple[str, ...]], ...] = ()
 
 
@@ -97,7 +101,9 @@ class Look:
         radixrt, source: its RadixRT's version and the hash of its code.
         targets: those it builds.
         why_not: the reason against each other target, and how to mend it.
+        refused: the reason against a target with what was asked of it.
         unreached: the reason against a device with a target, and how to mend it.
+        unseen: by an input's hash, a file that it names and that is not there.
         resources: what Ray counts there, by name.
     """
 
@@ -107,7 +113,9 @@ class Look:
     source: str
     targets: tuple[str, ...]
     why_not: dict[str, tuple[str, str]]
+    refused: dict[tuple[str, BuildOptions], str] = field(default_factory=dict)
     unreached: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    unseen: dict[str, str] = field(default_factory=dict)
     resources: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -131,7 +139,9 @@ def look(wanted: Wanted) -> Look:
         source=source_sha256(),
         targets=tuple(one.target for one in can if one.builds or one.graph),
         why_not={one.target: (one.reason, one.hint) for one in can if not (one.builds or one.graph)},
+        refused={build: reason for build in wanted.builds if (reason := refusal_of(*build))},
         unreached=dict(refused for device, targets in wanted.devices for refused in _unreached(device, targets)),
+        unseen={one.sha256: file for one in wanted.inputs for file in one.outside if not Path(file).is_file()},
     )
 
 

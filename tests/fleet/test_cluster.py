@@ -11,6 +11,7 @@ import pytest
 from radixrt import __version__
 from radixrt.errors import InputError, UnavailableError
 from radixrt.fleet.cluster import Cluster
+from radixrt.fleet.inputs import Input
 from radixrt.fleet.options import SweepOptions
 from radixrt.fleet.rows import Row, rows_of
 from radixrt.fleet.worker import Look, _unreached
@@ -22,8 +23,10 @@ LOST = {("orin", "onnxruntime"): ("it does not answer", "Switch it on.")}
 
 
 def machine(node: str, targets: tuple[str, ...] = TARGETS, reaches: bool = True, **resources: float) -> Look:
-    unreached = {} if reaches else LOST
-    return Look(node, node, __version__, source_sha256(), targets, {}, unreached, {"CPU": 1.0, **resources})
+    return Look(
+        node, node, __version__, source_sha256(), targets, {},
+        unreached={} if reaches else LOST, resources={"CPU": 1.0, **resources},
+    )  # fmt: skip
 
 
 def row(target: str, *devices: Device) -> Row:
@@ -48,6 +51,24 @@ def test_a_device_that_no_machine_can_use_is_refused(other: Look) -> None:
     fleet = Cluster("a", (other, machine("a", reaches=False)), 1, None)
     with pytest.raises(UnavailableError, match="no machine of the sweep can use it: it does not answer"):
         fleet.check((row("onnxruntime", Device.of("jetson@orin")),))
+
+
+def test_what_no_machine_can_give_is_refused_and_goes_where_one_can() -> None:
+    asked = row("onnxruntime")
+    cannot = replace(machine("a"), refused={(asked.target, asked.build): "it has no DLA"})
+    with pytest.raises(InputError, match=f"{asked.name} cannot be: it has no DLA; leave the combination out"):
+        Cluster("a", (cannot,), 1, None).check((asked,))
+    both = (cannot, machine("b"))
+    assert [look.node for look in Cluster("a", both, 1, None)._able(asked, both)] == ["b"]
+
+
+def test_a_file_that_no_machine_sees_is_refused_and_its_row_goes_where_it_is_seen() -> None:
+    asked = replace(row("onnxruntime"), inputs=(Input("data", "/here/list.csv", "f00", False, ("/abs/1.png",)),))
+    blind = replace(machine("a"), unseen={"f00": "/abs/1.png"})
+    with pytest.raises(InputError, match=r"data is /here/list.csv, which names /abs/1.png, and no machine"):
+        Cluster("a", (blind,), 1, None).check((asked,))
+    both = (blind, machine("b"))
+    assert [look.node for look in Cluster("a", both, 1, None)._able(asked, both)] == ["b"]
 
 
 def test_more_cores_than_a_machine_gives_are_refused() -> None:
