@@ -17,7 +17,7 @@ from typing import Any
 from radixrt import __version__
 from radixrt.engines.quiet import shared_folder
 from radixrt.engines.registry import get
-from radixrt.errors import InputError, UnavailableError, first_line
+from radixrt.errors import InputError, RadixRTError, UnavailableError, first_line
 from radixrt.fleet.inputs import Input, Sender, moved
 from radixrt.fleet.rows import Row, cannot_be
 from radixrt.fleet.scratch import scratch
@@ -49,7 +49,7 @@ class Cluster:
         """Refuses what no machine here can do.
 
         Raises:
-            InputError: a machine has another RadixRT; or none can give what a row asks for, sees its files, or has so
+            InputError: a machine has another RadixRT; or none can give what a row asks for, read its files, or has so
                 many cores.
             UnavailableError: no machine builds a row's target, or reaches its device.
         """
@@ -62,30 +62,33 @@ class Cluster:
                     "machine of the cluster"
                 )
         for row in rows:
-            if self._able(row, self.looks):
-                continue
-            builders = [one for one in self.looks if row.target in one.targets]
-            if not builders:
-                reason, hint = self.looks[0].why_not[row.target]
-                raise UnavailableError(row.target, f"no machine of the sweep builds it: {reason}", hint)
-            able = [one for one in builders if (row.target, row.build) not in one.refused]
-            if not able:
-                raise cannot_be(row, builders[0].refused[row.target, row.build])
-            there = [one for one in able if (row.device, row.target) not in one.unreached]
-            if not there:
-                reason, hint = able[0].unreached[row.device, row.target]
-                raise UnavailableError(row.device, f"no machine of the sweep can use it: {reason}", hint)
-            seeing = [one for one in there if not _unseen(row, one)]
-            if not seeing:
-                lost, path = _unseen(row, there[0])[0]
-                raise InputError(
-                    f"{lost.option} is {lost.path}, which names {path}, and no machine of the sweep that could build "
-                    f"{row.name} sees that: name files below its own folder, which travel with it"
-                )
-            raise InputError(
-                f"a build asks for {self.ask} cores, and the machines that could build {row.name} give "
-                f"{max(one.cores for one in seeing)} at most: give fewer --cores"
+            if not self._able(row, self.looks):
+                raise self._refusal(row)
+
+    def _refusal(self, row: Row) -> RadixRTError:
+        """Why no machine here can do a row: the first thing that all lack who have what was asked before."""
+        builders = [one for one in self.looks if row.target in one.targets]
+        if not builders:
+            reason, hint = self.looks[0].why_not[row.target]
+            return UnavailableError(row.target, f"no machine of the sweep builds it: {reason}", hint)
+        able = [one for one in builders if (row.target, row.build) not in one.refused]
+        if not able:
+            return cannot_be(row, builders[0].refused[row.target, row.build])
+        there = [one for one in able if (row.device, row.target) not in one.unreached]
+        if not there:
+            reason, hint = able[0].unreached[row.device, row.target]
+            return UnavailableError(row.device, f"no machine of the sweep can use it: {reason}", hint)
+        kept = next((one for one in row.inputs if one.outside), None)
+        if kept is not None and not any(one.node == self.home for one in there):
+            return InputError(
+                f"{kept.option} is {kept.path}, which names {kept.outside}: what lies outside its folder is sent to no "
+                "other machine, so name a folder that holds both"
             )
+        most = max(one.cores for one in there)
+        return InputError(
+            f"a build asks for {self.ask} cores, and the machines that could build {row.name} give {most} at most: "
+            "give fewer --cores"
+        )
 
     @property
     def alive(self) -> tuple[Look, ...]:
@@ -142,16 +145,11 @@ class Cluster:
             if row.target in one.targets
             and (row.target, row.build) not in one.refused
             and (row.device, row.target) not in one.unreached
-            and not _unseen(row, one)
+            and (one.node == self.home or not any(read.outside for read in row.inputs))
             and one.cores >= self.ask
         ]
         kept = row.device or ("" if get(row.target).traits.cpu else "GPU")
         return tuple([one for one in able if one.resources.get(kept)] or able)
-
-
-def _unseen(row: Row, look: Look) -> list[tuple[Input, str]]:
-    """The inputs of a row that name a file which a machine does not see, with that file."""
-    return [(one, look.unseen[one.sha256]) for one in row.inputs if one.sha256 in look.unseen]
 
 
 def outcome_of(reference: Any) -> Outcome:

@@ -38,14 +38,14 @@ class Input:
         path: where it lies, from the root.
         sha256: of its content, names included.
         folder: whether it is one.
-        outside: files that it names and that do not travel with it, one of each folder.
+        outside: a file that it names and that does not travel with it; empty where all do.
     """
 
     option: str
     path: str
     sha256: str
     folder: bool
-    outside: tuple[str, ...] = ()
+    outside: str = ""
 
 
 def inputs_of(options: CompileOptions, known: dict[str, Input]) -> tuple[Input, ...]:
@@ -122,12 +122,8 @@ def _travels(name: Path) -> bool:
     return not name.is_absolute() and ".." not in name.parts
 
 
-def _outside(path: Path) -> tuple[str, ...]:
-    found: dict[Path, Path] = {}
-    for name in _names(path):
-        if not _travels(name):
-            found.setdefault(name.parent, path.parent / name)
-    return tuple(str(file) for file in found.values())
+def _outside(path: Path) -> str:
+    return next((str(path.parent / name) for name in _names(path) if not _travels(name)), "")
 
 
 def _root(path: Path) -> Path:

@@ -103,7 +103,6 @@ class Look:
         why_not: the reason against each other target, and how to mend it.
         refused: the reason against a target with what was asked of it.
         unreached: the reason against a device with a target, and how to mend it.
-        unseen: by an input's hash, a file that it names and that is not there.
         resources: what Ray counts there, by name.
     """
 
@@ -115,7 +114,6 @@ class Look:
     why_not: dict[str, tuple[str, str]]
     refused: dict[tuple[str, BuildOptions], str] = field(default_factory=dict)
     unreached: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
-    unseen: dict[str, str] = field(default_factory=dict)
     resources: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -141,7 +139,6 @@ def look(wanted: Wanted) -> Look:
         why_not={one.target: (one.reason, one.hint) for one in can if not (one.builds or one.graph)},
         refused={build: reason for build in wanted.builds if (reason := refusal_of(*build))},
         unreached=dict(refused for device, targets in wanted.devices for refused in _unreached(device, targets)),
-        unseen={one.sha256: file for one in wanted.inputs for file in one.outside if not Path(file).is_file()},
     )
 
 

@@ -62,13 +62,12 @@ def test_what_no_machine_can_give_is_refused_and_goes_where_one_can() -> None:
     assert [look.node for look in Cluster("a", both, 1, None)._able(asked, both)] == ["b"]
 
 
-def test_a_file_that_no_machine_sees_is_refused_and_its_row_goes_where_it_is_seen() -> None:
-    asked = replace(row("onnxruntime"), inputs=(Input("data", "/here/list.csv", "f00", False, ("/abs/1.png",)),))
-    blind = replace(machine("a"), unseen={"f00": "/abs/1.png"})
-    with pytest.raises(InputError, match=r"data is /here/list.csv, which names /abs/1.png, and no machine"):
-        Cluster("a", (blind,), 1, None).check((asked,))
-    both = (blind, machine("b"))
-    assert [look.node for look in Cluster("a", both, 1, None)._able(asked, both)] == ["b"]
+def test_a_row_whose_files_cannot_travel_stays_at_home() -> None:
+    asked = replace(row("onnxruntime"), inputs=(Input("data", "/set/list.json", "f00", False, "/elsewhere/1.png"),))
+    both = (machine("a"), machine("b"))
+    assert [look.node for look in Cluster("b", both, 1, None)._able(asked, both)] == ["b"]
+    with pytest.raises(InputError, match=r"data is /set/list.json, which names /elsewhere/1.png: .* a folder that"):
+        Cluster("head", both, 1, None).check((asked,))
 
 
 def test_more_cores_than_a_machine_gives_are_refused() -> None:
