@@ -16,7 +16,7 @@ more                                a sum of Relus
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -27,6 +27,8 @@ from scipy import sparse
 from radixrt.export.attention.affine import Activated, Affine, Floats, identity
 
 KINDS = frozenset({"Relu", "LeakyRelu", "PRelu", "HardSigmoid"})
+_RANGES = dict.fromkeys(("Sigmoid", "HardSigmoid", "Softmax"), (0.0, 1.0))
+_RANGES |= dict.fromkeys(("Tanh", "Erf", "Softsign"), (-1.0, 1.0)) | dict.fromkeys(("Relu", "Softplus"), (0.0, np.inf))
 _EPSILON = 1e-9
 # Constants such as 0.16666667 are float32: a factor this close to one is one.
 _ROUNDING = 1e-6
@@ -64,6 +66,16 @@ class Curve:
             return line(0.0, self(offset))
         knots, slopes = [(k - offset) / factor for k in self.knots], [s * factor for s in self.slopes]
         return _from_slopes(*(knots, slopes) if factor > 0 else (knots[::-1], slopes[::-1]), (0.0, self(offset)))
+
+    def within(self, low: float, high: float) -> Curve:
+        """A curve that is the same from ``low`` to ``high`` and goes straight on beyond."""
+        inside = [i for i, knot in enumerate(self.knots) if low + _EPSILON < knot < high - _EPSILON]
+        if len(inside) == len(self.knots):
+            return self
+        at = low if np.isfinite(low) else high
+        first = inside[0] if inside else sum(knot <= low + _EPSILON for knot in self.knots)
+        slopes = self.slopes[first : first + len(inside) + 1]
+        return _from_slopes([self.knots[i] for i in inside], slopes, (at, self(at)))
 
     def times(self, factor: float, offset: float = 0.0) -> Curve:
         """``factor`` times the curve, plus ``offset``."""
@@ -253,8 +265,10 @@ def _multiple(left: Affine, right: Affine) -> tuple[Floats, Floats] | None:
 
 
 def written(vector: Curves) -> Affine:
-    """The vector by the plainest activation that it is."""
+    """The vector by the plainest activation that it is; what bends only where its argument never is bends nowhere."""
     argument, curves = vector.argument, vector.curves
+    if any(curve.knots for curve in curves):
+        curves = tuple(curve.within(*ends) for curve, ends in zip(curves, _ends(argument), strict=True))
     most = max(len(curve.knots) for curve in curves)
     if most == 0:
         return argument.scale(_each(curves, lambda c: c.slopes[0])).shift(_each(curves, lambda c: c.offset))
@@ -268,6 +282,19 @@ def written(vector: Curves) -> Affine:
         jumps = _each(curves, partial(_jump, place=place))
         total = total.plus(identity(Activated("Relu", argument.shift(-knots))).scale(jumps))
     return total
+
+
+def _ends(argument: Affine) -> Iterator[tuple[float, float]]:
+    """Between which numbers each element lies, by the activations that it is made of."""
+    low, high = argument.bias.copy(), argument.bias.copy()
+    for basis, matrix in argument.terms:
+        least, most = _RANGES.get(basis.kind, (-np.inf, np.inf))
+        entries = sparse.coo_matrix(matrix)
+        used = entries.data != 0.0
+        rows, factors = entries.row[used], entries.data[used]
+        np.add.at(low, rows, np.where(factors > 0, factors * least, factors * most))
+        np.add.at(high, rows, np.where(factors > 0, factors * most, factors * least))
+    return zip(low.tolist(), high.tolist(), strict=True)
 
 
 def _each(curves: Sequence[Curve], number: Callable[[Curve], float]) -> Floats:

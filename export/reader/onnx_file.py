@@ -33,6 +33,7 @@ from radixrt.export.reader.image_sides import at_sides, free_sides, settle_sides
 from radixrt.export.reader.integer_ends import float_integer_ends
 from radixrt.export.reader.operators import check_operators
 from radixrt.export.reader.opset import OLDEST_OPSET, PAIRS_OPSET, convert_opset, opset_of
+from radixrt.export.reader.sparse import dense_weights
 from radixrt.export.reader.spelling.operator_form import as_pairs, as_standard_pairs, contrib_pair
 from radixrt.export.reader.tensors import load_tensors
 from radixrt.export.sides import BATCH_DIM, Sides, refuse_sides
@@ -63,6 +64,7 @@ def read_onnx(
     proto = _parse(path)
     choice = with_noted(proto, choice)
     _sort(proto, path)
+    dense_weights(proto, path)
     load_tensors(proto, path)
     if count := as_pairs(proto, path):
         remark(f"{path} is quantised in the operator form: its {count} quantised operators are read as Q/DQ pairs.")

@@ -24,8 +24,6 @@ def check_operators(proto: onnx.ModelProto, path: Path, choice: FileChoice) -> l
             could run for ever.
     """
     opaque: dict[str, None] = {}
-    if proto.graph.sparse_initializer:
-        raise InputError(f"{path} holds sparse weights, which are not supported: export them dense")
     local = {(function.domain, function.name) for function in proto.functions}
     outermost = proto.graph.node
     pending = [outermost, *(function.node for function in proto.functions)]

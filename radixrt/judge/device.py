@@ -96,7 +96,7 @@ def latency_of(found: Found) -> Latency:
     if others > MOST_OTHERS * before.cores:
         unsteady.append(f"other processes kept {others:.1f} of {before.cores} cores busy on {found.device.name}")
     if over.high > WIDEST * over.low:
-        unsteady.append(f"the speed-up lies anywhere from {over.low:.2g}x to {over.high:.2g}x")
+        unsteady.append(f"the speed-up lies anywhere from {over.low:.2f}x to {over.high:.2f}x")
     rounds = min(len(timed.samples_ms) for timed in found.timed)
     return Latency(
         rows=[*(_row(ENGINE, timed) for timed in ours), *(_row(ORIGINAL, timed) for timed in theirs)],

@@ -161,7 +161,7 @@ def _unsteady(timings: Mapping[int, _Timing], speedup: Ratio, cores: int) -> lis
             f"other processes kept {others:.1f} of {cores} cores busy while batch {', '.join(map(str, busy))} was timed"
         )
     if speedup.high > WIDEST * speedup.low:
-        reasons.append(f"the speed-up lies anywhere from {speedup.low:.2g}x to {speedup.high:.2g}x")
+        reasons.append(f"the speed-up lies anywhere from {speedup.low:.2f}x to {speedup.high:.2f}x")
     return reasons
 
 

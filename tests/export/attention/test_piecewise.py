@@ -129,6 +129,29 @@ def test_what_stands_between_the_fcs_is_read_by_what_it_computes(
     assert_equal_after_rewrite(model)
 
 
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda f, gate: f("Clip", gate, 0.0, 1.0),
+        lambda f, gate: f("Abs", gate),
+        lambda f, gate: f("Relu", gate),
+        lambda f, gate: f("Max", f("Min", gate, 1.0), 0.0),
+        lambda f, gate: f("Add", f("Mul", f("Relu", f("Add", gate, -0.0)), 0.5), 0.5),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Sigmoid", "HardSigmoid"])
+def test_what_bends_only_where_no_gate_lies_is_no_activation(around: Callable[[Spelling, str], str], kind: str) -> None:
+    model = se_net(lambda f, x: around(f, f(kind, x)))
+    (block,) = recognised(model).blocks
+    assert block.gate.kind == kind
+    assert_equal_after_rewrite(model)
+
+
+def test_what_bends_within_a_gate_is_refused() -> None:
+    found = recognised(se_net(lambda f, x: f("Max", f("Sigmoid", x), 0.25)))
+    assert not found.blocks and len(found.refused) == 1
+
+
 def test_a_step_is_no_gate_and_is_listed() -> None:
     found = recognised(se_net(lambda f, x: f("Where", f("Greater", x, 0.0), 1.0, 0.0)))
     (refusal,) = found.refused
