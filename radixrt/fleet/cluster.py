@@ -49,18 +49,9 @@ class Cluster:
         """Refuses what no machine here can do.
 
         Raises:
-            InputError: a machine has another RadixRT; or none can give what a row asks for, read its files, or has so
-                many cores.
+            InputError: none can give what a row asks for, read its files, or has so many cores.
             UnavailableError: no machine builds a row's target, or reaches its device.
         """
-        source = source_sha256()
-        for one in self.looks:
-            if (one.radixrt, one.source) != (__version__, source):
-                said = one.radixrt if one.radixrt != __version__ else f"{one.radixrt} with other code"
-                raise InputError(
-                    f"the worker {one.host} has RadixRT {said}, and here is {__version__}: install the same on every "
-                    "machine of the cluster"
-                )
         for row in rows:
             if not self._able(row, self.looks):
                 raise self._refusal(row)
@@ -298,15 +289,32 @@ def _answer(name: str, reference: Any) -> Look:
 
     try:
         found: Look = ray.get(reference)
-        return found
     except ray.exceptions.RayTaskError as error:
+        reason = first_line(error.cause or error)
         raise InputError(
-            f"the worker {name} cannot run RadixRT {__version__} ({first_line(error)}): install the same RadixRT on "
-            "every machine of the cluster"
+            f"the worker {name} cannot run RadixRT {__version__} ({reason}): install the same on every machine of the "
+            "cluster"
         ) from error
     except ray.exceptions.RayError as error:
         reason = f"{name} left while it was asked what it has ({first_line(error)})"
         raise UnavailableError("the sweep", reason, "Start it again, or sweep without it.") from error
+    check_same(found)
+    return found
+
+
+def check_same(found: Look) -> None:
+    """Refuses a machine with another RadixRT; of what that one's tells, only these two fields are sure to be there.
+
+    Raises:
+        InputError: it has another version, or other code.
+    """
+    if (found.radixrt, found.source) == (__version__, source_sha256()):
+        return
+    said = found.radixrt if found.radixrt != __version__ else f"{found.radixrt} with other code"
+    raise InputError(
+        f"the worker {found.host} has RadixRT {said}, and here is {__version__}: install the same on every machine of "
+        "the cluster"
+    )
 
 
 def _sender(home: str, inputs: tuple[Input, ...]) -> Any:
