@@ -49,7 +49,8 @@ def sweep(options: SweepOptions) -> None:
         err.print(kept, soft_wrap=True)
         raise
     folder = Path(options.output or "build/sweep")
-    say(f"{len(told.rows)} rows: {folder / 'index.html'}, sweep.json, sweep.csv, junit.xml")
+    rows = "1 row" if len(told.rows) == 1 else f"{len(told.rows)} rows"
+    say(f"{rows}: {folder / 'index.html'}, sweep.json, sweep.csv, junit.xml")
 
 
 @contextmanager
