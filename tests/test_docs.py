@@ -18,7 +18,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "samples"
 OTHERS = {"--head", "--durations", "--no-deps"}
 OTHERS |= {"--onnxrt", "--trt", "--load-inputs", "--load-outputs", "--save-inputs", "--calibration-cache"}  # Polygraphy
 OTHERS |= {"--save-outputs", "--input-shapes", "--iterations"}
-OTHERS |= {"--generate", "--port", "--resources", "--num-gpus"}  # Ray
+OTHERS |= {"--generate", "--port", "--resources", "--num-gpus", "--num-cpus", "--temp-dir"}  # Ray
 # Of the program, or of every command.
 SHARED = {"--help", "-h", "--version", "--install-completion"}
 
