@@ -1,8 +1,9 @@
 """Calibration and INT8 beside their peers, on the same images, in one run. ``make bench-calibration``.
 
-Three parts, run one by one with ``--part``; each writes its own share of benchmarks/results/calibration.json:
+Four parts, run one by one with ``--part``; each writes its own share of benchmarks/results/calibration.json:
 
 - ``cost``: time and peak memory of calibrating resnest50d by entropy, beside plain forward passes over the same images;
+- ``memory``: peak memory of a whole INT8 build of a U-Net at 1024 x 1024, by the number of images;
 - ``accuracy``: the three sample networks in INT8: drop of top-1 with its paired 95 % interval, SQNR of the logits and
   latency, beside the peers at their defaults; and what ``--max-drop`` does;
 - ``latency``: INT8 and FP32 of resnest50d on ONNX Runtime, batch 1, timed in turn.
@@ -27,6 +28,7 @@ import numpy as np
 
 from benchmarks.calibration_accuracy import accuracy
 from benchmarks.calibration_cost import cost
+from benchmarks.calibration_memory import memory
 from benchmarks.calibration_tools import MODELOPT, WORK
 from benchmarks.networks import Run, Setting, built, prepared, runner, test_images
 from radixrt.export.feed import length, part
@@ -79,7 +81,7 @@ def latency(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-PARTS = {"cost": cost, "accuracy": accuracy, "latency": latency}
+PARTS = {"cost": cost, "memory": memory, "accuracy": accuracy, "latency": latency}
 
 
 def main() -> None:
@@ -87,6 +89,7 @@ def main() -> None:
     parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--model", default=None, help="instead of the part's own; names with commas for accuracy")
     parser.add_argument("--images", type=int, default=512, help="cost: how many images calibrate")
+    parser.add_argument("--side", type=int, default=1024, help="memory: of the images")
     parser.add_argument("--calibration-images", type=int, default=256, help="accuracy, latency: at most so many")
     parser.add_argument("--test-images", type=int, default=2000, help="accuracy: at most so many")
     parser.add_argument("--data", default="elpv")

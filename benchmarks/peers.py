@@ -53,13 +53,12 @@ from radixrt.prepare.network import Prepared
 from radixrt.reuse import Reuse
 from radixrt.validate.measure.latency import LatencyOptions, measure
 from radixrt.validate.measure.parity import parity
+from samples.text import overlap
 
 RESULTS = Path(__file__).parent / "results" / "peers"
 DETECTOR = "rapidocr"
 NETWORKS = ("resnest50", "seresnext50_32x4d", "skresnext50_32x4d", "mobilenetv3_large_100", DETECTOR)
 REFERENCE = "original"
-ABOVE = 0.3
-"""What a text detector calls text."""
 
 
 @dataclass(frozen=True)
@@ -213,11 +212,9 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def agreement(exact: NDArray[np.float32], answer: NDArray[np.float32]) -> float:
-    """The share of images with the same first answer; of maps, the IoU of what lies above the threshold."""
+    """The share of images with the same first answer; of maps, the overlap of what is found."""
     if exact.ndim == 4 and exact.shape[-1] > 1:
-        theirs, mine = exact > ABOVE, answer > ABOVE
-        union = np.logical_or(theirs, mine).sum()
-        return float(np.logical_and(theirs, mine).sum() / union) if union else 1.0
+        return overlap(exact, answer, None)
     first, other = (array.reshape(len(array), -1).argmax(axis=1) for array in (exact, answer))
     return float((first == other).mean())
 

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samples.text import write
+from samples.text import overlap, write
 
 Size = tuple[int, int, int]
 
@@ -35,7 +37,7 @@ class TaskNetwork:
         task: what its outputs mean; random weights are held against their own answers in FP32.
         data: makes its images, whose labels it is then held against; photographs of solar cells where absent.
         pixels: their mean and standard deviation, for each channel or one for all; as the network says where absent.
-        above: what of a map of scores is an answer; the overlap of engine and original is counted there.
+        metric: of the original's main output and the engine's, beside the task's figure; labels are not given.
     """
 
     build: Callable[[Path], Any]
@@ -44,7 +46,7 @@ class TaskNetwork:
     task: str = "tensors"
     data: Callable[[Path], Path] | None = None
     pixels: tuple[str, str] | None = None
-    above: float | None = None
+    metric: Callable[[NDArray[np.float32], NDArray[np.float32], object], float] | None = None
 
 
 class Levels(nn.Module):
@@ -210,7 +212,7 @@ _NARROW, _PLAIN, _WIDE = (3, 128, 128), (3, 224, 224), (3, 256, 256)
 
 NETWORKS: Mapping[str, TaskNetwork] = {
     "paddleocr-detector": TaskNetwork(
-        paddleocr("_det_"), (3, 320, 320), 13, "segment", rendered("pages"), IMAGENET, above=0.3
+        paddleocr("_det_"), (3, 320, 320), 13, "segment", rendered("pages"), IMAGENET, metric=overlap
     ),
     "paddleocr-recogniser": TaskNetwork(paddleocr("_rec_"), (3, 48, 320), 5, "text", rendered("lines"), _HALVES),
     "paddleocr-angles": TaskNetwork(paddleocr("_cls_"), (3, 48, 192), 9, "classify", rendered("angles"), _HALVES),

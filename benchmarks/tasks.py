@@ -97,22 +97,21 @@ def _one_by_one(run: Run, batch: Batch) -> dict[str, NDArray[Any]]:
 
 
 class _Held:
-    """How one engine stands to the original: the noise of each output, the task's figure, the overlap of masks."""
+    """How one engine stands to the original: its outputs' noise, the task's figure, the overlap of what they find."""
 
     def __init__(self, network: Prepared, spec: TaskNetwork) -> None:
-        self._network, self._above = network, spec.above
+        self._network, self._metric = network, spec.metric
         interface = replace(network.network, labelled=True)
         self._judge = network.task.task.judge(interface, Trust(True, 1.0))
         self._powers = {name: np.zeros(2) for name in network.network.floats}
-        self._overlap = np.zeros(2)
+        self._found: list[tuple[NDArray[Any], NDArray[Any]]] = []
 
     def add(self, exact: Answers, answers: Answers, batch: Batch) -> None:
         for name, powers in self._powers.items():
             signal = exact[name].astype(np.float64)
             powers += np.square(signal).sum(), np.square(signal - answers[name]).sum()
-        if self._above is not None:
-            masks = [outputs[self._network.network.main] > self._above for outputs in (exact, answers)]
-            self._overlap += np.logical_and(*masks).sum(), np.logical_or(*masks).sum()
+        if self._metric is not None:
+            self._found.append((exact[self._network.network.main], answers[self._network.network.main]))
         self._judge.add(exact, answers, batch)
 
     def figures(self) -> dict[str, Any]:
@@ -123,8 +122,9 @@ class _Held:
         metric = main_metric(metrics) or next(iter(metrics), None)
         if metric is not None:
             found["metric"] = {"title": metric.title, "original": metric.reference, "engine": metric.engine}
-        if self._above is not None:
-            found["mask_iou"] = round(float(self._overlap[0] / max(self._overlap[1], 1)), 4)
+        if self._metric is not None:
+            theirs, mine = map(np.concatenate, zip(*self._found, strict=True))
+            found["mask_iou"] = round(self._metric(theirs, mine, None), 4)
         return found
 
 

@@ -182,9 +182,11 @@ def outputs_sqnr_db(reference: Mapping[str, Float], quantized: Mapping[str, Floa
 
 def _noise_share(reference: Float, quantized: Float, samples: int) -> float:
     rows = samples if samples and len(reference) % samples == 0 else 1  # or what was found in all images together
-    exact = reference.astype(np.float64).reshape(rows, -1)
-    signal = np.square(exact).sum(axis=1)
-    noise = np.square(exact - quantized.astype(np.float64).reshape(rows, -1)).sum(axis=1)
+    signal, noise = np.zeros(rows), np.zeros(rows)
+    # Row by row: a map of scores is large, and twice so in float64.
+    for row, (one, other) in enumerate(zip(reference.reshape(rows, -1), quantized.reshape(rows, -1), strict=True)):
+        exact = one.astype(np.float64)
+        signal[row], noise[row] = np.square(exact).sum(), np.square(exact - other).sum()
     if not noise.any() or not signal.any():
         return math.inf if noise.any() else 0.0
     # A sample on which nothing is found has hardly a signal, and is not to be exact to the last bit for that.

@@ -35,9 +35,13 @@ Box = tuple[float, float, float, float]
 
 
 def overlap(original: NDArray[np.float32], engine: NDArray[np.float32], labels: object) -> float:
-    """The intersection over union of what two detectors find on pages, of scores (N, 1, H, W) each; labels unread."""
+    """The intersection over union of what two detectors find on pages, of scores (N, 1, H, W) each; labels unread.
+
+    It is 1 where neither finds anything.
+    """
     one, other = original > FOUND, engine > FOUND
-    return float((one & other).sum() / max((one | other).sum(), 1))
+    union = int((one | other).sum())
+    return int((one & other).sum()) / union if union else 1.0
 
 
 def words(random: np.random.Generator, count: int) -> str:

@@ -127,7 +127,7 @@ class ArrayList(Samples):
         elif len(self) > _HASHED:
             digest.update(uuid.uuid4().bytes)
         else:
-            for batch in self.batches(8):
+            for batch in self.batches(self.together()):
                 for array in batch.inputs.values():
                     digest.update(array.tobytes())
                 digest.update(repr(batch.targets).encode())
@@ -136,6 +136,11 @@ class ArrayList(Samples):
     @property
     def prepared_sha256(self) -> str:
         return self.sha256
+
+    @cached_property
+    def sample_bytes(self) -> int:
+        first = named(self._store.first(len(self._inputs)).inputs, self._inputs, self._store.name)
+        return sum(array.nbytes for array in first.values())
 
     def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         if size < 1:

@@ -11,6 +11,9 @@ from radixrt.calibration.data.targets import Target
 from radixrt.export.feed import Feed
 from radixrt.export.sides import Size
 
+READ_BYTES = 1 << 25
+"""What samples that are read together may take, unless a single one takes more."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -53,6 +56,15 @@ class Samples(ABC):
     @abstractmethod
     def prepared_sha256(self) -> str:
         """A hash of what a network sees."""
+
+    @property
+    @abstractmethod
+    def sample_bytes(self) -> int:
+        """What one prepared sample takes in memory, the largest where they differ."""
+
+    def together(self, most: int = 8) -> int:
+        """How many samples to read in a batch: ``most``, or as many as have room where they are large."""
+        return min(most, max(READ_BYTES // max(self.sample_bytes, 1), 1))
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -123,6 +123,11 @@ class ImageList(Samples):
         how = self._preprocess.model_dump_json() + "".join(map(spelt, self._sizes))
         return hashlib.sha256(f"{self.sha256} {how}".encode()).hexdigest()
 
+    @property
+    def sample_bytes(self) -> int:
+        pixels = max(height * width for height, width in self.sizes)
+        return self._preprocess.input_size[0] * pixels * np.dtype(self._preprocess.dtype).itemsize
+
     def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         """Reads the images in order.
 

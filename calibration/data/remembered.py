@@ -46,6 +46,10 @@ class Remembered(Samples):
         return self.samples.prepared_sha256
 
     @property
+    def sample_bytes(self) -> int:
+        return self.samples.sample_bytes
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         return self.samples.paths
 

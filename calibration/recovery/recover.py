@@ -12,17 +12,13 @@
 
 What a technique came to is kept where it raises the SQNR of the outputs on images that it was not fitted to.
 
-A search is bounded by the multiplications of its forward passes, not by a clock, so that it finds the same on a slow
-machine: large networks get fewer images and larger groups of layers, then none, and what does not fit is left out and
-reported so. Each layer's own error on a few images is corrected in a network of any size: that costs little beside
-calibrating it, and gives back what weights in pairs take (``saturation.py``).
+A search is bounded (``effort.py``), and what does not fit is left out and reported so.
 
 Every candidate is a set of inputs to one session (``session.py``).
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,34 +30,16 @@ from numpy.typing import NDArray
 
 from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.table import CalibrationTable
+from radixrt.calibration.recovery.effort import WORK, effort_for, judging
 from radixrt.calibration.recovery.session import QuantSession
-from radixrt.calibration.recovery.techniques import (
-    LOCAL_PASSES,
-    RANGE_CHOICES,
-    Search,
-    SearchProgress,
-    Setting,
-    Technique,
-)
+from radixrt.calibration.recovery.techniques import Search, SearchProgress, Setting, Technique
 from radixrt.errors import InputError
 from radixrt.export.feed import Feed, length, part
 from radixrt.export.graph.constants import forget
-from radixrt.export.graph.layers import layers_of, macs_of
+from radixrt.export.graph.layers import layers_of
 from radixrt.export.graph.writer import GraphWriter
 
 Array = NDArray[Any]
-
-_GROUPS = (12, 6)
-"""Groups of layers, in order, that bias correction measures and mends one after another: the finest that fits."""
-_ALONE = (0,)
-"""No groups: each layer is corrected for its own error, and for nothing else."""
-
-WORK = 7e11
-"""Multiplications that one search may take by default: all techniques for a ResNeSt-50."""
-
-_ENOUGH_IMAGES, _LEAST_IMAGES = 32, 8
-_FEWEST_IMAGES = 4
-"""As many are fitted to, and judge, in the largest networks: their maps have positions enough for a channel's mean."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +122,7 @@ def recover(
     session = QuantSession(model, options, table, outputs=outputs)
     if not session.decision.layers:
         return Recovered(model.clone(), table, ())
-    # A pass runs every layer, whether it is quantised or not.
-    passes = int(work / max(sum(macs_of(layer) for layer in layers_of(model.graph)), 1))
-    effort = _effort(passes, length(samples))
+    effort = effort_for(model, length(samples), work)
     fitted, judges = _divided(part(samples, 0, effort.images))
     setting = Setting(
         options=options,
@@ -160,7 +136,9 @@ def recover(
     steps: list[RecoveryStep] = []
     for technique in Technique:
         if technique not in effort.techniques:
-            why = f"the network is too large: {passes} forward passes are allowed, and other techniques took them"
+            why = (
+                f"the network is too large: {effort.passes} forward passes are allowed, and other techniques took them"
+            )
             steps.append(RecoveryStep(technique, why, left_out=True))
             continue
         started = time.monotonic()
@@ -180,63 +158,11 @@ def recover(
     return Recovered(best.search.model.clone(), ranges, tuple(steps), best.variant.shifts)
 
 
-@dataclass(frozen=True)
-class _Effort:
-    """How much of a search fits: images, groups of layers for bias correction, and techniques that are tried at all."""
-
-    images: int
-    groups: int
-    techniques: frozenset[Technique]
-
-
-def _effort(passes: int, images: int) -> _Effort:
-    """What so many forward passes pay for: every technique on enough images, else the most images with ranges chosen.
-
-    Each layer's own error on the fewest images is corrected whatever that costs.
-    """
-    sizes = sorted({images, *(n for n in (64, 32, 16, _LEAST_IMAGES) if n < images)}, reverse=True)
-    enough = [count for count in sizes if count >= _ENOUGH_IMAGES]
-    fewer = [*sizes, _FEWEST_IMAGES] if images > _FEWEST_IMAGES else sizes
-    every, bias = frozenset(Technique), frozenset({Technique.BIAS})
-    with_ranges = (every, bias | {Technique.RANGES})
-    orders = (
-        (enough, (every,), _GROUPS),
-        (sizes, with_ranges, _GROUPS),
-        (fewer, with_ranges, _ALONE),
-        (fewer, (bias,), _ALONE),
-    )
-    for counts, choices, groupings in orders:
-        for count, techniques, groups in itertools.product(counts, choices, groupings):
-            prices = _passes(count, groups)
-            if sum(prices[technique] for technique in techniques) <= passes:
-                return _Effort(count, groups, techniques)
-    return _Effort(fewer[-1], 0, bias)
-
-
-def _passes(images: int, groups: int) -> dict[Technique, int]:
-    """The forward passes that each technique takes."""
-    judges = _judging(images)
-    fitted = images - judges
-    return {
-        # Each group of bias correction sees the fitted images, and so does the float network; the judges, twice on the
-        # way, and what came of either way.
-        Technique.BIAS: fitted * LOCAL_PASSES + judges + (fitted * (groups + 1) + judges * 3 if groups else 0),
-        # Each layer's own error once in either graph, and what came of it.
-        Technique.EQUALISE: fitted * 2 + judges * 3,
-        Technique.RANGES: RANGE_CHOICES * images,
-    }
-
-
 def _divided(samples: Feed) -> tuple[Feed, Feed]:
     """The samples to fit to, and those that judge; a single one does both."""
     count = length(samples)
-    fitted = count - _judging(count)
+    fitted = count - judging(count)
     return (part(samples, 0, fitted), part(samples, fitted, count)) if fitted < count else (samples, samples)
-
-
-def _judging(images: int) -> int:
-    """How many images judge: half of them, for a difference of two techniques is smaller than that of two images."""
-    return images // 2
 
 
 def shifted(model: ir.Model, shifts: dict[str, Array]) -> ir.Model:

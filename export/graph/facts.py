@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import onnx_ir as ir
@@ -66,6 +67,14 @@ def static_dims(value: ir.Value | None) -> tuple[int | None, ...]:
     if value is None or value.shape is None:
         return ()
     return tuple(d if isinstance(d, int) else None for d in value.shape)
+
+
+def bytes_of(value: ir.Value) -> int | None:
+    """What a tensor of floats takes for one sample, in bytes; None where that is open."""
+    dims = static_dims(value)
+    if value.shape is None or None in dims[1:]:
+        return None
+    return math.prod(size or 1 for size in dims) * 4
 
 
 def is_wide(value: ir.Value | None) -> bool:

@@ -5,7 +5,6 @@ What a user is shipped is opened elsewhere (``engines/cpu/onnxruntime.py``), wit
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from radixrt.errors import InputError, first_line
 from radixrt.export.feed import Feed, filled, length, part
-from radixrt.export.graph.facts import infer, static_dims
+from radixrt.export.graph.facts import bytes_of, infer
 from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, Sides, Size
 from radixrt.machine import cores
 
@@ -126,7 +125,8 @@ class GraphSession:
         threads: int = 0,
         beside: bool = False,
     ) -> None:
-        self._beside = _room(model, threads or cores()) if beside else 1
+        self._room = _room(model) if beside else None
+        self._beside = 1 if self._room is None else max(1, min(threads or cores(), self._room))
         if self._beside > 1:
             threads = (threads or cores()) // self._beside
         try:
@@ -211,12 +211,12 @@ class GraphSession:
             feed: as for a call.
             outputs: as for a call.
             constants: as for a call.
-            batch: samples of one run, where the graph leaves that open.
+            batch: samples of one run at most, where the graph leaves that open.
 
         Returns:
             each tensor with N rows.
         """
-        size = self.batch or batch
+        size = self.batch or (batch if self._room is None else max(1, min(batch, self._room // self._beside)))
         found: dict[str, list[Array]] = {}
         parts = (part(feed, start, start + size) for start in range(0, length(feed), size))
         for _, tensors in self.each(parts, outputs, constants):
@@ -225,8 +225,8 @@ class GraphSession:
         return {name: np.concatenate(values) for name, values in found.items()}
 
 
-def _room(model: ir.Model, threads: int) -> int:
-    """How many runs of a graph may go on at the same time; one where the size of a tensor is open."""
+def _room(model: ir.Model) -> int | None:
+    """For how many samples at the same time there is room; None where the size of a tensor is open."""
     graph = infer(model.clone()).graph
     last = {value: node for node in graph for value in node.inputs if value is not None}
     kept = {*graph.initializers.values(), *graph.inputs, *graph.outputs}
@@ -235,23 +235,15 @@ def _room(model: ir.Model, threads: int) -> int:
         if node.op_type == "Constant":
             kept |= {*node.outputs}
             continue
-        sizes = [_bytes(value) for value in node.outputs]
+        sizes = [bytes_of(value) for value in node.outputs]
         if None in sizes:
-            return 1
+            return None
         live += sum(size for size in sizes if size is not None)
         peak = max(peak, live)
         live -= sum(
-            _bytes(value) or 0 for value in {*node.inputs} if value and value not in kept and last[value] is node
+            bytes_of(value) or 0 for value in {*node.inputs} if value and value not in kept and last[value] is node
         )
-    return max(1, min(threads, _LIVE_BYTES // max(peak, 1)))
-
-
-def _bytes(value: ir.Value) -> int | None:
-    """The size of a tensor for one sample, in bytes; None where that is open."""
-    dims = static_dims(value)
-    if value.shape is None or None in dims[1:]:
-        return None
-    return math.prod(size or 1 for size in dims) * 4
+    return _LIVE_BYTES // max(peak, 1)
 
 
 def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:

@@ -33,7 +33,6 @@ from radixrt.progress import Stages
 from radixrt.reuse import Codec, Kept, Reuse, Step
 from radixrt.validate.schema import Quantization
 
-CALIBRATION_BATCH = 8
 TABLE_NAME = "calibration.json"
 _GRAPH_NAME, _REPORT_NAME = "graph.onnx", "report.json"
 
@@ -282,7 +281,8 @@ def calibrated(
         parts.append(f"the first {count} images of the calibration")
 
     def make() -> CalibrationTable:
-        batches = stages.track(images.batches(CALIBRATION_BATCH), -(-len(images) // CALIBRATION_BATCH))
+        size = images.together()
+        batches = stages.track(images.batches(size), -(-len(images) // size))
         own, *others = calibrate_together(
             [model, *beside],
             (batch.inputs for batch in batches),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from radixrt.calibration.placement.decision import decide
 from radixrt.calibration.placement.grid import amax_of
 from radixrt.calibration.placement.options import PlacementOptions
 from radixrt.calibration.ranges.table import CalibrationTable, read_table, write_table
+from radixrt.calibration.recovery.effort import FEWEST_IMAGES, WORK, effort_for
 from radixrt.calibration.recovery.mixed_precision import MixedPrecision, keep_worst_in_float
-from radixrt.calibration.recovery.recover import WORK, recover, shifted
+from radixrt.calibration.recovery.recover import recover, shifted
 from radixrt.calibration.recovery.sensitivity import sensitivity
 from radixrt.calibration.recovery.session import QuantSession, Variant
 from radixrt.calibration.recovery.techniques import SearchProgress
@@ -25,7 +27,7 @@ from radixrt.calibration.spec import MaxDrop, Recovery
 from radixrt.engines.base import Target
 from radixrt.errors import InputError
 from radixrt.export.feed import alike, joined
-from radixrt.export.graph.facts import infer, root_of
+from radixrt.export.graph.facts import bytes_of, infer, root_of
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.reader.simplify import write_onnx
 from radixrt.progress import Stages
@@ -37,7 +39,8 @@ from radixrt.validate.tasks.classify import Classify
 
 RECOVERY_IMAGES = 128
 SENSITIVITY_IMAGES = 16
-READ_BATCH = 8
+SEARCH_BYTES = 1 << 27
+"""What the samples of a search and their answers may take: they stay in memory, however many the data has."""
 NAMES_IN_SENTENCE = 8
 
 _GRAPH, _TABLE, _WORDS, _SHIFTS = "graph.onnx", "calibration.json", "recovery.json", "shifts.npz"
@@ -110,8 +113,11 @@ def _recovered(
     stages: Stages,
     reuse: Reuse,
 ) -> Improved:
+    most = searchable(images, model, RECOVERY_IMAGES, outputs)
+    count = effort_for(model, most).images
+
     def make() -> Improved:
-        few = joined(alike(batch.inputs for batch in images.batches(READ_BATCH, RECOVERY_IMAGES)))
+        few = joined(alike(batch.inputs for batch in images.batches(images.together(), count)))
         got = recover(
             model,
             table,
@@ -130,13 +136,27 @@ def _recovered(
         options={
             "traits": asdict(options.traits),
             "int8": sorted(name for name, timed in options.timed.items() if timed.int8),
-            "images": RECOVERY_IMAGES,
+            "images": count,
             "work": WORK,
             "outputs": outputs,
         },
     )
     kept = reuse.step(step, make)
     return replace(kept.value, reused=kept.reused)
+
+
+def searchable(images: Samples, model: ir.Model, most: int, outputs: Sequence[str] = ()) -> int:
+    """How many samples a search may keep in memory, with the answers that it holds against each other.
+
+    Args:
+        images: those that there are.
+        model: the graph that answers.
+        most: the largest number.
+        outputs: those that are compared; the graph's first where empty.
+    """
+    values = [value for value in model.graph.outputs if value.name in outputs] or model.graph.outputs[:1]
+    each = images.sample_bytes + sum(bytes_of(value) or 0 for value in values)
+    return min(len(images), most, max(SEARCH_BYTES // max(each, 1), FEWEST_IMAGES))
 
 
 def _write(found: Improved, folder: Path) -> None:
@@ -178,7 +198,8 @@ def _mixed(
 def _search(
     found: Improved, images: Samples, options: PlacementOptions, gate: _Gate, stages: Stages, target: Target
 ) -> MixedPrecision:
-    few, aims = next(images.batches(SENSITIVITY_IMAGES)).inputs, gate.aims
+    aims = gate.aims
+    few = next(images.batches(searchable(images, found.base, SENSITIVITY_IMAGES, aims))).inputs
     gains = layer_gains(found.base, found.table, options, target)
 
     def show(progress: SearchProgress) -> None:
@@ -217,7 +238,7 @@ class _Gate:
         )
         judge = self._task.judge(self._network, Trust(True, self.limit.points))
         self.images = 0
-        for batch in self._images.batches(READ_BATCH):
+        for batch in self._images.batches(self._images.together()):
             reference = self._session.answers(batch.inputs, Variant())
             targets = batch.targets if self.labelled else self._task.truth(self._network, reference)
             if targets is None:

@@ -43,7 +43,8 @@ def write_images(prepared: Prepared, trial: Trial, folder: Path) -> None:
         written += 1
         held.clear()
 
-    for batch in prepared.test.batches(max(trial.batch.max, 8), prepared.test_images(trial.data)):
+    size = max(trial.batch.max, prepared.test.together())
+    for batch in prepared.test.batches(size, prepared.test_images(trial.data)):
         held.append(batch.inputs)
         if sum(array.nbytes for feed in held for array in feed.values()) >= PART_BYTES:
             write()

@@ -202,7 +202,7 @@ def judge_outputs(
     judge = prepared.task.task.judge(prepared.network, trust(prepared, trial.limits))
     with stages.stage(f"Comparing {what} with {reference.name} on {wanted} images"):
         alone = rowless(prepared.graph.graph)
-        size = 1 if one_at_a_time(prepared.graph.graph) else max(trial.batch.max, 8)
+        size = 1 if one_at_a_time(prepared.graph.graph) else max(trial.batch.max, prepared.test.together())
         uneven = Counter[str]()
         read: Iterable[tuple[Batch, Batch]] = ((images, images) for images in prepared.test.batches(size, wanted))
         if engine_images is not None:

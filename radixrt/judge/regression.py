@@ -41,7 +41,8 @@ def regressions(
         images = own_images(bundle, prepared) or prepared.test
         with bundle.open() as session:
             run = session_runner(session, batch, bundle.manifest.outputs[0].name)
-            answers = [run(part.inputs).argmax(axis=1) for part in images.batches(max(batch.max, 8), len(right))]
+            batches = images.batches(max(batch.max, images.together()), len(right))
+            answers = [run(part.inputs).argmax(axis=1) for part in batches]
         table = PairedTable.count(np.concatenate(answers) == np.asarray(labels), right)
         low, high = difference_interval(table)
         # Adding zero turns -0.0 into 0.0.

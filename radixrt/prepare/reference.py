@@ -159,7 +159,7 @@ class SavedResults:
         if not isinstance(samples, ArrayList):
             raise InputError(f"{self.file} answers saved inputs: name them with --data, as --save-inputs wrote them")
         known = dict[str, Row]()
-        for batch in samples.batches(8):
+        for batch in samples.batches(samples.together()):
             for row, index in enumerate(int(one.removeprefix("#")) for one in batch.names):
                 if index >= len(self.answers):
                     raise InputError(

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from radixrt.build.deploy import calibrated
 from radixrt.build.layer_gains import layer_gains
-from radixrt.build.recovery import Improved, improved
+from radixrt.build.recovery import SEARCH_BYTES, Improved, improved, searchable
+from radixrt.calibration.data.batch import READ_BYTES
 from radixrt.calibration.data.images import ImageList
 from radixrt.calibration.data.preprocess import Preprocess
 from radixrt.calibration.data.splits import Entry
@@ -95,6 +96,16 @@ def test_the_largest_networks_have_biases_corrected_and_the_report_says_what_is_
     *others, bias = found.steps
     assert all("left out" in step.sentence() and "too large" in step.sentence() for step in others)
     assert bias.technique is Technique.BIAS and bias.after_db > bias.before_db
+
+
+@pytest.mark.parametrize(("side", "kept"), [(64, 128), (1024, 10), (4096, 4)])
+def test_a_search_keeps_as_many_images_as_have_room_however_many_there_are(side: int, kept: int) -> None:
+    entries = [Entry(f"{i}", Path(f"{i}.png")) for i in range(200)]
+    photos = ImageList(entries, Preprocess(input_size=(3, side, side), mean=(0.5,) * 3, std=(0.25,) * 3))
+    assert searchable(photos, se_block(), 128) == kept
+    assert kept * photos.sample_bytes <= SEARCH_BYTES or kept == 4
+    assert photos.together() * photos.sample_bytes <= READ_BYTES or photos.together() == 1
+    assert photos.together() == {64: 8, 1024: 2, 4096: 1}[side]
 
 
 def test_a_smaller_allowance_drops_the_dearest_technique_first() -> None:

@@ -20,6 +20,7 @@ class Counted(Samples):
         return 10
 
     names = tuple("abcdefghij")
+    sample_bytes = 4
     targets = None
     sha256 = prepared_sha256 = "ten"
 

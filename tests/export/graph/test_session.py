@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from radixrt.errors import InputError
-from radixrt.export.graph.session import GraphSession, _room
+from radixrt.export.feed import Feed, length
+from radixrt.export.graph import session as session_module
+from radixrt.export.graph.session import GraphSession
 from tests.networks.residual import Net, images, plain
 
 
@@ -76,4 +79,21 @@ def test_as_many_runs_go_on_at_once_as_memory_has_room_for(size: int | None, thr
     for node in model.graph:
         for value in node.outputs:
             value.shape = None
-    assert _room(model, threads) == runs
+    assert GraphSession(model, threads=threads, beside=True)._beside == runs
+
+
+def test_no_more_samples_run_together_than_memory_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = {"input": np.zeros((8, 3, 16, 16), np.float32)}
+    together: list[int] = []
+    run = GraphSession.__call__
+
+    def counted(session: GraphSession, feed: Feed, *given: Any) -> dict[str, Any]:
+        together.append(length(feed))
+        return run(session, feed, *given)
+
+    monkeypatch.setattr(GraphSession, "__call__", counted)
+    for bytes_, expected in ((1 << 28, [8]), (160_000, [3, 3, 2]), (1, [1] * 8)):
+        monkeypatch.setattr(session_module, "_LIVE_BYTES", bytes_)
+        together.clear()
+        GraphSession(plain(), threads=1, beside=True).over(samples, batch=8)
+        assert together == expected
