@@ -3,7 +3,7 @@
 Four parts, run one by one with ``--part``; each writes its own share of benchmarks/results/calibration.json:
 
 - ``cost``: time and peak memory of calibrating resnest50d by entropy, beside plain forward passes over the same images;
-- ``memory``: peak memory of a whole INT8 build of a U-Net at 1024 x 1024, by the number of images;
+- ``memory``: peak memory of calibrating a U-Net at 1024 x 1024, and of building it, by the number of images;
 - ``accuracy``: the three sample networks in INT8: drop of top-1 with its paired 95 % interval, SQNR of the logits and
   latency, beside the peers at their defaults; and what ``--max-drop`` does;
 - ``latency``: INT8 and FP32 of resnest50d on ONNX Runtime, batch 1, timed in turn.

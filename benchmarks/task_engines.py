@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,7 +38,7 @@ from radixrt.reuse import Reuse
 
 TARGETS = ("onnxruntime", "openvino")
 ORIGINAL, NNCF = "original", "nncf openvino int8"
-ENGINES, REWRITTEN = "engines.json", "rewritten.onnx"
+ENGINES, ORIGINAL_FILE, REWRITTEN = "engines.json", "original.onnx", "rewritten.onnx"
 BATCH = 8
 Answers = Mapping[str, NDArray[Any]]
 Run = Callable[[Feed], Answers]
@@ -47,7 +48,7 @@ def build(network: Prepared, args: argparse.Namespace, folder: Path, reuse: Reus
     """Builds all that is compared into a folder, and says what was found in the graph and what could not be built."""
     stages = Stages(Console(stderr=True))
     said: dict[str, Any] = {"failed": {}}
-    files = {ORIGINAL: folder / "original.onnx"}
+    files = {ORIGINAL: folder / ORIGINAL_FILE}
     write_onnx(network.graph, files[ORIGINAL])
     aims = network.task.task.aims(network.network)
     for target in TARGETS:
@@ -93,6 +94,23 @@ def build(network: Prepared, args: argparse.Namespace, folder: Path, reuse: Reus
     places = {name: str(path.relative_to(folder)) for name, path in files.items()}
     (folder / ENGINES).write_text(json.dumps(places, indent=1))
     return said
+
+
+def plan_of(network: Prepared, precision: Precision, reuse: Reuse) -> dict[str, Any]:
+    """Compiles a plan of TensorRT for RTX with its default forms, and tells its size.
+
+    Raises:
+        InputError: the parser or the builder refuses the graph, and says what of it.
+    """
+    target = registry.get("tensorrt-rtx")
+    options = DeployOptions(precision, target.name, "keep", 1, CalibrationOptions(), Recovery(enabled=False))
+    graph = deploy_graph(network.graph, network.data.calibration, options, Stages(Console(stderr=True)), reuse)
+    with tempfile.TemporaryDirectory() as folder:
+        built = target.build_graph(graph.model, Path(folder), BuildOptions(precision, compute_capabilities=("8.6",)))
+        found: dict[str, Any] = {"megabytes": round(built.files[0].stat().st_size / 1e6, 1), **built.facts}
+    if graph.quantization is not None:
+        found["int8_layers"] = graph.quantization.quantized
+    return found
 
 
 def opened(folder: Path, threads: int, stack: ExitStack) -> dict[str, Run]:

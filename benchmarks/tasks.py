@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.task_engines import BATCH, ENGINES, REWRITTEN, Answers, Run, build, opened
+from benchmarks.rivals import attempted
+from benchmarks.task_engines import BATCH, ENGINES, ORIGINAL_FILE, REWRITTEN, Answers, Run, build, opened, plan_of
 from benchmarks.task_networks import NETWORKS, TaskNetwork
 from radixrt.calibration.data.batch import Batch
 from radixrt.calibration.int8 import power_ratio_db
@@ -43,7 +45,7 @@ from radixrt.export.graph.output_kind import OutputKind
 from radixrt.export.graph.session import onnx_outputs
 from radixrt.export.source.module_inputs import ModuleInputs
 from radixrt.export.source.randomise import fit_statistics
-from radixrt.export.spec import BatchSpec
+from radixrt.export.spec import BatchSpec, Precision
 from radixrt.machine import instructions, machine
 from radixrt.options import DataOptions, ModelChoice
 from radixrt.prepare.network import Prepared, prepare
@@ -204,6 +206,19 @@ def row_of(name: str, args: argparse.Namespace, known: dict[str, Any]) -> dict[s
     return row
 
 
+def plans(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """The FP16 and INT8 plans of TensorRT for RTX, compiled and not run: their sizes, or why there is none."""
+    spec, original = NETWORKS[name], FOLDER / name / ORIGINAL_FILE
+    found: dict[str, Any] = {"version": version("tensorrt-rtx"), "taken": _taken(args)}
+    with Reuse() as reuse:
+        made = replace(spec, build=lambda _: original) if original.exists() else spec
+        network = network_of(name, made, args, reuse)
+        for precision in (Precision.FP16, Precision.INT8):
+            plan = attempted(partial(plan_of, network, precision, reuse))
+            found[precision.value] = {"refusal": plan} if isinstance(plan, str) else plan
+    return found
+
+
 def _taken(args: argparse.Namespace) -> dict[str, Any]:
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
@@ -233,6 +248,11 @@ def show(console: Console, rows: Mapping[str, dict[str, Any]]) -> None:
     for name, row in rows.items():
         for engine, why in row.get("failed", {}).items():
             console.print(f"{name}, {engine}: {why}")
+        for precision in ("fp16", "int8"):
+            if found := row.get("plans", {}).get(precision):
+                said = found.get("refusal") or f"{found['megabytes']:.1f} MB, {found['kernels']} kernels"
+                said += f", {found['int8_layers']} layers in INT8" if "int8_layers" in found else ""
+                console.print(f"{name}, {precision} plan of TensorRT for RTX {row['plans']['version']}: {said}")
 
 
 def _lines(name: str, row: dict[str, Any], threads: list[str]) -> Iterator[list[str]]:
@@ -265,6 +285,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nncf", action="store_true", help="also NNCF, installed into build/peers/nncf at first")
     parser.add_argument("--no-times", action="store_true", help="on a machine that is busy")
     parser.add_argument("--times-only", action="store_true", help="of engines that an earlier run left")
+    parser.add_argument("--plans", action="store_true", help="compile plans of TensorRT for RTX, and nothing else")
     parser.add_argument("--show", action="store_true", help="print what was found before, and run nothing")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -280,7 +301,10 @@ def main() -> None:
     rows: dict[str, Any] = json.loads(args.output.read_text(encoding="utf-8")) if args.output.exists() else {}
     names = args.networks or list(NETWORKS)
     for name in [] if args.show else names:
-        rows[name] = row_of(name, args, rows.get(name, {}))
+        if args.plans:
+            rows[name] = {**rows.get(name, {}), "plans": plans(name, args)}
+        else:
+            rows[name] = row_of(name, args, rows.get(name, {}))
         # After each network: a run of an hour that is stopped leaves what it has.
         args.output.parent.mkdir(parents=True, exist_ok=True)
         kept = {known: rows[known] for known in NETWORKS if known in rows}

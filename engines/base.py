@@ -317,8 +317,7 @@ class Target(ABC):
             options: as for :meth:`build`.
 
         Raises:
-            UnavailableError: as :meth:`build`.
-            InputError: as :meth:`build`, or the folder cannot be written to.
+            RadixRTError: as :meth:`build`, or the folder cannot be written to.
         """
         from radixrt.export.graph.save import write_onnx
 
@@ -330,8 +329,7 @@ class Target(ABC):
         """Builds a deploy graph in a folder, as :meth:`build_graph` does, and opens the engine.
 
         Raises:
-            UnavailableError: the target cannot build or run here.
-            InputError: as :meth:`build`.
+            RadixRTError: as :meth:`build`, or the target cannot run here.
         """
         return self.open(self.build_graph(graph, folder, options).files[0], threads=options.threads)
 
@@ -384,6 +382,10 @@ class Target(ABC):
     def remarks(self, graph: ir.Model) -> tuple[str, ...]:
         """Returns sentences for the report on what some version or device of this target cannot do with a graph."""
         return ()
+
+    def refusal(self, graph: ir.Model) -> str | None:
+        """Returns why the target cannot read a float graph, which is asked before it is calibrated."""
+        return None
 
     def write_beside(self, deploy: Path) -> Path | None:
         """Writes what a bundle's stand-alone runner needs beside the deploy graph, and returns the file."""

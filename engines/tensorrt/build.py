@@ -77,10 +77,7 @@ def build_plan(
     log = BuildLog()
     logger = api.logger(log)
     builder: trt.Builder = api.trt.Builder(logger)
-    network = api.network(builder)
-    parser: trt.OnnxParser = api.trt.OnnxParser(network, logger)
-    if not parser.parse(graph):
-        raise InputError(_explain(api, graph, api.parser_errors(parser), log))
+    network, parser = _parsed(api, builder, graph, logger, log)
     if options.debug_tensors:
         mark_debug(api, network, options.debug_tensors)
     config = builder.create_builder_config()
@@ -101,7 +98,7 @@ def build_plan(
     _add_profile(api, builder, network, config, options)
     cache = api.timing_cache(config, timing_cache) if timing_cache is not None else None
     plan = _build_in_thread(builder, network, config, stop)
-    del monitor
+    del monitor, parser
     if failed:
         raise failed[0]
     if plan is None and stop.is_set():
@@ -113,6 +110,28 @@ def build_plan(
             "larger workspace"
         )
     return BuiltPlan(bytes(memoryview(plan)), log, bytes(memoryview(cache.serialize())) if cache is not None else b"")
+
+
+def refusal(api: TrtApi, graph: bytes) -> str | None:
+    """Why the parser does not take a graph, in the words of :func:`build_plan`, which builds nothing here."""
+    log = BuildLog()
+    logger = api.logger(log)
+    try:
+        _parsed(api, api.trt.Builder(logger), graph, logger, log)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _parsed(
+    api: TrtApi, builder: trt.Builder, graph: bytes, logger: trt.ILogger, log: BuildLog
+) -> tuple[trt.INetworkDefinition, trt.OnnxParser]:
+    """The network, and the parser, which keeps the weights that it reads."""
+    network = api.network(builder)
+    parser: trt.OnnxParser = api.trt.OnnxParser(network, logger)
+    if not parser.parse(graph):
+        raise InputError(_explain(api, graph, api.parser_errors(parser), log))
+    return network, parser
 
 
 def _build_in_thread(

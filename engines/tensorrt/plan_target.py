@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from pathlib import Path
 
+import onnx_ir as ir
+
 from radixrt.engines.base import Analysis, BuildOptions, Target
 from radixrt.engines.forms.rules import Rule
 from radixrt.engines.inspection import Inspection, LayerRow
 from radixrt.engines.layer_origin import Origins
 from radixrt.engines.tensorrt.api import TrtApi
+from radixrt.engines.tensorrt.build import refusal
 
 INT8_GROUP_MULTIPLE = 4
 """INT8 tensor cores take channels four at a time at least: a group of another width has no INT8 kernel."""
@@ -39,6 +42,12 @@ class PlanTarget(Target):
         if self.capability().runs:
             return super().inspect(engine, deploy, options, devices=devices, runs=runs)
         return self._estimate(engine, deploy, options, devices)
+
+    def refusal(self, graph: ir.Model) -> str | None:
+        # What TensorRT 8.x reads is another graph, made of the finished one.
+        if not self.capability().builds or self._api.max_opset is not None:
+            return None
+        return refusal(self._api, ir.to_proto(graph).SerializeToString())
 
     @abstractmethod
     def _estimate(self, engine: Path, deploy: Path, options: BuildOptions, devices: tuple[str, ...]) -> Inspection:

@@ -20,7 +20,7 @@ from radixrt.calibration.ranges.table import CalibrationTable, read_table, write
 from radixrt.calibration.spec import CalibrationOptions, CalibrationSummary, Recovery
 from radixrt.engines.forms.choose import rewrite_options
 from radixrt.engines.registry import get
-from radixrt.errors import RadixRTError
+from radixrt.errors import InputError, RadixRTError
 from radixrt.export.graph.hash import graph_sha256
 from radixrt.export.passes.float16 import to_float16
 from radixrt.export.passes.pipeline import rewrite
@@ -138,12 +138,14 @@ def deploy_graph(
             float32_nodes=typed.float32_nodes,
             reused=kept.reused,
         )
+    target = get(options.target)
+    if (reason := target.refusal(model)) is not None:
+        raise InputError(reason)
     others: list[ir.Model] = []
     if options.beside and not reuse.knows(_calibration(model, images, options.calibration)):
         others = [*_rewritten_beside(graph, options, stages, reuse, sha256)]
     with stages.stage(f"Calibrating on {len(images)} images"):
         ranges = calibrated(model, images, options.calibration, stages, reuse, others)
-    target = get(options.target)
     placement = PlacementOptions(target.traits, timed=timed_layers(report))
     # Answers and errors are gathered over images, which must have one size for that: the middle one.
     one_size = images.at(images.sizes[0]) if images.sizes else images

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import helper
 
@@ -155,8 +156,11 @@ def test_a_node_that_it_cannot_take_is_named_with_a_way_out(tmp_path: Path) -> N
     assert len(model.graph.node) == len(nodes) + 1
     path = tmp_path / "deploy.onnx"
     onnx.save(model, path)
-    with pytest.raises(InputError, match=r"does not take Det at 'head\.odd'.*TARGET=onnxruntime"):
-        registry.get("tensorrt-rtx").build(path, tmp_path, OPTIONS)
+    target = registry.get("tensorrt-rtx")
+    with pytest.raises(InputError, match=r"does not take Det at 'head\.odd'.*TARGET=onnxruntime") as refused:
+        target.build(path, tmp_path, OPTIONS)
+    assert target.refusal(ir.from_proto(model)) == str(refused.value), "said after calibration only"
+    assert target.refusal(ir.from_proto(gated.tiny("fp32"))) is None
 
 
 # Half the weights and half the activations: a counter that missed a section would not see it.
