@@ -69,7 +69,7 @@ def read_onnx(
     if count := as_pairs(proto, path):
         remark(f"{path} is quantised in the operator form: its {count} quantised operators are read as Q/DQ pairs.")
     opaque = check_operators(proto, path, choice)
-    _check_interface(proto, path, choice, remark)
+    _check_interface(proto, path, choice, remark, believed=bool(opaque))
     float_ends(proto, path, remark)
     sides = free_sides(proto, choice)
     # What cannot be run cannot be converted either.
@@ -210,8 +210,13 @@ def _reads(node: onnx.NodeProto) -> list[str]:
     return names
 
 
-def _check_interface(proto: onnx.ModelProto, path: Path, choice: FileChoice, remark: Callable[[str], None]) -> None:
-    """Inputs of fixed sides; numbers out; the batch, where it is not fixed, becomes ``batch``."""
+def _check_interface(
+    proto: onnx.ModelProto, path: Path, choice: FileChoice, remark: Callable[[str], None], *, believed: bool
+) -> None:
+    """Inputs of fixed sides; numbers out; the batch, where it is not fixed, becomes ``batch``.
+
+    What the file says of the shapes of other values is ``believed`` only where it cannot be run.
+    """
     graph = proto.graph
     proto.ir_version = max(proto.ir_version, _IR_VERSION)
     weights = {tensor.name for tensor in graph.initializer}
@@ -233,7 +238,7 @@ def _check_interface(proto: onnx.ModelProto, path: Path, choice: FileChoice, rem
     if len(set(first.values())) > 1:
         said = ", ".join(f"{name} {size}" for name, size in first.items())
         raise InputError(f"{path}: the first side of its inputs differs ({said}): each needs a row for every sample")
-    _set_batch(graph, next(iter(first.values()), BATCH_DIM), believed=choice.opaque)
+    _set_batch(graph, next(iter(first.values()), BATCH_DIM), believed=believed)
 
 
 def _set_batch(graph: onnx.GraphProto, batch: int | str, *, believed: bool = False) -> None:

@@ -13,7 +13,7 @@ from onnx import helper
 from radixrt.errors import InputError
 from radixrt.export.reader.onnx_file import read_onnx, with_batch
 from radixrt.export.reader.sandbox import read_foreign
-from radixrt.export.spec import BatchSpec
+from radixrt.export.spec import BatchSpec, FileChoice
 from tests.export.reader.test_onnx_file import save
 from tests.networks.onnx_files import CHANNELS, Net, images, outputs, se_net
 
@@ -102,3 +102,13 @@ def test_what_the_runtime_has_no_kernel_for_is_refused_in_a_sentence(tmp_path: P
     file.graph.node.append(onnx.helper.make_node("Cast", ["y_wide"], ["y"], "out", to=onnx.TensorProto.FLOAT))
     with pytest.raises(InputError, match=r"cannot be run by ONNX Runtime .*: export it in float32"):
         read_onnx(save(file, tmp_path))
+
+
+# torch.onnx.export with the input's axis free and not the output's writes the traced batch there.
+@pytest.mark.parametrize("opaque", [True, False])
+def test_what_a_file_says_of_its_outputs_shape_is_not_believed(opaque: bool, tmp_path: Path) -> None:
+    file = se_net()
+    dims = file.graph.output[0].type.tensor_type.shape.dim
+    dims[0].dim_value = 1
+    read = read_onnx(save(file, tmp_path), FileChoice(opaque=opaque))
+    assert str(read.graph.outputs[0].shape) == f"[batch,{dims[1].dim_value}]"
