@@ -31,6 +31,7 @@ from radixrt.export.reader.batch import fixed_batch
 from radixrt.export.reader.ends import check_ends, float_ends, with_samples_axis
 from radixrt.export.reader.image_sides import at_sides, free_sides, settle_sides, with_noted
 from radixrt.export.reader.integer_ends import float_integer_ends
+from radixrt.export.reader.opaque import note_shapes
 from radixrt.export.reader.operators import check_operators
 from radixrt.export.reader.opset import OLDEST_OPSET, PAIRS_OPSET, convert_opset, opset_of
 from radixrt.export.reader.sparse import dense_weights
@@ -72,18 +73,18 @@ def read_onnx(
     _check_interface(proto, path, choice, remark, believed=bool(opaque))
     float_ends(proto, path, remark)
     sides = free_sides(proto, choice)
-    # What cannot be run cannot be converted either.
-    pairs = not opaque and any(map(contrib_pair, proto.graph.node))
-    if (opset := opset_of(proto)) < (needed := PAIRS_OPSET if pairs else OLDEST_OPSET):
-        proto = convert_opset(proto, opset, path, sides, needed)
+    needed = PAIRS_OPSET if any(map(contrib_pair, proto.graph.node)) else OLDEST_OPSET
+    if opset_of(proto) < needed:
+        proto = convert_opset(proto, path, needed, sides=sides, runs=not opaque)
     as_standard_pairs(proto)
     _name_nodes(proto.graph)
-    proto = _infer(proto, path) if opaque else _settle_batch(proto, path, remark, sides)
     if opaque:
+        note_shapes(proto)
         remark(
             f"{path} was not run: it holds {', '.join(opaque)}, which stand as they are; blocks behind them are found "
-            "only where the file says the shapes."
+            "only where the file, or a layer that reads them, tells the shapes."
         )
+    proto = _infer(proto, path) if opaque else _settle_batch(proto, path, remark, sides)
     _order_outputs(proto.graph, choice.logits, path)
     try:
         model: ir.Model = ir.from_proto(proto)

@@ -52,11 +52,16 @@ def test_a_loop_that_nobody_bounds_is_refused(tmp_path: Path) -> None:
         read_onnx(saved(post_processed("loop", 10**9), tmp_path))
 
 
-def test_an_operator_of_another_domain_is_left_where_nothing_is_run(tmp_path: Path) -> None:
-    path, said = saved(post_processed("foreign"), tmp_path), []  # type: ignore[var-annotated]
+@pytest.mark.parametrize("opset", [11, 13, 18])
+def test_an_operator_of_another_domain_is_left_where_nothing_is_run(opset: int, tmp_path: Path) -> None:
+    original = post_processed("foreign")
+    next(entry for entry in original.opset_import if not entry.domain).version = opset
+    path, said = saved(original, tmp_path), []  # type: ignore[var-annotated]
     with pytest.raises(InputError, match=r"acme\.Swirl, which is no standard ONNX operator.*rewrite"):
         read_onnx(path)
     graph = read_onnx(path, FileChoice(opaque=True), said.append)
-    model, _ = rewrite(simplify(graph, opaque=True), RewriteOptions())
+    model, report = rewrite(simplify(graph, opaque=True), RewriteOptions())
     assert "Swirl" in [node.op_type for node in model.graph] and "acme.Swirl" in said[0] and "not run" in said[0]
     assert [value.name for value in model.graph.outputs] == ["y"]
+    # Nobody says what the operator makes but the convolution that reads it.
+    assert [block.kind for block in report.attention_blocks] == ["se"] and report.attention_blocks[0].lowering
