@@ -77,7 +77,9 @@ def _quantiser_behind(node: ir.Node) -> ir.Node | None:
 def _in_bias(writer: GraphWriter, data: ir.Value, offset: float) -> ir.Value | None:
     """Adds to the bias of the convolution that makes ``data``, where only the hard sigmoid reads that."""
     conv = data.producer()
-    if conv is None or conv.op_type != "Conv" or len(data.uses()) != 1 or len(conv.inputs) < 3:
+    if conv is None or conv.op_type != "Conv" or len(conv.inputs) < 3:
+        return None
+    if len(data.uses()) != 1 or data.is_graph_output():
         return None
     bias = conv.inputs[2]
     if bias is None or constant(bias) is None:

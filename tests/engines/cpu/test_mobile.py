@@ -121,3 +121,22 @@ def test_saturating_sums_give_the_numbers_of_the_hard_sigmoid() -> None:
             off = np.abs(left[name].astype(int) - right[name].astype(int))
             # A sum that lies between two integers may round either way.
             assert off.max() <= 1 and (off > 0).mean() < 0.02, name
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_bias_takes_the_offset_where_nobody_else_sees_it(seen: bool) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 18]> g (float[1, 2, 4, 4] x) => (float[1, 3, 4, 4] y)
+    <float[3, 2, 1, 1] w = {1, -1, 2, 1, 0.5, -2}, float[3] b = {0.5, 0, -0.5}, float s = {0.003921569}, uint8 z = {0}>
+    { c = Conv(x, w, b)  g = HardSigmoid<alpha = 0.1666667, beta = 0.5>(c)  q = QuantizeLinear(g, s, z)
+      y = DequantizeLinear(q, s, z) }"""
+    model = ir.from_onnx_text(text)
+    if seen:
+        model.graph.outputs.append(model.graph[0].outputs[0])
+    x = {"x": np.linspace(-4, 4, 32, dtype=np.float32).reshape(1, 2, 4, 4)}
+    before = GraphSession(model, optimize=False)(x)
+    saturating_sums(model)
+    after = GraphSession(model, optimize=False)(x)
+    assert [node.op_type for node in model.graph].count("HardSigmoid") == int(seen)
+    assert set(before) == set(after)
+    for name, array in before.items():
+        np.testing.assert_allclose(after[name], array, atol=1.01 / 255 if name == "y" else 0)
