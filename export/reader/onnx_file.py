@@ -31,8 +31,7 @@ from radixrt.export.reader.batch import fixed_batch
 from radixrt.export.reader.ends import check_ends, float_ends, with_samples_axis
 from radixrt.export.reader.image_sides import at_sides, free_sides, settle_sides, with_noted
 from radixrt.export.reader.integer_ends import float_integer_ends
-from radixrt.export.reader.opaque import note_shapes
-from radixrt.export.reader.operators import check_operators
+from radixrt.export.reader.operators import check_operators, note_shapes
 from radixrt.export.reader.opset import OLDEST_OPSET, PAIRS_OPSET, convert_opset, opset_of
 from radixrt.export.reader.sparse import dense_weights
 from radixrt.export.reader.spelling.operator_form import as_pairs, as_standard_pairs, contrib_pair
