@@ -11,8 +11,9 @@ After::
 Q/DQ graphs are typed as well: the scales become FP16 (QuantizeLinear and DequantizeLinear take them from opset 19
 on), so INT8 layers sit between FP16 ones as TensorRT >= 10 wants it. Integers stay what they are.
 
-Kept in float32, each with its reason: nodes with a weight beyond FP16's largest number; Q/DQ pairs whose scale FP16
-cannot hold to 0.2 percent (very small scales are subnormal there, or zero). A Cast stands at each border.
+Kept in float32, each with its reason: operators that ONNX defines for float32 alone (NonMaxSuppression, Celu); nodes
+with a weight beyond FP16's largest number; Q/DQ pairs whose scale FP16 cannot hold to 0.2 percent (very small scales
+are subnormal there, or zero). A Cast stands at each border.
 
 Refused: graphs with subgraphs (If, Loop, Scan), and weights that are NaN or infinite.
 """
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 from numpy.typing import NDArray
@@ -39,8 +41,6 @@ _SCALE_ERROR = 2.0**-9
 _OPSET_OF_HALF_SCALES = 19
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 _PAIRS = frozenset({"QuantizeLinear", "DequantizeLinear"})
-# Inputs that the operator's definition types as float32 whatever the data is.
-_ALWAYS_FLOAT = {"Resize": frozenset({2}), "Upsample": frozenset({1})}
 # Inputs that bound values: beyond FP16's range they bound nothing, so clamping them changes nothing.
 _BOUNDS = {"Clip": frozenset({1, 2}), "Min": frozenset({0, 1}), "Max": frozenset({0, 1})}
 
@@ -65,15 +65,15 @@ def to_float16(model: ir.Model) -> PassResult:
             raise InputError(
                 f"the node {node.name!r} ({node.op_type}) holds a subgraph: export the model without control flow"
             )
-    kept = tuple(
-        Float32Node(node=_key(node), module=module_of(node), reason=reason)
-        for node in typed.graph
-        if (reason := _reason(node)) is not None
-    )
-    _Typer(typed.graph, {k.node for k in kept}).run()
     if any(n.op_type in _PAIRS for n in typed.graph):
         typed.opset_imports[""] = max(typed.opset_imports.get("", 0), _OPSET_OF_HALF_SCALES)
         typed.ir_version = max(typed.ir_version, 9)
+    kept = tuple(
+        Float32Node(node=_key(node), module=module_of(node), reason=reason)
+        for node in typed.graph
+        if (reason := _reason(node, typed.opset_imports[""])) is not None
+    )
+    _Typer(typed.graph, {k.node for k in kept}, typed.opset_imports[""]).run()
     return PassResult(typed, modified=True, float32_nodes=kept)
 
 
@@ -81,7 +81,18 @@ def _key(node: ir.Node) -> str:
     return node.name or node.outputs[0].name or node.op_type
 
 
-def _reason(node: ir.Node) -> str | None:
+def _takes_half(node: ir.Node, index: int, opset: int) -> bool:
+    """Whether an input of a node may be FP16 by the definition of its operator."""
+    if node.domain or not onnx.defs.has(node.op_type):
+        return True
+    inputs = onnx.defs.get_schema(node.op_type, opset).inputs
+    return not inputs or "tensor(float16)" in inputs[min(index, len(inputs) - 1)].types
+
+
+def _reason(node: ir.Node, opset: int) -> str | None:
+    first = node.inputs[0] if node.inputs else None
+    if first is not None and first.dtype == ir.DataType.FLOAT and not _takes_half(node, 0, opset):
+        return f"{node.op_type} is defined for float32 alone"
     for index, value in enumerate(node.inputs):
         array = constant(value)
         if array is None or value is None or array.dtype != np.float32 or index in _BOUNDS.get(node.op_type, ()):
@@ -100,10 +111,11 @@ def _reason(node: ir.Node) -> str | None:
 
 @dataclass
 class _Typer:
-    """Rewrites one graph in place; ``kept`` holds the names of nodes that stay in float32."""
+    """Rewrites one graph of an ``opset`` in place; ``kept`` holds the names of nodes that stay in float32."""
 
     graph: ir.Graph
     kept: set[str]
+    opset: int
     _half: set[int] = field(default_factory=set)
     _casts: dict[tuple[int, ir.DataType], ir.Value] = field(default_factory=dict)
 
@@ -128,7 +140,7 @@ class _Typer:
             kind = ir.DataType.FLOAT  # makes floats from integers alone: what it makes is typed by its definition
         for index, value in enumerate(node.inputs):
             if value is not None and value.dtype in _FLOATS and node.op_type != "Cast":
-                wanted = ir.DataType.FLOAT if index in _ALWAYS_FLOAT.get(node.op_type, ()) else kind
+                wanted = kind if _takes_half(node, index, self.opset) else ir.DataType.FLOAT
                 node.replace_input_with(index, self._as(value, wanted))
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT and kind == ir.DataType.FLOAT16:

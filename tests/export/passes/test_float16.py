@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from radixrt.errors import InputError
 from radixrt.export.passes.float16 import to_float16
+from tests.networks.post_processed import post_processed
 
 
 def network(weight_scale: float = 0.1, pair_scale: float = 0.05, opset: int = 18) -> ir.Model:
@@ -142,3 +143,15 @@ def test_subgraphs_are_refused() -> None:
     }"""
     with pytest.raises(InputError, match="subgraph"):
         to_float16(ir.from_proto(onnx.parser.parse_model(text)))
+
+
+def test_operators_that_are_defined_for_float32_alone_stay_so() -> None:
+    boxes = to_float16(ir.from_proto(post_processed("boxes")))
+    text = """<ir_version: 9, opset_import: ["" : 18]> g (float[1, 2, 4, 4] x) => (float[1, 2, 8, 8] y)
+    <float[4] s = {1, 1, 2, 2}> { a = Celu(x)  r = Relu(a)  y = Resize(r, , s) }"""
+    celu = to_float16(ir.from_onnx_text(text))
+    for found, kept in ((boxes, "NonMaxSuppression"), (celu, "Celu")):
+        onnx.checker.check_model(ir.to_proto(found.model), full_check=True)
+        assert [node.reason for node in found.float32_nodes] == [f"{kept} is defined for float32 alone"]
+        made = {value.dtype for node in found.model.graph if node.op_type != kept for value in node.outputs}
+        assert ir.DataType.FLOAT16 in made
