@@ -28,7 +28,7 @@ from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress
 from radixrt.engines.cpu.float_layers import keep_float_layers
 from radixrt.engines.session import Array, Session, TensorSpec
 from radixrt.errors import InputError, first_line
-from radixrt.export.graph.session import silent_runtime
+from radixrt.export.graph.session import silent_runtime, with_kept_pads
 from radixrt.export.passes.float32 import has_half, to_float32
 from radixrt.export.spec import Precision, Traits
 
@@ -226,6 +226,7 @@ class OnnxRuntimeTarget(Target):
             notes = (
                 "ONNX Runtime has no FP16 convolutions on a CPU: the engine keeps FP16 weights and computes in FP32.",
             )
+        model = with_kept_pads(model)
         engine = out_dir / f"engine{self.suffix}"
         ir.save(model, engine)
         if options.precision is Precision.INT8:

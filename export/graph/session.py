@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from radixrt.errors import InputError, first_line
 from radixrt.export.feed import Feed, filled, length, part
-from radixrt.export.graph.facts import bytes_of, infer
+from radixrt.export.graph.constants import constant
+from radixrt.export.graph.facts import Signs, bytes_of, infer
+from radixrt.export.graph.writer import GraphWriter
 from radixrt.export.sides import HEIGHT_DIM, WIDTH_DIM, Sides, Size
 from radixrt.machine import cores
 
@@ -47,6 +49,8 @@ def open_session(model: ir.Model | onnx.ModelProto, *, optimize: bool, threads: 
         an ``onnxruntime.InferenceSession``. Where the runtime refuses the graph, its own exceptions pass.
     """
     ort = silent_runtime()
+    if optimize:
+        model = with_kept_pads(ir.from_proto(model) if isinstance(model, onnx.ModelProto) else model)
     proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -58,6 +62,46 @@ def open_session(model: ir.Model | onnx.ModelProto, *, optimize: bool, threads: 
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def with_kept_pads(model: ir.Model) -> ir.Model:
+    """The graph, or a copy of it that ONNX Runtime's optimiser leaves right where zeros are padded for a MaxPool.
+
+    The optimiser makes a Pad of zeros the MaxPool's own padding, which is lower than any number: at a border of
+    negative numbers 0 was the largest, and is no longer. It looks for 0 exactly, so the least positive number stands
+    there instead.
+    """
+    found = [index for index, node in enumerate(model.graph) if _pads_for_maximum(node)]
+    if not found:
+        return model
+    model = model.clone()
+    writer = GraphWriter(model.graph)
+    for index in found:
+        pad = model.graph[index]
+        kind = _padded_type(pad)
+        pad.resize_inputs(max(len(pad.inputs), 3))
+        pad.replace_input_with(2, writer.constant(np.asarray(np.finfo(kind).tiny, kind), f"least_{kind}"))
+    writer.append()
+    return model
+
+
+def _pads_for_maximum(node: ir.Node) -> bool:
+    """Whether a node pads numbers that may be negative with zeros, and a MaxPool reads them."""
+    if node.op_type != "Pad" or node.domain or node.attributes.get_string("mode", "constant") != "constant":
+        return False
+    fill, data = node.inputs[2] if len(node.inputs) > 2 else None, node.inputs[0]
+    number = constant(fill)
+    zeros = fill is None or (number is not None and not number.any())
+    pooled = any(reader.op_type == "MaxPool" for reader in node.outputs[0].consumers())
+    signed = data is not None and not Signs().nonnegative(data)
+    return zeros and pooled and signed and _padded_type(node).kind == "f"
+
+
+def _padded_type(pad: ir.Node) -> np.dtype[Any]:
+    """The type of what a Pad moves; float32 where neither its tensor nor what it pads with tells."""
+    values = (value for value in (pad.inputs[0], pad.inputs[2] if len(pad.inputs) > 2 else None) if value is not None)
+    known = [value.dtype.numpy() for value in values if value.dtype is not None]
+    return np.dtype(known[0] if known else np.float32)
 
 
 def onnx_outputs(model: ir.Model | onnx.ModelProto) -> Callable[[Feed], dict[str, np.ndarray]]:

@@ -12,7 +12,7 @@ import pytest
 from radixrt.errors import InputError
 from radixrt.export.feed import Feed, length
 from radixrt.export.graph import session as session_module
-from radixrt.export.graph.session import GraphSession
+from radixrt.export.graph.session import GraphSession, with_kept_pads
 from tests.networks.residual import Net, images, plain
 
 
@@ -97,3 +97,17 @@ def test_no_more_samples_run_together_than_memory_has_room_for(monkeypatch: pyte
         together.clear()
         GraphSession(plain(), threads=1, beside=True).over(samples, batch=8)
         assert together == expected
+
+
+@pytest.mark.parametrize("fill", ["", ", zero"])
+@pytest.mark.parametrize("kind", ["Neg", "Relu"])
+def test_zeros_padded_for_a_maximum_stay_the_largest_of_negative_numbers(kind: str, fill: str) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 18]> g (float[N, 2, 6, 6] x) => (float[N, 2, 3, 3] y)
+    <int64[8] pads = {{0, 0, 1, 1, 0, 0, 1, 1}}, float zero = {{0}}>
+    {{ a = Softplus(x)  n = {kind}(a)  p = Pad(n, pads{fill})  y = MaxPool<kernel_shape=[3, 3], strides=[2, 2]>(p) }}"""
+    model = ir.from_onnx_text(text)
+    x = {"x": np.random.default_rng(0).normal(size=(1, 2, 6, 6)).astype(np.float32)}
+    exact, found = (GraphSession(model, optimize=optimize)(x)["y"] for optimize in (False, True))
+    np.testing.assert_allclose(found, exact, atol=1e-6)
+    # What is never negative is padded by the MaxPool itself, which is quicker.
+    assert (with_kept_pads(model) is model) == (kind == "Relu")
