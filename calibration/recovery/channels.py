@@ -21,8 +21,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from radixrt.export.graph.constants import constant, is_constant
-from radixrt.export.graph.facts import GATES, is_pooled, reads, root_of, static_dims
+from radixrt.export.graph.constants import is_constant
+from radixrt.export.graph.facts import GATES, is_pooled, reads, reduced_axes, root_of, static_dims
 from radixrt.export.graph.layers import Layer, layers_of
 
 Indices = NDArray[np.int64]
@@ -171,10 +171,7 @@ def _keeps_channels(node: ir.Node) -> bool:
     if len(read) < 2 or len(written) < 2 or read[1] != written[1] or read[:1] != written[:1]:
         return False
     if node.op_type.startswith("Reduce"):
-        axes = node.attributes.get_ints("axes", ())
-        given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-        named = {int(axis) % len(read) for axis in (axes if given is None else given.reshape(-1).tolist())}
-        return bool(named) and min(named) >= 2
+        return min(reduced_axes(node, len(read)), default=0) >= 2
     if node.op_type == "Resize":
         return node.attributes.get_string("mode", "nearest") in ("nearest", "linear")
     return is_pooled(node.inputs[0]) and is_pooled(node.outputs[0])

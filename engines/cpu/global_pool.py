@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from radixrt.export.graph.constants import constant
+from radixrt.export.graph.facts import reduced_axes
 from radixrt.export.graph.writer import GraphWriter
 from radixrt.export.passes.base import Pass
 from radixrt.export.passes.report import PassResult
@@ -27,7 +27,7 @@ class MeansAsPools(Pass):
         writer = GraphWriter(model.graph)
         for node in list(model.graph):
             data = node.inputs[0] if node.op_type == "ReduceMean" and not node.domain else None
-            if data is None or data.shape is None or len(data.shape) != 4 or _axes(node) != {2, 3}:
+            if data is None or data.shape is None or len(data.shape) != 4 or reduced_axes(node, 4) != {2, 3}:
                 continue
             kept, output = bool(node.attributes.get_int("keepdims", 1)), node.outputs[0]
             shape = ir.Shape([*data.shape[:2], 1, 1])
@@ -37,9 +37,3 @@ class MeansAsPools(Pass):
             writer.commit(output, pooled)
             changed = True
         return PassResult(model, modified=changed)
-
-
-def _axes(node: ir.Node) -> set[int]:
-    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    axes = node.attributes.get_ints("axes", ()) if given is None else given.reshape(-1).tolist()
-    return {int(axis) % 4 for axis in axes}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from radixrt.engines.base import BuildOptions, BuiltEngine, Capability, Progress, Target
+from radixrt.engines.cpu.channel_maximum import extremes_apart
 from radixrt.engines.cpu.saturation import unsaturated
 from radixrt.engines.session import Array, Session, TensorSpec
 from radixrt.errors import InputError
@@ -170,7 +171,7 @@ class OpenVinoTarget(Target):
         started = time.perf_counter()
         try:
             if options.precision is Precision.INT8:
-                graph = ir.to_proto(unsaturated(ir.load(deploy))).SerializeToString()
+                graph = ir.to_proto(extremes_apart(unsaturated(ir.load(deploy)))).SerializeToString()
                 model = ov.Core().read_model(graph, b"")
             else:
                 model = ov.Core().read_model(str(deploy))

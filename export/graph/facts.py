@@ -96,6 +96,13 @@ def root_of(value: ir.Value) -> ir.Value:
     return value
 
 
+def reduced_axes(node: ir.Node, rank: int) -> set[int]:
+    """The axes of a Reduce operator's first input, of so many, that it names; empty where it names none."""
+    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    axes = node.attributes.get_ints("axes", ()) if given is None else given.reshape(-1).tolist()
+    return {int(axis) % rank for axis in axes}
+
+
 def made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
     """The node that makes a value, where it is such an operator of ONNX's own domain."""
     node = None if value is None else value.producer()
