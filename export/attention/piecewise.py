@@ -268,7 +268,9 @@ def written(vector: Curves) -> Affine:
     """The vector by the plainest activation that it is; what bends only where its argument never is bends nowhere."""
     argument, curves = vector.argument, vector.curves
     if any(curve.knots for curve in curves):
-        curves = tuple(curve.within(*ends) for curve, ends in zip(curves, _ends(argument), strict=True))
+        narrow = tuple(curve.within(*ends) for curve, ends in zip(curves, _ends(argument), strict=True))
+        # A hard sigmoid that some channels never leave at one end is a hard sigmoid all the same.
+        curves = curves if any(curve.knots for curve in narrow) else narrow
     most = max(len(curve.knots) for curve in curves)
     if most == 0:
         return argument.scale(_each(curves, lambda c: c.slopes[0])).shift(_each(curves, lambda c: c.offset))
