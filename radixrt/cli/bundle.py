@@ -100,7 +100,7 @@ def compare(
 
     reports = [Report.read(path / "report.json" if path.is_dir() else path) for path in bundles]
     write_text(output, render_comparison(reports))
-    say(f"{output}: {len(reports)} reports side by side")
+    say(f"{output}: {f'{len(reports)} reports side by side' if len(reports) > 1 else 'one report'}")
 
 
 def inspect(
