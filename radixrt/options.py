@@ -67,6 +67,8 @@ PairsChoice = Annotated[
 ]
 ComputeCapability = Annotated[str | Sequence[str], Doc("tensorrt-rtx: such as 8.6,8.9,12.0.")]
 JUnit = Annotated[Path | str | None, Doc("Also write the gates as JUnit XML.")]
+GraphFile = Annotated[Path, Doc("An .onnx file.")]
+OutputFile = Annotated[Path, Doc("The file to write.")]
 InputSize = Annotated[str | Sequence[int] | None, Doc("Channels, height, width: 3,128,128.")]
 Height = Annotated[str | int | None, Doc("Heights that stay free in the engine: 320..960:32, or one.")]
 Width = Annotated[str | int | None, Doc("Widths that stay free: lowest, highest and step, 320..960:32, or one.")]
@@ -315,7 +317,7 @@ class ExportOptions(ModelOptions, PreprocessOptions):
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     model: Annotated[str, Doc(MODEL_HELP)] = field(kw_only=False)
-    output: Annotated[Path, Doc("The file to write.")]
+    output: OutputFile
     batch: Batch = 1
 
 
@@ -325,8 +327,8 @@ class RewriteFileOptions:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    graph: Annotated[Path, Doc("An .onnx file.")] = field(kw_only=False)
-    output: Annotated[Path, Doc("The file to write.")]
+    graph: GraphFile = field(kw_only=False)
+    output: OutputFile
     report: Annotated[Path | None, Doc("Where to write what was done, as JSON.")] = None
     target: OneTarget = DEFAULT
     precision: PrecisionName = "fp32"
@@ -342,8 +344,8 @@ class CalibrateOptions(PreprocessOptions):
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    graph: Annotated[Path, Doc("An .onnx file.")] = field(kw_only=False)
-    output: Annotated[Path, Doc("The file to write.")] = Path("calibration.json")
+    graph: GraphFile = field(kw_only=False)
+    output: OutputFile = Path("calibration.json")
     method: MethodName = "minmax"
     calibration_images: CalibrationImages = 256
     to_cache: Annotated[
@@ -361,8 +363,8 @@ class QuantizeOptions:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    graph: Annotated[Path, Doc("An .onnx file.")] = field(kw_only=False)
-    output: Annotated[Path, Doc("The file to write.")]
+    graph: GraphFile = field(kw_only=False)
+    output: OutputFile
     table: Annotated[Path | None, Doc("The calibration table, for int8.")] = None
     precision: PrecisionName = "int8"
     target: OneTarget = DEFAULT

@@ -79,7 +79,6 @@ class Inserter:
             the dequantised value.
         """
         writer, origin = self._writer, value.producer()
-        readers = [(node, index) for node, index in value.uses() if node.name not in bare]
         steps = writer.constant(np.asarray(grid.scale, np.float32), f"{value.name}_scale")
         kind = ir.DataType.UINT8 if grid.unsigned else ir.DataType.INT8
         name = "zero_point_u8" if grid.unsigned else "zero_point_s8"
@@ -95,9 +94,7 @@ class Inserter:
             shape=value.shape,
             origin=origin,
         )
-        writer.insert_behind(value)
-        for node, index in readers:
-            node.replace_input_with(index, restored)
+        writer.put_behind(value, restored, bare=bare)
         return restored
 
     def weight(self, layer: Layer, input_scale: float, *, in_pairs: bool = False) -> None:

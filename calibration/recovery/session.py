@@ -202,7 +202,6 @@ class _Switches:
 
     def add_point(self, value: ir.Value, root: str, *, watched: bool) -> None:
         """Lets inputs quantise a point; where ``watched``, the means of its channels before and after come out."""
-        readers = list(value.uses())
         scale, low, high = (self._input(f"{root}//{part}") for part in ("scale", "low", "high"))
         op = self._writer.op
         steps = op("Div", [value, scale], f"{value.name}//steps")
@@ -212,10 +211,8 @@ class _Switches:
         if watched:
             named = ((value, _raw_name(value.name or "")), (restored, _rounded_name(value.name or "")))
             means = [self._mean(tensor, name) for tensor, name in named]
-        self._writer.insert_behind(value)
+        self._writer.put_behind(value, restored)
         self._graph.outputs.extend(means)
-        for node, index in readers:
-            node.replace_input_with(index, restored)
 
     def add_layer(self, layer: Layer) -> None:
         writer, node, name = self._writer, layer.node, layer.name

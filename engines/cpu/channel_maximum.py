@@ -25,16 +25,15 @@ _EXTREMES = frozenset({"ReduceMax", "ReduceMin"})
 
 def extremes_apart(model: ir.Model) -> ir.Model:
     """Writes every maximum and minimum over channels of an INT8 graph so, in place."""
-    infer(model)
+    extremes = [node for node in model.graph if node.op_type in _EXTREMES and not node.domain]
+    if extremes:
+        infer(model)
     writer = GraphWriter(model.graph)
-    for node in list(model.graph):
-        data = node.inputs[0] if node.op_type in _EXTREMES and not node.domain else None
+    for node in extremes:
+        data = node.inputs[0]
         if data is None or data.shape is None or 1 not in reduced_axes(node, len(data.shape)):
             continue
         found = node.outputs[0]
-        readers = list(found.uses())
         same = writer.op("Max", [found, found], f"{found.name}_apart", dtype=found.dtype, shape=found.shape)
-        writer.insert_behind(found)
-        for reader, place in readers:
-            reader.replace_input_with(place, same)
+        writer.put_behind(found, same)
     return model

@@ -51,7 +51,6 @@ def _last_before_quantising(node: ir.Node) -> ir.Node | None:
 
 def _guard(writer: GraphWriter, last: ir.Node) -> None:
     output = last.outputs[0]
-    readers = list(output.uses())
     relu = last.op_type == "Relu"
     source, slope = (last.inputs[0], 0.0) if relu else (output, 1.0)
     kept = writer.op(
@@ -63,8 +62,6 @@ def _guard(writer: GraphWriter, last: ir.Node) -> None:
         shape=output.shape,
         origin=last,
     )
-    writer.insert_behind(output)
-    for reader, index in readers:
-        reader.replace_input_with(index, kept)
+    writer.put_behind(output, kept)
     if relu:
         writer.graph.remove(last, safe=True)

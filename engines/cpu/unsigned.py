@@ -97,7 +97,6 @@ def _to_positive(node: ir.Node, writer: GraphWriter) -> None:
         limit = int(min(QMAX, np.rint(np.float32(bound) / np.float32(scale))))
     zero = _scalar(writer, 0)
     quantized = node.outputs[0]
-    readers = list(quantized.uses())
     _retype(node, zero)
     activation = source.producer()
     if bound is not None and activation is not None and len(source.uses()) == 1 and not source.is_graph_output():
@@ -114,9 +113,7 @@ def _to_positive(node: ir.Node, writer: GraphWriter) -> None:
         shape=quantized.shape,
         origin=node,
     )
-    writer.insert_behind(quantized)
-    for reader, index in readers:
-        reader.replace_input_with(index, clipped)
+    writer.put_behind(quantized, clipped)
 
 
 def _upper_bound(value: ir.Value) -> float | None:

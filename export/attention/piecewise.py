@@ -25,9 +25,10 @@ import numpy as np
 from scipy import sparse
 
 from radixrt.export.attention.affine import Activated, Affine, Floats, identity
+from radixrt.export.graph.facts import GATES
 
 KINDS = frozenset({"Relu", "LeakyRelu", "PRelu", "HardSigmoid"})
-_RANGES = dict.fromkeys(("Sigmoid", "HardSigmoid", "Softmax"), (0.0, 1.0))
+_RANGES = dict.fromkeys(GATES, (0.0, 1.0))
 _RANGES |= dict.fromkeys(("Tanh", "Erf", "Softsign"), (-1.0, 1.0)) | dict.fromkeys(("Relu", "Softplus"), (0.0, np.inf))
 _EPSILON = 1e-9
 # Constants such as 0.16666667 are float32: a factor this close to one is one.

@@ -93,8 +93,8 @@ def _pads_for_maximum(node: ir.Node) -> bool:
     number = constant(fill)
     zeros = fill is None or (number is not None and not number.any())
     pooled = any(reader.op_type == "MaxPool" for reader in node.outputs[0].consumers())
-    signed = data is not None and not Signs().nonnegative(data)
-    return zeros and pooled and signed and _padded_type(node).kind == "f"
+    floats = zeros and pooled and _padded_type(node).kind == "f"
+    return floats and data is not None and not Signs().nonnegative(data)
 
 
 def _padded_type(pad: ir.Node) -> np.dtype[Any]:

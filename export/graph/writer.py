@@ -11,12 +11,12 @@
         writer.commit(old, scaled)      # the readers of ``old`` read ``scaled``
 
 Until its batch ends, what is written belongs to no graph, yet the tensors that it reads know it as a reader. So each
-batch must end: by ``append``, ``insert_before``, ``insert_behind``, ``commit`` or ``discard``.
+batch must end: by ``append``, ``insert_before``, ``insert_behind``, ``put_behind``, ``commit`` or ``discard``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -180,6 +180,17 @@ class GraphWriter:
             self.graph.insert_before(self.graph[0], nodes)
         else:
             self.graph.extend(nodes)
+
+    def put_behind(self, value: ir.Value, result: ir.Value, *, bare: Collection[str] = ()) -> None:
+        """Ends the batch as :meth:`insert_behind`, and those who read ``value`` read ``result``, a tensor of the batch.
+
+        The graph's outputs stay, and so does what nodes of the names in ``bare`` read.
+        """
+        own = {*self._tape.nodes}
+        readers = [(node, index) for node, index in value.uses() if node not in own and node.name not in bare]
+        self.insert_behind(value)
+        for node, index in readers:
+            node.replace_input_with(index, result)
 
     def commit(self, old: ir.Value, new: ir.Value, *, prune: bool = True) -> None:
         """Ends the batch: it stands behind ``old``, and all that read ``old`` reads ``new``, the graph's outputs too.

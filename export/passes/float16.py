@@ -68,12 +68,13 @@ def to_float16(model: ir.Model) -> PassResult:
     if any(n.op_type in _PAIRS for n in typed.graph):
         typed.opset_imports[""] = max(typed.opset_imports.get("", 0), _OPSET_OF_HALF_SCALES)
         typed.ir_version = max(typed.ir_version, 9)
+    opset = typed.opset_imports[""]
     kept = tuple(
         Float32Node(node=_key(node), module=module_of(node), reason=reason)
         for node in typed.graph
-        if (reason := _reason(node, typed.opset_imports[""])) is not None
+        if (reason := _reason(node, opset)) is not None
     )
-    _Typer(typed.graph, {k.node for k in kept}, typed.opset_imports[""]).run()
+    _Typer(typed.graph, {k.node for k in kept}, opset).run()
     return PassResult(typed, modified=True, float32_nodes=kept)
 
 

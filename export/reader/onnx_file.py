@@ -35,7 +35,7 @@ from radixrt.export.reader.operators import check_operators, note_shapes
 from radixrt.export.reader.opset import OLDEST_OPSET, PAIRS_OPSET, convert_opset, opset_of
 from radixrt.export.reader.sparse import dense_weights
 from radixrt.export.reader.spelling.operator_form import as_pairs, as_standard_pairs, contrib_pair
-from radixrt.export.reader.tensors import load_tensors
+from radixrt.export.reader.tensors import graphs_of, load_tensors
 from radixrt.export.sides import BATCH_DIM, Sides, refuse_sides
 from radixrt.export.source.outputs import main_output
 from radixrt.export.spec import BatchSpec, FileChoice
@@ -149,15 +149,9 @@ def _parse(path: Path) -> onnx.ModelProto:
 def _spell_plainly(proto: onnx.ModelProto) -> None:
     """Gives the graph a name, and the standard domain its short one: not everything behind knows ``ai.onnx``."""
     proto.graph.name = proto.graph.name or "graph"
-    pending: list[Any] = [proto.graph]
-    for owner in (proto, *proto.functions):
-        for entry in owner.opset_import:
-            entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
-    pending += proto.functions
-    while pending:
-        for node in pending.pop().node:
-            node.domain = "" if node.domain == "ai.onnx" else node.domain
-            pending.extend(attribute.g for attribute in node.attribute if attribute.HasField("g"))
+    imports = [entry for owner in (proto, *proto.functions) for entry in owner.opset_import]
+    for entry in (*imports, *(node for graph in graphs_of(proto) for node in graph.node)):
+        entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
 
 
 def _is_text(message: Any) -> bool:

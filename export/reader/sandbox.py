@@ -111,8 +111,10 @@ def _parsed(content: bytes) -> ir.Model:
 
 def _end(code: int, longest_s: int) -> str:
     """Why a child that said nothing came to its end."""
-    if code in (-signal.SIGXCPU, -signal.SIGALRM):
+    if code == -signal.SIGXCPU:
         return f"that took more than {longest_s} s of processor time"
+    if code == -signal.SIGALRM:
+        return f"that took more than {WAITED * longest_s} s"
     if code == -signal.SIGKILL:
         return "the system stopped it, most likely for want of memory"
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"

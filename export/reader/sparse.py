@@ -8,14 +8,13 @@ lost. A file may claim more zeros than any memory holds: what is emptier than a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
 from radixrt.errors import InputError, first_line
+from radixrt.export.reader.tensors import graphs_of
 
 _EMPTIEST = 1 << 10
 """How many elements there may be for each that is stored; a small weight may be emptier."""
@@ -28,7 +27,7 @@ def dense_weights(model: onnx.ModelProto, path: Path) -> None:
     Raises:
         InputError: places lie outside the weight or are not as many as the values, or it holds next to nothing.
     """
-    for graph in _graphs(model):
+    for graph in graphs_of(model):
         if isinstance(graph, onnx.GraphProto) and graph.sparse_initializer:
             graph.initializer.extend(_dense(tensor, tensor.values.name, path) for tensor in graph.sparse_initializer)
             del graph.sparse_initializer[:]
@@ -37,13 +36,6 @@ def dense_weights(model: onnx.ModelProto, path: Path) -> None:
                 if node.op_type == "Constant" and attribute.HasField("sparse_tensor"):
                     dense = _dense(attribute.sparse_tensor, node.output[0], path)
                     attribute.CopyFrom(onnx.helper.make_attribute("value", dense))
-
-
-def _graphs(model: onnx.ModelProto) -> Iterator[Any]:
-    pending: list[Any] = [model.graph, *model.functions]
-    while pending:
-        yield (graph := pending.pop())
-        pending += [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
 
 
 def _dense(tensor: onnx.SparseTensorProto, name: str, path: Path) -> onnx.TensorProto:

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -63,6 +64,14 @@ def _attributes(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[str, TensorPr
                 yield from _tensors(attribute.g)
             for subgraph in attribute.graphs:
                 yield from _tensors(subgraph)
+
+
+def graphs_of(model: onnx.ModelProto) -> Iterator[Any]:
+    """A file's graph, its functions, and the branches and bodies in them."""
+    pending: list[Any] = [model.graph, *model.functions]
+    while pending:
+        yield (graph := pending.pop())
+        pending += [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
 
 
 def load_tensors(model: onnx.ModelProto, path: Path) -> None:

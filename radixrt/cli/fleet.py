@@ -28,6 +28,7 @@ COLOURS = {"done": "green", "missed": "red", "failed": "red", "waiting": ""}
 def sweep(options: SweepOptions) -> None:
     """Runs ``radixrt sweep``: what is finished is told of, also where it was interrupted."""
     from radixrt.fleet.sweep import sweep
+    from radixrt.validate.report.summary import count
 
     seen: Progress | None = None
 
@@ -49,8 +50,7 @@ def sweep(options: SweepOptions) -> None:
         err.print(kept, soft_wrap=True)
         raise
     folder = Path(options.output or "build/sweep")
-    rows = "1 row" if len(told.rows) == 1 else f"{len(told.rows)} rows"
-    say(f"{rows}: {folder / 'index.html'}, sweep.json, sweep.csv, junit.xml")
+    say(f"{count(len(told.rows), 'row')}: {folder / 'index.html'}, sweep.json, sweep.csv, junit.xml")
 
 
 @contextmanager
